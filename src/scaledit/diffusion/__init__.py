@@ -1,0 +1,59 @@
+"""What is done with a network: schedules, parameterizations, denoisers, guidance, samplers, objectives.
+
+Small parts that compose; each is a frozen dataclass, so the part is its own configuration:
+
+    denoiser = NetDenoiser(net, LinearBeta(steps=1000), LearnedRange(Epsilon()))    # the paper
+    denoiser = ClassifierFree(denoiser, scale=1.5, channels=3)
+    x = sample(denoiser, DDPM(steps=250), Noise(seed, indices, shape), y)
+"""
+
+from scaledit.diffusion.denoiser import Denoiser, NetDenoiser, Network
+from scaledit.diffusion.guidance import ClassifierFree
+from scaledit.diffusion.noise import Noise
+from scaledit.diffusion.objectives import Hybrid, Losses, Simple, diffuse
+from scaledit.diffusion.parameterization import (
+    Epsilon,
+    LearnedRange,
+    Parameterization,
+    Prediction,
+    Start,
+    Velocity,
+)
+from scaledit.diffusion.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, NoiseSource, Sampler, sample
+from scaledit.diffusion.schedule import CosineBeta, LinearBeta, LinearFlow, QuadraticBeta, Schedule
+from scaledit.diffusion.timesteps import LogitNormal, LossSecondMoment, TimeDistribution, Uniform
+
+__all__ = [
+    "DDIM",
+    "DDPM",
+    "ClassifierFree",
+    "CosineBeta",
+    "DPMSolver",
+    "Denoiser",
+    "Epsilon",
+    "Euler",
+    "Heun",
+    "Hybrid",
+    "LearnedRange",
+    "LinearBeta",
+    "LinearFlow",
+    "LogitNormal",
+    "LossSecondMoment",
+    "Losses",
+    "NetDenoiser",
+    "Network",
+    "Noise",
+    "NoiseSource",
+    "Parameterization",
+    "Prediction",
+    "QuadraticBeta",
+    "Sampler",
+    "Schedule",
+    "Simple",
+    "Start",
+    "TimeDistribution",
+    "Uniform",
+    "Velocity",
+    "diffuse",
+    "sample",
+]

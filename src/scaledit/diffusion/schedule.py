@@ -1,0 +1,263 @@
+"""Noise schedules: how much signal and how much noise is left at time t.
+
+    x_t = alpha(t) x_0 + sigma(t) eps,   eps ~ N(0, I)
+
+Times and coefficients are float64 and live on the CPU, whatever the device of the images: a few numbers
+a batch, exact to the last digit on devices without float64. Discrete schedules have the times 0..steps-1
+and -1 for the clean image; the linear flow has [0, 1] with 0 clean.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from scaledit.errors import UsageError
+
+NETWORK_TIME_MAX = 1000
+"""The network is told times in 0..1000, whatever the schedule's own."""
+MAX_BETA = 0.999
+"""Keeps the last posterior finite (Nichol & Dhariwal 2021, section 3.2)."""
+
+
+class Rates(NamedTuple):
+    """d alpha / du and d sigma / du in the schedule's own unit of arc u, in which
+    alpha * sigma_rate - sigma * alpha_rate = 1 (so that velocity and x_t determine x0 and eps)."""
+
+    alpha: Tensor
+    sigma: Tensor
+
+
+class Schedule(Protocol):
+    """Shapes follow t: a scalar time gives scalar coefficients, (N,) gives (N,)."""
+
+    @property
+    def clean(self) -> float:
+        """The time at which sigma is zero."""
+        ...
+
+    @property
+    def tick(self) -> float:
+        """Distance between neighbouring times of the training chain (for the variational bound)."""
+        ...
+
+    def alpha(self, t: Tensor) -> Tensor: ...
+    def sigma(self, t: Tensor) -> Tensor: ...
+    def rates(self, t: Tensor) -> Rates: ...
+
+    def grid(self, steps: int) -> Tensor:
+        """Descending times of a sampler with `steps` steps: (steps + 1,), the last one clean."""
+        ...
+
+    def at(self, u: Tensor) -> Tensor:
+        """The training time at the fraction u in [0, 1) of the schedule."""
+        ...
+
+    def network_time(self, t: Tensor) -> Tensor:
+        """What the network is told: 0..1000."""
+        ...
+
+
+def times(t: Tensor | float) -> Tensor:
+    """t as float64 on the CPU."""
+    return torch.as_tensor(t).detach().to("cpu", torch.float64)
+
+
+def respaced(total: int, steps: int) -> list[int]:
+    """ADM's respacing (Nichol & Dhariwal 2021): `steps` of the times 0..total-1 at a fractional stride,
+    rounded half to even, with the first and the last included; ascending."""
+    if not 1 <= steps <= total:
+        raise UsageError(f"steps must lie in 1..{total} (the schedule's own steps), got {steps}")
+    if steps == 1:
+        return [total - 1]  # a lone step must start where the noise is (ADM's rule would give time 0)
+    stride = (total - 1) / (steps - 1)
+    kept, position = [], 0.0
+    for _ in range(steps):  # accumulated, not multiplied: the official rounding depends on it
+        kept.append(round(position))
+        position += stride
+    return kept
+
+
+def ddim_stride(total: int, steps: int) -> list[int]:
+    """The integer stride of the DDIM paper, ADM's `ddimN`: exactly `steps` of 0..total-1, or an error."""
+    for stride in range(1, total):
+        kept = list(range(0, total, stride))
+        if len(kept) == steps:
+            return kept
+    raise UsageError(f"no integer stride over {total} times gives exactly {steps} steps")
+
+
+@dataclass(frozen=True)
+class BetaSchedule:
+    """A variance-preserving chain from its betas: alpha^2(t) = prod_{i <= t} (1 - beta_i) (DDPM, eq. 4)."""
+
+    steps: int = 1000
+
+    @cached_property
+    def betas(self) -> Tensor:
+        """(steps,) float64."""
+        raise NotImplementedError
+
+    @cached_property
+    def alphas_cumprod(self) -> Tensor:
+        """(steps,) float64: alpha^2."""
+        return torch.cumprod(1 - self.betas, dim=0)
+
+    # One entry more than there are steps: index t + 1, so that the clean time -1 is entry 0.
+    @cached_property
+    def _alpha(self) -> Tensor:
+        return torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod.sqrt()])
+
+    @cached_property
+    def _sigma(self) -> Tensor:
+        return torch.cat([torch.zeros(1, dtype=torch.float64), (1 - self.alphas_cumprod).sqrt()])
+
+    clean = -1.0
+    tick = 1.0
+
+    def _index(self, t: Tensor) -> Tensor:
+        t = times(t)
+        index = t.round().long() + 1
+        if bool(((t != t.round()) | (index < 0) | (index > self.steps)).any()):
+            raise UsageError(f"times of this schedule are whole numbers in -1..{self.steps - 1}, got {t}")
+        return index
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self._alpha[self._index(t)]
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self._sigma[self._index(t)]
+
+    def rates(self, t: Tensor) -> Rates:
+        """u is the angle of (alpha, sigma) = (cos u, sin u)."""
+        return Rates(-self.sigma(t), self.alpha(t))
+
+    def grid(self, steps: int) -> Tensor:
+        kept = respaced(self.steps, steps)
+        return torch.tensor([*reversed(kept), self.clean], dtype=torch.float64)
+
+    def at(self, u: Tensor) -> Tensor:
+        return (times(u) * self.steps).floor().clamp(0, self.steps - 1)
+
+    def network_time(self, t: Tensor) -> Tensor:
+        return times(t) * (NETWORK_TIME_MAX / self.steps)
+
+
+@dataclass(frozen=True)
+class LinearBeta(BetaSchedule):
+    """The paper's: betas linear from 1e-4 to 0.02, scaled by 1000 / steps (Ho et al. 2020)."""
+
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+
+    @cached_property
+    def betas(self) -> Tensor:
+        scale = 1000 / self.steps
+        start, end = scale * self.beta_start, scale * self.beta_end
+        return torch.linspace(start, end, self.steps, dtype=torch.float64).clamp(max=MAX_BETA)
+
+
+@dataclass(frozen=True)
+class QuadraticBeta(BetaSchedule):
+    """Betas whose square roots are linear, between the same ends (the DDPM code's "quad"; latent
+    diffusion uses it with 0.00085 and 0.012)."""
+
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+
+    @cached_property
+    def betas(self) -> Tensor:
+        scale = 1000 / self.steps
+        start, end = math.sqrt(scale * self.beta_start), math.sqrt(scale * self.beta_end)
+        return (torch.linspace(start, end, self.steps, dtype=torch.float64) ** 2).clamp(max=MAX_BETA)
+
+
+@dataclass(frozen=True)
+class CosineBeta(BetaSchedule):
+    """alpha^2(t) = cos^2((t / steps + 0.008) / 1.008 * pi / 2) (Nichol & Dhariwal 2021, eq. 17)."""
+
+    offset: float = 0.008
+
+    @cached_property
+    def betas(self) -> Tensor:
+        u = torch.arange(self.steps + 1, dtype=torch.float64) / self.steps
+        alpha2 = torch.cos((u + self.offset) / (1 + self.offset) * math.pi / 2) ** 2
+        return (1 - alpha2[1:] / alpha2[:-1]).clamp(max=MAX_BETA)
+
+
+@dataclass(frozen=True)
+class LinearFlow:
+    """x_t = (1 - t) x_0 + t eps, t in [0, 1] (Lipman et al. 2023; Liu et al. 2023).
+
+    `steps` is the resolution of the chain that the variational bound is taken over; sampling may use
+    any number of steps.
+    """
+
+    steps: int = 1000
+
+    clean = 0.0
+
+    @property
+    def tick(self) -> float:
+        return 1 / self.steps
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1 - times(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return times(t)
+
+    def rates(self, t: Tensor) -> Rates:
+        one = torch.ones_like(times(t))
+        return Rates(-one, one)
+
+    def grid(self, steps: int) -> Tensor:
+        if steps < 1:
+            raise UsageError(f"steps must be at least 1, got {steps}")
+        return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+
+    def at(self, u: Tensor) -> Tensor:
+        return times(u)
+
+    def network_time(self, t: Tensor) -> Tensor:
+        return times(t) * NETWORK_TIME_MAX
+
+
+def coefficient(value: Tensor, like: Tensor) -> Tensor:
+    """A coefficient, () or (N,), shaped to multiply `like` (N, ...) and in its dtype and device."""
+    value = value.to(like.device, like.dtype)
+    return value if value.ndim == 0 else value.reshape(-1, *[1] * (like.ndim - 1))
+
+
+class Transition(NamedTuple):
+    """The Gaussian chain between two times t > s, for any schedule (DDPM, eq. 7, without unit variance):
+
+        q(x_s | x_t, x_0) = N(x0_weight x_0 + xt_weight x_t, variance)
+        sigma^2_{t|s} = sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2            ("beta" of the pair)
+        variance = sigma^2_{t|s} sigma_s^2 / sigma_t^2
+
+    On a respaced grid these are the respaced betas and posteriors, exactly.
+    """
+
+    beta: Tensor
+    variance: Tensor
+    x0_weight: Tensor
+    xt_weight: Tensor
+
+
+def transition(schedule: Schedule, t: Tensor, s: Tensor) -> Transition:
+    """The chain's step from t to s; t, s () or (N,)."""
+    ratio = schedule.alpha(t) / schedule.alpha(s)
+    variance_t, variance_s = schedule.sigma(t) ** 2, schedule.sigma(s) ** 2
+    beta = variance_t - ratio**2 * variance_s
+    return Transition(
+        beta=beta,
+        variance=beta * variance_s / variance_t,
+        x0_weight=schedule.alpha(s) * beta / variance_t,
+        xt_weight=ratio * variance_s / variance_t,
+    )

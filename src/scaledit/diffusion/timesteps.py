@@ -1,0 +1,110 @@
+"""Which times a model is trained on. A distribution turns a uniform number u into a fraction of the schedule
+(`Schedule.at` makes it a time) and a weight that keeps the expected loss what it was:
+
+    Uniform            fraction = u
+    LogitNormal        fraction = sigmoid(mean + std Phi^-1(u))            (Esser et al. 2024, section 3.1)
+    LossSecondMoment   p_k ~ sqrt(E[L_k^2]),  weight 1 / (K p_k)           (Nichol & Dhariwal 2021, eq. 18)
+
+By inverting the distribution function one keyed uniform number a sample is enough.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Draw(NamedTuple):
+    """fraction: (N,) float64 in [0, 1). weight: (N,) float64, multiplies each sample's loss."""
+
+    fraction: Tensor
+    weight: Tensor
+
+
+class TimeDistribution(Protocol):
+    def draw(self, u: Tensor) -> Draw:
+        """u (N,) float64, uniform on [0, 1)."""
+        ...
+
+    def update(self, fraction: Tensor, losses: Tensor) -> None:
+        """Learns from the unweighted losses (N,) of one step."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold; tensors may be loaded in place."""
+        ...
+
+
+class _Fixed:
+    """Distributions that learn nothing."""
+
+    def update(self, fraction: Tensor, losses: Tensor) -> None:
+        return None
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+
+@dataclass(frozen=True)
+class Uniform(_Fixed):
+    def draw(self, u: Tensor) -> Draw:
+        return Draw(u, torch.ones_like(u))
+
+
+@dataclass(frozen=True)
+class LogitNormal(_Fixed):
+    """Unweighted: the change of density is meant (it spends training where the task is hard)."""
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def draw(self, u: Tensor) -> Draw:
+        # u = 0 would be -infinity; the smallest step of a double's uniform grid stands for it.
+        z = torch.special.ndtri(u.clamp_min(2.0**-54))
+        return Draw(torch.sigmoid(self.mean + self.std * z), torch.ones_like(u))
+
+
+@dataclass
+class LossSecondMoment(_Fixed):
+    """ADM's importance sampling: `bins` of the schedule, the last `history` losses of each remembered.
+    Uniform until every bin has seen that many; a floor `uniform` of the probability is kept."""
+
+    bins: int = 1000
+    history: int = 10
+    uniform: float = 0.001
+    losses: Tensor = field(init=False)
+    counts: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.losses = torch.zeros(self.bins, self.history, dtype=torch.float64)
+        self.counts = torch.zeros(self.bins, dtype=torch.int64)
+
+    def probabilities(self) -> Tensor:
+        """(bins,) float64, summing to one."""
+        if bool((self.counts < self.history).any()):
+            return torch.full((self.bins,), 1 / self.bins, dtype=torch.float64)
+        p = self.losses.square().mean(dim=1).sqrt()
+        return p / p.sum() * (1 - self.uniform) + self.uniform / self.bins
+
+    def draw(self, u: Tensor) -> Draw:
+        p = self.probabilities()
+        upper = p.cumsum(0)
+        k = torch.searchsorted(upper, u * upper[-1], right=True).clamp(max=self.bins - 1)
+        inside = ((u * upper[-1] - (upper[k] - p[k])) / p[k]).clamp(1e-6, 1 - 1e-6)
+        return Draw((k + inside) / self.bins, 1 / (self.bins * p[k]))
+
+    def update(self, fraction: Tensor, losses: Tensor) -> None:
+        bins = (fraction * self.bins).long()
+        for k, loss in zip(bins.tolist(), losses.detach().to("cpu", torch.float64).tolist(), strict=True):
+            if self.counts[k] == self.history:
+                self.losses[k, :-1] = self.losses[k, 1:].clone()
+                self.losses[k, -1] = loss
+            else:
+                self.losses[k, self.counts[k]] = loss
+                self.counts[k] += 1
+
+    def state(self) -> dict[str, Tensor]:
+        return {"losses": self.losses, "counts": self.counts}

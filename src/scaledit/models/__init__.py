@@ -1,0 +1,1 @@
+"""What the network is: pure PyTorch, knows nothing of diffusion."""

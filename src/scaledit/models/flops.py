@@ -1,0 +1,85 @@
+"""Parameters and multiply-adds of a DiT in closed form, from its config alone (no tensors, no torch).
+
+    macs = depth (12 T d^2 + 2 T^2 d + 6 d^2) + ends                        (adaLN-Zero, MLP ratio 4)
+
+one multiply-add counted as one, for one forward pass at batch 1, as the paper's Gflops are. Counted:
+matrix products (linears and attention). Not counted: normalisations, activations, the label look-up.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from scaledit.models.config import CONDITION_TOKENS, TIME_FREQUENCIES, DiTConfig
+
+TRAIN_FORWARDS = 3
+"""A training step costs three forward passes: one forward, and a backward of two (paper, section 4)."""
+
+
+class Counts(NamedTuple):
+    """params: trainable parameters (the frozen position table left out). macs: multiply-adds of one
+    forward pass at batch 1."""
+
+    params: int
+    macs: int
+
+
+class _Tally:
+    """Adds up layers as (parameters, multiply-adds)."""
+
+    def __init__(self) -> None:
+        self.params = 0
+        self.macs = 0
+
+    def linear(self, rows: int, inputs: int, outputs: int) -> None:
+        self.params += (inputs + 1) * outputs
+        self.macs += rows * inputs * outputs
+
+    def attention(self, queries: int, keys: int, width: int) -> None:
+        self.macs += 2 * queries * keys * width
+
+    def norm(self, width: int, *, affine: bool) -> None:
+        self.params += 2 * width if affine else 0
+
+
+def count(config: DiTConfig) -> Counts:
+    """Trainable parameters and multiply-adds of `DiT(config)`."""
+    d, tokens = config.hidden_size, config.tokens
+    hidden = int(d * config.mlp_ratio)
+    patch = config.patch_size**2
+    plain = config.conditioning in ("in_context", "cross_attention")
+    tally = _Tally()
+
+    tally.linear(tokens, config.in_channels * patch, d)
+    tally.linear(1, TIME_FREQUENCIES, d)
+    tally.linear(1, d, d)
+    tally.params += (config.num_classes + 1) * d
+
+    length = tokens + (CONDITION_TOKENS if config.conditioning == "in_context" else 0)
+    for _ in range(config.depth):
+        tally.norm(d, affine=plain)
+        tally.linear(length, d, 3 * d)
+        tally.attention(length, length, d)
+        tally.linear(length, d, d)
+        tally.norm(d, affine=plain)
+        tally.linear(length, d, hidden)
+        tally.linear(length, hidden, d)
+        if config.conditioning == "cross_attention":
+            tally.norm(d, affine=True)
+            tally.linear(length, d, d)
+            tally.linear(CONDITION_TOKENS, d, 2 * d)
+            tally.attention(length, CONDITION_TOKENS, d)
+            tally.linear(length, d, d)
+        elif config.conditioning in ("adaln", "adaln_zero"):
+            tally.linear(1, d, (6 if config.conditioning == "adaln_zero" else 4) * d)
+
+    tally.norm(d, affine=plain)
+    if not plain:
+        tally.linear(1, d, 2 * d)
+    tally.linear(tokens, d, config.out_channels * patch)
+    return Counts(tally.params, tally.macs)
+
+
+def train_macs(config: DiTConfig, batch_size: int, steps: int) -> int:
+    """Multiply-adds of a whole training run: macs * batch * steps * 3 (paper, section 4)."""
+    return count(config).macs * batch_size * steps * TRAIN_FORWARDS

@@ -1,0 +1,149 @@
+"""The parts of a DiT that are not a block: patches, embeddings, attention, the MLP.
+
+    tokens  =  patchify(x) W + b + pos              (paper, section 3.2, "Patchify")
+    gamma(t) = [cos(t w_k), sin(t w_k)],  w_k = 10000^(-k/128),  k = 0..127
+    modulate(x, shift, scale) = x (1 + scale) + shift
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scaledit.errors import UsageError
+from scaledit.models.config import TIME_FREQUENCIES
+
+LAYER_NORM_EPS = 1e-6
+
+
+def layer_norm(width: int, *, affine: bool) -> nn.LayerNorm:
+    return nn.LayerNorm(width, eps=LAYER_NORM_EPS, elementwise_affine=affine)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x (N, T, D); shift and scale (N, D)."""
+    return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
+
+
+def patchify(x: Tensor, patch: int) -> Tensor:
+    """(N, C, H, W) -> (N, H/p * W/p, C*p*p), tokens in reading order, each flattened as C, p, p."""
+    n, c, h, w = x.shape
+    x = x.reshape(n, c, h // patch, patch, w // patch, patch)
+    return x.permute(0, 2, 4, 1, 3, 5).reshape(n, (h // patch) * (w // patch), c * patch * patch)
+
+
+def unpatchify(tokens: Tensor, patch: int, height: int, width: int) -> Tensor:
+    """(N, H/p * W/p, p*p*C) -> (N, C, H, W); each token is laid out p, p, C (the official order)."""
+    n = tokens.shape[0]
+    x = tokens.reshape(n, height // patch, width // patch, patch, patch, -1)
+    return torch.einsum("nhwpqc->nchpwq", x).reshape(n, -1, height, width)
+
+
+def time_frequencies() -> Tensor:
+    """10000^(-k/128), k = 0..127, (128,) float32: the same on every machine and device.
+
+    An ulp here is 3e-5 in the embedding at t = 999, and float32 exp differs by an ulp between processors.
+    So the exponent is rounded to float32 (as the official program does), its exp taken in float64, and
+    the result rounded once. At k = 12 the exact value lies 0.479 of the way between two floats; the
+    official outputs that we test against were made with the upper one.
+    """
+    half = TIME_FREQUENCIES // 2
+    exponent = -math.log(10000.0) * torch.arange(half, dtype=torch.float32) / half
+    frequencies = exponent.double().exp().float()
+    frequencies[12] = torch.nextafter(frequencies[12], torch.tensor(1.0))
+    return frequencies
+
+
+def timestep_embedding(t: Tensor, frequencies: Tensor) -> Tensor:
+    """Sinusoidal embedding of t (N,), in 0..1000, at the frequencies (K,) -> (N, 2K) float32: cosines
+    first, then sines. (diffusers divides by K - 1 in the exponent: another function.)"""
+    angles = t[:, None].float() * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def position_table(width: int, rows: int, columns: int) -> Tensor:
+    """Frozen 2-D sin-cos position embedding, (rows * columns, width) float32.
+
+    The first half of the channels encodes the column (the official code puts the width grid first),
+    the second half the row; within each half sines come before cosines. Computed in float64.
+    """
+    if width % 4:
+        raise UsageError(
+            f"a sin-cos position table needs a hidden size divisible by 4, got {width}; "
+            f"use {max(4, round(width / 4) * 4)}"
+        )
+    quarter = width // 4
+    omega = 10000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
+
+    def encode(position: Tensor) -> Tensor:
+        angles = position.reshape(-1, 1) * omega
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+    row, column = torch.meshgrid(
+        torch.arange(rows, dtype=torch.float64), torch.arange(columns, dtype=torch.float64), indexing="ij"
+    )
+    return torch.cat([encode(column), encode(row)], dim=1).float()
+
+
+class TimestepEmbedder(nn.Module):
+    """t (N,) -> (N, D): sinusoid, Linear, SiLU, Linear."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.fc1 = nn.Linear(TIME_FREQUENCIES, width)
+        self.fc2 = nn.Linear(width, width)
+        self.register_buffer("frequencies", time_frequencies(), persistent=False)
+        self.frequencies: Tensor
+
+    def forward(self, t: Tensor) -> Tensor:
+        # In float32 also where the module is half precision: t * frequency does not fit 8 bits of mantissa.
+        embedding = timestep_embedding(t, self.frequencies.float())
+        return self.fc2(F.silu(self.fc1(embedding.to(self.fc1.weight.dtype))))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with qkv bias; x (N, T, D) -> (N, T, D)."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, tokens, width = x.shape
+        q, k, v = self.qkv(x).reshape(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, tokens, width))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention from x (N, T, D) to a context (N, S, D)."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        n, tokens, width = x.shape
+        head = width // self.heads
+        q = self.q(x).reshape(n, tokens, self.heads, head).transpose(1, 2)
+        k, v = self.kv(context).reshape(n, -1, 2, self.heads, head).permute(2, 0, 3, 1, 4)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, tokens, width))
+
+
+class MLP(nn.Module):
+    """Linear, GELU (tanh form), Linear."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))

@@ -1,0 +1,10 @@
+"""Settings of every test: one thread a worker (two workers fill two cores; small tensors gain nothing)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parent))
