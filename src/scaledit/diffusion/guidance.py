@@ -1,7 +1,7 @@
 """Guidance: Denoiser -> Denoiser. Knows no sampler and no network.
 
-    eps(x_t, y) <- eps(x_t, null) + scale (eps(x_t, y) - eps(x_t, null))     (Ho & Salimans 2022, eq. 6;
-                                                                              scale = 1 is no guidance)
+eps(x_t, y) <- eps(x_t, null) + scale (eps(x_t, y) - eps(x_t, null))     (Ho & Salimans 2022, eq. 6;
+                                                                          scale = 1 is no guidance)
 """
 
 from __future__ import annotations

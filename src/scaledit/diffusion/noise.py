@@ -38,7 +38,9 @@ def generator(seed: int, index: int, stream: Stream, step: int = 0) -> np.random
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
-def normal(seed: int, indices: Sequence[int], shape: tuple[int, ...], stream: Stream, step: int = 0) -> Tensor:
+def normal(
+    seed: int, indices: Sequence[int], shape: tuple[int, ...], stream: Stream, step: int = 0
+) -> Tensor:
     """Standard normal (N, *shape) float32, row i keyed by indices[i]."""
     out = np.empty((len(indices), *shape), dtype=np.float32)
     for row, index in enumerate(indices):

@@ -1,7 +1,7 @@
 """Training objectives and the distributions of the training time.
 
     L_simple = || target - out ||^2                                        (Ho et al. 2020, eq. 14)
-    L_vlb    = KL(q(x_s | x_t, x_0) || p(x_s | x_t)),  s one tick below t;  -log p(x_0 | x_1) at the first time
+    L_vlb    = KL(q(x_s | x_t, x_0) || p(x_s | x_t)),  s one tick below t;  -log p(x_0 | x_1) at the first
     Hybrid   = L_simple + L_vlb, the mean detached inside L_vlb             (Nichol & Dhariwal 2021, eq. 16)
 
 in bits per dimension, unscaled, as the paper trains. At the first time the likelihood is that of pixels
@@ -32,7 +32,9 @@ class Losses(NamedTuple):
 
 
 class Objective(Protocol):
-    def __call__(self, denoiser: NetDenoiser, x0: Tensor, y: Tensor | None, t: Tensor, eps: Tensor) -> Losses: ...
+    def __call__(
+        self, denoiser: NetDenoiser, x0: Tensor, y: Tensor | None, t: Tensor, eps: Tensor
+    ) -> Losses: ...
 
 
 def diffuse(schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:

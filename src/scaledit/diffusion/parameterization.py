@@ -1,9 +1,11 @@
 """What the network's output means. With x_t = alpha x_0 + sigma eps:
 
-    Epsilon     out = eps                              x_0 = (x_t - sigma out) / alpha
-    Start       out = x_0                              eps = (x_t - alpha out) / sigma
-    Velocity    out = alpha' x_0 + sigma' eps          x_0 = sigma' x_t - sigma out,  eps = alpha out - alpha' x_t
-    LearnedRange(P)   2C channels: P's, then v with log variance between two bounds (Nichol & Dhariwal 2021, eq. 15)
+    Epsilon           out = eps                         x_0 = (x_t - sigma out) / alpha
+    Start             out = x_0                         eps = (x_t - alpha out) / sigma
+    Velocity          out = alpha' x_0 + sigma' eps     x_0 = sigma' x_t - sigma out
+                                                        eps = alpha out - alpha' x_t
+    LearnedRange(P)   P's C channels, then C with the log variance's place between two bounds
+                                                        (Nichol & Dhariwal 2021, eq. 15)
 
 In the schedule's own arc (`Schedule.rates`) the velocity is eps - x_0 for the linear flow and
 alpha eps - sigma x_0 (Salimans & Ho 2022) for variance-preserving chains.
@@ -107,7 +109,7 @@ class Velocity:
 class LearnedRange:
     """`mean` on the first C channels, and on the others v, unclamped, with frac = (v + 1) / 2:
 
-        log variance(t, s) = frac log sigma^2_{t|s} + (1 - frac) log(sigma^2_{t|s} sigma_s^2 / sigma_t^2)
+    log variance(t, s) = frac log sigma^2_{t|s} + (1 - frac) log(sigma^2_{t|s} sigma_s^2 / sigma_t^2)
     """
 
     mean: Parameterization

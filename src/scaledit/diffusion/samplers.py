@@ -1,6 +1,7 @@
 """Samplers: from noise to image along a schedule, over any denoiser. Each is one `step` from t to s < t.
 
-    Euler     x_s = x_t + (alpha_s - alpha_t) x0 + (sigma_s - sigma_t) eps        the flow  dx = x0 dalpha + eps dsigma
+    flow      dx_t = x0 d alpha + eps d sigma
+    Euler     x_s = x_t + (alpha_s - alpha_t) x0 + (sigma_s - sigma_t) eps
     Heun      the same with x0, eps averaged over both ends of the step
     DDIM      x_s = alpha_s x0 + sqrt(sigma_s^2 - eta^2 v) eps + eta sqrt(v) z     v = Var q(x_s | x_t, x_0)
     DDPM      x_s ~ N(mean of q(x_s | x_t, x0), learned or fixed variance)
@@ -15,6 +16,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -76,8 +79,8 @@ def sample(
     x = noise.initial()
     grid = denoiser.schedule.grid(sampler.steps)
     state = sampler.init(x)
-    for i, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
-        x, state = sampler.step(denoiser, x, t, s, y, state, lambda i=i: noise.step(i).to(x))
+    for i, (t, s) in enumerate(pairwise(grid)):
+        x, state = sampler.step(denoiser, x, t, s, y, state, partial(noise.step, i))
         if on_step is not None:
             on_step(i, x)
     return x
@@ -167,7 +170,9 @@ class DDPM:
             return mean, None
         if learned is not None:
             return mean + torch.exp(0.5 * learned(t, s)) * noise(), None
-        log_variance = chain.beta.log() if self.variance == "large" else posterior_log_variance(schedule, t, s)
+        log_variance = (
+            chain.beta.log() if self.variance == "large" else posterior_log_variance(schedule, t, s)
+        )
         return mean + math.exp(0.5 * float(log_variance)) * noise(), None
 
 

@@ -1,6 +1,6 @@
 """The shape of a DiT and the paper's table of sizes (table 1); imports no torch.
 
-    T = (H / p) (W / p) tokens of width d, depth blocks
+T = (H / p) (W / p) tokens of width d, depth blocks
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from scaledit.models.blocks import FAMILIES, Condition
 from scaledit.models.config import DiTConfig
 from scaledit.models.layers import TimestepEmbedder, patchify, position_table, unpatchify
 
+
 class DiT(nn.Module):
     """`DiT(config)(x, t, y)`: x (N, C, H, W) float, t (N,) in 0..1000, y (N,) int64 in 0..num_classes
     -> (N, C or 2C, H, W). `num_classes` is the null label."""

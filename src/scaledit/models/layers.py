@@ -1,8 +1,8 @@
 """The parts of a DiT that are not a block: patches, embeddings, attention, the MLP.
 
-    tokens  =  patchify(x) W + b + pos              (paper, section 3.2, "Patchify")
-    gamma(t) = [cos(t w_k), sin(t w_k)],  w_k = 10000^(-k/128),  k = 0..127
-    modulate(x, shift, scale) = x (1 + scale) + shift
+tokens  =  patchify(x) W + b + pos              (paper, section 3.2, "Patchify")
+gamma(t) = [cos(t w_k), sin(t w_k)],  w_k = 10000^(-k/128),  k = 0..127
+modulate(x, shift, scale) = x (1 + scale) + shift
 """
 
 from __future__ import annotations
@@ -95,12 +95,12 @@ class TimestepEmbedder(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(TIME_FREQUENCIES, width)
         self.fc2 = nn.Linear(width, width)
-        self.register_buffer("frequencies", time_frequencies(), persistent=False)
-        self.frequencies: Tensor
+        # Kept as bits, which module.bfloat16() leaves alone: rounded frequencies are another function.
+        self.register_buffer("frequency_bits", time_frequencies().view(torch.int32), persistent=False)
+        self.frequency_bits: Tensor
 
     def forward(self, t: Tensor) -> Tensor:
-        # In float32 also where the module is half precision: t * frequency does not fit 8 bits of mantissa.
-        embedding = timestep_embedding(t, self.frequencies.float())
+        embedding = timestep_embedding(t, self.frequency_bits.view(torch.float32))
         return self.fc2(F.silu(self.fc1(embedding.to(self.fc1.weight.dtype))))
 
 

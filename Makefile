@@ -1,0 +1,83 @@
+# make demo   set up .venv, train on real handwritten digits, write runs/demo/report.html (about 3 minutes)
+# make test   set up .venv with the test tools, run the tests (minutes)
+# make check  formatting, lint, types, layering
+#
+# TORCH=cpu (default) never installs CUDA; TORCH=cuda takes PyTorch's default build; TORCH=keep leaves the
+# torch that the venv can see (its own, or the system's: the venv is then made with --system-site-packages).
+
+PYTHON ?= python3
+TORCH ?= cpu
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+
+ifeq ($(TORCH),cpu)
+CONSTRAINT := --constraint constraints/cpu.txt
+else ifeq ($(TORCH),cuda)
+CONSTRAINT :=
+else ifeq ($(TORCH),keep)
+CONSTRAINT := --constraint $(VENV)/kept-torch.txt
+SYSTEM := --system-site-packages
+else
+$(error TORCH=$(TORCH) is not known: use cpu, cuda or keep)
+endif
+
+.PHONY: setup demo test test-slow check format clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.torch-$(TORCH): constraints/cpu.txt
+	@rm -f $(VENV)/.torch-* $(VENV)/.installed $(VENV)/.installed-dev
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(SYSTEM) $(VENV) || \
+	  { echo "make: cannot make a virtual environment; install python3-venv (Python 3.11 or newer)"; exit 1; }
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { rm -rf $(VENV); echo "make: scaledit needs Python 3.11 or newer; name one with PYTHON=python3.11"; exit 1; }
+ifeq ($(TORCH),cpu)
+	@echo "installing PyTorch for the CPU"
+	@$(PIP) $(CONSTRAINT) torch 2>$(VENV)/torch.log || \
+	  $(PIP) --retries 0 --timeout 5 --extra-index-url $(CPU_INDEX) $(CONSTRAINT) torch 2>>$(VENV)/torch.log || \
+	  { cat $(VENV)/torch.log; \
+	    echo "make: PyTorch's CPU build was found neither in pip's own places nor at $(CPU_INDEX):"; \
+	    echo "      connect to the internet, or put its wheel into a folder and run PIP_FIND_LINKS=FOLDER make $(MAKECMDGOALS),"; \
+	    echo "      or choose TORCH=cuda (gigabytes) or TORCH=keep (the torch that is installed)"; exit 1; }
+else ifeq ($(TORCH),cuda)
+	@echo "installing PyTorch with CUDA (gigabytes)"
+	@$(PIP) "torch>=2.10"
+else
+	@$(BIN)/python -c 'import torch; print(f"torch=={torch.__version__}")' >$(VENV)/kept-torch.txt || \
+	  { rm -rf $(VENV); echo "make: TORCH=keep, but $(PYTHON) has no torch to keep; install one or use TORCH=cpu"; exit 1; }
+endif
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch-$(TORCH) pyproject.toml
+	@echo "installing scaledit"
+	@$(PIP) $(CONSTRAINT) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "installing the test tools"
+	@$(PIP) $(CONSTRAINT) --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	@$(BIN)/scaledit train digits --out runs/demo --resume auto
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix src tests
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache build

@@ -1,0 +1,97 @@
+"""From a RunConfig to the objects it names: the one place where a recipe's words become parts.
+
+RunConfig -> network, schedule, parameterization, objective, times, sampler, guidance, data
+"""
+
+from __future__ import annotations
+
+import torch
+
+from scaledit import diffusion
+from scaledit.config import DataConfig, DiffusionConfig
+from scaledit.data.sets import TrainingSet, digits
+from scaledit.errors import UsageError, did_you_mean
+from scaledit.models.config import DiTConfig
+from scaledit.models.dit import DiT
+
+SCHEDULES = {
+    "linear": diffusion.LinearBeta,
+    "cosine": diffusion.CosineBeta,
+    "quadratic": diffusion.QuadraticBeta,
+    "flow": diffusion.LinearFlow,
+}
+PREDICTIONS = {
+    "epsilon": diffusion.Epsilon,
+    "velocity": diffusion.Velocity,
+    "start": diffusion.Start,
+}
+OBJECTIVES = {"simple": diffusion.Simple, "hybrid": diffusion.Hybrid}
+TIMES = {
+    "uniform": diffusion.Uniform,
+    "logit_normal": diffusion.LogitNormal,
+    "loss_second_moment": diffusion.LossSecondMoment,
+}
+SAMPLERS = {
+    "ddpm": diffusion.DDPM,
+    "ddim": diffusion.DDIM,
+    "dpm": diffusion.DPMSolver,
+    "heun": diffusion.Heun,
+    "euler": diffusion.Euler,
+}
+
+
+def network(config: DiTConfig, seed: int) -> DiT:
+    """A freshly initialised DiT; torch's global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return DiT(config)
+
+
+def denoiser(config: DiffusionConfig, net: DiT) -> diffusion.NetDenoiser:
+    """The network read the way it is trained."""
+    parameterization = PREDICTIONS[config.prediction]()
+    if config.objective == "hybrid":
+        parameterization = diffusion.LearnedRange(parameterization)
+    return diffusion.NetDenoiser(net, SCHEDULES[config.schedule](steps=config.steps), parameterization)
+
+
+def guided(inside: diffusion.Denoiser, cfg_scale: float, cfg_channels: str) -> diffusion.Denoiser:
+    """`inside` with classifier-free guidance; scale 1 is none, and costs none."""
+    if cfg_scale == 1:
+        return inside
+    return diffusion.ClassifierFree(inside, cfg_scale, None if cfg_channels == "all" else int(cfg_channels))
+
+
+def sampler(name: str, steps: int) -> diffusion.Sampler:
+    if name not in SAMPLERS:
+        raise UsageError(f"unknown sampler {name!r}{did_you_mean(name, SAMPLERS)}")
+    return SAMPLERS[name](steps=steps)
+
+
+def dataset(config: DataConfig) -> TrainingSet:
+    """The training split."""
+    if config.name == "digits":
+        return digits(flip=config.flip)
+    if not config.path:
+        raise UsageError(
+            "this recipe trains on encoded images; say where they are with data.path=FOLDER "
+            "(docs/data.md describes the folder)"
+        )
+    from scaledit.data.latents import Latents
+
+    return Latents.open(config.path, flip=config.flip)
+
+
+def device(name: str) -> torch.device:
+    """`auto` is CUDA, else MPS, else the CPU."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(name)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"device {name!r} is not available here ({reason}); use --device auto") from None
+    return chosen

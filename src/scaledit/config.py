@@ -1,0 +1,354 @@
+"""What a run is: one frozen dataclass a section, read from a recipe (TOML), written to config.json.
+
+    recipe (TOML, may extend another)  +  section.key=value overrides  ->  RunConfig  ->  config.json
+
+Imports no torch, so that a wrong name is answered at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from scaledit.errors import UsageError, did_you_mean
+from scaledit.models.config import DiTConfig
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """Which parts of scaledit.diffusion the model is trained and sampled with.
+
+    objective: "hybrid" trains a learned variance (and implies model.learn_sigma), "simple" none.
+    """
+
+    schedule: Literal["linear", "cosine", "quadratic", "flow"] = "linear"
+    steps: int = 1000
+    prediction: Literal["epsilon", "velocity", "start"] = "epsilon"
+    objective: Literal["simple", "hybrid"] = "hybrid"
+    times: Literal["uniform", "logit_normal", "loss_second_moment"] = "uniform"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """name: "digits" (built in), or "latents" with path: a folder of encoded images."""
+
+    name: Literal["digits", "latents"] = "digits"
+    path: str = ""
+    flip: bool = False
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW. The learning rate rises linearly over warmup_steps, then follows `decay` to zero at
+    train.steps ("constant" stays). clip: largest gradient norm, 0 for off."""
+
+    learning_rate: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    decay: Literal["constant", "cosine", "linear"] = "constant"
+    clip: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """batch_size is the global batch; accumulate splits it into that many micro-batches.
+
+    max_skips: non-finite steps in a row after which the run stops.
+    """
+
+    steps: int = 400_000
+    batch_size: int = 256
+    accumulate: int = 1
+    seed: int = 0
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    log_every: int = 100
+    max_skips: int = 5
+
+
+@dataclass(frozen=True)
+class EMAConfig:
+    """warmup: the decay of step n is min(decay, (1 + n) / (10 + n)), for runs too short for `decay`."""
+
+    decay: float = 0.9999
+    warmup: bool = False
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    every: int = 10_000
+    keep: int = 3
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How the run's own pictures are drawn (and what `scaledit sample` does unless told otherwise).
+
+    every: steps between sample grids in training, 0 for none. cfg_channels: "3" or "all".
+    """
+
+    every: int = 10_000
+    per_class: int = 8
+    classes: int = 10
+    sampler: Literal["ddpm", "ddim", "dpm", "heun", "euler"] = "ddpm"
+    steps: int = 250
+    cfg_scale: float = 1.0
+    cfg_channels: Literal["3", "all"] = "3"
+    seed: int = 0
+
+    def grid_classes(self, num_classes: int) -> list[int]:
+        """The classes of a sample grid, row after row: the first `classes`, `per_class` times each."""
+        return [c for c in range(min(self.classes, num_classes)) for _ in range(self.per_class)]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run. `name` is the recipe's."""
+
+    name: str
+    model: DiTConfig
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    ema: EMAConfig = field(default_factory=EMAConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `from_json` is its inverse."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> RunConfig:
+        return _build(value)
+
+
+# These say how often a run looks at itself, not what it computes; a resumed run may change them.
+FREE_ON_RESUME = ("checkpoint.", "sample.", "train.log_every", "train.max_skips", "data.path")
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """'section.key: old -> new' for all that would make `new` another training than `old`."""
+    before, after = flatten(old.to_json()), flatten(new.to_json())
+    # Without a decay, the number of steps only says when to stop.
+    free = (*FREE_ON_RESUME, "train.steps") if new.optimizer.decay == "constant" else FREE_ON_RESUME
+    return [
+        f"{key}: {before.get(key)} -> {after.get(key)}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and not key.startswith(free)
+    ]
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{'section.key': value} of nested tables."""
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        if isinstance(inner, Mapping):
+            flat |= flatten(inner, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = inner
+    return flat
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with scaledit."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def load(recipe: str, overrides: Iterable[str] = ()) -> RunConfig:
+    """The RunConfig of a recipe, by name or by path of a .toml file, with `section.key=value` overrides.
+
+    Values are TOML (`train.steps=100`, `model.name="DiT-S/2"`); bare words are taken as strings.
+    Raises UsageError for an unknown recipe, section or key, and for values of the wrong kind.
+    """
+    table = _read(recipe)
+    for override in overrides:
+        _apply(table, override)
+    table.setdefault("name", Path(recipe).stem)
+    return _build(table)
+
+
+def _read(recipe: str) -> dict[str, Any]:
+    is_path = recipe.endswith(".toml") or "/" in recipe
+    path = Path(recipe) if is_path else RECIPES / f"{recipe}.toml"
+    if not path.is_file():
+        if is_path:
+            raise UsageError(f"no recipe file {recipe}")
+        raise UsageError(f"unknown recipe {recipe!r}{did_you_mean(recipe, recipe_names())}")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}") from None
+    base = table.pop("extends", None)
+    return _merge(_read(base), table) if base else table
+
+
+def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    for key, value in changes.items():
+        if isinstance(value, Mapping):
+            base[key] = _merge(dict(base.get(key, {})), value)
+        else:
+            base[key] = value
+    return base
+
+
+def _apply(table: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    section, dot, name = key.partition(".")
+    if not equals or not dot or not name:
+        raise UsageError(f"an override is section.key=value, as in train.steps=100; got {override!r}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    _known(section, _SECTIONS, "section")
+    table.setdefault(section, {})[name] = value
+
+
+def _known(word: str, known: Iterable[str], what: str) -> None:
+    known = list(known)
+    if word not in known:
+        raise UsageError(f"unknown {what} {word!r}{did_you_mean(word, known)}")
+
+
+_SECTIONS = {f.name: f for f in dataclasses.fields(RunConfig) if f.name != "name"}
+
+
+def _build(table: Mapping[str, Any]) -> RunConfig:
+    for section in table:
+        if section != "name":
+            _known(section, _SECTIONS, "section")
+    hints = get_type_hints(RunConfig)
+    parts: dict[str, Any] = {
+        section: _section(hints[section], section, table.get(section, {}))
+        for section in _SECTIONS
+        if section != "model"
+    }
+    model = _model(dict(table.get("model", {})), parts["diffusion"])
+    return RunConfig(name=str(table.get("name", "run")), model=model, **parts)
+
+
+def _section(kind: type, section: str, values: Mapping[str, Any]) -> Any:
+    return kind(**_values(kind, section, values))
+
+
+def _values(kind: type, section: str, values: object) -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        raise UsageError(f"{section} must be a table of keys, got {values!r}")
+    hints = get_type_hints(kind)
+    out = {}
+    for key, value in values.items():
+        _known(f"{section}.{key}", [f"{section}.{name}" for name in hints], "key")
+        out[key] = _value(hints[key], f"{section}.{key}", value)
+    return out
+
+
+def _model(values: dict[str, Any], diffusion: DiffusionConfig) -> DiTConfig:
+    """[model] is either a name of the paper with changes, or the fields of DiTConfig."""
+    learned = diffusion.objective == "hybrid"
+    values.setdefault("learn_sigma", learned)
+    name, image_size = values.pop("name", None), values.pop("image_size", None)
+    if name is None and image_size is not None:
+        raise UsageError("model.image_size goes with model.name; use model.input_size otherwise")
+    fields = _values(DiTConfig, "model", values)
+    if name is not None:
+        image_size = _value(int, "model.image_size", 256 if image_size is None else image_size)
+        config = DiTConfig.named(_value(str, "model.name", name), image_size, **fields)
+    else:
+        required = [
+            f.name
+            for f in dataclasses.fields(DiTConfig)
+            if f.default is dataclasses.MISSING and f.name not in fields
+        ]
+        if required:
+            raise UsageError(f"[model] lacks {', '.join(required)} (or give model.name)")
+        config = DiTConfig(**fields)
+    if config.learn_sigma != learned:
+        raise UsageError(
+            f"model.learn_sigma={str(config.learn_sigma).lower()} does not fit "
+            f'diffusion.objective="{diffusion.objective}": only the hybrid objective trains a variance; '
+            f"change one of them"
+        )
+    return config
+
+
+def _value(kind: Any, key: str, value: Any) -> Any:
+    """`value` checked against a type of the sections above; ints are taken for floats."""
+    origin = get_origin(kind)
+    if origin is Literal:
+        options = get_args(kind)
+        value = str(value) if all(isinstance(option, str) for option in options) else value
+        if value not in options:
+            raise UsageError(f"{key} is {value!r}{did_you_mean(str(value), map(str, options))}")
+        return value
+    if origin in (Union, types.UnionType):
+        for option in get_args(kind):
+            try:
+                return _value(option, key, value)
+            except UsageError:
+                continue
+        raise UsageError(f"{key} cannot be {value!r}")
+    if origin is tuple:
+        parts = get_args(kind)
+        if not isinstance(value, list | tuple) or len(value) != len(parts):
+            raise UsageError(f"{key} must be a list of {len(parts)} values, got {value!r}")
+        return tuple(_value(part, key, item) for part, item in zip(parts, value, strict=True))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        names = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
+        raise UsageError(f"{key} must be {names.get(kind, kind)}, got {value!r}")
+    return value
+
+
+def _check(config: RunConfig) -> None:
+    """Bounds of single keys and of keys together."""
+    at_least = {
+        "train.steps": 1,
+        "train.batch_size": 1,
+        "train.accumulate": 1,
+        "train.log_every": 1,
+        "train.max_skips": 1,
+        "checkpoint.every": 1,
+        "checkpoint.keep": 1,
+        "sample.every": 0,
+        "sample.per_class": 1,
+        "sample.classes": 1,
+        "sample.steps": 1,
+        "diffusion.steps": 2,
+        "optimizer.learning_rate": 0,
+        "optimizer.warmup_steps": 0,
+        "optimizer.weight_decay": 0,
+        "optimizer.clip": 0,
+    }
+    for key, smallest in at_least.items():
+        section, name = key.split(".")
+        value = getattr(getattr(config, section), name)
+        if not value >= smallest:
+            raise UsageError(f"{key} must be at least {smallest}, got {value}")
+    if not 0 <= config.ema.decay < 1:
+        raise UsageError(f"ema.decay must lie in [0, 1), got {config.ema.decay}")
+    if any(not 0 <= beta < 1 for beta in config.optimizer.betas):
+        raise UsageError(f"optimizer.betas must lie in [0, 1), got {list(config.optimizer.betas)}")
+    if config.train.batch_size % config.train.accumulate:
+        raise UsageError(
+            f"train.accumulate {config.train.accumulate} does not divide train.batch_size "
+            f"{config.train.batch_size}"
+        )
+    if config.diffusion.schedule != "flow" and config.sample.steps > config.diffusion.steps:
+        raise UsageError(
+            f"sample.steps {config.sample.steps} exceeds the schedule's own diffusion.steps "
+            f"{config.diffusion.steps}"
+        )

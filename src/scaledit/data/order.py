@@ -1,0 +1,21 @@
+"""The order of training: one endless stream of positions, the same for every batch size and rank count.
+
+    sample at position p  =  permutation(seed, p // size)[p % size]
+
+Step i of batch size B reads the positions i B .. (i + 1) B - 1. Nothing is dropped at an epoch's end.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from scaledit.diffusion.noise import permutation
+
+_cached_permutation = lru_cache(maxsize=2)(permutation)
+
+
+def samples_at(positions: range, size: int, seed: int) -> np.ndarray:
+    """Indices into a set of `size` samples, int64 (len(positions),)."""
+    return np.array([_cached_permutation(seed, p // size, size)[p % size] for p in positions])

@@ -1,0 +1,103 @@
+"""Training sets. A set turns (indices, positions) into images or latents and labels; what it draws at
+random (flips, latents) is keyed by the position in the training stream, never by the batch.
+
+    x_0 = flip(image)                                        digits and other images, in [-1, 1]
+    x_0 = scale (mean + exp(logvar / 2) eps)                 latents: drawn, not the mode (paper, section 4)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scaledit.diffusion.noise import Stream, uniform
+from scaledit.errors import UsageError
+
+DIGITS_HELD_OUT_EVERY = 5
+"""Every fifth digit of scikit-learn's order is held out: 1,438 to train on, 359 to test with."""
+
+
+class Batch(NamedTuple):
+    """x0 (N, C, H, W) float32; y (N,) int64."""
+
+    x0: Tensor
+    y: Tensor
+
+
+class TrainingSet(Protocol):
+    """What training reads from."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one sample."""
+        ...
+
+    def batch(self, indices: np.ndarray, positions: range, seed: int) -> Batch: ...
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images held in memory: (N, C, H, W) float32 in [-1, 1], labels (N,) int64."""
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+    flip: bool = False
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        _, c, h, w = self.images.shape
+        return c, h, w
+
+    def batch(self, indices: np.ndarray, positions: range, seed: int) -> Batch:
+        chosen = torch.from_numpy(indices)
+        x0 = self.images[chosen]
+        if self.flip:
+            flipped = uniform(seed, positions, Stream.TRAIN_FLIP) < 0.5
+            x0 = torch.where(flipped[:, None, None, None], x0.flip(-1), x0)
+        return Batch(x0, self.labels[chosen])
+
+
+@lru_cache(maxsize=1)
+def _load_digits() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits  # 2 s to import
+
+    images, labels = load_digits(return_X_y=True)
+    return images, labels
+
+
+def digits(*, held_out: bool = False, flip: bool = False) -> Images:
+    """scikit-learn's 1,797 handwritten digits (UCI, Alpaydin & Kaynak 1998): 8x8, grey 0..16 to [-1, 1]."""
+    images, labels = _load_digits()
+    is_held_out = np.arange(len(labels)) % DIGITS_HELD_OUT_EVERY == DIGITS_HELD_OUT_EVERY - 1
+    chosen = is_held_out if held_out else ~is_held_out
+    x = (images[chosen].reshape(-1, 1, 8, 8) / 8 - 1).astype(np.float32)
+    names = tuple(str(digit) for digit in range(10))
+    return Images(torch.from_numpy(x), torch.from_numpy(labels[chosen].astype(np.int64)), names, flip)
+
+
+def check_fits(dataset: TrainingSet, shape: tuple[int, int, int], num_classes: int) -> None:
+    """Raises UsageError where a set's samples or labels are not a model's."""
+    if dataset.shape != shape:
+        raise UsageError(
+            f"the data's samples are {'x'.join(map(str, dataset.shape))} (channels x height x width), the "
+            f"model takes {'x'.join(map(str, shape))}; change model.in_channels and model.input_size"
+        )
+    if len(dataset.class_names) > num_classes:
+        raise UsageError(
+            f"the data has {len(dataset.class_names)} classes, the model {num_classes}; set "
+            f"model.num_classes={len(dataset.class_names)}"
+        )

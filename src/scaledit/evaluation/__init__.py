@@ -1,0 +1,1 @@
+"""How good a model is, and the report that says so with its protocol."""

@@ -1,0 +1,47 @@
+"""Pictures out: from a model's range to bytes, grids and files that say how they were made.
+
+byte = floor(clamp(127.5 x + 128, 0, 255))            (the official sampler's rounding)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+SMALLEST_SHOWN = 64
+"""Images smaller than this are enlarged (whole pixels, no smoothing) where people look at them."""
+
+
+def to_uint8(x: Tensor) -> np.ndarray:
+    """(N, C, H, W) in [-1, 1], C 1 or 3 -> (N, H, W, 3) uint8."""
+    x = (127.5 * x.float() + 128).clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
+    return np.ascontiguousarray(x.expand(-1, -1, -1, 3).numpy())
+
+
+def grid(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
+    """(N, H, W, 3) uint8 -> one (rows, columns) sheet on white, small images enlarged."""
+    n, h, w, _ = images.shape
+    zoom = max(1, SMALLEST_SHOWN // max(h, w))
+    images = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    h, w = h * zoom, w * zoom
+    rows = -(-n // columns)
+    sheet = np.full((rows * (h + gap) + gap, columns * (w + gap) + gap, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        top, left = gap + (i // columns) * (h + gap), gap + (i % columns) * (w + gap)
+        sheet[top : top + h, left : left + w] = image
+    return sheet
+
+
+def save_png(path: Path, image: np.ndarray, origin: Mapping[str, Any]) -> None:
+    """(H, W, 3) uint8 to a PNG whose text chunk `scaledit` says how to make it again."""
+    info = PngInfo()
+    info.add_text("scaledit", json.dumps(origin))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path, pnginfo=info)

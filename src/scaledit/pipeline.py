@@ -1,0 +1,153 @@
+"""From a trained model to pictures: `scaledit.load(path)(classes)`.
+
+    noise(seed, start + i)  --sampler over the guided denoiser-->  x_0  -->  uint8 image i
+
+Image i depends on (seed, start + i) and its class alone, whatever the batch it was drawn in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scaledit import assemble, checkpoint, diffusion, images
+from scaledit.config import RunConfig
+from scaledit.errors import UsageError
+from scaledit.models.dit import DiT
+
+PROGRESS = Callable[[int, int], None]
+"""Called with (done, total) network batches' steps."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A model ready to sample from. `origin` says where its weights came from."""
+
+    config: RunConfig
+    net: DiT
+    device: torch.device
+    class_names: tuple[str, ...]
+    origin: dict[str, Any]
+
+    def __call__(
+        self,
+        classes: Sequence[int],
+        seed: int = 0,
+        start: int = 0,
+        sampler: str | None = None,
+        steps: int | None = None,
+        cfg_scale: float | None = None,
+        cfg_channels: Literal["3", "all"] | None = None,
+        batch_size: int = 64,
+        progress: PROGRESS | None = None,
+    ) -> np.ndarray:
+        """(N, H, W, 3) uint8, one image per entry of `classes`.
+
+        What is not given is taken from the run's [sample] section. Raises UsageError for a class or a
+        sampler that the model does not have.
+        """
+        if self.config.data.name == "latents":
+            raise UsageError(
+                "this model makes latents, and decoding them into images is not built yet; "
+                "Pipeline.latents(...) gives the latents"
+            )
+        x = self.latents(classes, seed, start, sampler, steps, cfg_scale, cfg_channels, batch_size, progress)
+        return images.to_uint8(x)
+
+    def latents(
+        self,
+        classes: Sequence[int],
+        seed: int = 0,
+        start: int = 0,
+        sampler: str | None = None,
+        steps: int | None = None,
+        cfg_scale: float | None = None,
+        cfg_channels: Literal["3", "all"] | None = None,
+        batch_size: int = 64,
+        progress: PROGRESS | None = None,
+    ) -> Tensor:
+        """(N, C, H, W) float32 on the CPU: what the model makes, before decoding."""
+        settings = self.config.sample
+        labels = self.labels(classes)
+        if batch_size < 1:
+            raise UsageError(f"batch_size must be at least 1, got {batch_size}")
+        part = assemble.sampler(sampler or settings.sampler, settings.steps if steps is None else steps)
+        denoiser = assemble.guided(
+            assemble.denoiser(self.config.diffusion, self.net),
+            settings.cfg_scale if cfg_scale is None else cfg_scale,
+            cfg_channels or settings.cfg_channels,
+        )
+        denoiser.schedule.grid(part.steps)  # a wrong number of steps is refused before the first image
+        total = -(-len(labels) // batch_size) * part.steps
+        batches, done = [torch.empty(0, *self.config.model.shape)], 0
+        for first in range(0, len(labels), batch_size):
+            y = labels[first : first + batch_size]
+            indices = range(start + first, start + first + len(y))
+            noise = diffusion.Noise(seed, indices, self.config.model.shape, self.device)
+
+            def on_step(i: int, _: Tensor, done: int = done) -> None:
+                if progress is not None:
+                    progress(done + i + 1, total)
+
+            x = diffusion.sample(denoiser, part, noise, y.to(self.device), on_step=on_step)
+            batches.append(x.float().cpu())
+            done += part.steps
+        return torch.cat(batches)
+
+    def labels(self, classes: Sequence[int]) -> Tensor:
+        """(N,) int64. Raises UsageError where a class is none of the model's."""
+        y = torch.as_tensor(classes, dtype=torch.int64).reshape(-1)
+        last = self.config.model.num_classes - 1
+        wrong = y[(y < 0) | (y > last)]
+        if len(wrong):
+            raise UsageError(f"class {int(wrong[0])} is out of range; this model has the classes 0..{last}")
+        return y
+
+
+def load(path: str | Path, device: str = "auto") -> Pipeline:
+    """The Pipeline of a run folder (its latest checkpoint) or of one checkpoint, with the EMA weights.
+
+    Raises UsageError if there is no model at `path`, RunError if its files are damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UsageError(f"there is no {path}")
+    folder = path
+    if not (path / checkpoint.MANIFEST).is_file() and not path.name.startswith("step-"):
+        found = checkpoint.find(path / "checkpoints")
+        if not found:
+            raise UsageError(f"{path} holds no checkpoint; give a run folder or a checkpoint of one")
+        folder = found[-1]
+    opened = checkpoint.open_checkpoint(folder)
+    config = RunConfig.from_json(opened.config)
+    net = assemble.network(config.model, seed=0)
+    load_weights(net, opened.tensors("ema"), folder)
+    return Pipeline(
+        config=config,
+        net=net.to(assemble.device(device)).eval(),
+        device=assemble.device(device),
+        class_names=tuple(opened.manifest["state"]["class_names"]),
+        origin={
+            "run": config.name,
+            "step": opened.step,
+            "weights": "ema",
+            "sha256": opened.files["ema.safetensors"]["sha256"],
+        },
+    )
+
+
+def load_weights(net: DiT, tensors: dict[str, Tensor], where: Path) -> None:
+    """Copies `tensors` into `net`; raises UsageError naming the first that does not fit the config."""
+    own = net.state_dict()
+    for key in sorted(own.keys() | tensors.keys()):
+        if key not in tensors or key not in own or tensors[key].shape != own[key].shape:
+            have = tuple(tensors[key].shape) if key in tensors else "nothing"
+            want = tuple(own[key].shape) if key in own else "nothing"
+            raise UsageError(f"{where} does not fit its config: {key} is {have}, the config says {want}")
+    net.load_state_dict(tensors)

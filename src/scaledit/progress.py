@@ -1,0 +1,77 @@
+"""What a person sees while training: one line with rate and time left, and a line for what matters.
+
+training digits ━━━━━━━━━━━━ 400/1000  loss 0.412  690 images/s  0:00:41 left
+"""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from scaledit.training.events import Event, Finished, Sampled, Saved, Skipped, Started, Stepped
+
+
+def bar(console: Console) -> Progress:
+    """The one style of progress bars: what, how far, how fast, how long."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+        console=console,
+    )
+
+
+class TrainingProgress:
+    """Shows the events of one run. Use as a context manager around the loop."""
+
+    def __init__(self, console: Console):
+        self.console = console
+        self.progress = bar(console)
+        self.task = self.progress.add_task("training", total=None, note="", start=False)
+
+    def __enter__(self) -> TrainingProgress:
+        return self
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, soft_wrap=True)
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Started():
+                if self.console.is_terminal:
+                    self.progress.start()
+                self.progress.update(
+                    self.task, description=f"training {event.run}", total=event.steps, completed=event.step
+                )
+                self.progress.start_task(self.task)
+                resumed = f", resumed at step {event.step}" if event.step else ""
+                self._say(
+                    f"{event.run}: {event.params / 1e6:.2f} M parameters, {event.macs / 1e9:.4g} G "
+                    f"multiply-adds an image, {event.samples} samples, on {event.device}{resumed}"
+                )
+            case Stepped():
+                self.progress.update(
+                    self.task,
+                    completed=event.step,
+                    note=f"loss {event.loss:.4f}  {event.images_per_second:.0f} images/s",
+                )
+                if not self.console.is_terminal:
+                    self._say(
+                        f"step {event.step}  loss {event.loss:.4f}  {event.images_per_second:.0f} images/s  "
+                        f"{event.seconds:.0f} s"
+                    )
+            case Skipped():
+                self._say(
+                    f"step {event.step} skipped: loss {event.loss}, gradient norm {event.grad_norm} "
+                    f"({event.in_a_row} in a row, {event.skipped} in all); no weight was changed"
+                )
+            case Sampled() | Saved():
+                pass
+            case Finished():
+                self.progress.update(self.task, completed=event.step)

@@ -1,0 +1,130 @@
+"""The paper's printed figures as data (paper.json), and its table 4 computed beside them; imports no torch.
+
+    agrees:  round(params / 1e6) = printed millions;   |macs / 1e9 - printed| <= max(0.1 %, half a last digit)
+
+The paper's Gflops are 1e9 multiply-adds of one forward pass at batch 1, the autoencoder left out.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from importlib.resources import files
+from typing import Any, NamedTuple, cast
+
+from scaledit.models.config import Conditioning, DiTConfig
+from scaledit.models.flops import count
+
+GFLOPS_TOLERANCE = 1e-3
+LAST_DIGIT = 0.01  # table 4 prints two decimals throughout
+
+
+class Printed(NamedTuple):
+    """A row of table 4 as printed. block: spelled as `DiTConfig.conditioning` is. gflops: 1e9 multiply-adds.
+    fid: FID-50K after so many thousand steps of batch 256, with 250 DDPM steps and no guidance."""
+
+    model: str
+    image_size: int
+    block: Conditioning
+    gflops: float
+    params_millions: int
+    steps_thousands: int
+    fid: float
+
+    @property
+    def config(self) -> DiTConfig:
+        return DiTConfig.named(self.model, self.image_size, conditioning=self.block)
+
+
+class Throughput(NamedTuple):
+    """The training speed that the paper reports (section 4)."""
+
+    model: str
+    image_size: int
+    iterations_per_second: float
+    hardware: str
+
+
+class Computed(NamedTuple):
+    """A model of table 4, computed from its config, beside what is printed.
+
+    tokens: patches of one image. params: trainable. macs: multiply-adds of one forward pass at batch 1.
+    """
+
+    name: str
+    block: Conditioning
+    image_size: int
+    tokens: int
+    params: int
+    macs: int
+    paper_params_millions: int
+    paper_gflops: float
+
+    @property
+    def params_agree(self) -> bool:
+        """To the printed million."""
+        return round(self.params / 1e6) == self.paper_params_millions
+
+    @property
+    def gflops_agree(self) -> bool:
+        """Within 0.1 %, or equal when rounded as printed."""
+        tolerance = max(GFLOPS_TOLERANCE * self.paper_gflops, LAST_DIGIT / 2)
+        return abs(self.macs / 1e9 - self.paper_gflops) <= tolerance
+
+    @property
+    def agrees(self) -> bool:
+        return self.params_agree and self.gflops_agree
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **self._asdict(),
+            "params_agree": self.params_agree,
+            "gflops_agree": self.gflops_agree,
+            "agrees": self.agrees,
+        }
+
+
+@functools.cache
+def _paper() -> dict[str, Any]:
+    return json.loads(files("scaledit.scaling").joinpath("paper.json").read_text(encoding="utf-8"))
+
+
+def printed() -> list[Printed]:
+    """Table 4 in the paper's order: all 19 rows, longer trainings of the same model among them."""
+    return [
+        Printed(
+            model=row["model"],
+            image_size=row["image_size"],
+            block=cast(Conditioning, row["block"].lower().replace("-", "_")),
+            gflops=row["gflops"],
+            params_millions=row["params_millions"],
+            steps_thousands=row["steps_thousands"],
+            fid=row["fid50k_no_guidance"],
+        )
+        for row in _paper()["table4_models"]
+    ]
+
+
+def throughput() -> Throughput:
+    return Throughput(**_paper()["training"]["throughput"])
+
+
+def table4() -> list[Computed]:
+    """The sixteen models of table 4: twelve sizes at 256, the other three blocks at XL/2, XL/2 at 512."""
+    models = {(row.model, row.image_size, row.block): row for row in printed()}
+    return [_compute(row) for row in models.values()]
+
+
+def _compute(row: Printed) -> Computed:
+    config = row.config
+    params, macs = count(config)
+    return Computed(
+        name=row.model,
+        block=row.block,
+        image_size=row.image_size,
+        tokens=config.tokens,
+        params=params,
+        macs=macs,
+        paper_params_millions=row.params_millions,
+        paper_gflops=row.gflops,
+    )

@@ -1,0 +1,299 @@
+"""What a run will cost, from its config alone: multiply-adds, hours, money, memory; imports no torch.
+
+    train_macs  = macs * batch * steps * 3                 a backward pass is two forward ones (section 4)
+    train_flops = 2 train_macs                             vendors count a multiply-add as two
+    hours       = train_flops / (peak * devices * utilisation) / 3600
+    state       = 20 B a parameter                         float32: weight, gradient, Adam's two, EMA
+    activations = micro-batch (4 wide + b narrow)          see `activation_bytes`; b = 4, or 2 in bf16
+    sampling    = macs * evaluations                       twice that with guidance
+
+Left out: encoding the images, decoding the samples, reading data, the optimizer's own arithmetic.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from scaledit.config import RunConfig, SampleConfig
+from scaledit.errors import UsageError
+from scaledit.models import flops
+from scaledit.models.config import CONDITION_TOKENS, TIME_FREQUENCIES, Conditioning, DiTConfig
+
+STATE_BYTES_PER_PARAMETER = 5 * 4
+FLOPS_PER_MAC = 2
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a run is planned on.
+
+    peak: FLOP/s of one device as vendors print it (a multiply-add is two), in the run's precision.
+    devices: how many. utilisation: the share of the peak that training reaches, in (0, 1].
+    price: money per device-hour, in any currency, or None.
+
+    Raises UsageError for values out of range.
+    """
+
+    peak: float
+    devices: int
+    utilisation: float
+    price: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_devices(self.devices, self.peak, self.price)
+        if not 0 < self.utilisation <= 1:
+            raise UsageError(f"utilisation must lie in (0, 1], got {self.utilisation}; 40 % is 0.4")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cost of a run.
+
+    macs: multiply-adds of one forward pass at batch 1; train_macs and train_flops: of the whole training.
+    peak and utilisation: as in `Hardware`, None where a measured speed was given without a peak.
+    cost: device_hours * price. micro_batch: images that go through a device at once.
+    state_bytes: on each device, exact. activation_bytes: on each device, an estimate of what one
+    micro-batch keeps for its backward pass; temporaries and the allocator's slack come on top.
+    sampling_evaluations: forward passes for one image (guidance takes two each time); sampling_macs: their
+    multiply-adds.
+    """
+
+    recipe: str
+    params: int
+    macs: int
+    batch_size: int
+    steps: int
+    precision: str
+    train_macs: int
+    train_flops: int
+    devices: int
+    peak: float | None
+    utilisation: float | None
+    iterations_per_second: float
+    hours: float
+    device_hours: float
+    price: float | None
+    cost: float | None
+    micro_batch: int
+    state_bytes: int
+    activation_bytes: int
+    sampling_evaluations: int
+    sampling_macs: int
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def plan(config: RunConfig, hardware: Hardware) -> Plan:
+    """The cost of training `config` on `hardware`.
+
+    Raises UsageError where the batch does not divide over the devices and micro-batches.
+    """
+    speed = hardware.peak * hardware.devices * hardware.utilisation / _flops_per_step(config)
+    return _plan(config, speed, hardware.devices, hardware.peak, hardware.utilisation, hardware.price)
+
+
+def plan_measured(
+    config: RunConfig,
+    iterations_per_second: float,
+    *,
+    devices: int = 1,
+    peak: float | None = None,
+    price: float | None = None,
+) -> Plan:
+    """The inverse: the cost at a measured speed and, given `peak`, the utilisation that speed implies.
+
+    Raises UsageError as `plan` does, and where the speed is more than the peak allows.
+    """
+    _check_devices(devices, peak, price)
+    if not (0 < iterations_per_second < math.inf):
+        raise UsageError(f"iterations per second must be positive, got {iterations_per_second}")
+    utilisation = None
+    if peak is not None:
+        utilisation = iterations_per_second * _flops_per_step(config) / (peak * devices)
+        if utilisation > 1:
+            raise UsageError(
+                f"{iterations_per_second:g} iterations/s would be {utilisation:.0%} of the peak; check that "
+                f"peak is FLOP/s of one device (312e12, say) and that devices is {devices}"
+            )
+    return _plan(config, iterations_per_second, devices, peak, utilisation, price)
+
+
+def _plan(
+    config: RunConfig,
+    speed: float,
+    devices: int,
+    peak: float | None,
+    utilisation: float | None,
+    price: float | None,
+) -> Plan:
+    train, model = config.train, config.model
+    if train.batch_size % (devices * train.accumulate):
+        raise UsageError(
+            f"train.batch_size {train.batch_size} does not divide over devices {devices} times "
+            f"train.accumulate {train.accumulate}; change one of the three"
+        )
+    micro_batch = train.batch_size // (devices * train.accumulate)
+    counts = flops.count(model)
+    train_macs = flops.train_macs(model, train.batch_size, train.steps)
+    hours = train.steps / speed / 3600
+    passes = evaluations(config.sample)
+    return Plan(
+        recipe=config.name,
+        params=counts.params,
+        macs=counts.macs,
+        batch_size=train.batch_size,
+        steps=train.steps,
+        precision=train.precision,
+        train_macs=train_macs,
+        train_flops=train_macs * FLOPS_PER_MAC,
+        devices=devices,
+        peak=peak,
+        utilisation=utilisation,
+        iterations_per_second=speed,
+        hours=hours,
+        device_hours=hours * devices,
+        price=price,
+        cost=None if price is None else hours * devices * price,
+        micro_batch=micro_batch,
+        state_bytes=STATE_BYTES_PER_PARAMETER * counts.params,
+        activation_bytes=activation_bytes(model, micro_batch, train.precision),
+        sampling_evaluations=passes,
+        sampling_macs=passes * counts.macs,
+    )
+
+
+def _flops_per_step(config: RunConfig) -> int:
+    return flops.train_macs(config.model, config.train.batch_size, steps=1) * FLOPS_PER_MAC
+
+
+def _check_devices(devices: int, peak: float | None, price: float | None) -> None:
+    if devices < 1:
+        raise UsageError(f"devices must be at least 1, got {devices}")
+    if peak is not None and not 0 < peak < math.inf:
+        raise UsageError(f"peak must be a positive number of FLOP/s of one device (312e12, say), got {peak}")
+    if price is not None and not 0 <= price < math.inf:
+        raise UsageError(f"price per device-hour must be at least 0, got {price}")
+
+
+def evaluations(sample: SampleConfig) -> int:
+    """Forward passes for one image: one a step, Heun's two but for its last, twice as many with guidance."""
+    passes = 2 * sample.steps - 1 if sample.sampler == "heun" else sample.steps
+    return passes * (1 if sample.cfg_scale == 1 else 2)
+
+
+class _Kept(NamedTuple):
+    """What one block keeps. wide, narrow: numbers in units of T d, without the MLP's hidden layer;
+    wide_vectors, narrow_vectors: in units of d. A norm keeps two numbers a token, an attention one a head."""
+
+    wide: int
+    narrow: int
+    norms: int
+    attentions: int
+    wide_vectors: int
+    narrow_vectors: int
+
+
+_KEPT: dict[Conditioning, _Kept] = {
+    "in_context": _Kept(2, 6, 2, 1, 0, 0),
+    "cross_attention": _Kept(3, 9, 3, 2, 0, 6),
+    "adaln": _Kept(4, 6, 2, 1, 1, 3),
+    "adaln_zero": _Kept(4, 8, 2, 1, 1, 9),
+}
+
+
+def activation_bytes(model: DiTConfig, batch: int, precision: str) -> int:
+    """Bytes that a forward pass of `batch` images keeps for its backward pass, parameters not counted.
+
+    An estimate for the network alone: what autograd saves of T tokens (in-context: two more) of width d, in
+    an MLP of width m, with a fused attention, which keeps no T x T matrix. A LayerNorm saves its input x,
+    a Linear its input, an attention q, k, v and its output, GELU its input, a modulation and a gate both
+    factors. Numbers an image and block:
+
+                          wide, 4 bytes        narrow, 4 bytes, or 2 under bf16 autocast
+        in_context        2 T d  (x)         + 6 T d + 2 T m          LN x; q, k, v, attention; MLP
+        cross_attention   3 T d  (x)         + 9 T d + 2 T m + 6 d    and LN x, q, attention; [t, c], k, v
+        adaln             4 T d  (x, LN x)   + 6 T d + 2 T m + 4 d    modulated LN x; q, k, v, attention; MLP
+        adaln_zero        4 T d  (x, LN x)   + 8 T d + 2 T m + 10 d   and the gates' factors
+
+    (x, LN x and modulated LN x once a norm), and a few numbers a token for each norm and head. Narrow are
+    the factors and results of matrix products; bf16 autocast keeps a bf16 copy of the weights as well.
+    """
+    kept, d = _KEPT[model.conditioning], model.hidden_size
+    modulated = model.conditioning in ("adaln", "adaln_zero")
+    tokens = model.tokens + (CONDITION_TOKENS if model.conditioning == "in_context" else 0)
+    hidden = int(d * model.mlp_ratio)
+
+    small = 2 * kept.norms + model.num_heads * kept.attentions
+    wide = model.depth * (tokens * (kept.wide * d + small) + kept.wide_vectors * d)
+    narrow = model.depth * (tokens * (kept.narrow * d + 2 * hidden) + kept.narrow_vectors * d)
+    # The ends: patches and timestep MLP; inputs of the last norm, modulation (if it has one) and linear.
+    narrow += model.tokens * model.in_channels * model.patch_size**2 + TIME_FREQUENCIES + 2 * d
+    wide += model.tokens * (d * (2 if modulated else 1) + 2)
+    narrow += model.tokens * d
+
+    if precision != "bf16":
+        return batch * 4 * (wide + narrow)
+    label_table = (model.num_classes + 1) * d  # looked up, not multiplied, so never cast
+    return batch * (4 * wide + 2 * narrow) + 2 * (flops.count(model).params - label_table)
+
+
+def scientific(count: float) -> str:
+    """1.86e18: how multiply-adds of a training are printed, in recipes too."""
+    return f"{count:.2e}".replace("e+", "e")
+
+
+def describe(plan: Plan) -> list[tuple[str, str]]:
+    """Label and value, with units, of all that a reader of a plan wants to know."""
+    devices = f"{plan.devices:,} device{'s' if plan.devices > 1 else ''}"
+    share = "" if plan.utilisation is None else f", {plan.utilisation:.1%} of their peak"
+    rows = [
+        ("parameters", f"{plan.params:,}"),
+        ("forward pass", f"{_prefixed(plan.macs)} multiply-adds an image"),
+        (
+            "training",
+            f"{scientific(plan.train_macs)} multiply-adds, {scientific(plan.train_flops)} FLOP "
+            f"({plan.steps:,} steps of batch {plan.batch_size:,})",
+        ),
+        ("speed", f"{plan.iterations_per_second:,.3g} iterations/s on {devices}{share}"),
+        ("time", f"{_duration(plan.hours)}, {plan.device_hours:,.4g} device-hours"),
+    ]
+    if plan.cost is not None:
+        rows.append(("cost", f"{plan.cost:,.2f}, at {plan.price:,.2f} a device-hour"))
+    return [
+        *rows,
+        ("memory: state", f"{_bytes(plan.state_bytes)} a device"),
+        (
+            "memory: activations",
+            f"about {_bytes(plan.activation_bytes)} a device "
+            f"({plan.micro_batch:,} image{'s' if plan.micro_batch > 1 else ''} at once, {plan.precision})",
+        ),
+        (
+            "sampling",
+            f"{_prefixed(plan.sampling_macs)} multiply-adds an image "
+            f"({plan.sampling_evaluations:,} forward passes)",
+        ),
+    ]
+
+
+def _prefixed(count: float) -> str:
+    """118.62 G"""
+    power = min(max(int(math.log10(count)) // 3, 0), 5)
+    return f"{count / 1000**power:.2f} {' kMGTP'[power]}".rstrip()
+
+
+def _bytes(size: float) -> str:
+    """12.57 GiB"""
+    power = min(int(math.log2(size)) // 10, 4)
+    return f"{size / 1024**power:.4g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+
+
+def _duration(hours: float) -> str:
+    """19.5 hours"""
+    for unit, length in (("days", 48), ("hours", 1), ("minutes", 1 / 60)):
+        if hours >= length:
+            return f"{hours / (24 if unit == 'days' else length):,.1f} {unit}"
+    return f"{hours * 3600:.3g} seconds"

@@ -1,0 +1,1 @@
+"""Training: state, one step, and the loop as a stream of events."""

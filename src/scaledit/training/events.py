@@ -1,0 +1,64 @@
+"""What happens in a run. The training loop yields these; the progress display, log.jsonl and the tests
+listen to the same stream."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Started(NamedTuple):
+    """The run begins at `step` (more than 0 when resumed) and ends at `steps`."""
+
+    run: str
+    step: int
+    steps: int
+    device: str
+    params: int
+    macs: int
+    samples: int
+
+
+class Stepped(NamedTuple):
+    """`step` optimizer steps are done. `loss` and its parts are means over this step's batch; `seconds` is
+    training time so far, over all resumes, without sampling and saving."""
+
+    step: int
+    loss: float
+    mse: float
+    vlb: float | None
+    grad_norm: float
+    learning_rate: float
+    seconds: float
+    images_per_second: float
+
+
+class Skipped(NamedTuple):
+    """A step whose loss or gradient was not finite: no weight was changed. `in_a_row` counts them."""
+
+    step: int
+    loss: float
+    grad_norm: float
+    in_a_row: int
+    skipped: int
+
+
+class Sampled(NamedTuple):
+    """A grid of samples of the EMA weights, one row a class."""
+
+    step: int
+    path: Path
+
+
+class Saved(NamedTuple):
+    step: int
+    path: Path
+
+
+class Finished(NamedTuple):
+    step: int
+    seconds: float
+    skipped: int
+
+
+Event = Started | Stepped | Skipped | Sampled | Saved | Finished

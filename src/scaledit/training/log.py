@@ -1,0 +1,65 @@
+"""log.jsonl: one JSON object an event, and reading it back.
+
+    {"event": "stepped", "step": 100, "loss": 0.48, ...}
+
+A run that was killed had logged steps that its last checkpoint does not hold; when it resumes, those are
+dropped, so that the log tells of every step once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from scaledit.training.events import Event, Started
+
+LOG = "log.jsonl"
+
+
+class JsonLog:
+    """Appends each event to out/log.jsonl. Files under `out` are named relative to it."""
+
+    def __init__(self, out: Path):
+        self.out = out
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self._rewind(event.step)
+        record = {"event": type(event).__name__.lower(), **event._asdict()}
+        line = json.dumps({key: self._plain(value) for key, value in record.items()})
+        with (self.out / LOG).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def _plain(self, value: Any) -> Any:
+        if isinstance(value, Path):
+            return str(value.relative_to(self.out))
+        if isinstance(value, float) and not math.isfinite(value):
+            return str(value)  # JSON has no nan
+        return value
+
+    def _rewind(self, step: int) -> None:
+        path = self.out / LOG
+        if not path.exists():
+            return
+        kept = [
+            record for record in read(self.out) if record["step"] <= step and record["event"] != "finished"
+        ]
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        os.replace(partial, path)
+
+
+def read(out: Path) -> list[dict[str, Any]]:
+    """The events of a run folder; a last line cut short by a kill is left out."""
+    path, records = out / LOG, []
+    if not path.exists():
+        return []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records

@@ -1,0 +1,335 @@
+"""The networks: what they cost, how they start, where their pixels go, what reaches their output."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from scaledit import DiT, DiTConfig
+from scaledit.errors import UsageError
+from scaledit.interop import official
+from scaledit.models import flops
+from scaledit.models.blocks import Condition
+from scaledit.models.config import Conditioning
+from scaledit.models.layers import patchify, position_table, unpatchify
+
+DESIGNS = get_args(Conditioning)
+every_design = pytest.mark.parametrize("design", DESIGNS)
+examples = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+
+
+def small(**changes: object) -> DiTConfig:
+    """4x6 pixels in 2x3 patches: no two sizes are equal."""
+    config = DiTConfig((4, 6), 2, in_channels=3, hidden_size=16, depth=2, num_heads=4, num_classes=5)
+    return replace(config, **changes)  # type: ignore[arg-type]
+
+
+def trained(config: DiTConfig) -> DiT:
+    """Weights away from the zeros of the initialisation, as after training."""
+    torch.manual_seed(0)
+    dit = DiT(config)
+    with torch.no_grad():
+        for parameter in dit.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.2)
+    return dit.eval()
+
+
+def inputs(config: DiTConfig, n: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(1)
+    return torch.randn(n, *config.shape), torch.linspace(30, 900, n), torch.arange(n)
+
+
+@st.composite
+def configs(draw: st.DrawFn, design: Conditioning) -> DiTConfig:
+    patch, heads = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    sides = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    return DiTConfig(
+        input_size=draw(st.sampled_from([sides[0] * patch, (sides[0] * patch, sides[1] * patch)])),
+        patch_size=patch,
+        in_channels=draw(st.integers(1, 4)),
+        hidden_size=4 * heads * draw(st.integers(1, 3)),
+        depth=draw(st.integers(1, 3)),
+        num_heads=heads,
+        num_classes=draw(st.integers(1, 7)),
+        learn_sigma=draw(st.booleans()),
+        conditioning=design,
+        mlp_ratio=draw(st.sampled_from([0.5, 2.7, 4.0])),
+    )
+
+
+@every_design
+@settings(examples, max_examples=15)
+@given(st.data())
+def test_flops_count_is_what_pytorch_counts(design: Conditioning, data: st.DataObject):
+    config = data.draw(configs(design))
+    dit = DiT(config)
+    x, t, y = inputs(config, n=1)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        out = dit(x, t, y)
+    assert out.shape == (1, config.out_channels, config.height, config.width)
+    trainable = sum(p.numel() for p in dit.parameters() if p.requires_grad)
+    assert flops.count(config) == (trainable, counter.get_total_flops() / 2)
+
+
+@every_design
+def test_an_untrained_model_predicts_zero_and_an_adaln_zero_block_is_the_identity(design: str):
+    config = small(conditioning=design)
+    torch.manual_seed(0)
+    dit = DiT(config)
+    assert torch.equal(dit(*inputs(config)), torch.zeros(2, 6, 4, 6))
+    tokens, told = torch.randn(2, 6, 16), Condition(torch.randn(2, 16), torch.randn(2, 16))
+    other = Condition(torch.randn(2, 16), torch.randn(2, 16))
+    for block in dit.blocks:
+        out = block(tokens, told)
+        assert torch.equal(out, tokens) == (design == "adaln_zero")
+        # Before training only cross-attention's blocks look at the condition at all.
+        assert torch.equal(out, block(tokens, other)) == (design != "cross_attention")
+
+
+def assert_uniform(values: Tensor, name: str) -> None:
+    """Kolmogorov and Smirnov's test against the uniform distribution on [0, 1]."""
+    ordered = values.detach().flatten().sort().values
+    expected = (torch.arange(len(ordered)) + 0.5) / len(ordered)
+    assert (ordered - expected).abs().max() < 2 / math.sqrt(len(ordered)), name
+
+
+@every_design
+def test_initialisation(design: str):
+    """initialize's docstring, tensor by tensor: Xavier-uniform, N(0, 0.02), zeros, and norms at one."""
+    torch.manual_seed(0)
+    dit = DiT(small(hidden_size=64, num_classes=100, conditioning=design))
+    for name, module in dit.named_modules():
+        if isinstance(module, nn.LayerNorm) and module.elementwise_affine:
+            assert bool((module.weight == 1).all()), name
+            assert not bool(module.bias.any()), name
+        if not isinstance(module, nn.Linear | nn.Embedding):
+            continue
+        if isinstance(module, nn.Linear):
+            assert not bool(module.bias.any()), name
+        if name == "final.linear" or name.endswith("modulation"):
+            assert not bool(module.weight.any()), name
+        elif name in ("label_embed", "time_embed.fc1", "time_embed.fc2"):
+            assert_uniform(torch.special.ndtr(module.weight / 0.02), name)
+        else:
+            bound = math.sqrt(6 / sum(module.weight.shape))
+            assert_uniform((module.weight / bound + 1) / 2, name)
+
+
+@every_design
+def test_the_same_seed_gives_the_same_weights(design: str):
+    drawn = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        drawn.append(DiT(small(conditioning=design)).state_dict())
+    for key, value in drawn[0].items():
+        assert torch.equal(value, drawn[1][key])
+        constant = bool((value == value.flatten()[0]).all())
+        assert constant or not torch.equal(value, drawn[2][key])
+
+
+@examples
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
+def test_patchify_layout_and_inverse(c: int, p: int, rows: int, columns: int):
+    """Tokens in reading order, C,p,p going in and p,p,C coming out; the same pixels either way."""
+    x = torch.arange(2 * c * rows * p * columns * p).reshape(2, c, rows * p, columns * p)
+    tokens = patchify(x, p)
+    assert tokens.shape == (2, rows * columns, c * p * p)
+    r, k, i, j, channel = rows - 1, columns - 1, p - 1, 0, c - 1
+    assert tokens[1, r * columns + k, (channel * p + i) * p + j] == x[1, channel, r * p + i, k * p + j]
+    outward = tokens.reshape(2, -1, c, p, p).permute(0, 1, 3, 4, 2).reshape(2, rows * columns, -1)
+    assert torch.equal(unpatchify(outward, p, rows * p, columns * p), x)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(2, 3), (3, 2), (1, 4)])
+def test_position_table_row_by_row(rows: int, columns: int):
+    """Against a scalar formula: column before row, sines before cosines, reading order."""
+    width = 12
+    expected = []
+    for row in range(rows):
+        for column in range(columns):
+            entry = []
+            for position in (column, row):
+                angles = [position / 10000 ** (k / (width // 4)) for k in range(width // 4)]
+                entry += [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
+            expected.append(entry)
+    assert torch.allclose(position_table(width, rows, columns), torch.tensor(expected), rtol=0, atol=1e-7)
+
+
+def test_a_patch_and_its_position_come_out_where_they_went_in():
+    """With blocks that are the identity, an input pixel reaches its own patch only; so does a position."""
+    config = small()
+    dit = trained(config)
+    for block in dit.blocks:
+        nn.init.zeros_(block.modulation.weight)  # type: ignore[union-attr]
+        nn.init.zeros_(block.modulation.bias)  # type: ignore[union-attr]
+    x, t, y = inputs(config, n=1)
+    x, dit.position = x.round(), torch.zeros(6, 16)  # so that adding one and taking it away changes nothing
+    before = dit(x, t, y)
+
+    def touched() -> set[tuple[int, int]]:
+        changed = (dit(x, t, y) != before)[0].any(dim=0)
+        return {(int(row) // 2, int(column) // 2) for row, column in changed.nonzero()}
+
+    for row in range(4):
+        for column in range(6):
+            x[0, 1, row, column] += 1
+            assert touched() == {(row // 2, column // 2)}
+            x[0, 1, row, column] -= 1
+    for token in range(6):
+        dit.position[token] += torch.arange(16)  # the same for all channels would vanish in the LayerNorm
+        assert touched() == {divmod(token, 3)}
+        dit.position[token] = 0
+
+
+@every_design
+def test_without_positions_the_order_of_patches_does_not_matter(design: str):
+    config = small(conditioning=design)
+    dit = trained(config)
+    x, t, y = inputs(config)
+    order = torch.tensor([4, 2, 0, 5, 1, 3])
+
+    def shuffled(image: Tensor) -> Tensor:
+        tokens = patchify(image, 2)[:, order]
+        c = image.shape[1]
+        outward = tokens.reshape(2, 6, c, 2, 2).permute(0, 1, 3, 4, 2).reshape(2, 6, -1)
+        return unpatchify(outward, 2, 4, 6)
+
+    assert not torch.allclose(dit(shuffled(x), t, y), shuffled(dit(x, t, y)), atol=1e-2)
+    dit.position.zero_()
+    assert torch.allclose(dit(shuffled(x), t, y), shuffled(dit(x, t, y)), atol=1e-5)
+
+
+@every_design
+def test_time_and_label_reach_the_output_of_their_own_image_only(design: str):
+    config = small(conditioning=design)
+    dit = trained(config)
+    x, t, y = inputs(config, n=3)
+    before = dit(x, t, y)
+    for changed in (
+        dit(x, t + torch.tensor([0, 7, 0]), y),
+        dit(x, t, torch.tensor([0, 4, 2])),
+        dit(x, t, torch.tensor([0, dit.null_label, 2])),
+    ):
+        difference = (changed - before).abs().amax(dim=(1, 2, 3))
+        assert difference[1] > 1e-3
+        assert difference[[0, 2]].max() < 1e-5
+
+
+def test_labels_are_dropped_at_the_rate_asked_and_by_the_numbers_given():
+    dit = DiT(small(num_classes=7, class_dropout=0.3))
+    assert dit.null_label == 7
+    assert len(dit.label_embed.weight) == 8
+    y, u = torch.arange(7).repeat(1000), torch.arange(7000, dtype=torch.float64) / 7000
+    dropped = dit.drop_labels(y, u)
+    assert dropped.dtype == y.dtype
+    assert torch.equal(dropped, torch.where(torch.arange(7000) < 2100, 7, y))
+    never, always = DiT(small(class_dropout=0.0)), DiT(small(class_dropout=1.0))
+    assert torch.equal(never.drop_labels(y, u), y)
+    assert bool((always.drop_labels(y, u) == always.null_label).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_casting_the_module_keeps_the_timestep_frequencies(dtype: torch.dtype):
+    dit = DiT(small())
+    seen = []
+    dit.time_embed.fc1.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    t = torch.tensor([0.0, 37.0, 999.0])
+    dit.time_embed(t)
+    dit.to(dtype).time_embed(t)
+    assert torch.equal(seen[1], seen[0].to(dtype))
+    angles = t.double()[:, None] * 10000 ** (-torch.arange(128, dtype=torch.float64) / 128)
+    assert torch.allclose(seen[0].double(), torch.cat([angles.cos(), angles.sin()], dim=1), atol=1e-4)
+
+
+def test_official_round_trip_is_bit_identical():
+    config = small()
+    dit = trained(config)
+    exported = official.export(dit)
+    assert exported["x_embedder.proj.weight"].shape == (16, 3, 2, 2)
+    assert exported["pos_embed"].shape == (1, 6, 16)
+    again = official.load(config, exported)
+    assert torch.equal(again(*inputs(config)), dit(*inputs(config)))
+    twice = official.export(again)
+    assert twice.keys() == exported.keys()
+    assert all(torch.equal(twice[key], exported[key]) for key in exported)
+
+
+def _without(state: dict[str, Tensor], key: str) -> dict[str, Tensor]:
+    return {k: v for k, v in state.items() if k != key}
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda s: _without(s, "t_embedder.mlp.0.bias"), "missing t_embedder.mlp.0.bias"),
+        (lambda s: {**s, "blocks.9.attn.qkv.bias": torch.zeros(48)}, "unknown blocks.9.attn.qkv.bias"),
+        (
+            lambda s: {**s, "y_embedder.embedding_table.weight": torch.zeros(5, 16)},
+            r"embedding_table.weight has shape \(5, 16\), this config needs \(6, 16\)",
+        ),
+        (
+            lambda s: {**s, "x_embedder.proj.weight": torch.zeros(16, 3, 4, 4)},
+            r"x_embedder.proj.weight has shape \(16, 3, 4, 4\), this config needs \(16, 3, 2, 2\)",
+        ),
+        (lambda s: {**s, "pos_embed": position_table(16, 3, 2)[None]}, "pos_embed is not the sin-cos table"),
+        (lambda s: {**s, "pos_embed": position_table(16, 2, 2)[None]}, "pos_embed is not the sin-cos table"),
+        (lambda s: {**s, "pos_embed": s["pos_embed"] + 1e-3}, "pos_embed is not the sin-cos table"),
+    ],
+)
+def test_official_weights_that_do_not_fit_are_refused_by_name(damage, named: str):
+    config = small()
+    with pytest.raises(UsageError, match=named):
+        official.load(config, damage(official.export(trained(config))))
+
+
+def test_official_layout_holds_adaln_zero_only():
+    weights = official.export(DiT(small()))
+    for design in DESIGNS[:-1]:
+        with pytest.raises(UsageError, match=design):
+            official.load(small(conditioning=design), weights)
+        with pytest.raises(UsageError, match=design):
+            official.export(DiT(small(conditioning=design)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"patch_size": 3}, "patch_size 3 does not divide the input size 4x6"),
+        ({"input_size": (6, 4), "patch_size": 4}, "patch_size 4 does not divide the input size 6x4"),
+        ({"num_heads": 3}, "num_heads 3 does not divide model.hidden_size 16"),
+        ({"hidden_size": 6, "num_heads": 2}, "hidden_size 6 is not divisible by 4"),
+        ({"depth": 0}, "model.depth must be a whole number of at least 1, got 0"),
+        ({"num_classes": 2.0}, "model.num_classes must be a whole number"),
+        ({"conditioning": "adaln-zero"}, "adaln-zero.*did you mean 'adaln_zero'"),
+        ({"conditioning": "incontext"}, "incontext.*did you mean 'in_context'"),
+        ({"position": "sincos2d"}, "sincos2d.*did you mean 'sincos'"),
+        ({"class_dropout": 1.5}, "class_dropout must lie in"),
+        ({"mlp_ratio": 0.0}, "mlp_ratio must be positive"),
+    ],
+)
+def test_a_config_that_does_not_fit_together_names_the_culprit(changes: dict[str, object], named: str):
+    with pytest.raises(UsageError, match=named):
+        small(**changes)
+
+
+def test_named_models():
+    with pytest.raises(UsageError, match="did you mean 'DiT-XL/2'"):
+        DiTConfig.named("DiT-XL2")
+    with pytest.raises(UsageError, match="image_size 300 is not divisible by 8"):
+        DiTConfig.named("DiT-S/2", image_size=300)
+    assert DiTConfig.named("DiT-B/4", image_size=512, num_classes=3).shape == (4, 64, 64)
+
+
+def test_an_input_of_another_shape_is_refused():
+    dit = DiT(small())
+    with pytest.raises(UsageError, match=r"\(N, 3, 4, 6\), got \(1, 3, 6, 4\)"):
+        dit(torch.zeros(1, 3, 6, 4), torch.zeros(1), torch.zeros(1, dtype=torch.int64))

@@ -1,0 +1,75 @@
+"""The recipes that come with scaledit: their headers are true, and the imagenet ones are the paper's runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.resources import files
+
+import pytest
+
+from scaledit.config import RECIPES, RunConfig, load, recipe_names
+from scaledit.models.config import DiTConfig
+from scaledit.scaling import paper
+from scaledit.scaling.plan import Hardware, plan, scientific
+
+IMAGENET = [name for name in recipe_names() if name.startswith("imagenet")]
+PAPER = json.loads(files("scaledit.scaling").joinpath("paper.json").read_text())
+
+
+def header(name: str) -> dict[str, str]:
+    """{"command": ..., "cost": ..., "must reach": ...} of the comment that opens a recipe."""
+    comment = (RECIPES / f"{name}.toml").read_text().split("\n\n")[0]
+    return dict(re.findall(r"^# (command|cost|must reach) {2,}(\S.*)$", comment, re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_header_states_command_cost_and_goal(name: str):
+    said = header(name)
+    assert said.keys() == {"command", "cost", "must reach"}
+    assert "TODO" not in "".join(said.values())
+    command = re.sub(r"\(.*\)", "", said["command"]).split()
+    assert command[:3] == ["scaledit", "train", name]
+    config = load(name, command[3:])
+    assert config.name == name
+    assert config.data.name != "latents" or config.data.path == "LATENTS"
+    assert RunConfig.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_header_of_the_papers_run_is_computed_and_printed(name: str):
+    config, said = load(name), header(name)
+    train_macs = plan(config, Hardware(peak=1e12, devices=1, utilisation=0.5)).train_macs
+    assert said["cost"] == f"{scientific(train_macs)} multiply-adds (training)"
+    steps = config.train.steps
+    [row] = [r for r in paper.printed() if r.config == config.model and r.steps_thousands * 1000 == steps]
+    goal = f"FID-50K {row.fid:g} without guidance, 250 DDPM steps (paper, table 4)"
+    assert said["must reach"] == goal
+    size, block = row.model.removeprefix("DiT-").replace("/", "").lower(), row.block.replace("_", "-")
+    expected = f"imagenet{row.image_size}-{size}" + ("" if block == "adaln-zero" else f"-{block}")
+    assert name == expected
+
+
+def test_each_model_of_the_paper_has_one_recipe():
+    models = {DiTConfig.named(row.name, row.image_size, conditioning=row.block) for row in paper.table4()}
+    recipes = [load(name).model for name in IMAGENET]
+    assert len(recipes) == len(set(recipes)) == 16
+    assert set(recipes) == models
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_settings_are_the_papers(name: str):
+    config, training, diffusion = load(name), PAPER["training"], PAPER["diffusion"]
+    optimizer, train, sample = config.optimizer, config.train, config.sample
+    assert optimizer.learning_rate == training["learning_rate"]
+    assert list(optimizer.betas) == training["betas"]
+    assert (optimizer.weight_decay, optimizer.warmup_steps) == (training["weight_decay"], training["warmup"])
+    assert (optimizer.decay, optimizer.clip) == ("constant", 0)
+    assert (train.batch_size, config.data.flip) == (training["batch_size"], True)
+    assert (config.ema.decay, config.ema.warmup) == (training["ema_decay"], False)
+    assert config.model.class_dropout == training["label_dropout"]
+    assert (config.diffusion.schedule, config.diffusion.steps) == ("linear", diffusion["steps"])
+    assert (config.diffusion.prediction, config.diffusion.objective) == ("epsilon", "hybrid")
+    assert config.diffusion.times == "uniform"
+    assert (sample.sampler, sample.steps) == ("ddpm", diffusion["sampling_steps"])
+    assert (sample.cfg_scale, sample.cfg_channels) == (1, "3")

@@ -1,0 +1,190 @@
+"""The paper's table 4 computed, and what a plan says of a run against the paper and against measurements."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from scaledit import DiT, DiTConfig, assemble
+from scaledit.config import SampleConfig, load
+from scaledit.diffusion import sample
+from scaledit.errors import UsageError
+from scaledit.models.config import Conditioning
+from scaledit.scaling import paper
+from scaledit.scaling.plan import (
+    Hardware,
+    activation_bytes,
+    describe,
+    evaluations,
+    plan,
+    plan_measured,
+)
+from scaledit.training.state import TrainState
+
+# A TPU v3 chip has two cores and 123 TFLOP/s (docs.cloud.google.com/tpu/docs/v3); v3-256 counts cores.
+TPU_V3_CORE, CORES = 123e12 / 2, 256
+
+
+@pytest.mark.parametrize("row", paper.table4(), ids=lambda row: f"{row.name}-{row.image_size}-{row.block}")
+def test_table_4_is_what_the_paper_prints(row: paper.Computed):
+    """Written out again here, so that neither the tolerance nor the table can drift."""
+    [*printed] = {
+        (r["params_millions"], r["gflops"])
+        for r in paper._paper()["table4_models"]
+        if (r["model"], r["image_size"]) == (row.name, row.image_size)
+        and r["block"].lower() == row.block.replace("_", "-")
+    }
+    assert printed == [(row.paper_params_millions, row.paper_gflops)]
+    millions, gflops = printed[0]
+    assert f"{row.params / 1e6:.0f}" == str(millions)
+    computed = row.macs / 1e9
+    assert abs(computed / gflops - 1) <= 1e-3 or f"{computed:.2f}" == f"{gflops:.2f}"
+    assert row.agrees
+    for wrong in (row._replace(paper_gflops=gflops * 1.02), row._replace(paper_params_millions=millions + 1)):
+        assert not wrong.agrees
+
+
+def test_table_4_is_complete():
+    rows = paper.table4()
+    assert len({(row.name, row.image_size, row.block) for row in rows}) == len(rows) == 16
+    [xl2] = [r for r in rows if (r.name, r.image_size, r.block) == ("DiT-XL/2", 256, "adaln_zero")]
+    assert (xl2.params, xl2.tokens) == (674_834_720, 256)
+
+
+def test_the_papers_own_run_took_19_and_a_half_hours():
+    """XL/2, 400K steps at 5.7 iterations/s on a TPU v3-256 pod."""
+    reported = paper.throughput()
+    config = load("imagenet256-xl2")
+    assert (reported.model, reported.hardware) == ("DiT-XL/2", "TPU v3-256 pod")
+    speed = reported.iterations_per_second
+    measured = plan_measured(config, speed, devices=CORES, peak=TPU_V3_CORE, price=2.0)
+    assert round(measured.hours, 1) == 19.5
+    assert measured.device_hours == pytest.approx(400_000 / 5.7 / 3600 * 256)
+    assert measured.cost == pytest.approx(measured.device_hours * 2)
+    per_second = 118.64e9 * 256 * 3 * 2 * 5.7
+    assert measured.utilisation == pytest.approx(per_second / (CORES * TPU_V3_CORE), rel=1e-3)
+    assert measured.utilisation is not None
+    forward = plan(config, Hardware(TPU_V3_CORE, CORES, measured.utilisation, price=2.0))
+    assert forward.to_json() == pytest.approx(measured.to_json())
+    said = dict(describe(forward))
+    assert said["time"].startswith("19.5 hours")
+    assert said["speed"] == "5.7 iterations/s on 256 devices, 6.6% of their peak"
+    assert said["training"].startswith("3.64e19 multiply-adds, 7.29e19 FLOP (400,000 steps of batch 256)")
+
+
+def test_without_peak_or_price_a_plan_claims_neither():
+    unpriced = plan_measured(load("digits"), 10.0)
+    assert unpriced.utilisation is None and unpriced.cost is None and unpriced.hours > 0
+    assert "cost" not in dict(describe(unpriced)) and "%" not in dict(describe(unpriced))["speed"]
+
+
+@pytest.mark.parametrize(
+    ("call", "names"),
+    [
+        (lambda c: plan(c, Hardware(1e12, 1, 40)), "utilisation.*0.4"),
+        (lambda c: plan(c, Hardware(0, 1, 0.4)), "peak"),
+        (lambda c: plan(c, Hardware(1e12, 0, 0.4)), "devices"),
+        (lambda c: plan(c, Hardware(1e12, 1, 0.4, price=-1)), "price"),
+        (lambda c: plan(c, Hardware(1e12, 3, 0.4)), "train.batch_size 256.*devices 3"),
+        (lambda c: plan_measured(c, 0.0), "iterations per second"),
+        (lambda c: plan_measured(c, 5.7, devices=1, peak=312e12), "333%.*peak"),
+    ],
+)
+def test_impossible_plans_are_refused(call, names: str):
+    with pytest.raises(UsageError, match=names):
+        call(load("imagenet256-xl2"))
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm", "heun", "euler"])
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+def test_sampling_cost_is_what_the_sampler_runs(sampler: str, scale: float):
+    """Counted on the network itself: images put through it for one image out."""
+    config = load("digits")
+    settings = replace(config.sample, sampler=sampler, steps=6, cfg_scale=scale)
+    config = replace(config, sample=settings)
+    net, seen = assemble.network(config.model, seed=0).eval(), 0
+
+    def count(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal seen
+        seen += len(inputs[0])
+
+    net.register_forward_pre_hook(count)
+    denoiser = assemble.guided(assemble.denoiser(config.diffusion, net), scale, "all")
+
+    class Zero:
+        def initial(self) -> Tensor:
+            return torch.zeros(1, *config.model.shape)
+
+        def step(self, i: int) -> Tensor:
+            return self.initial()
+
+    sample(denoiser, assemble.sampler(sampler, 6), Zero(), torch.tensor([3]))
+    assert evaluations(settings) == seen
+    planned = plan_measured(config, 1.0)
+    assert planned.sampling_macs == seen * planned.macs
+
+
+def test_sampling_cost_of_the_paper():
+    assert evaluations(SampleConfig()) == 250
+
+
+def test_state_is_20_bytes_a_parameter():
+    """Of a real training state: weights, gradients, Adam's two moments, EMA."""
+    config = load("digits", ["train.batch_size=4", "model.depth=2"])
+    state = TrainState.create(config, torch.device("cpu"))
+    state.advance(assemble.dataset(config.data))
+    held = [*state.net.parameters(), *state.ema.parameters()]
+    held += [p.grad for p in state.net.parameters() if p.grad is not None]
+    held += [moment for s in state.optimizer.state.values() for key, moment in s.items() if key != "step"]
+    assert plan_measured(config, 1.0).state_bytes == sum(t.nbytes for t in held)
+
+
+def saved_bytes(config: DiTConfig, batch: int, precision: str) -> int:
+    """What autograd keeps of one forward pass: each storage once, parameters and buffers left out."""
+    net, kept = DiT(config), {}
+    own = {t.untyped_storage().data_ptr() for t in (*net.parameters(), *net.buffers())}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor  # kept alive by the graph, so that no address is used twice
+
+    x, t, y = torch.randn(batch, *config.shape), torch.full((batch,), 7.0), torch.arange(batch)
+    cast = torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), cast:
+        out = net(x, t, y)
+    assert out.requires_grad
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("block", ["in_context", "cross_attention", "adaln", "adaln_zero"])
+def test_activation_memory_against_autograd(block: Conditioning, precision: str):
+    """The closed form is an estimate (other attention kernels keep a little more or less): 3 %."""
+    paper_size = DiTConfig.named("DiT-S/4", conditioning=block)
+    odd = DiTConfig((24, 16), 2, 3, 64, 5, 4, 10, conditioning=block, mlp_ratio=2.0, learn_sigma=False)
+    for config, batch in ((paper_size, 2), (odd, 6)):
+        measured = saved_bytes(config, batch, precision)
+        assert activation_bytes(config, batch, precision) == pytest.approx(measured, rel=0.03)
+
+
+def test_the_batch_of_a_device_is_what_memory_is_planned_for():
+    config = load("imagenet256-xl2", ["train.accumulate=4"])
+    shared = plan(config, Hardware(1e12, 8, 0.4))
+    assert shared.micro_batch == 8
+    assert shared.activation_bytes == activation_bytes(config.model, 8, "tf32")
+    assert shared.hours == pytest.approx(plan(config, Hardware(1e12, 1, 0.4)).hours / 8)
+
+
+def test_plans_need_no_torch():
+    code = "import sys, scaledit.scaling.plan, scaledit.scaling.paper as p; p.table4(); "
+    code += "print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
