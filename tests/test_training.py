@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import tiny
 from torch import Tensor
 
 from scaledit import checkpoint, load
@@ -23,6 +22,7 @@ from scaledit.training.events import Event, Finished, Saved, Skipped, Started, S
 from scaledit.training.log import JsonLog
 from scaledit.training.loop import train
 from scaledit.training.state import TrainState, learning_rate
+from tiny import tiny
 
 
 def run(config: RunConfig, out: Path, **options) -> list[Event]:
@@ -102,7 +102,7 @@ def test_accumulation_changes_nothing_but_rounding(tmp_path: Path):
 
 
 def test_a_sample_is_trained_the_same_whatever_the_batch_size():
-    """Batch 16 then 16 sees the same samples, times and noise as batch 32: equal mean losses at equal weights."""
+    """Batch 16 twice sees the same samples, times and noise as batch 32: equal losses at equal weights."""
     losses = []
     for batch in (16, 32):
         state = TrainState.create(
@@ -141,9 +141,21 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path: Path):
 def test_several_skips_in_a_row_stop_the_run_with_its_last_good_checkpoint(tmp_path: Path):
     config = tiny("train.steps=40", "checkpoint.every=5", "train.max_skips=3")
     stop_after(config, tmp_path / "run", saves=1)
-    with pytest.raises(RunError, match=r"3 steps in a row .* step-00000005.*learning_rate"):
+    with pytest.raises(RunError, match=r"3 steps in a row .*step-00000005.*learning_rate"):
         run(config, tmp_path / "run", resume="auto", dataset=poisoned(share=1.0))
     assert load(tmp_path / "run").origin["step"] == 5
+
+
+def test_weights_that_overflowed_are_never_saved(tmp_path: Path):
+    """A finite loss and gradient, and a step so large that the weights are infinite after it."""
+    config = tiny(
+        "train.steps=40", "checkpoint.every=1", "optimizer.warmup_steps=4", "optimizer.learning_rate=4e38"
+    )
+    with pytest.raises(RunError, match=r"not finite.*learning_rate"):
+        run(config, tmp_path / "run")
+    for folder in checkpoint.find(tmp_path / "run" / "checkpoints"):
+        weights = checkpoint.open_checkpoint(folder).tensors("model")
+        assert all(bool(value.isfinite().all()) for value in weights.values())
 
 
 @pytest.mark.parametrize(
@@ -195,7 +207,7 @@ def test_a_random_flipped_bit_is_always_found(tmp_path: Path):
 
 
 def test_a_full_disk_leaves_the_checkpoints_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A real limit of the operating system on the size of a file (RLIMIT_FSIZE), hit in the middle of a save."""
+    """The operating system's own limit on the size of a file (RLIMIT_FSIZE), hit in the middle of a save."""
     import resource
     import signal
 

@@ -143,10 +143,10 @@ def _train(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
     from scaledit.evaluation import report
+    from scaledit.progress import TrainingProgress
     from scaledit.training.events import Finished, Saved
     from scaledit.training.log import JsonLog
     from scaledit.training.loop import train
-    from scaledit.progress import TrainingProgress
 
     console = Console(stderr=True)
     log, finished, saved = JsonLog(out), None, None

@@ -124,7 +124,8 @@ def _scores(pipeline: Pipeline) -> str:
         lines.append(f"<tr><td>{name}</td><td>{result.accuracy:.1%}</td><td>{result.nearest:.3f}</td></tr>")
         ceiling = result.held_out_accuracy
     return (
-        "<h2>How good</h2><table><tr><th></th><th>class accuracy</th><th>nearest distance</th></tr>"
+        "<h2>How good</h2>"
+        "<table><tr><th></th><th>class accuracy</th><th>nearest distance</th></tr>"
         + "".join(lines)
         + f"<tr><td>real, held out</td><td>{ceiling:.1%}</td><td>1.000</td></tr></table>"
         f"<p class='small'>{len(classes)} samples, {SCORED_PER_CLASS} a class, seed {settings.seed + 1}, "

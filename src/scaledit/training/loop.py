@@ -57,6 +57,8 @@ def train(
     yield Started(config.name, state.step, steps, str(where), counts.params, counts.macs, len(dataset))
 
     def save() -> Saved:
+        if not state.is_finite():
+            raise RunError(_gone_wrong("the weights are not finite", state, checkpoints))
         folder = checkpoint.save(
             checkpoints,
             state.step,
@@ -77,7 +79,8 @@ def train(
             in_a_row += 1
             yield Skipped(state.step, result.loss, result.grad_norm, in_a_row, state.skipped)
             if in_a_row >= config.train.max_skips:
-                raise RunError(_gone_wrong(state, result.loss, in_a_row, checkpoints))
+                what = f"{in_a_row} steps in a row had a loss or gradient that is not finite (loss {result.loss})"
+                raise RunError(_gone_wrong(what, state, checkpoints))
         else:
             in_a_row = 0
             if state.step % config.train.log_every == 0 or state.step == steps:
@@ -158,10 +161,10 @@ def _draw_samples(state: TrainState, dataset: TrainingSet, out: Path) -> Iterato
     yield Sampled(state.step, path)
 
 
-def _gone_wrong(state: TrainState, loss: float, in_a_row: int, checkpoints: Path) -> str:
+def _gone_wrong(what: str, state: TrainState, checkpoints: Path) -> str:
     found = checkpoint.find(checkpoints)
     good = f"the last good checkpoint is {found[-1]}" if found else "no checkpoint had been saved yet"
     return (
-        f"{in_a_row} steps in a row had a loss or gradient that is not finite (loss {loss}); stopped after "
-        f"step {state.step}; {good}. Try a lower optimizer.learning_rate, or optimizer.clip=1"
+        f"{what}; stopped after step {state.step}; {good}. "
+        f"Try a lower optimizer.learning_rate, or optimizer.clip=1"
     )

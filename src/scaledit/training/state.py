@@ -131,6 +131,11 @@ class TrainState:
             losses=losses.total.detach(),
         )
 
+    def is_finite(self) -> bool:
+        """Whether every weight and its average are finite: what must hold before they are saved."""
+        tensors = [*self.net.parameters(), *self.ema.parameters()]
+        return all(bool(tensor.isfinite().all()) for tensor in tensors)
+
     def parts(self) -> dict[str, dict[str, Tensor]]:
         """What a checkpoint holds, a file each."""
         optimizer = {
