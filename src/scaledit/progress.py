@@ -39,7 +39,8 @@ class TrainingProgress:
         self.console.print(line, highlight=False, soft_wrap=True)
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        if self.progress.live.is_started:  # not so where the call was refused before the first event
+            self.progress.stop()
 
     def __call__(self, event: Event) -> None:
         match event:

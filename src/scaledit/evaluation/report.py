@@ -131,7 +131,8 @@ def _scores(pipeline: Pipeline) -> str:
         f"<p class='small'>{len(classes)} samples, {SCORED_PER_CLASS} a class, seed {settings.seed + 1}, "
         f"{settings.sampler} with {settings.steps} steps, 8-bit. "
         f"Class accuracy by {digit_scores.CLASSIFIER}. Nearest distance: mean pixel distance to the nearest "
-        "training digit, divided by that of held-out digits; well below 1 the model copies its training set.</p>"
+        "training digit, divided by that of held-out digits; well below 1 the model copies its training "
+        "set.</p>"
     )
 
 

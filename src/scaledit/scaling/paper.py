@@ -19,6 +19,10 @@ GFLOPS_TOLERANCE = 1e-3
 LAST_DIGIT = 0.01  # table 4 prints two decimals throughout
 
 
+HEADER = ("model", "block", "image", "tokens", "parameters", "paper", "Gflops", "paper", "agrees")
+"""Columns of `Computed.cells`."""
+
+
 class Printed(NamedTuple):
     """A row of table 4 as printed. block: spelled as `DiTConfig.conditioning` is. gflops: 1e9 multiply-adds.
     fid: FID-50K after so many thousand steps of batch 256, with 250 DDPM steps and no guidance."""
@@ -74,6 +78,20 @@ class Computed(NamedTuple):
     @property
     def agrees(self) -> bool:
         return self.params_agree and self.gflops_agree
+
+    def cells(self) -> tuple[str, ...]:
+        """The row under `HEADER`."""
+        return (
+            self.name,
+            self.block,
+            str(self.image_size),
+            str(self.tokens),
+            f"{self.params:,}",
+            f"{self.paper_params_millions} M",
+            f"{self.macs / 1e9:.2f}",
+            f"{self.paper_gflops:.2f}",
+            "yes" if self.agrees else "no",
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -30,22 +30,27 @@ FLOPS_PER_MAC = 2
 class Hardware:
     """What a run is planned on.
 
-    peak: FLOP/s of one device as vendors print it (a multiply-add is two), in the run's precision.
-    devices: how many. utilisation: the share of the peak that training reaches, in (0, 1].
-    price: money per device-hour, in any currency, or None.
+    peak: FLOP/s of one device as vendors print it (a multiply-add is two), in the run's precision; None if
+    only a measured speed is known. devices: how many. utilisation: the share of the peak that training is
+    assumed to reach, in (0, 1]. price: money per device-hour, in any currency, or None.
 
     Raises UsageError for values out of range.
     """
 
-    peak: float
-    devices: int
-    utilisation: float
+    peak: float | None = None
+    devices: int = 1
+    utilisation: float = 0.4
     price: float | None = None
 
     def __post_init__(self) -> None:
-        _check_devices(self.devices, self.peak, self.price)
+        if self.peak is not None and not 0 < self.peak < math.inf:
+            raise UsageError(f"peak must be FLOP/s of one device, such as 312e12; got {self.peak}")
+        if self.devices < 1:
+            raise UsageError(f"devices must be at least 1, got {self.devices}")
         if not 0 < self.utilisation <= 1:
             raise UsageError(f"utilisation must lie in (0, 1], got {self.utilisation}; 40 % is 0.4")
+        if self.price is not None and not 0 <= self.price < math.inf:
+            raise UsageError(f"price of a device-hour must be at least 0, got {self.price}")
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class Plan:
     """The cost of a run.
 
     macs: multiply-adds of one forward pass at batch 1; train_macs and train_flops: of the whole training.
-    peak and utilisation: as in `Hardware`, None where a measured speed was given without a peak.
+    peak: as in `Hardware`. utilisation: the share of it, None without a peak.
     cost: device_hours * price. micro_batch: images that go through a device at once.
     state_bytes: on each device, exact. activation_bytes: on each device, an estimate of what one
     micro-batch keeps for its backward pass; temporaries and the allocator's slack come on top.
@@ -87,50 +92,16 @@ class Plan:
         return dataclasses.asdict(self)
 
 
-def plan(config: RunConfig, hardware: Hardware) -> Plan:
-    """The cost of training `config` on `hardware`.
+def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | None = None) -> Plan:
+    """The cost of training `config` on `hardware`, at the speed that its peak and utilisation give or, the
+    inverse, at a measured one, which then gives the utilisation (None without a peak).
 
-    Raises UsageError where the batch does not divide over the devices and micro-batches.
+    Raises UsageError where neither is known, where a measured speed is more than the peak allows, and where
+    the batch does not divide over devices and micro-batches.
     """
-    speed = hardware.peak * hardware.devices * hardware.utilisation / _flops_per_step(config)
-    return _plan(config, speed, hardware.devices, hardware.peak, hardware.utilisation, hardware.price)
-
-
-def plan_measured(
-    config: RunConfig,
-    iterations_per_second: float,
-    *,
-    devices: int = 1,
-    peak: float | None = None,
-    price: float | None = None,
-) -> Plan:
-    """The inverse: the cost at a measured speed and, given `peak`, the utilisation that speed implies.
-
-    Raises UsageError as `plan` does, and where the speed is more than the peak allows.
-    """
-    _check_devices(devices, peak, price)
-    if not (0 < iterations_per_second < math.inf):
-        raise UsageError(f"iterations per second must be positive, got {iterations_per_second}")
-    utilisation = None
-    if peak is not None:
-        utilisation = iterations_per_second * _flops_per_step(config) / (peak * devices)
-        if utilisation > 1:
-            raise UsageError(
-                f"{iterations_per_second:g} iterations/s would be {utilisation:.0%} of the peak; check that "
-                f"peak is FLOP/s of one device (312e12, say) and that devices is {devices}"
-            )
-    return _plan(config, iterations_per_second, devices, peak, utilisation, price)
-
-
-def _plan(
-    config: RunConfig,
-    speed: float,
-    devices: int,
-    peak: float | None,
-    utilisation: float | None,
-    price: float | None,
-) -> Plan:
-    train, model = config.train, config.model
+    train, model, devices = config.train, config.model, hardware.devices
+    flops_per_step = flops.train_macs(model, train.batch_size, steps=1) * FLOPS_PER_MAC
+    speed, utilisation = _speed(hardware, flops_per_step, iterations_per_second)
     if train.batch_size % (devices * train.accumulate):
         raise UsageError(
             f"train.batch_size {train.batch_size} does not divide over devices {devices} times "
@@ -151,13 +122,13 @@ def _plan(
         train_macs=train_macs,
         train_flops=train_macs * FLOPS_PER_MAC,
         devices=devices,
-        peak=peak,
+        peak=hardware.peak,
         utilisation=utilisation,
         iterations_per_second=speed,
         hours=hours,
         device_hours=hours * devices,
-        price=price,
-        cost=None if price is None else hours * devices * price,
+        price=hardware.price,
+        cost=None if hardware.price is None else hours * devices * hardware.price,
         micro_batch=micro_batch,
         state_bytes=STATE_BYTES_PER_PARAMETER * counts.params,
         activation_bytes=activation_bytes(model, micro_batch, train.precision),
@@ -166,17 +137,26 @@ def _plan(
     )
 
 
-def _flops_per_step(config: RunConfig) -> int:
-    return flops.train_macs(config.model, config.train.batch_size, steps=1) * FLOPS_PER_MAC
-
-
-def _check_devices(devices: int, peak: float | None, price: float | None) -> None:
-    if devices < 1:
-        raise UsageError(f"devices must be at least 1, got {devices}")
-    if peak is not None and not 0 < peak < math.inf:
-        raise UsageError(f"peak must be a positive number of FLOP/s of one device (312e12, say), got {peak}")
-    if price is not None and not 0 <= price < math.inf:
-        raise UsageError(f"price per device-hour must be at least 0, got {price}")
+def _speed(hardware: Hardware, flops_per_step: int, measured: float | None) -> tuple[float, float | None]:
+    """Iterations per second, and the share of the peak they take."""
+    peak = None if hardware.peak is None else hardware.peak * hardware.devices
+    if measured is None:
+        if peak is None:
+            raise UsageError(
+                "hours need a speed: give the peak of a device, or measured iterations per second"
+            )
+        return peak * hardware.utilisation / flops_per_step, hardware.utilisation
+    if not 0 < measured < math.inf:
+        raise UsageError(f"iterations per second must be positive, got {measured}")
+    if peak is None:
+        return measured, None
+    utilisation = measured * flops_per_step / peak
+    if utilisation > 1:
+        raise UsageError(
+            f"{measured:g} iterations/s would be {utilisation:.0%} of the peak; check that peak is FLOP/s of "
+            f"one device, such as 312e12, and that devices is {hardware.devices}"
+        )
+    return measured, utilisation
 
 
 def evaluations(sample: SampleConfig) -> int:

@@ -79,7 +79,7 @@ def train(
             in_a_row += 1
             yield Skipped(state.step, result.loss, result.grad_norm, in_a_row, state.skipped)
             if in_a_row >= config.train.max_skips:
-                what = f"{in_a_row} steps in a row had a loss or gradient that is not finite (loss {result.loss})"
+                what = f"{in_a_row} steps in a row were not finite (loss {result.loss})"
                 raise RunError(_gone_wrong(what, state, checkpoints))
         else:
             in_a_row = 0
