@@ -320,7 +320,9 @@ def _plan(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(made.to_json()))
         return
-    _print_table((config.name, ""), plans.describe(made))
+    print(config.name)
+    for label, value in plans.describe(made):
+        print(f"  {label:<22}{value}")
 
 
 def _no_arguments(parser: Parser) -> None:

@@ -19,7 +19,7 @@ GFLOPS_TOLERANCE = 1e-3
 LAST_DIGIT = 0.01  # table 4 prints two decimals throughout
 
 
-HEADER = ("model", "block", "image", "tokens", "parameters", "paper", "Gflops", "paper", "agrees")
+HEADER = ("model", "block", "px", "tokens", "Mparams", "paper", "Gflops", "paper", "agrees")
 """Columns of `Computed.cells`."""
 
 
@@ -86,8 +86,8 @@ class Computed(NamedTuple):
             self.block,
             str(self.image_size),
             str(self.tokens),
-            f"{self.params:,}",
-            f"{self.paper_params_millions} M",
+            f"{self.params / 1e6:.2f}",
+            str(self.paper_params_millions),
             f"{self.macs / 1e9:.2f}",
             f"{self.paper_gflops:.2f}",
             "yes" if self.agrees else "no",
