@@ -304,6 +304,7 @@ def test_official_layout_holds_adaln_zero_only():
     ("changes", "named"),
     [
         ({"patch_size": 3}, "patch_size 3 does not divide the input size 4x6"),
+        ({"patch_size": 4}, "patch_size 4 does not divide the input size 4x6"),
         ({"input_size": (6, 4), "patch_size": 4}, "patch_size 4 does not divide the input size 6x4"),
         ({"num_heads": 3}, "num_heads 3 does not divide model.hidden_size 16"),
         ({"hidden_size": 6, "num_heads": 2}, "hidden_size 6 is not divisible by 4"),

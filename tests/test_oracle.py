@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from oracle.formulas import array, dit_weight
 from torch import Tensor
 
+from oracle.formulas import array, dit_weight
 from scaledit import DiT, DiTConfig
 from scaledit.diffusion import (
     DDIM,

@@ -1,0 +1,29 @@
+"""scaledit recipes: what can be trained."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from scaledit.commands import common
+
+SUMMARY = "the recipes that come with scaledit"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    common.as_json(parser)
+
+
+def run(given: argparse.Namespace) -> None:
+    from scaledit.config import RECIPES, recipe_names
+
+    rows: list[dict[str, Any]] = []
+    for name in recipe_names():
+        lines = (RECIPES / f"{name}.toml").read_text(encoding="utf-8").splitlines()
+        rows.append({"name": name, "summary": lines[0].removeprefix("# ")})
+    if given.json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        print(f"{row['name']:<34}{row['summary']}")

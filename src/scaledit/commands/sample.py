@@ -1,0 +1,93 @@
+"""scaledit sample: images from a run, as a grid, a batch or a folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from scaledit.commands import common
+from scaledit.errors import UsageError
+
+SUMMARY = """draw images from a run
+
+  scaledit sample runs/digits --out samples.png
+  scaledit sample runs/digits --classes 3,5 --num 100 --cfg-scale 1.5 --out samples.npz"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a run folder or a checkpoint")
+    parser.add_argument("--classes", metavar="0,1,2", help="class numbers or names (default: all)")
+    how_many = parser.add_mutually_exclusive_group()
+    how_many.add_argument("--per-class", type=int, metavar="N", help="N images of each class (default: 8)")
+    how_many.add_argument("--num", type=int, metavar="N", help="N images, the classes taken in turn")
+    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument(
+        "--start", type=int, default=0, metavar="I", help="index of the first image (default: 0)"
+    )
+    parser.add_argument(
+        "--sampler", choices=["ddpm", "ddim", "dpm", "heun", "euler"], help="(default: the run's)"
+    )
+    parser.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: the run's)")
+    parser.add_argument(
+        "--cfg-scale", type=float, metavar="S", help="guidance; 1 is none (default: the run's)"
+    )
+    parser.add_argument(
+        "--cfg-channels", choices=["3", "all"], help="which channels are guided (default: the run's)"
+    )
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="changes speed, not images")
+    common.device(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="OUT",
+        help="a grid (FILE.png), ADM's batch (FILE.npz), or a folder",
+    )
+    common.as_json(parser)
+
+
+def run(given: argparse.Namespace) -> None:
+    out: Path = given.out
+    if out.suffix not in (".png", ".npz", ""):
+        raise UsageError(f"--out {out}: give a .png (a grid), a .npz (a batch) or a folder")
+    for name in ("per_class", "num", "batch_size"):
+        value = getattr(given, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if given.start < 0:
+        raise UsageError(f"--start must be at least 0, got {given.start}")
+    if not Path(given.model).exists():
+        raise UsageError(f"there is no {given.model}")
+
+    from rich.console import Console
+
+    from scaledit import sampling
+    from scaledit.pipeline import load
+    from scaledit.progress import bar
+
+    pipeline = load(given.model, given.device)
+    request = sampling.Request(
+        classes=sampling.parse_classes(given.classes, pipeline),
+        per_class=given.per_class,
+        num=given.num,
+        seed=given.seed,
+        start=given.start,
+        sampler=given.sampler,
+        steps=given.steps,
+        cfg_scale=given.cfg_scale,
+        cfg_channels=given.cfg_channels,
+    )
+    with bar(Console(stderr=True)) as progress:
+        task = progress.add_task("sampling", total=None, note="")
+        made = sampling.run(
+            pipeline,
+            request,
+            given.batch_size,
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    sampling.write(made, out)
+    if given.json:
+        print(json.dumps({"out": str(out), **made.origin}))
+    else:
+        print(f"{len(made.images)} images in {out}")

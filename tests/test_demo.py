@@ -1,0 +1,94 @@
+"""The main job, for real: the demo trains, its digits are digits, and the README's commands work on it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scaledit import load
+from scaledit.evaluation import digits as digit_scores
+
+pytestmark = pytest.mark.slow
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+# All cores: the tests' own limit of one thread is for many small tests side by side.
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+SCALEDIT = [sys.executable, "-m", "scaledit.cli"]
+
+
+def scores(run: Path, cfg_scale: float, per_class: int = 100) -> digit_scores.DigitScores:
+    classes = np.repeat(np.arange(10), per_class)
+    return digit_scores.score(
+        load(run)(classes.tolist(), seed=11, cfg_scale=cfg_scale, batch_size=250), classes
+    )
+
+
+def train(recipe: str, folder: Path, *overrides: str) -> Path:
+    out = folder / "runs" / ("demo" if recipe == "digits" else recipe)
+    command = [*SCALEDIT, "train", recipe, "--out", str(out), "--resume", "auto", *overrides]
+    subprocess.run(command, check=True, env=ENVIRONMENT, cwd=folder)
+    return out
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train("digits", tmp_path_factory.mktemp("demo"))
+
+
+@pytest.mark.parametrize("cfg_scale", [1.0, 1.5])
+def test_digits_are_of_the_class_asked_for_and_not_copies(demo: Path, cfg_scale: float):
+    result = scores(demo, cfg_scale)
+    assert result.held_out_accuracy >= 0.98  # a judge worth asking
+    assert result.accuracy >= 0.97
+    assert 0.9 <= result.nearest <= 1.3
+
+
+def test_report_says_it(demo: Path):
+    page = (demo / "report.html").read_text(encoding="utf-8")
+    for part in (
+        "How good",
+        "guidance 1.5",
+        "Real digits (held out)",
+        "images/s in training",
+        "During training",
+    ):
+        assert part in page
+
+
+def commands() -> list[str]:
+    found = re.findall(r"^    (scaledit .+)$", README, re.MULTILINE)
+    assert len(found) >= 4
+    return found
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_of_the_readme(demo: Path, command: str):
+    words = shlex.split(command)[1:]
+    if words[0] == "train":
+        words.append("train.steps=20")  # the command is the README's, the length is not
+    done = subprocess.run(
+        [*SCALEDIT, *words], env=ENVIRONMENT, cwd=demo.parent.parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_python_of_the_readme(demo: Path):
+    [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code += (
+        "\nassert images.shape == (3, 8, 8, 3) and str(images.dtype) == 'uint8' and x.shape == (3, 1, 8, 8)"
+    )
+    # Both ways of the README give the same pictures: the run's settings are DPM-Solver++ with 20 steps.
+    code += "\nfrom scaledit.images import to_uint8; assert abs(to_uint8(x).astype(int) - images).max() <= 1"
+    subprocess.run([sys.executable, "-c", code], check=True, env=ENVIRONMENT, cwd=demo.parent.parent)
+
+
+def test_the_papers_objective(tmp_path: Path):
+    run = train("digits-paper", tmp_path, "sample.every=0")
+    assert scores(run, cfg_scale=1.0, per_class=50).accuracy >= 0.90
