@@ -37,9 +37,9 @@ class Parser(argparse.ArgumentParser):
 
 COMMANDS = {"train": train, "sample": sample, "models": models, "plan": plan, "recipes": recipes}
 
-# How long an OpenMP thread spins for the others before it sleeps; read when torch is loaded. By default a training
-# step on 2 cores takes 30 times as long while any other program runs; with this 2.5 times, at a cost of 5 % on a
-# quiet machine (docs/log.md).
+# How long an OpenMP thread spins for the others before it sleeps; read when torch is loaded. By default a
+# training step on 2 cores takes 30 times as long while any other program runs; with this 2.5 times, at a
+# cost of 5 % on a quiet machine (docs/log.md).
 SPIN_COUNT = "1000"
 
 

@@ -151,6 +151,16 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
     ]
 
 
+def changes(config: RunConfig) -> list[str]:
+    """The overrides that make `config` of the recipe it is named after; empty if there is no such recipe."""
+    if config.name not in recipe_names():
+        return []
+    own = flatten(load(config.name).to_json())
+    return [
+        f"{key}={json.dumps(value)}" for key, value in flatten(config.to_json()).items() if own[key] != value
+    ]
+
+
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{'section.key': value} of nested tables."""
     flat: dict[str, Any] = {}

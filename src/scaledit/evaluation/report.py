@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from scaledit import images
-from scaledit.config import RunConfig
+from scaledit.config import RunConfig, changes
 from scaledit.evaluation import digits as digit_scores
 from scaledit.models import flops
 from scaledit.pipeline import Pipeline, load
@@ -29,10 +29,10 @@ def write(run: Path, device: str = "auto") -> Path:
     """Makes run/report.html from the run's log and its latest checkpoint, and returns its path."""
     pipeline = load(run, device)
     events = log.read(run)
-    sections = [_headline(pipeline, events), _loss(events)]
+    sections = [_headline(pipeline, events)]
     if pipeline.config.data.name == "digits":
         sections += [_samples(pipeline), _scores(pipeline)]
-    sections += [_film(run, events), _origin(pipeline)]
+    sections += [_loss(events), _film(run, events), _origin(pipeline, run)]
     page = Template(PAGE).substitute(
         title=html.escape(pipeline.config.name), body="\n".join(section for section in sections if section)
     )
@@ -151,12 +151,13 @@ def _film(run: Path, events: list[dict[str, Any]]) -> str:
     return f"<h2>During training</h2><div class='row'>{figures}</div>"
 
 
-def _origin(pipeline: Pipeline) -> str:
+def _origin(pipeline: Pipeline, run: Path) -> str:
     config: RunConfig = pipeline.config
     origin = json.dumps(pipeline.origin)
+    train = html.escape(" ".join(["scaledit train", config.name, *changes(config)]))
     return (
-        f"<h2>Make it again</h2><pre>scaledit train {html.escape(config.name)}\n"
-        f"scaledit sample RUN --per-class {config.sample.per_class} --seed {config.sample.seed} "
+        f"<h2>Make it again</h2><pre>{train}\n"
+        f"scaledit sample {html.escape(str(run))} --per-class {config.sample.per_class} --seed {config.sample.seed} "
         f"--out samples.png</pre><p class='small'>Weights: {html.escape(origin)}</p>"
         f"<details><summary>config.json</summary><pre>{html.escape(json.dumps(config.to_json(), indent=1))}"
         "</pre></details>"
@@ -184,7 +185,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2em auto
 h1, h2 { font-weight: 600; margin: 1.4em 0 .4em } h1 { margin-top: 0 }
 table { border-collapse: collapse } th, td { text-align: left; padding: .2em 1.2em .2em 0 }
 th { font-weight: 600 } .row { display: flex; flex-wrap: wrap; gap: 1em } figure { margin: 0 }
-figcaption { font-size: 14px; color: #555 } img { max-width: 100%; image-rendering: pixelated }
+figcaption { font-size: 14px; color: #555 } img { max-width: 100% } .row img { image-rendering: pixelated }
 pre { background: #f5f5f5; padding: .8em; overflow-x: auto; font-size: 14px }
 .small { font-size: 14px; color: #555 }
 </style></head><body>
