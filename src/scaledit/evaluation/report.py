@@ -153,11 +153,12 @@ def _film(run: Path, events: list[dict[str, Any]]) -> str:
 
 def _origin(pipeline: Pipeline, run: Path) -> str:
     config: RunConfig = pipeline.config
+    settings = config.sample
     origin = json.dumps(pipeline.origin)
     train = html.escape(" ".join(["scaledit train", config.name, *changes(config)]))
     return (
         f"<h2>Make it again</h2><pre>{train}\n"
-        f"scaledit sample {html.escape(str(run))} --per-class {config.sample.per_class} --seed {config.sample.seed} "
+        f"scaledit sample {html.escape(str(run))} --per-class {settings.per_class} --seed {settings.seed} "
         f"--out samples.png</pre><p class='small'>Weights: {html.escape(origin)}</p>"
         f"<details><summary>config.json</summary><pre>{html.escape(json.dumps(config.to_json(), indent=1))}"
         "</pre></details>"
