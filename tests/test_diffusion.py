@@ -313,6 +313,19 @@ def test_decoding_the_target_gives_back_image_and_noise(
 
 
 @every_schedule
+@every_prediction
+def test_image_and_noise_make_up_x_t_also_at_the_noisy_end(schedule: Schedule, prediction: Parameterization):
+    """Whatever the network says, and also where alpha is zero: samplers count on it."""
+    t = schedule.grid(10)[:1]
+    torch.manual_seed(0)
+    out, x_t = torch.randn(2, 1, 3, 2, 2, dtype=torch.float64)
+    found = prediction.decode(schedule, out, x_t, t)
+    made = diffuse(schedule, found.x0, found.eps, t)
+    assert torch.isfinite(found.x0).all()
+    assert torch.allclose(made, x_t, rtol=0, atol=1e-9)
+
+
+@every_schedule
 def test_schedules_go_from_image_to_noise(schedule: Schedule):
     t = schedule.grid(100)
     alpha, sigma, rates = schedule.alpha(t), schedule.sigma(t), schedule.rates(t)
@@ -444,6 +457,19 @@ def test_the_bound_is_a_divergence_and_at_the_first_time_a_likelihood(
     assert torch.allclose(exact, torch.zeros(3, dtype=torch.float64), atol=1e-9)
 
 
+def test_the_bound_stays_bounded_at_continuous_times_just_above_the_first():
+    """Ending just short of clean, a step's posterior variance tends to zero, its divergence to infinity."""
+    flow, shape = LinearFlow(), (1, *TINY.shape)
+    denoiser = NetDenoiser(tiny(LearnedRange(Velocity())), flow, LearnedRange(Velocity()))
+    torch.manual_seed(0)
+    x0, eps = torch.rand(shape) * 2 - 1, torch.randn(shape)
+    bits = [
+        float(Hybrid()(denoiser, x0, None, torch.tensor([ticks * flow.tick]), eps).vlb.detach())
+        for ticks in (0.5, 1, 1 + 1e-6, 1.001, 1.01, 1.5, 1.99, 2)
+    ]
+    assert max(bits) < 2 * max(bits[0], bits[-1])
+
+
 def test_hybrid_without_a_variance_says_what_to_do():
     denoiser = NetDenoiser(tiny(Epsilon()), LinearBeta(), Epsilon())
     x = torch.zeros(1, *TINY.shape)
@@ -563,7 +589,7 @@ def test_noise_of_other_keys_is_other_noise():
     # Nor is one a shifted copy of another: no two share more numbers than chance has them share.
     for a, b in itertools.combinations(drawn.numpy(), 2):
         assert len(np.intersect1d(a, b)) < 40
-    noise = Noise(0, [3], (4096,))
+    noise = Noise(0, np.array([3]), (4096,))
     assert torch.equal(noise.initial(), Noise(0, [3], (4096,)).initial())
     assert not torch.equal(noise.initial(), noise.step(0))
 

@@ -280,6 +280,11 @@ def _without(state: dict[str, Tensor], key: str) -> dict[str, Tensor]:
             lambda s: {**s, "x_embedder.proj.weight": torch.zeros(16, 3, 4, 4)},
             r"x_embedder.proj.weight has shape \(16, 3, 4, 4\), this config needs \(16, 3, 2, 2\)",
         ),
+        (  # as many numbers, of another patch size
+            lambda s: {**s, "x_embedder.proj.weight": torch.zeros(16, 12, 1, 1)},
+            r"x_embedder.proj.weight has shape \(16, 12, 1, 1\), this config needs \(16, 3, 2, 2\)",
+        ),
+        (lambda s: {**s, "pos_embed": torch.zeros(1, 5, 7)}, "pos_embed is not the sin-cos table"),
         (lambda s: {**s, "pos_embed": position_table(16, 3, 2)[None]}, "pos_embed is not the sin-cos table"),
         (lambda s: {**s, "pos_embed": position_table(16, 2, 2)[None]}, "pos_embed is not the sin-cos table"),
         (lambda s: {**s, "pos_embed": s["pos_embed"] + 1e-3}, "pos_embed is not the sin-cos table"),
@@ -314,7 +319,9 @@ def test_official_layout_holds_adaln_zero_only():
         ({"conditioning": "incontext"}, "incontext.*did you mean 'in_context'"),
         ({"position": "sincos2d"}, "sincos2d.*did you mean 'sincos'"),
         ({"class_dropout": 1.5}, "class_dropout must lie in"),
-        ({"mlp_ratio": 0.0}, "mlp_ratio must be positive"),
+        ({"mlp_ratio": 0.0}, "mlp_ratio 0.0 leaves the MLP without a hidden unit"),
+        ({"input_size": (8, 8, 2)}, "input_size must be a whole number or"),
+        ({"input_size": 8.0}, "input_size must be a whole number or"),
     ],
 )
 def test_a_config_that_does_not_fit_together_names_the_culprit(changes: dict[str, object], named: str):

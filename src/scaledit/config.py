@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tomllib
 import types
 from collections.abc import Iterable, Mapping
@@ -147,7 +148,7 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
     return [
         f"{key}: {before.get(key)} -> {after.get(key)}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not key.startswith(free)
+        if before.get(key) != after.get(key) and key != "name" and not key.startswith(free)
     ]
 
 
@@ -190,7 +191,10 @@ def load(recipe: str, overrides: Iterable[str] = ()) -> RunConfig:
     return _build(table)
 
 
-def _read(recipe: str) -> dict[str, Any]:
+def _read(recipe: str, extended_by: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A recipe as tables, with what it extends merged in. A path it extends is relative to its own folder."""
+    if recipe in extended_by:
+        raise UsageError(f"recipes extend each other in a circle: {' -> '.join([*extended_by, recipe])}")
     is_path = recipe.endswith(".toml") or "/" in recipe
     path = Path(recipe) if is_path else RECIPES / f"{recipe}.toml"
     if not path.is_file():
@@ -201,8 +205,17 @@ def _read(recipe: str) -> dict[str, Any]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid TOML: {error}") from None
+    for section, values in table.items():
+        if section not in ("name", "extends") and not isinstance(values, Mapping):
+            raise UsageError(f"{path}: {section} must be a section, [{section}] with keys below it")
     base = table.pop("extends", None)
-    return _merge(_read(base), table) if base else table
+    if base is None:
+        return table
+    if not isinstance(base, str):
+        raise UsageError(f"{path}: extends must be a recipe's name or path, got {base!r}")
+    if base.endswith(".toml") or "/" in base:
+        base = str((path.parent / base).resolve())
+    return _merge(_read(base, (*extended_by, recipe)), table)
 
 
 def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,6 +236,8 @@ def _apply(table: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
+    if "\n" in text or name != name.strip():
+        raise UsageError(f"an override is section.key=value without spaces or line breaks; got {override!r}")
     _known(section, _SECTIONS, "section")
     table.setdefault(section, {})[name] = value
 
@@ -348,6 +363,9 @@ def _check(config: RunConfig) -> None:
         value = getattr(getattr(config, section), name)
         if not value >= smallest:
             raise UsageError(f"{key} must be at least {smallest}, got {value}")
+    for key, value in flatten(dataclasses.asdict(config)).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{key} must be finite, got {value}")
     if not 0 <= config.ema.decay < 1:
         raise UsageError(f"ema.decay must lie in [0, 1), got {config.ema.decay}")
     if any(not 0 <= beta < 1 for beta in config.optimizer.betas):

@@ -33,7 +33,7 @@ class Stream(IntEnum):
 def generator(seed: int, index: int, stream: Stream, step: int = 0) -> np.random.Generator:
     """The generator of one key. seed and index are taken modulo 2^64."""
     mask = (1 << 64) - 1
-    key = np.array([seed & mask, index & mask], dtype=np.uint64)
+    key = np.array([int(seed) & mask, int(index) & mask], dtype=np.uint64)
     counter = np.array([0, step, int(stream), 0], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 

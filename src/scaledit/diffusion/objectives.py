@@ -81,7 +81,10 @@ def variational_bound(denoiser: NetDenoiser, out: Tensor, x0: Tensor, x_t: Tenso
     """One term of the variational bound, (N,), in bits per dimension, for the network output `out`."""
     schedule = denoiser.schedule
     t = times(t)
-    s = (t - schedule.tick).clamp_min(schedule.clean)
+    # A continuous time less than one tick above the first would end just short of clean, where the bound
+    # grows without limit; such a step counts as the last one, to clean.
+    s = t - schedule.tick
+    s = torch.where(s < schedule.clean + schedule.tick * (1 - 1e-9), schedule.clean, s)
     chain = transition(schedule, t, s)
     x0_weight, xt_weight = coefficient(chain.x0_weight, x0), coefficient(chain.xt_weight, x0)
     predicted = denoiser.decode(out, x_t, t)

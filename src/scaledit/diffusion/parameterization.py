@@ -25,10 +25,6 @@ from scaledit.diffusion.schedule import Schedule, coefficient, transition
 LogVariance = Callable[[Tensor, Tensor], Tensor]
 """(t, s) -> the predicted log variance of q(x_s | x_t), elementwise (N, C, H, W)."""
 
-SMALLEST_DIVISOR = 1e-3
-"""The linear flow has alpha = 0 at its noisy end and sigma = 0 at its clean one, where Epsilon and Start
-are 0 / 0. Dividing by no less than this keeps the first step finite; Velocity divides by nothing."""
-
 
 class Prediction(NamedTuple):
     """What a denoiser says of x_t: the image, the noise, and (if learned) the variance of a step.
@@ -56,7 +52,11 @@ class Parameterization(Protocol):
 
 @dataclass(frozen=True)
 class Epsilon:
-    """The noise (Ho et al. 2020): the paper's."""
+    """The noise (Ho et al. 2020): the paper's.
+
+    Where no signal is left (alpha = 0, the linear flow's first time) the output says nothing of x_0: there
+    x_0 = 0, the middle of the range, and eps is all of x_t.
+    """
 
     def channels(self, c: int) -> int:
         return c
@@ -65,14 +65,15 @@ class Epsilon:
         return eps
 
     def decode(self, schedule: Schedule, out: Tensor, x_t: Tensor, t: Tensor) -> Prediction:
-        alpha = coefficient(schedule.alpha(t).clamp_min(SMALLEST_DIVISOR), x_t)
-        sigma = coefficient(schedule.sigma(t), x_t)
-        return Prediction(x0=(x_t - sigma * out) / alpha, eps=out)
+        alpha, sigma = coefficient(schedule.alpha(t), x_t), coefficient(schedule.sigma(t), x_t)
+        x0 = torch.where(alpha == 0, 0, (x_t - sigma * out) / torch.where(alpha == 0, 1, alpha))
+        return Prediction(x0=x0, eps=torch.where(alpha == 0, x_t / sigma, out))
 
 
 @dataclass(frozen=True)
 class Start:
-    """The clean image."""
+    """The clean image. Where no noise is left (sigma = 0) the output says nothing of eps: there eps = 0 and
+    x_0 is all of x_t."""
 
     def channels(self, c: int) -> int:
         return c
@@ -81,9 +82,9 @@ class Start:
         return x0
 
     def decode(self, schedule: Schedule, out: Tensor, x_t: Tensor, t: Tensor) -> Prediction:
-        alpha = coefficient(schedule.alpha(t), x_t)
-        sigma = coefficient(schedule.sigma(t).clamp_min(SMALLEST_DIVISOR), x_t)
-        return Prediction(x0=out, eps=(x_t - alpha * out) / sigma)
+        alpha, sigma = coefficient(schedule.alpha(t), x_t), coefficient(schedule.sigma(t), x_t)
+        eps = torch.where(sigma == 0, 0, (x_t - alpha * out) / torch.where(sigma == 0, 1, sigma))
+        return Prediction(x0=torch.where(sigma == 0, x_t / alpha, out), eps=eps)
 
 
 @dataclass(frozen=True)

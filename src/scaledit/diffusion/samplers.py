@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -80,7 +79,7 @@ def sample(
     grid = denoiser.schedule.grid(sampler.steps)
     state = sampler.init(x)
     for i, (t, s) in enumerate(pairwise(grid)):
-        x, state = sampler.step(denoiser, x, t, s, y, state, partial(noise.step, i))
+        x, state = sampler.step(denoiser, x, t, s, y, state, lambda i=i: noise.step(i))
         if on_step is not None:
             on_step(i, x)
     return x
@@ -188,7 +187,9 @@ class DPMSolver:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order, one evaluation a step.
 
     D = x0 + (x0 - x0_previous) h / (2 h_previous), h = lambda_s - lambda_t. The first step has no
-    predecessor and the last ends at lambda = infinity; both are first order, which costs O(h^2) once.
+    predecessor and the last ends at lambda = infinity; both are first order, which costs O(h^2) once. So is
+    the second step of a linear flow, whose first time has lambda = -infinity; even steps in t are far from
+    even in lambda there, and the measured order rises to 2 slowly (1.7 at 160 steps, 1.8 at 640).
     """
 
     steps: int = 20

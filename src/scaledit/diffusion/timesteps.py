@@ -84,7 +84,7 @@ class LossSecondMoment(_Fixed):
 
     def probabilities(self) -> Tensor:
         """(bins,) float64, summing to one."""
-        if bool((self.counts < self.history).any()):
+        if bool((self.counts < self.history).any()) or not bool(self.losses.any()):
             return torch.full((self.bins,), 1 / self.bins, dtype=torch.float64)
         p = self.losses.square().mean(dim=1).sqrt()
         return p / p.sum() * (1 - self.uniform) + self.uniform / self.bins

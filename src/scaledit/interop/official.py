@@ -64,15 +64,13 @@ def load(config: DiTConfig, state_dict: dict[str, Tensor]) -> DiT:
             + (f"; unknown {_theirs(unknown[0])} and {len(unknown) - 1} more" if unknown else "")
         )
     for key, value in given.items():
-        if value.numel() != expected[key].numel() or value.shape[0] != expected[key].shape[0]:
-            raise UsageError(
-                f"{_theirs(key)} has shape {tuple(value.shape)}, this config needs "
-                f"{tuple(_theirs_shape(config, key, expected[key]))}"
-            )
+        shape = _theirs_shape(config, key, expected[key])
+        if tuple(value.shape) != shape:
+            raise UsageError(f"{_theirs(key)} has shape {tuple(value.shape)}, this config needs {shape}")
     if POSITION in state_dict:
-        table = state_dict[POSITION].reshape(-1, config.hidden_size)
-        if table.shape != dit.position.shape or not torch.allclose(
-            table.float(), dit.position, rtol=0, atol=POSITION_TOLERANCE
+        table, own = state_dict[POSITION], dit.position.unsqueeze(0)
+        if table.shape != own.shape or not torch.allclose(
+            table.float(), own, rtol=0, atol=POSITION_TOLERANCE
         ):
             raise UsageError(
                 f"{POSITION} is not the sin-cos table of a {config.height}x{config.width} input at patch "

@@ -5,6 +5,7 @@ T = (H / p) (W / p) tokens of width d, depth blocks
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -54,8 +55,13 @@ class DiTConfig:
     position: Position = "sincos"
 
     def __post_init__(self) -> None:
-        if isinstance(self.input_size, list):  # from TOML or JSON
-            object.__setattr__(self, "input_size", tuple(self.input_size))
+        size = self.input_size
+        if isinstance(size, list):  # from TOML or JSON
+            size = tuple(size)
+            object.__setattr__(self, "input_size", size)
+        sides = size if isinstance(size, tuple) and len(size) == 2 else (size,)
+        if not all(isinstance(side, int) and not isinstance(side, bool) for side in sides):
+            raise UsageError(f"model.input_size must be a whole number or (height, width), got {size!r}")
         for name in ("patch_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -84,8 +90,8 @@ class DiTConfig:
             raise UsageError(f"unknown model.position {self.position!r}{hint}")
         if not 0 <= self.class_dropout <= 1:
             raise UsageError(f"model.class_dropout must lie in [0, 1], got {self.class_dropout}")
-        if self.mlp_ratio <= 0:
-            raise UsageError(f"model.mlp_ratio must be positive, got {self.mlp_ratio}")
+        if not (math.isfinite(self.mlp_ratio) and int(self.hidden_size * self.mlp_ratio) >= 1):
+            raise UsageError(f"model.mlp_ratio {self.mlp_ratio} leaves the MLP without a hidden unit; use 4")
 
     @property
     def height(self) -> int:
