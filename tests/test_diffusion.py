@@ -582,7 +582,7 @@ def test_the_noise_of_an_image_is_the_same_in_every_batch(seed: int, indices: li
 
 def test_noise_of_other_keys_is_other_noise():
     """Independent, so far as correlations of 4,096 numbers show, in seed, index, step and stream."""
-    keys = itertools.product((0, 1), (0, 1, 2**33), (Stream.SAMPLE_STEP, Stream.TRAIN_NOISE), (0, 1, 255))
+    keys = itertools.product((0, 1), (0, 1, 2**33), (Stream.SAMPLE_STEP, Stream.TRAIN_LATENT), (0, 1, 255))
     drawn = torch.cat([normal(seed, [i], (4096,), stream, step) for seed, i, stream, step in keys])
     correlations = torch.corrcoef(drawn) - torch.eye(len(drawn))
     assert correlations.abs().max() < 5 / math.sqrt(4096)
@@ -598,7 +598,7 @@ def test_noise_is_standard_normal():
     z = torch.special.ndtr(Noise(0, range(4), (1 << 15,)).initial().double()).flatten().sort().values
     n = len(z)
     assert (z - (torch.arange(n) + 0.5) / n).abs().max() < 2 / math.sqrt(n)
-    u = uniform_numbers(0, range(2000), Stream.TRAIN_TIME).sort().values
+    u = uniform_numbers(0, range(2000), Stream.TRAIN_FLIP).sort().values
     assert (u - (torch.arange(2000) + 0.5) / 2000).abs().max() < 2 / math.sqrt(2000)
 
 

@@ -272,7 +272,7 @@ def test_ema_against_its_formula():
     torch.nn.init.zeros_(average.weight)
     torch.nn.init.ones_(net.weight)
     for step in range(2000):
-        ema.update(average, net, ema.decay_at(EMAConfig(decay=0.9999), step))
+        ema.update([average.weight], [net.weight], ema.decay_at(EMAConfig(decay=0.9999), step))
     assert average.weight.item() == pytest.approx(
         1 - 0.9999**2000, rel=1e-4
     )  # 18 %: mostly the initialisation

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,18 +23,18 @@ class Stream(IntEnum):
 
     SAMPLE_INITIAL = 0
     SAMPLE_STEP = 1
-    TRAIN_NOISE = 2
-    TRAIN_TIME = 3
-    TRAIN_LABEL_DROP = 4
-    TRAIN_FLIP = 5
-    TRAIN_LATENT = 6
-    DATA_ORDER = 7
+    TRAIN = 2
+    TRAIN_FLIP = 3
+    TRAIN_LATENT = 4
+    DATA_ORDER = 5
+
+
+_WORD = (1 << 64) - 1
 
 
 def generator(seed: int, index: int, stream: Stream, step: int = 0) -> np.random.Generator:
     """The generator of one key. seed and index are taken modulo 2^64."""
-    mask = (1 << 64) - 1
-    key = np.array([int(seed) & mask, int(index) & mask], dtype=np.uint64)
+    key = np.array([int(seed) & _WORD, int(index) & _WORD], dtype=np.uint64)
     counter = np.array([0, step, int(stream), 0], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
@@ -52,6 +53,26 @@ def uniform(seed: int, indices: Sequence[int], stream: Stream, step: int = 0) ->
     """Uniform on [0, 1), (N,) float64, entry i keyed by indices[i]."""
     draws = [generator(seed, index, stream, step).random() for index in indices]
     return torch.tensor(draws, dtype=torch.float64)
+
+
+class TrainingDraws(NamedTuple):
+    """What the objective draws for N samples. time, label_drop: uniform on [0, 1), (N,) float64.
+    eps: standard normal, (N, *shape) float32."""
+
+    time: Tensor
+    label_drop: Tensor
+    eps: Tensor
+
+
+def training_draws(seed: int, positions: Sequence[int], shape: tuple[int, ...]) -> TrainingDraws:
+    """The draws of each position in the training stream: one generator a sample, read in a fixed order."""
+    uniforms, eps = np.empty((len(positions), 2)), np.empty((len(positions), *shape), dtype=np.float32)
+    for row, position in enumerate(positions):
+        numbers = generator(seed, position, Stream.TRAIN)
+        numbers.random(out=uniforms[row])
+        numbers.standard_normal(dtype=np.float32, out=eps[row])
+    time, label_drop = torch.from_numpy(uniforms).unbind(1)
+    return TrainingDraws(time, label_drop, torch.from_numpy(eps))
 
 
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:

@@ -9,7 +9,7 @@ initialisation. The warmed-up one averages over about the last tenth of any run.
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from scaledit.config import EMAConfig
 
@@ -20,7 +20,6 @@ def decay_at(config: EMAConfig, step: int) -> float:
 
 
 @torch.no_grad()
-def update(ema: nn.Module, net: nn.Module, decay: float) -> None:
-    """In place; both have the same parameters."""
-    for average, weight in zip(ema.parameters(), net.parameters(), strict=True):
-        average.lerp_(weight, 1 - decay)
+def update(ema: list[Tensor], weights: list[Tensor], decay: float) -> None:
+    """In place, parameter by parameter."""
+    torch._foreach_lerp_(ema, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]

@@ -22,7 +22,7 @@ from scaledit.config import OptimizerConfig, RunConfig
 from scaledit.data.order import samples_at
 from scaledit.data.sets import TrainingSet
 from scaledit.diffusion import NetDenoiser, TimeDistribution
-from scaledit.diffusion.noise import Stream, normal, uniform
+from scaledit.diffusion.noise import training_draws
 from scaledit.models.dit import DiT
 from scaledit.pipeline import load_weights
 from scaledit.training import ema
@@ -68,6 +68,11 @@ class TrainState:
         times = assemble.TIMES[config.diffusion.times]()
         return cls(config, net.train(), average.eval(), optimizer, times, device)
 
+    def __post_init__(self) -> None:
+        # Walking the modules each step would cost 2 % of a small model's.
+        self.weights: list[Tensor] = list(self.net.parameters())
+        self.averages: list[Tensor] = list(self.ema.parameters())
+
     @property
     def denoiser(self) -> NetDenoiser:
         return assemble.denoiser(self.config.diffusion, self.net)
@@ -86,7 +91,7 @@ class TrainState:
             mse += part.mse / config.accumulate
             vlb = None if part.vlb is None else (vlb or 0.0) + part.vlb / config.accumulate
             learned.append((part.fraction, part.losses))
-        gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
+        gradients = [weight.grad for weight in self.weights if weight.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         grad_norm = float(norm)
         skipped = not (math.isfinite(loss) and math.isfinite(grad_norm))
@@ -94,11 +99,11 @@ class TrainState:
             self.skipped += 1
         else:
             if self.config.optimizer.clip > 0:
-                nn.utils.clip_grads_with_norm_(self.net.parameters(), self.config.optimizer.clip, norm)
+                nn.utils.clip_grads_with_norm_(self.weights, self.config.optimizer.clip, norm)
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.config.optimizer, self.step, config.steps)
             self.optimizer.step()
-            ema.update(self.ema, self.net, ema.decay_at(self.config.ema, self.step))
+            ema.update(self.averages, self.weights, ema.decay_at(self.config.ema, self.step))
             for fraction, losses in learned:
                 self.times.update(fraction, losses)
         self.step += 1
@@ -108,9 +113,9 @@ class TrainState:
         """Accumulates the gradient of one micro-batch."""
         config, seed = self.config, self.config.train.seed
         x0, y = dataset.batch(samples_at(positions, len(dataset), seed), positions, seed)
-        y = self.net.drop_labels(y, uniform(seed, positions, Stream.TRAIN_LABEL_DROP))
-        eps = normal(seed, positions, config.model.shape, Stream.TRAIN_NOISE)
-        fraction, weight = self.times.draw(uniform(seed, positions, Stream.TRAIN_TIME))
+        draws = training_draws(seed, positions, config.model.shape)
+        y = self.net.drop_labels(y, draws.label_drop)
+        fraction, weight = self.times.draw(draws.time)
         denoiser = self.denoiser
         objective = assemble.OBJECTIVES[config.diffusion.objective]()
         with autocast(config.train.precision, self.device):
@@ -119,7 +124,7 @@ class TrainState:
                 x0.to(self.device),
                 y.to(self.device),
                 denoiser.schedule.at(fraction),
-                eps.to(self.device),
+                draws.eps.to(self.device),
             )
         loss = (losses.total * weight.to(losses.total)).mean()
         (loss / config.train.accumulate).backward()
@@ -133,8 +138,7 @@ class TrainState:
 
     def is_finite(self) -> bool:
         """Whether every weight and its average are finite: what must hold before they are saved."""
-        tensors = [*self.net.parameters(), *self.ema.parameters()]
-        return all(bool(tensor.isfinite().all()) for tensor in tensors)
+        return all(bool(tensor.isfinite().all()) for tensor in (*self.weights, *self.averages))
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
         """What a checkpoint holds, a file each."""
