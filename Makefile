@@ -28,13 +28,16 @@ endif
 setup: $(VENV)/.installed
 
 $(VENV)/.torch-$(TORCH): constraints/cpu.txt
-	@rm -f $(VENV)/.torch-* $(VENV)/.installed $(VENV)/.installed-dev
+	@for stamp in $(VENV)/.torch-*; do case "$$stamp" in \
+	  *'*'|*/.torch-$(TORCH)) ;; *) echo "making $(VENV) anew for TORCH=$(TORCH)"; rm -rf $(VENV);; esac; done
+	@rm -f $(VENV)/.installed $(VENV)/.installed-dev
+	@python=$(BIN)/python; test -x $$python || python=$(PYTHON); \
+	  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "make: $$python is not Python 3.11 or newer; name one with PYTHON=python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(SYSTEM) $(VENV) || \
-	  { echo "make: cannot make a virtual environment; install python3-venv (Python 3.11 or newer)"; exit 1; }
-	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { rm -rf $(VENV); echo "make: scaledit needs Python 3.11 or newer; name one with PYTHON=python3.11"; exit 1; }
+	  { echo "make: cannot make a virtual environment; install python3-venv"; exit 1; }
 ifeq ($(TORCH),cpu)
-	@echo "installing PyTorch for the CPU"
+	@echo "installing PyTorch for the CPU (200 MB)"
 	@$(PIP) $(CONSTRAINT) torch 2>$(VENV)/torch.log || \
 	  $(PIP) --retries 0 --timeout 5 --extra-index-url $(CPU_INDEX) $(CONSTRAINT) torch 2>>$(VENV)/torch.log || \
 	  { cat $(VENV)/torch.log; \
@@ -43,21 +46,21 @@ ifeq ($(TORCH),cpu)
 	    echo "      or choose TORCH=cuda (gigabytes) or TORCH=keep (the torch that is installed)"; exit 1; }
 else ifeq ($(TORCH),cuda)
 	@echo "installing PyTorch with CUDA (gigabytes)"
-	@$(PIP) "torch>=2.10"
+	@$(PIP) "torch>=2.10" 2>$(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
 else
-	@$(BIN)/python -c 'import torch; print(f"torch=={torch.__version__}")' >$(VENV)/kept-torch.txt || \
-	  { rm -rf $(VENV); echo "make: TORCH=keep, but $(PYTHON) has no torch to keep; install one or use TORCH=cpu"; exit 1; }
+	@$(BIN)/python -c 'import torch; print(f"torch=={torch.__version__}")' 2>/dev/null >$(VENV)/kept-torch.txt || \
+	  { echo "make: TORCH=keep, but $(PYTHON) has no torch to keep; install one or use TORCH=cpu"; exit 1; }
 endif
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.torch-$(TORCH) pyproject.toml
 	@echo "installing scaledit"
-	@$(PIP) $(CONSTRAINT) --editable .
+	@$(PIP) $(CONSTRAINT) --editable . 2>$(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "installing the test tools"
-	@$(PIP) $(CONSTRAINT) --editable '.[dev]'
+	@$(PIP) $(CONSTRAINT) --editable '.[dev]' 2>$(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
 	@touch $@
 
 demo: $(VENV)/.installed
