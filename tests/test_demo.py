@@ -84,7 +84,7 @@ def test_python_of_the_readme(demo: Path):
     code += (
         "\nassert images.shape == (3, 8, 8, 3) and str(images.dtype) == 'uint8' and x.shape == (3, 1, 8, 8)"
     )
-    # Both ways of the README give the same pictures: the run's settings are DPM-Solver++ with 20 steps.
+    # Both ways of the README give the same pictures: the run's settings are DPM-Solver++ with 12 steps.
     code += "\nfrom scaledit.images import to_uint8; assert abs(to_uint8(x).astype(int) - images).max() <= 1"
     subprocess.run([sys.executable, "-c", code], check=True, env=ENVIRONMENT, cwd=demo.parent.parent)
 

@@ -10,6 +10,7 @@ TINY = (
     "model.num_heads=2",
     "model.patch_size=4",
     "train.batch_size=16",
+    "optimizer.decay=constant",
     "train.log_every=1",
     "sample.every=0",
     "sample.steps=4",
