@@ -233,7 +233,7 @@ def test_a_run_folder_of_another_config_is_refused(tmp_path: Path):
     config = tiny("train.steps=2")
     run(config, tmp_path / "run")
     before = snapshot(tmp_path / "run")
-    with pytest.raises(UsageError, match=r"optimizer.learning_rate: 0.002 -> 0.1"):
+    with pytest.raises(UsageError, match=r"optimizer.learning_rate: 0.005 -> 0.1"):
         run(tiny("train.steps=2", "optimizer.learning_rate=0.1"), tmp_path / "run", resume="auto")
     with pytest.raises(UsageError, match="--resume auto"):
         run(config, tmp_path / "run")
