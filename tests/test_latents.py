@@ -75,7 +75,7 @@ def test_a_model_trains_on_latents_and_says_that_it_cannot_show_them(folder: Pat
     events = list(train(config, tmp_path / "run", device="cpu"))
     assert isinstance(events[-1], Finished)
     pipeline = load(tmp_path / "run")
-    assert pipeline.latents([0, 2]).shape == (2, 4, 8, 8)
+    assert pipeline.latents([0, 2], pipeline.settings()).shape == (2, 4, 8, 8)
     with pytest.raises(UsageError, match="decoding them into images is not built yet"):
         pipeline([0, 2])
 

@@ -8,7 +8,7 @@ Image i depends on (seed, start + i) and its class alone, whatever the batch it 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from scaledit import assemble, checkpoint, diffusion, images
-from scaledit.config import RunConfig
+from scaledit.config import RunConfig, SampleConfig
 from scaledit.errors import UsageError
 from scaledit.models.dit import DiT
 
 PROGRESS = Callable[[int, int], None]
-"""Called with (done, total) network batches' steps."""
+"""Called with (done, total): sampling steps over all batches."""
 
 
 @dataclass(frozen=True)
@@ -52,52 +52,69 @@ class Pipeline:
         What is not given is taken from the run's [sample] section. Raises UsageError for a class or a
         sampler that the model does not have.
         """
+        settings = self.settings(seed, sampler, steps, cfg_scale, cfg_channels)
+        return self.draw(classes, settings, start, batch_size, progress)
+
+    def settings(
+        self,
+        seed: int = 0,
+        sampler: str | None = None,
+        steps: int | None = None,
+        cfg_scale: float | None = None,
+        cfg_channels: Literal["3", "all"] | None = None,
+    ) -> SampleConfig:
+        """The run's own [sample] section with what is given in its place."""
+        given = {"sampler": sampler, "steps": steps, "cfg_scale": cfg_scale, "cfg_channels": cfg_channels}
+        changes = {key: value for key, value in given.items() if value is not None}
+        return replace(self.config.sample, seed=seed, **changes)
+
+    def draw(
+        self,
+        classes: Sequence[int],
+        settings: SampleConfig,
+        start: int = 0,
+        batch_size: int = 64,
+        progress: PROGRESS | None = None,
+    ) -> np.ndarray:
+        """As calling the pipeline, with all settings in one object."""
         if self.config.data.name == "latents":
             raise UsageError(
                 "this model makes latents, and decoding them into images is not built yet; "
                 "Pipeline.latents(...) gives the latents"
             )
-        x = self.latents(classes, seed, start, sampler, steps, cfg_scale, cfg_channels, batch_size, progress)
-        return images.to_uint8(x)
+        return images.to_uint8(self.latents(classes, settings, start, batch_size, progress))
 
     def latents(
         self,
         classes: Sequence[int],
-        seed: int = 0,
+        settings: SampleConfig,
         start: int = 0,
-        sampler: str | None = None,
-        steps: int | None = None,
-        cfg_scale: float | None = None,
-        cfg_channels: Literal["3", "all"] | None = None,
         batch_size: int = 64,
         progress: PROGRESS | None = None,
     ) -> Tensor:
         """(N, C, H, W) float32 on the CPU: what the model makes, before decoding."""
-        settings = self.config.sample
         labels = self.labels(classes)
         if batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, got {batch_size}")
-        part = assemble.sampler(sampler or settings.sampler, settings.steps if steps is None else steps)
+        sampler = assemble.sampler(settings.sampler, settings.steps)
         denoiser = assemble.guided(
-            assemble.denoiser(self.config.diffusion, self.net),
-            settings.cfg_scale if cfg_scale is None else cfg_scale,
-            cfg_channels or settings.cfg_channels,
+            assemble.denoiser(self.config.diffusion, self.net), settings.cfg_scale, settings.cfg_channels
         )
-        denoiser.schedule.grid(part.steps)  # a wrong number of steps is refused before the first image
-        total = -(-len(labels) // batch_size) * part.steps
+        denoiser.schedule.grid(sampler.steps)  # a wrong number of steps is refused before the first image
+        total = -(-len(labels) // batch_size) * sampler.steps
         batches, done = [torch.empty(0, *self.config.model.shape)], 0
         for first in range(0, len(labels), batch_size):
             y = labels[first : first + batch_size]
             indices = range(start + first, start + first + len(y))
-            noise = diffusion.Noise(seed, indices, self.config.model.shape, self.device)
+            noise = diffusion.Noise(settings.seed, indices, self.config.model.shape, self.device)
 
             def on_step(i: int, _: Tensor, done: int = done) -> None:
                 if progress is not None:
                     progress(done + i + 1, total)
 
-            x = diffusion.sample(denoiser, part, noise, y.to(self.device), on_step=on_step)
+            x = diffusion.sample(denoiser, sampler, noise, y.to(self.device), on_step=on_step)
             batches.append(x.float().cpu())
-            done += part.steps
+            done += sampler.steps
         return torch.cat(batches)
 
     def labels(self, classes: Sequence[int]) -> Tensor:

@@ -8,35 +8,36 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from scaledit import images
+from scaledit.config import SampleConfig
 from scaledit.errors import UsageError, did_you_mean
 from scaledit.pipeline import PROGRESS, Pipeline
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to draw. Settings that are None are the run's own. `per_class` of each class, class after class,
-    or `num` in all, the classes in turn; neither: the run's sample.per_class of each."""
+    """What to draw: `per_class` of each class, class after class, or `num` in all, the classes in turn;
+    neither: the settings' per_class of each."""
 
     classes: tuple[int, ...]
+    settings: SampleConfig
+    start: int = 0
     per_class: int | None = None
     num: int | None = None
-    seed: int = 0
-    start: int = 0
-    sampler: str | None = None
-    steps: int | None = None
-    cfg_scale: float | None = None
-    cfg_channels: Literal["3", "all"] | None = None
 
-    def labels(self, default_per_class: int) -> list[int]:
+    @property
+    def of_each(self) -> int:
+        return self.per_class or self.settings.per_class
+
+    def labels(self) -> list[int]:
         """The class of every image."""
         if self.num is not None:
             return [self.classes[i % len(self.classes)] for i in range(self.num)]
-        return [c for c in self.classes for _ in range(self.per_class or default_per_class)]
+        return [c for c in self.classes for _ in range(self.of_each)]
 
 
 class Samples(NamedTuple):
@@ -68,34 +69,21 @@ def run(
     pipeline: Pipeline, request: Request, batch_size: int = 64, progress: PROGRESS | None = None
 ) -> Samples:
     """Draws the request."""
-    settings = pipeline.config.sample
-    labels = request.labels(settings.per_class)
-    made = pipeline(
-        labels,
-        request.seed,
-        request.start,
-        request.sampler,
-        request.steps,
-        request.cfg_scale,
-        request.cfg_channels,
-        batch_size,
-        progress,
-    )
-    cfg_scale = settings.cfg_scale if request.cfg_scale is None else request.cfg_scale
+    labels, settings = request.labels(), request.settings
+    made = pipeline.draw(labels, settings, request.start, batch_size, progress)
     origin = {
         **pipeline.origin,
         "n": len(labels),
         "classes": list(request.classes),
         "labels": "in turn" if request.num is not None else "equal per class",
-        "seed": request.seed,
         "start": request.start,
-        "sampler": request.sampler or settings.sampler,
-        "steps": settings.steps if request.steps is None else request.steps,
-        "cfg_scale": cfg_scale,
-        "cfg_channels": request.cfg_channels or settings.cfg_channels,
+        "seed": settings.seed,
+        "sampler": settings.sampler,
+        "steps": settings.steps,
+        "cfg_scale": settings.cfg_scale,
+        "cfg_channels": settings.cfg_channels,
     }
-    per_row = request.per_class or settings.per_class
-    columns = per_row if request.num is None else max(1, round(len(labels) ** 0.5))
+    columns = request.of_each if request.num is None else max(1, round(len(labels) ** 0.5))
     return Samples(made, np.array(labels), columns, origin)
 
 

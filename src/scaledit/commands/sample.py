@@ -69,14 +69,12 @@ def run(given: argparse.Namespace) -> None:
     pipeline = load(given.model, given.device)
     request = sampling.Request(
         classes=sampling.parse_classes(given.classes, pipeline),
+        settings=pipeline.settings(
+            given.seed, given.sampler, given.steps, given.cfg_scale, given.cfg_channels
+        ),
+        start=given.start,
         per_class=given.per_class,
         num=given.num,
-        seed=given.seed,
-        start=given.start,
-        sampler=given.sampler,
-        steps=given.steps,
-        cfg_scale=given.cfg_scale,
-        cfg_channels=given.cfg_channels,
     )
     with bar(Console(stderr=True)) as progress:
         task = progress.add_task("sampling", total=None, note="")

@@ -96,6 +96,7 @@ class Computed(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         return {
             **self._asdict(),
+            "gflops": self.macs / 1e9,
             "params_agree": self.params_agree,
             "gflops_agree": self.gflops_agree,
             "agrees": self.agrees,
