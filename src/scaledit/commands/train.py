@@ -11,7 +11,7 @@ from scaledit.commands import common
 SUMMARY = """train a recipe into a run folder
 
   scaledit train digits
-  scaledit train digits --out runs/wide --resume auto model.hidden_size=128"""
+  scaledit train digits --out runs/wide --resume auto model.hidden_size=144"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
