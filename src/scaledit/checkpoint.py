@@ -79,8 +79,7 @@ class Checkpoint:
 
 
 def damaged(folder: Path, what: str) -> RunError:
-    others = [other for other in find(folder.parent) if other != folder]
-    earlier = [other for other in others if other.name < folder.name]
+    earlier = [other for other in find(folder.parent) if other.name < folder.name]
     fix = f"delete it to go on from {earlier[-1].name}" if earlier else "delete it and train again"
     return RunError(f"checkpoint {folder} is damaged: {what}; {fix}")
 

@@ -232,13 +232,13 @@ def _apply(table: dict[str, Any], override: str) -> None:
     section, dot, name = key.partition(".")
     if not equals or not dot or not name:
         raise UsageError(f"an override is section.key=value, as in train.steps=100; got {override!r}")
+    if "\n" in text or name != name.strip():
+        raise UsageError(f"an override is section.key=value without spaces or line breaks; got {override!r}")
+    _known(section, _SECTIONS, "section")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
-    if "\n" in text or name != name.strip():
-        raise UsageError(f"an override is section.key=value without spaces or line breaks; got {override!r}")
-    _known(section, _SECTIONS, "section")
     table.setdefault(section, {})[name] = value
 
 

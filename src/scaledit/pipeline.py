@@ -142,13 +142,13 @@ def load(path: str | Path, device: str = "auto") -> Pipeline:
             raise UsageError(f"{path} holds no checkpoint; give a run folder or a checkpoint of one")
         folder = found[-1]
     opened = checkpoint.open_checkpoint(folder)
-    config = RunConfig.from_json(opened.config)
+    config, where = RunConfig.from_json(opened.config), assemble.device(device)
     net = assemble.network(config.model, seed=0)
     load_weights(net, opened.tensors("ema"), folder)
     return Pipeline(
         config=config,
-        net=net.to(assemble.device(device)).eval(),
-        device=assemble.device(device),
+        net=net.to(where).eval(),
+        device=where,
         class_names=tuple(opened.manifest["state"]["class_names"]),
         origin={
             "run": config.name,

@@ -23,6 +23,7 @@ from scaledit.data.order import samples_at
 from scaledit.data.sets import TrainingSet
 from scaledit.diffusion import NetDenoiser, TimeDistribution
 from scaledit.diffusion.noise import training_draws
+from scaledit.diffusion.objectives import Objective
 from scaledit.models.dit import DiT
 from scaledit.pipeline import load_weights
 from scaledit.training import ema
@@ -69,13 +70,11 @@ class TrainState:
         return cls(config, net.train(), average.eval(), optimizer, times, device)
 
     def __post_init__(self) -> None:
-        # Walking the modules each step would cost 2 % of a small model's.
+        # Made once: walking the modules and computing the schedule's tables anew would cost each step.
         self.weights: list[Tensor] = list(self.net.parameters())
         self.averages: list[Tensor] = list(self.ema.parameters())
-
-    @property
-    def denoiser(self) -> NetDenoiser:
-        return assemble.denoiser(self.config.diffusion, self.net)
+        self.denoiser: NetDenoiser = assemble.denoiser(self.config.diffusion, self.net)
+        self.objective: Objective = assemble.OBJECTIVES[self.config.diffusion.objective]()
 
     def advance(self, dataset: TrainingSet) -> StepResult:
         """One optimizer step on the next train.batch_size samples; counts it even if it is skipped."""
@@ -116,14 +115,12 @@ class TrainState:
         draws = training_draws(seed, positions, config.model.shape)
         y = self.net.drop_labels(y, draws.label_drop)
         fraction, weight = self.times.draw(draws.time)
-        denoiser = self.denoiser
-        objective = assemble.OBJECTIVES[config.diffusion.objective]()
         with autocast(config.train.precision, self.device):
-            losses = objective(
-                denoiser,
+            losses = self.objective(
+                self.denoiser,
                 x0.to(self.device),
                 y.to(self.device),
-                denoiser.schedule.at(fraction),
+                self.denoiser.schedule.at(fraction),
                 draws.eps.to(self.device),
             )
         loss = (losses.total * weight.to(losses.total)).mean()
