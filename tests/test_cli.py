@@ -119,7 +119,7 @@ def test_samples_go_into_a_grid_a_batch_and_a_folder(run: Path, tmp_path: Path, 
     common = ["sample", str(run), "--classes", "3,5", "--per-class", "2", "--seed", "7", "--cfg-scale", "1.5"]
     for name in ("grid.png", "batch.npz", "folder"):
         assert main([*common, "--out", str(tmp_path / name), "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["labels"] == "equal per class"
+        assert json.loads(capsys.readouterr().out)["labels"] == "rows"
     batch = np.load(tmp_path / "batch.npz")
     assert batch["arr_0"].shape == (4, 8, 8, 3)
     assert batch["arr_0"].dtype == np.uint8

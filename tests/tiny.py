@@ -13,6 +13,7 @@ TINY = (
     "optimizer.decay=constant",
     "train.log_every=1",
     "sample.every=0",
+    "evaluate.every=0",
     "sample.steps=4",
     "sample.per_class=2",
 )

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from scaledit import __version__
-from scaledit.commands import models, plan, recipes, sample, train
+from scaledit.commands import evaluate, generate, models, plan, recipes, reference, sample, train
 from scaledit.errors import RunError, UsageError, did_you_mean
 
 
@@ -35,7 +35,16 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
 
-COMMANDS = {"train": train, "sample": sample, "models": models, "plan": plan, "recipes": recipes}
+COMMANDS = {
+    "train": train,
+    "sample": sample,
+    "generate": generate,
+    "evaluate": evaluate,
+    "reference": reference,
+    "models": models,
+    "plan": plan,
+    "recipes": recipes,
+}
 
 # How long an OpenMP thread spins for the others before it sleeps; read when torch is loaded. By default a
 # training step on 2 cores takes 30 times as long while any other program runs; with this 2.5 times, at a

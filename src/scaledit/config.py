@@ -111,6 +111,31 @@ class SampleConfig:
 
 
 @dataclass(frozen=True)
+class EvaluateConfig:
+    """How the run is judged: every so many steps in training (0 for never), and by `scaledit evaluate RUN`.
+
+    reference: "digits", or a path: ADM's .npz, or real images. inception, dinov2: where the extractor's
+    weights are (docs/evaluation.md). metrics: names separated by commas, empty for all. num: images a seed;
+    seeds: how many of them, from `seed` on. labels: the rule of sampling.request. Sampler and steps are
+    [sample]'s.
+    """
+
+    every: int = 0
+    reference: str = ""
+    inception: str = ""
+    any_inception: bool = False
+    dinov2: str = ""
+    metrics: str = ""
+    precision: Literal["fp32", "adm_fp16"] = "fp32"
+    num: int = 50_000
+    seeds: int = 1
+    seed: int = 1
+    labels: Literal["equal", "real", "uniform"] = "uniform"
+    cfg_scale: float = 1.0
+    batch_size: int = 125
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """A whole run. `name` is the recipe's."""
 
@@ -123,6 +148,7 @@ class RunConfig:
     ema: EMAConfig = field(default_factory=EMAConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -137,7 +163,7 @@ class RunConfig:
 
 
 # These say how often a run looks at itself, not what it computes; a resumed run may change them.
-FREE_ON_RESUME = ("checkpoint.", "sample.", "train.log_every", "train.max_skips", "data.path")
+FREE_ON_RESUME = ("checkpoint.", "sample.", "evaluate.", "train.log_every", "train.max_skips", "data.path")
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
@@ -352,6 +378,10 @@ def _check(config: RunConfig) -> None:
         "sample.per_class": 1,
         "sample.classes": 1,
         "sample.steps": 1,
+        "evaluate.every": 0,
+        "evaluate.num": 2,
+        "evaluate.seeds": 1,
+        "evaluate.batch_size": 1,
         "diffusion.steps": 2,
         "optimizer.learning_rate": 0,
         "optimizer.warmup_steps": 0,

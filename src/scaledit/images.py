@@ -15,6 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+ROUNDING = "floor(clamp(127.5 x + 128, 0, 255))"
 SMALLEST_SHOWN = 64
 """Images smaller than this are enlarged (whole pixels, no smoothing) where people look at them."""
 

@@ -8,7 +8,11 @@ from __future__ import annotations
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from scaledit.training.events import Event, Finished, Sampled, Saved, Skipped, Started, Stepped
+from scaledit.evaluation.result import TITLES
+from scaledit.training.events import Evaluated, Event, Finished, Sampled, Saved, Skipped, Started, Stepped
+
+SHOWN_FIGURES = 4
+"""Of an evaluation in training; the log and the report have them all."""
 
 
 def bar(console: Console) -> Progress:
@@ -72,6 +76,9 @@ class TrainingProgress:
                     f"step {event.step} skipped: loss {event.loss}, gradient norm {event.grad_norm} "
                     f"({event.in_a_row} in a row, {event.skipped} in all); no weight was changed"
                 )
+            case Evaluated():
+                shown = [f"{TITLES[key]} {figure}" for key, figure in event.result.figures.items()]
+                self._say(f"step {event.step}  {'  '.join(shown[:SHOWN_FIGURES])}")
             case Sampled() | Saved():
                 pass
             case Finished():

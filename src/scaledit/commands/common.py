@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from scaledit.errors import UsageError
 
 
 def recipe(parser: argparse.ArgumentParser) -> None:
@@ -18,3 +23,64 @@ def device(parser: argparse.ArgumentParser) -> None:
 
 def as_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def sampling(parser: argparse.ArgumentParser) -> None:
+    """How images are drawn from a model."""
+    parser.add_argument(
+        "--sampler", choices=["ddpm", "ddim", "dpm", "heun", "euler"], help="(default: the run's)"
+    )
+    parser.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: the run's)")
+    parser.add_argument(
+        "--cfg-scale", type=float, metavar="S", help="guidance; 1 is none (default: the run's)"
+    )
+    parser.add_argument(
+        "--cfg-channels", choices=["3", "all"], help="which channels are guided (default: the run's)"
+    )
+
+
+def extractor(parser: argparse.ArgumentParser) -> None:
+    """Which network turns images into features, and where its weights are."""
+    parser.add_argument(
+        "--inception",
+        metavar="WEIGHTS",
+        help="pt_inception-2015-12-05-6726825d.pth (default: docs/evaluation.md)",
+    )
+    parser.add_argument(
+        "--any-inception",
+        action="store_true",
+        default=None,
+        help="accept weights of another hash; the protocol names it",
+    )
+    parser.add_argument("--dinov2", metavar="FOLDER", help="features of this local DINOv2 instead")
+    parser.add_argument("--allow-jpeg", action="store_true", help="accept lossily compressed images")
+
+
+def at_least(given: argparse.Namespace, smallest: int, *names: str) -> None:
+    """Raises UsageError naming the first option that is given and too small."""
+    for name in names:
+        value = getattr(given, name)
+        if value is not None and value < smallest:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least {smallest}, got {value}")
+
+
+@contextmanager
+def shown_progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr with rate and time left, from the first call on; yields what to call with
+    (done, total)."""
+    from rich.console import Console
+
+    from scaledit.progress import bar
+
+    began = time.monotonic()
+    with ExitStack() as stack:
+        progress = bar(Console(stderr=True))
+        task = progress.add_task(what, total=None, note="")
+
+        def update(done: int, total: int) -> None:
+            if not progress.live.is_started:
+                stack.enter_context(progress)
+            rate = done / max(time.monotonic() - began, 1e-9)
+            progress.update(task, completed=done, total=total, note=f"{rate:.3g}/s")
+
+        yield update

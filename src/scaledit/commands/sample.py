@@ -25,16 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--start", type=int, default=0, metavar="I", help="index of the first image (default: 0)"
     )
-    parser.add_argument(
-        "--sampler", choices=["ddpm", "ddim", "dpm", "heun", "euler"], help="(default: the run's)"
-    )
-    parser.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: the run's)")
-    parser.add_argument(
-        "--cfg-scale", type=float, metavar="S", help="guidance; 1 is none (default: the run's)"
-    )
-    parser.add_argument(
-        "--cfg-channels", choices=["3", "all"], help="which channels are guided (default: the run's)"
-    )
+    common.sampling(parser)
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="changes speed, not images")
     common.device(parser)
     parser.add_argument(
@@ -51,24 +42,18 @@ def run(given: argparse.Namespace) -> None:
     out: Path = given.out
     if out.suffix not in (".png", ".npz", ""):
         raise UsageError(f"--out {out}: give a .png (a grid), a .npz (a batch) or a folder")
-    for name in ("per_class", "num", "batch_size"):
-        value = getattr(given, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-    if given.start < 0:
-        raise UsageError(f"--start must be at least 0, got {given.start}")
+    common.at_least(given, 1, "per_class", "num", "batch_size")
+    common.at_least(given, 0, "start")
     if not Path(given.model).exists():
         raise UsageError(f"there is no {given.model}")
 
-    from rich.console import Console
-
-    from scaledit import sampling
     from scaledit.pipeline import load
-    from scaledit.progress import bar
+    from scaledit.sampling import files
+    from scaledit.sampling.request import Request, parse_classes, run
 
     pipeline = load(given.model, given.device)
-    request = sampling.Request(
-        classes=sampling.parse_classes(given.classes, pipeline),
+    request = Request(
+        classes=parse_classes(given.classes, pipeline),
         settings=pipeline.settings(
             given.seed, given.sampler, given.steps, given.cfg_scale, given.cfg_channels
         ),
@@ -76,15 +61,9 @@ def run(given: argparse.Namespace) -> None:
         per_class=given.per_class,
         num=given.num,
     )
-    with bar(Console(stderr=True)) as progress:
-        task = progress.add_task("sampling", total=None, note="")
-        made = sampling.run(
-            pipeline,
-            request,
-            given.batch_size,
-            lambda done, total: progress.update(task, completed=done, total=total),
-        )
-    sampling.write(made, out)
+    with common.shown_progress("sampling") as progress:
+        made = run(pipeline, request, given.batch_size, progress)
+    files.write(made, out)
     if given.json:
         print(json.dumps({"out": str(out), **made.origin}))
     else:

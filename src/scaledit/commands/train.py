@@ -35,8 +35,8 @@ def run(given: argparse.Namespace) -> None:
 
     from rich.console import Console
 
-    from scaledit.evaluation import report
     from scaledit.progress import TrainingProgress
+    from scaledit.report import run as report
     from scaledit.training.events import Finished, Saved
     from scaledit.training.log import JsonLog
     from scaledit.training.loop import train
@@ -57,8 +57,8 @@ def run(given: argparse.Namespace) -> None:
         )
         raise
     assert finished is not None
-    with console.status("drawing samples for the report"):
-        page = report.write(out, given.device)
+    with common.shown_progress("judging for the report") as judged:
+        page = report.write(out, given.device, judged)
     result = {"run": str(out), "report": str(page), **finished._asdict()}
     if given.json:
         print(json.dumps(result))

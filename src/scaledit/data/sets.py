@@ -18,6 +18,7 @@ from torch import Tensor
 from scaledit.diffusion.noise import Stream, uniform
 from scaledit.errors import UsageError
 
+DIGITS_SIDE = 8
 DIGITS_HELD_OUT_EVERY = 5
 """Every fifth digit of scikit-learn's order is held out: 1,438 to train on, 359 to test with."""
 
@@ -84,7 +85,7 @@ def digits(*, held_out: bool = False, flip: bool = False) -> Images:
     images, labels = _load_digits()
     is_held_out = np.arange(len(labels)) % DIGITS_HELD_OUT_EVERY == DIGITS_HELD_OUT_EVERY - 1
     chosen = is_held_out if held_out else ~is_held_out
-    x = (images[chosen].reshape(-1, 1, 8, 8) / 8 - 1).astype(np.float32)
+    x = (images[chosen].reshape(-1, 1, DIGITS_SIDE, DIGITS_SIDE) / 8 - 1).astype(np.float32)
     names = tuple(str(digit) for digit in range(10))
     return Images(torch.from_numpy(x), torch.from_numpy(labels[chosen].astype(np.int64)), names, flip)
 

@@ -27,6 +27,8 @@ class Stream(IntEnum):
     TRAIN_FLIP = 3
     TRAIN_LATENT = 4
     DATA_ORDER = 5
+    SAMPLE_LABEL = 6
+    EXTRACTOR = 7
 
 
 _WORD = (1 << 64) - 1

@@ -12,6 +12,7 @@ import json
 from importlib.resources import files
 from typing import Any, NamedTuple, cast
 
+from scaledit.evaluation.result import Figure, Result
 from scaledit.models.config import Conditioning, DiTConfig
 from scaledit.models.flops import count
 
@@ -121,6 +122,24 @@ def printed() -> list[Printed]:
             fid=row["fid50k_no_guidance"],
         )
         for row in _paper()["table4_models"]
+    ]
+
+
+def quality(image_size: tuple[int, ...]) -> list[Result]:
+    """The rows of tables 2 (256 x 256) and 3 (512 x 512) as printed, FID-50K and the rest; none for
+    others."""
+    tables: dict[tuple[int, ...], str] = {(256, 256): "table2_imagenet256", (512, 512): "table3_imagenet512"}
+    table = tables.get(image_size)
+    return [
+        Result(
+            name=f"paper: {row['model']}",
+            figures={
+                key: Figure(value) for key, value in row.items() if key != "model" and value is not None
+            },
+            protocol={"source": f"Peebles & Xie 2022, {table}", "image_size": list(image_size)},
+            warnings=(),
+        )
+        for row in (_paper()[table] if table else [])
     ]
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from scaledit.evaluation.result import Result
+
 
 class Started(NamedTuple):
     """The run begins at `step` (more than 0 when resumed) and ends at `steps`."""
@@ -50,6 +52,13 @@ class Sampled(NamedTuple):
     path: Path
 
 
+class Evaluated(NamedTuple):
+    """The figures of the EMA weights, with their protocol."""
+
+    step: int
+    result: Result
+
+
 class Saved(NamedTuple):
     step: int
     path: Path
@@ -61,4 +70,4 @@ class Finished(NamedTuple):
     skipped: int
 
 
-Event = Started | Stepped | Skipped | Sampled | Saved | Finished
+Event = Started | Stepped | Skipped | Sampled | Evaluated | Saved | Finished

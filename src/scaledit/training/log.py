@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from scaledit.training.events import Event, Started
+from scaledit.training.events import Evaluated, Event, Started
 
 LOG = "log.jsonl"
 
@@ -29,6 +29,8 @@ class JsonLog:
         if isinstance(event, Started):
             self._rewind(event.step)
         record = {"event": type(event).__name__.lower(), **event._asdict()}
+        if isinstance(event, Evaluated):
+            record |= record.pop("result").to_json()
         line = json.dumps({key: self._plain(value) for key, value in record.items()})
         with (self.out / LOG).open("a", encoding="utf-8") as file:
             file.write(line + "\n")

@@ -20,9 +20,10 @@ from scaledit import assemble, checkpoint, images
 from scaledit.config import RunConfig, differences
 from scaledit.data.sets import TrainingSet, check_fits
 from scaledit.errors import RunError, UsageError
+from scaledit.evaluation.judge import Judge, drawn, open_judge
 from scaledit.models import flops
 from scaledit.pipeline import Pipeline
-from scaledit.training.events import Event, Finished, Sampled, Saved, Skipped, Started, Stepped
+from scaledit.training.events import Evaluated, Event, Finished, Sampled, Saved, Skipped, Started, Stepped
 from scaledit.training.state import TrainState
 
 CONFIG, CHECKPOINTS, SAMPLES = "config.json", "checkpoints", "samples"
@@ -46,6 +47,7 @@ def train(
     where = assemble.device(device)
     dataset = assemble.dataset(config.data) if dataset is None else dataset
     check_fits(dataset, config.model.shape, config.model.num_classes)
+    judge = _judge(config, where)
     saved = claim(config, out, resume)
     state = TrainState.create(config, where)
     checkpoints = out / CHECKPOINTS
@@ -100,6 +102,8 @@ def train(
         last = state.step == steps
         if _due(state.step, config.sample.every) or (last and config.sample.every):
             yield from _draw_samples(state, dataset, out)
+        if judge is not None and (_due(state.step, config.evaluate.every) or last):
+            yield Evaluated(state.step, judge.score(drawn(judge, _pipeline(state, dataset), config.evaluate)))
         if _due(state.step, config.checkpoint.every) or last:
             yield save()
     yield Finished(state.step, state.seconds, state.skipped)
@@ -146,13 +150,31 @@ def claim(config: RunConfig, out: Path, resume: str) -> checkpoint.Checkpoint | 
     return latest
 
 
+def _judge(config: RunConfig, device: torch.device) -> Judge | None:
+    """What judges the run as it goes on; opened before the first step, so that what it lacks is said then."""
+    if not config.evaluate.every:
+        return None
+    if config.data.name == "latents":
+        raise UsageError(
+            "evaluate.every needs pictures, and decoding latents into pictures is not built yet; "
+            "set evaluate.every=0"
+        )
+    return open_judge(config.evaluate, device)
+
+
+def _pipeline(state: TrainState, dataset: TrainingSet) -> Pipeline:
+    """The averaged weights as they are now, ready to sample."""
+    origin = {"run": state.config.name, "step": state.step, "weights": "ema"}
+    return Pipeline(state.config, state.ema, state.device, dataset.class_names, origin)
+
+
 def _draw_samples(state: TrainState, dataset: TrainingSet, out: Path) -> Iterator[Sampled]:
     """A grid of the EMA weights: one row a class, the same noise at every step. Latents have no picture."""
     config = state.config
     if config.data.name == "latents":
         return
     with torch.no_grad():
-        pipeline = Pipeline(config, state.ema, state.device, dataset.class_names, {})
+        pipeline = _pipeline(state, dataset)
         classes = config.sample.grid_classes(config.model.num_classes)
         sheet = images.grid(pipeline(classes, seed=config.sample.seed), config.sample.per_class)
     path = out / SAMPLES / f"{checkpoint.folder_name(state.step)}.png"

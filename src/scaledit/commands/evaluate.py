@@ -1,0 +1,164 @@
+"""scaledit evaluate: the figures of samples against real images, with their protocol."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scaledit.commands import common
+from scaledit.errors import UsageError
+
+if TYPE_CHECKING:
+    from scaledit.evaluation.result import Result
+
+SUMMARY = """measure samples against real images: FID, sFID, Inception Score, precision, recall, and more
+
+  scaledit evaluate samples.npz --reference VIRTUAL_imagenet256_labeled.npz --json result.json
+  scaledit evaluate runs/demo --reference digits --cfg-scale 1.5
+  scaledit evaluate --compare a.json b.json"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "samples",
+        metavar="SAMPLES",
+        nargs="*",
+        type=Path,
+        help="a .npz, a folder or tar of PNGs, what generate made, or a run; several: seeds of one sampling",
+    )
+    parser.add_argument("--reference", metavar="REF", help='ADM\'s .npz, real images, or "digits"')
+    common.extractor(parser)
+    parser.add_argument(
+        "--metrics",
+        metavar="A,B",
+        help="only these: fid,sfid,inception_score,precision,recall,...",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=["fp32", "adm_fp16"],
+        help="of precision's and recall's distances (default: fp32)",
+    )
+    drawing = parser.add_argument_group(
+        "where SAMPLES is a run: what to draw (default: its [evaluate] section)"
+    )
+    drawing.add_argument("--num", type=int, metavar="N", help="images a seed")
+    drawing.add_argument("--seeds", type=int, metavar="N", help="how many seeds")
+    drawing.add_argument("--seed", type=int, metavar="S", help="the first of them")
+    drawing.add_argument(
+        "--labels", choices=["uniform", "equal", "real"], help="at random, in turn, or as the real images'"
+    )
+    common.sampling(parser)
+    common.device(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
+    parser.add_argument(
+        "--compare", type=Path, nargs="+", default=[], metavar="JSON", help="results to show beside this one"
+    )
+
+
+def run(given: argparse.Namespace) -> None:
+    common.at_least(given, 2, "num")
+    common.at_least(given, 1, "seeds")
+    if not given.samples and not given.compare:
+        raise UsageError("say what to measure: SAMPLES --reference REF, or --compare with results")
+    if given.samples and not given.reference:
+        raise UsageError("--reference is missing: ADM's .npz, a folder of real images, or digits")
+    for path in given.samples:
+        if not path.exists():
+            raise UsageError(f"there is no {path}")
+
+    from scaledit.evaluation.result import Result
+
+    earlier = [replace(Result.read(path), name=path.stem) for path in given.compare]
+    if not given.samples:
+        _show(earlier, compared=True)
+        return
+    result = _measure(given)
+    if given.json:
+        from scaledit.sampling.files import whole
+
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        with whole(given.json) as file:
+            file.write((json.dumps(result.to_json(), indent=1) + "\n").encode())
+    _show([result, *earlier], compared=bool(earlier))
+
+
+def _measure(given: argparse.Namespace) -> Result:
+    from scaledit import assemble
+    from scaledit.checkpoint import MANIFEST
+    from scaledit.config import EvaluateConfig
+    from scaledit.evaluation.judge import Judge, drawn, open_judge
+    from scaledit.evaluation.samples import open_samples
+    from scaledit.pipeline import load
+
+    device = assemble.device(given.device)
+    options = {name: getattr(given, name) for name in JUDGING if getattr(given, name) is not None}
+
+    def opened(config: EvaluateConfig) -> Judge:
+        with common.shown_progress("reading the reference") as progress:
+            return open_judge(config, device, given.allow_jpeg, progress)
+
+    runs = [path for path in given.samples if (path / "checkpoints").is_dir() or (path / MANIFEST).is_file()]
+    if runs and len(given.samples) > 1:
+        raise UsageError(
+            f"{runs[0]} is a run: give it alone; --seeds says how many sample sets to draw of it"
+        )
+    if runs:
+        pipeline = load(runs[0], given.device)
+        drawing = {name: getattr(given, name) for name in DRAWING if getattr(given, name) is not None}
+        config = replace(pipeline.config.evaluate, **options, **drawing)
+        scale = config.cfg_scale if given.cfg_scale is None else given.cfg_scale
+        settings = pipeline.settings(config.seed, given.sampler, given.steps, scale, given.cfg_channels)
+        judge = opened(config)
+        sets = drawn(judge, pipeline, config, settings)
+    else:
+        wrong = [name for name in (*DRAWING, *SAMPLING) if getattr(given, name) is not None]
+        if wrong:
+            option = wrong[0].replace("_", "-")
+            raise UsageError(f"--{option} is for a run; {given.samples[0]} holds samples already")
+        sets = [open_samples(path, given.allow_jpeg) for path in given.samples]
+        judge = opened(EvaluateConfig(**options))
+    with common.shown_progress("evaluating") as progress:
+        return judge.score(sets, progress)
+
+
+JUDGING = ("reference", "inception", "any_inception", "dinov2", "metrics", "precision")
+DRAWING = ("num", "seeds", "seed", "labels")
+SAMPLING = ("sampler", "steps", "cfg_scale", "cfg_channels")
+
+
+def _show(results: list[Result], compared: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from scaledit.evaluation.result import TITLES, side_by_side
+    from scaledit.scaling import paper
+
+    if compared:
+        sizes = {tuple(result.protocol.get("image_size", ())) for result in results}
+        printed = [row for size in sorted(sizes) for row in paper.quality(size)]
+        header, rows = side_by_side([*results, *printed])
+    else:
+        [result] = results
+        header = ["", result.name]
+        rows = [[TITLES[key], str(figure)] for key, figure in result.figures.items()]
+        if any(figure.real is not None for figure in result.figures.values()):
+            header.append("real, held out")
+            for row, figure in zip(rows, result.figures.values(), strict=True):
+                row.append("" if figure.real is None else f"{figure.real:.4g}")
+    table = Table(box=None, header_style="bold")
+    for i, name in enumerate(header):
+        table.add_column(name, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    console.print(table)
+    console.print()
+    for key, value in ({} if compared else results[0].protocol).items():
+        console.print(
+            f"  {key:<20}{'not stated' if value is None else value}", highlight=False, soft_wrap=True
+        )
+    for warning in dict.fromkeys(warning for result in results for warning in result.warnings):
+        console.print(f"[yellow]warning[/]: {warning}", highlight=False, soft_wrap=True)

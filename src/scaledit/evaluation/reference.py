@@ -1,0 +1,164 @@
+"""What samples are compared with: real images, their statistics, or both, in ADM's reference format.
+
+REF.npz   mu (2048,)  sigma (2048, 2048)       of pool       FID
+          mu_s (2023,)  sigma_s (2023, 2023)   of spatial    sFID
+          arr_0 (N, H, W, 3) uint8             images        precision, recall and the like
+and, where scaledit wrote it:  pool (N, 2048) instead of arr_0,  origin (JSON: extractor, n, source)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scaledit.errors import UsageError
+from scaledit.evaluation.features import PROGRESS, Extractor, Features, extract
+from scaledit.evaluation.samples import Npz, SampleSet, open_samples, small_array
+from scaledit.evaluation.statistics import Statistics
+from scaledit.sampling.files import write_arrays
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What is known of the real images. pool: their features (some of them, in ADM's files), for what needs
+    neighbours. size: of the images, where known. sha256: of the file, or of the images' names and bytes."""
+
+    name: str
+    sha256: str
+    statistics: Statistics | None = None
+    spatial: Statistics | None = None
+    pool: np.ndarray | None = None
+    size: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, name: str, sha256: str, features: Features) -> Reference:
+        """Of real images' features."""
+        return cls(name, sha256, Statistics.of(features.pool), features.spatial, features.pool, features.size)
+
+    @property
+    def n(self) -> int | None:
+        """How many images the statistics are of, where known."""
+        return None if self.statistics is None else self.statistics.n
+
+
+def open_reference(
+    path: Path,
+    extractor: Extractor,
+    needs_images: bool,
+    allow_jpeg: bool = False,
+    progress: PROGRESS | None = None,
+) -> Reference:
+    """A reference for `extractor`: an .npz in ADM's format, or any sample set of real images.
+
+    needs_images: whether features of single images are wanted; without, an ADM file's images are not looked
+    at where it has statistics. Raises UsageError for a file of neither kind, or of another extractor.
+    """
+    if path.suffix == ".npz" and path.is_file():
+        held = _arrays(path)
+        if held.keys() & {"mu", "sigma", "mu_s", "sigma_s", "pool"}:
+            return _of_statistics(path, held, extractor, needs_images, progress)
+    samples = open_samples(path, allow_jpeg)
+    [features] = extract(samples, [extractor], progress)
+    return Reference.of(str(path), sha256_of(path), features)
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays but the images."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+            return {name: small_array(archive, name, path) for name in names if name != "arr_0"}
+    except zipfile.BadZipFile as error:
+        raise UsageError(f"{path} is no .npz file, or is damaged ({error})") from None
+
+
+def _of_statistics(
+    path: Path,
+    held: dict[str, np.ndarray],
+    extractor: Extractor,
+    needs_images: bool,
+    progress: PROGRESS | None,
+) -> Reference:
+    origin = _origin(held)
+    made_with = origin.get("extractor_sha256")
+    if made_with is not None and made_with != extractor.sha256:
+        raise UsageError(
+            f"{path} was made with the extractor {origin.get('extractor')} (SHA-256 "
+            f"{str(made_with)[:8]}...), not with {extractor.name} ({extractor.sha256[:8]}...); "
+            "make it again with scaledit reference"
+        )
+    n = origin.get("n") if isinstance(origin.get("n"), int) else None
+    pool, size = held.get("pool"), None
+    if pool is None and needs_images and Npz.has_images(path):
+        [features] = extract(Npz.open(path), [extractor], progress)
+        pool, size = features.pool, features.size
+    return Reference(
+        name=str(path),
+        sha256=sha256_of(path),
+        statistics=_statistics(path, held, "mu", "sigma", n),
+        spatial=_statistics(path, held, "mu_s", "sigma_s", n),
+        pool=pool,
+        size=size,
+    )
+
+
+def _origin(held: dict[str, np.ndarray]) -> dict[str, Any]:
+    try:
+        origin = json.loads(str(held["origin"]))
+    except (KeyError, ValueError):
+        return {}
+    return origin if isinstance(origin, dict) else {}
+
+
+def _statistics(
+    path: Path, held: dict[str, np.ndarray], mu: str, sigma: str, n: int | None
+) -> Statistics | None:
+    if mu not in held and sigma not in held:
+        return None
+    for name in (mu, sigma):
+        if name not in held:
+            raise UsageError(f"{path} holds {mu if name == sigma else sigma} but no {name}")
+        if held[name].dtype.kind != "f" or not np.isfinite(held[name]).all():
+            raise UsageError(f"{path}: {name} must hold finite floats")
+    mean, cov = held[mu].astype(np.float64), held[sigma].astype(np.float64)
+    if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
+        raise UsageError(f"{path}: {mu} {mean.shape} and {sigma} {cov.shape} are no mean and covariance")
+    return Statistics(mean, cov, n)
+
+
+def write_reference(
+    out: Path, samples: SampleSet, extractor: Extractor, source: str, progress: PROGRESS | None = None
+) -> Features:
+    """Saves the statistics of real images in ADM's format, with their pool features (float32) for what needs
+    neighbours, and the extractor's hash."""
+    [features] = extract(samples, [extractor], progress)
+    statistics = Statistics.of(features.pool)
+    arrays = {"mu": statistics.mean, "sigma": statistics.cov}
+    if features.spatial is not None:
+        arrays |= {"mu_s": features.spatial.mean, "sigma_s": features.spatial.cov}
+    origin = {
+        "source": source,
+        "n": features.n,
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.sha256,
+    }
+    write_arrays(out, {**arrays, "pool": features.pool, "origin": np.array(json.dumps(origin))})
+    return features
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes; of a folder: of its files' names and bytes, in order of names."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for inner in sorted(p for p in path.rglob("*") if p.is_file()):
+        digest.update(str(inner.relative_to(path)).encode())
+        digest.update(hashlib.sha256(inner.read_bytes()).digest())
+    return digest.hexdigest()

@@ -1,0 +1,381 @@
+"""Sample sets in: ADM's .npz, a folder or tar of PNGs, generated parts, or drawn from a model when read.
+
+All give batches of (n, H, W, 3) uint8, in order, a few in memory at a time. What would make the figures wrong
+is refused with the reason: floats, channels first, mixed sizes, JPEG, alpha, damage.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, NamedTuple, Protocol
+
+import numpy as np
+from PIL import Image
+
+from scaledit.errors import UsageError
+from scaledit.pipeline import Pipeline
+from scaledit.sampling.generate import REQUEST, Parts
+from scaledit.sampling.request import Request
+
+BATCH = 64
+LARGEST_IMAGE = 1 << 26
+"""Pixels: 8192 x 8192. What a file declares beyond it is not decoded."""
+LARGEST_ENTRY = 1 << 30
+"""Bytes of one entry of an archive."""
+LOSSY = (".jpg", ".jpeg", ".webp")
+TARS = (".tar", ".tar.gz", ".tgz")
+
+
+class Batch(NamedTuple):
+    """images (n, H, W, 3) uint8; labels (n,) int64, the classes asked for, or None where nobody says."""
+
+    images: np.ndarray
+    labels: np.ndarray | None
+
+
+class SampleSet(Protocol):
+    """n images. origin: how they were made, where that is known (see sampling.Request.origin)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def n(self) -> int: ...
+
+    @property
+    def origin(self) -> Mapping[str, Any]: ...
+
+    def batches(self) -> Iterator[Batch]: ...
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Images (N, H, W, 3) uint8 that are there already."""
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray | None
+    origin: Mapping[str, Any]
+
+    @property
+    def n(self) -> int:
+        return len(self.images)
+
+    def batches(self) -> Iterator[Batch]:
+        for first in range(0, self.n, BATCH):
+            chosen = slice(first, first + BATCH)
+            yield Batch(self.images[chosen], None if self.labels is None else self.labels[chosen])
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A request to a model, drawn when the batches are read."""
+
+    pipeline: Pipeline
+    request: Request
+    batch_size: int = 250
+
+    @property
+    def name(self) -> str:
+        return str(self.pipeline.origin.get("run", "model"))
+
+    @property
+    def n(self) -> int:
+        return len(self.request.labels())
+
+    @property
+    def origin(self) -> Mapping[str, Any]:
+        return self.request.origin(self.pipeline)
+
+    def batches(self) -> Iterator[Batch]:
+        labels = self.request.labels()
+        for first in range(0, len(labels), self.batch_size):
+            some = labels[first : first + self.batch_size]
+            start = self.request.start + first
+            yield Batch(
+                self.pipeline.draw(some, self.request.settings, start, self.batch_size), np.array(some)
+            )
+
+
+@dataclass(frozen=True)
+class Npz:
+    """ADM's batch: arr_0, and arr_1 where the labels are known. Read as a stream: any size, and any disk that
+    holds it, serves."""
+
+    path: Path
+    shape: tuple[int, int, int, int]
+    labels: np.ndarray | None
+    origin: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    @property
+    def n(self) -> int:
+        return self.shape[0]
+
+    @classmethod
+    def open(cls, path: Path) -> Npz:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+                if "arr_0.npy" not in names:
+                    held = ", ".join(name.removesuffix(".npy") for name in names[:8])
+                    raise UsageError(f"{path} holds no images (arr_0); it has {held or 'nothing'}")
+                shape = _image_header(archive, path)
+                labels = small_array(archive, "arr_1", path) if "arr_1.npy" in names else None
+                origin = (
+                    json.loads(str(small_array(archive, "origin", path))) if "origin.npy" in names else {}
+                )
+        except zipfile.BadZipFile as error:
+            raise UsageError(f"{path} is no .npz file, or is cut short ({error})") from None
+        if labels is not None and (labels.shape != shape[:1] or labels.dtype.kind not in "iu"):
+            raise UsageError(
+                f"{path}: arr_1 must be {shape[0]} whole numbers (classes), it is "
+                f"{labels.dtype}{labels.shape}"
+            )
+        return cls(path, shape, labels, origin if isinstance(origin, dict) else {})
+
+    @staticmethod
+    def has_images(path: Path) -> bool:
+        with zipfile.ZipFile(path) as archive:
+            return "arr_0.npy" in archive.namelist()
+
+    def batches(self) -> Iterator[Batch]:
+        n, *shape = self.shape
+        size = int(np.prod(shape))
+        with zipfile.ZipFile(self.path) as archive, archive.open("arr_0.npy") as file:
+            _header(file, "arr_0", self.path)
+            for first in range(0, n, BATCH):
+                count = min(BATCH, n - first)
+                try:
+                    data = file.read(count * size)
+                except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+                    raise UsageError(f"{self.path} is damaged: {error}") from None
+                if len(data) != count * size:
+                    raise UsageError(f"{self.path} is cut short at image {first + len(data) // size} of {n}")
+                images = np.frombuffer(data, np.uint8).reshape(count, *shape)
+                yield Batch(images, None if self.labels is None else self.labels[first : first + count])
+
+
+def _header(file: IO[bytes], name: str, path: Path) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """(shape, fortran_order, dtype) of an array in an .npz; refuses what only unpickling could read."""
+    try:
+        version = np.lib.format.read_magic(file)
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, fortran, dtype = read(file)
+    except (ValueError, EOFError) as error:
+        raise UsageError(f"{path}: {name} has no readable header ({error})") from None
+    if dtype.hasobject:
+        raise UsageError(
+            f"{path}: {name} holds Python objects, which are never unpickled; store plain numbers"
+        )
+    return shape, fortran, dtype
+
+
+def small_array(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
+    """A whole array that is not the images."""
+    info = archive.getinfo(f"{name}.npy")
+    if info.file_size > LARGEST_ENTRY:
+        raise UsageError(f"{path}: {name} claims {info.file_size / 1e9:.1f} GB")
+    with archive.open(info) as file:
+        shape, fortran, dtype = _header(file, name, path)
+        data = file.read()
+    if len(data) != int(np.prod(shape)) * dtype.itemsize:
+        raise UsageError(f"{path}: {name} is cut short")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _image_header(archive: zipfile.ZipFile, path: Path) -> tuple[int, int, int, int]:
+    info = archive.getinfo("arr_0.npy")
+    with archive.open(info) as file:
+        shape, fortran, dtype = _header(file, "arr_0", path)
+        length = file.tell()
+        if len(shape) == 4 and shape[1] == 3 and shape[3] != 3:
+            raise UsageError(
+                f"{path}: arr_0 is {shape}, channels first; ADM's batch is (N, H, W, 3): "
+                "transpose(0, 2, 3, 1)"
+            )
+        if len(shape) != 4 or shape[3] != 3:
+            raise UsageError(f"{path}: arr_0 is {shape}; a batch of images is (N, H, W, 3)")
+        if dtype != np.uint8:
+            raise UsageError(
+                f"{path}: arr_0 is {dtype}; a batch is uint8 from 0 to 255 (for x in [-1, 1]: "
+                "(127.5 * x + 128).clip(0, 255).astype('uint8'))"
+            )
+        if fortran:
+            raise UsageError(f"{path}: arr_0 is stored in Fortran order; save np.ascontiguousarray of it")
+        if info.file_size != length + int(np.prod(shape, dtype=object)):
+            raise UsageError(f"{path}: arr_0 claims {shape}, which does not fit its {info.file_size} bytes")
+    return shape[0], shape[1], shape[2], 3
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Encoded images one by one: `files` yields (name, reader) in order."""
+
+    name: str
+    n: int
+    files: Callable[[], Iterator[tuple[str, Callable[[], bytes]]]]
+    allow_jpeg: bool
+    origin: Mapping[str, Any]
+
+    def batches(self) -> Iterator[Batch]:
+        size = (0, 0)
+        with ThreadPoolExecutor(4) as pool:
+            files = ((name, read()) for name, read in self.files())
+            while data := list(islice(files, BATCH)):
+                decoded = list(pool.map(lambda item: _decode(item[0], item[1], self.allow_jpeg), data))
+                for (name, _), (image, _) in zip(data, decoded, strict=True):
+                    size = image.shape[:2] if size == (0, 0) else size
+                    if image.shape[:2] != size:
+                        raise UsageError(
+                            f"{self.name}: {name} is {image.shape[1]}x{image.shape[0]}, those before are "
+                            f"{size[1]}x{size[0]}; a sample set has one size"
+                        )
+                labels = [label for _, label in decoded if label is not None]
+                yield Batch(
+                    np.stack([image for image, _ in decoded]),
+                    np.array(labels) if len(labels) == len(decoded) else None,
+                )
+
+    @classmethod
+    def of_folder(cls, folder: Path, allow_jpeg: bool) -> Pictures:
+        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", *LOSSY))
+        _check_names([str(path.relative_to(folder)) for path in paths], str(folder), allow_jpeg)
+
+        def files() -> Iterator[tuple[str, Callable[[], bytes]]]:
+            return ((path.name, path.read_bytes) for path in paths)
+
+        return cls(str(folder), len(paths), files, allow_jpeg, _png_origin(paths[0].read_bytes()))
+
+    @classmethod
+    def of_tar(cls, path: Path, allow_jpeg: bool) -> Pictures:
+        """The archive's own order. Nothing is unpacked to the disk."""
+
+        def entries() -> Iterator[tuple[str, Callable[[], bytes]]]:
+            with tarfile.open(path, "r:*") as archive:
+                for member in archive:
+                    if member.isfile() and Path(member.name).suffix.lower() in (".png", *LOSSY):
+                        if member.size > LARGEST_ENTRY:
+                            raise UsageError(f"{path}: {member.name} claims {member.size / 1e9:.1f} GB")
+                        file = archive.extractfile(member)
+                        assert file is not None  # only links and folders have none
+                        yield member.name, file.read
+
+        def guarded() -> Iterator[tuple[str, Callable[[], bytes]]]:
+            try:
+                yield from entries()
+            except (tarfile.TarError, OSError, EOFError) as error:
+                raise UsageError(f"{path} is no tar archive, or is damaged ({error})") from None
+
+        names, first = [], b""
+        for name, read in guarded():
+            if not names:
+                first = read()
+            names.append(name)
+        _check_names(names, str(path), allow_jpeg)
+        return cls(str(path), len(names), guarded, allow_jpeg, _png_origin(first))
+
+
+def _check_names(names: list[str], where: str, allow_jpeg: bool) -> None:
+    if not names:
+        raise UsageError(f"{where} holds no PNG images")
+    lossy = [name for name in names if Path(name).suffix.lower() in LOSSY]
+    if lossy and not allow_jpeg:
+        raise UsageError(
+            f"{where} holds {lossy[0]}: lossy compression changes FID as much as a better model does "
+            "(its block edges and lost detail are what the features see); give PNGs, or accept it with "
+            "--allow-jpeg"
+        )
+
+
+def _decode(name: str, data: bytes, allow_jpeg: bool) -> tuple[np.ndarray, int | None]:
+    """(H, W, 3) uint8, and the class that scaledit wrote into the file."""
+    formats = ["PNG", "JPEG", "WEBP"] if allow_jpeg else ["PNG"]
+    try:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
+            if image.width * image.height > LARGEST_IMAGE:
+                raise UsageError(f"{name} declares {image.width}x{image.height} pixels; that is no sample")
+            if image.mode not in ("RGB", "L"):
+                raise UsageError(f"{name} has the mode {image.mode}; give 8-bit RGB or grey without alpha")
+            return np.asarray(image.convert("RGB")), _png_origin(data).get("class")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{name} cannot be read as a {' or '.join(formats)}: {error}") from None
+
+
+def _png_origin(data: bytes) -> dict[str, Any]:
+    """What scaledit wrote into a PNG about how it was made; empty for other files."""
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            origin = json.loads(image.info.get("scaledit", "{}"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return {}
+    return origin if isinstance(origin, dict) else {}
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A folder that `scaledit generate` has filled."""
+
+    parts: Parts
+
+    @property
+    def name(self) -> str:
+        return str(self.parts.folder)
+
+    @property
+    def n(self) -> int:
+        return self.parts.n
+
+    @property
+    def origin(self) -> Mapping[str, Any]:
+        return self.parts.request
+
+    def batches(self) -> Iterator[Batch]:
+        for k in self.parts.numbers():
+            yield from Npz.open(self.parts.path(k)).batches()
+
+
+def open_samples(path: Path, allow_jpeg: bool = False) -> SampleSet:
+    """The sample set at `path`: a .npz, a tar or a folder of PNGs, or a folder of generated parts.
+
+    Raises UsageError naming what is wrong with it, and how to mend that.
+    """
+    if not path.exists():
+        raise UsageError(f"there is no {path}")
+    if path.is_dir():
+        if (path / REQUEST).is_file():
+            parts = Parts.read(path)
+            missing = parts.missing()
+            if missing:
+                raise UsageError(
+                    f"{path} is not complete: {len(missing)} of {len(parts.numbers())} parts are missing; "
+                    "run its scaledit generate again"
+                )
+            return _at_least_two(Generated(parts))
+        return _at_least_two(Pictures.of_folder(path, allow_jpeg))
+    if path.name.endswith(TARS):
+        return _at_least_two(Pictures.of_tar(path, allow_jpeg))
+    if path.suffix == ".npz":
+        return _at_least_two(Npz.open(path))
+    raise UsageError(f"{path} is no sample set; give a .npz, a folder or .tar of PNGs, or a run folder")
+
+
+def _at_least_two(samples: SampleSet) -> SampleSet:
+    if samples.n < 2:
+        raise UsageError(f"{samples.name} holds {samples.n} image; figures need at least two")
+    return samples

@@ -1,0 +1,1 @@
+"""Pages that say how good something is and how to make it again: one HTML file, pictures inside."""

@@ -1,0 +1,180 @@
+"""report.html of a run: one file, pictures inside: how good the model is and how to make it again."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scaledit import images
+from scaledit.config import RunConfig, changes
+from scaledit.evaluation.judge import DIGITS, drawn, open_judge
+from scaledit.evaluation.result import TITLES, Result
+from scaledit.models import flops
+from scaledit.pipeline import Pipeline, load
+from scaledit.report import page
+from scaledit.training import log
+
+REPORT = "report.html"
+GUIDANCE = (1.0, 1.5, 4.0)
+"""Shown side by side: none, the paper's best scale, and the scale of its pictures."""
+
+PROGRESS = Callable[[int, int], None]
+Events = list[dict[str, Any]]
+
+
+def write(run: Path, device: str = "auto", progress: PROGRESS | None = None) -> Path:
+    """Makes run/report.html from the run's log and its latest checkpoint, and returns its path."""
+    pipeline = load(run, device)
+    events = log.read(run)
+    sections = [_headline(pipeline, events)]
+    if pipeline.config.data.name == "digits":
+        sections.append(_samples(pipeline))
+    if pipeline.config.evaluate.reference == DIGITS:
+        sections.append(_quality(pipeline, progress))
+    sections += [_over_training(events), _loss(events), _film(run, events), _origin(pipeline, run)]
+    path = run / REPORT
+    path.write_text(page.page(pipeline.config.name, sections), encoding="utf-8")
+    return path
+
+
+def _headline(pipeline: Pipeline, events: Events) -> str:
+    config = pipeline.config
+    counts = flops.count(config.model)
+    stepped = [event for event in events if event["event"] == "stepped"]
+    seconds = stepped[-1]["seconds"] if stepped else 0.0
+    step = pipeline.origin["step"]
+    rate = step * config.train.batch_size / seconds if seconds else float("nan")
+    macs = counts.macs * flops.TRAIN_FORWARDS * rate
+    device = [event for event in events if event["event"] == "started"][-1]["device"]
+    skipped = sum(event["event"] == "skipped" for event in events)
+    return page.facts(
+        {
+            "Model": f"{counts.params / 1e6:.2f} M parameters, {counts.macs / 1e6:.2f} M multiply-adds "
+            f"an image ({config.model.conditioning}, width {config.model.hidden_size}, depth "
+            f"{config.model.depth}, patch {config.model.patch_size})",
+            "Trained": f"{step} steps of batch {config.train.batch_size}, {seconds:.0f} s on {device}",
+            "Speed": f"{rate:.0f} images/s in training, {macs / 1e9:.1f} G multiply-adds/s",
+            "Skipped steps": f"{skipped}",
+        }
+    )
+
+
+def _guidance(scale: float) -> str:
+    return "unguided" if scale == 1 else f"guidance {scale}"
+
+
+def _samples(pipeline: Pipeline) -> str:
+    """Samples at each guidance from the same noise, beside real digits of the held-out split."""
+    from scaledit.data.sets import digits
+
+    settings = pipeline.config.sample
+    per_class = settings.per_class
+    classes = settings.grid_classes(pipeline.config.model.num_classes)
+    real = digits(held_out=True)
+    rows = [np.flatnonzero(real.labels.numpy() == c)[:per_class] for c in dict.fromkeys(classes)]
+    sheets = {
+        f"Samples, {_guidance(scale)}": pipeline(classes, seed=settings.seed, cfg_scale=scale)
+        for scale in GUIDANCE
+    } | {"Real digits (held out)": images.to_uint8(real.images[np.concatenate(rows)])}
+    shown = {title: page.png(images.grid(sheet, per_class)) for title, sheet in sheets.items()}
+    return f"<h2>One row a class</h2>{page.row(shown, width=250)}"
+
+
+def _quality(pipeline: Pipeline, progress: PROGRESS | None) -> str:
+    """The run's own judge at each guidance, and real held-out images judged the same way."""
+    config = pipeline.config
+    judge = open_judge(config.evaluate, pipeline.device)
+    found, each = [], config.evaluate.num * config.evaluate.seeds
+    for i, scale in enumerate(GUIDANCE):
+        sets = drawn(judge, pipeline, replace(config.evaluate, cfg_scale=scale))
+
+        def on_image(done: int, _: int, before: int = i * each) -> None:
+            if progress is not None:
+                progress(before + done, len(GUIDANCE) * each)
+
+        found.append(replace(judge.score(sets, on_image), name=_guidance(scale)))
+    return (
+        f"<h2>How good</h2>{page.results(found, real='real, held out')}<p class='small'>EMA weights; "
+        f"{config.evaluate.num} samples for each of {config.evaluate.seeds} seeds, mean ± standard "
+        f"deviation over seeds; {config.sample.sampler} with {config.sample.steps} steps, 8-bit. FD-digits: "
+        "Fréchet distance to the training digits on the features of a small classifier (not FID: it "
+        "compares with nothing else); FD-digits-random: on the same network untrained, which sees fine "
+        "noise. The last row is what real held-out digits score: at that distance nothing is left to gain. "
+        "Class score: as the Inception Score, on that classifier; 10 if each sample is certain and all "
+        "classes are equally frequent. Nearest distance: to the nearest training digit, over that of "
+        "held-out digits; well below 1 the model copies.</p>"
+    )
+
+
+def _over_training(events: Events) -> str:
+    """The first figure of every evaluation in training, over steps; the last one's figures as a table."""
+    evaluated = [event for event in events if event["event"] == "evaluated"]
+    if not evaluated:
+        return ""
+    key = next(key for key in TITLES if key in evaluated[0])
+    steps = [event["step"] for event in evaluated]
+    figure, axes = page.axes(7, 2.8, "step", TITLES[key])
+    spread = [event.get(f"{key}_std") or 0.0 for event in evaluated]
+    axes.errorbar(
+        steps, [event[key] for event in evaluated], yerr=spread, color=page.DARK, marker="o", capsize=3
+    )
+    if f"{key}_real" in evaluated[0]:
+        axes.axhline(evaluated[0][f"{key}_real"], color="#888", linestyle="--", label="real, held out")
+        axes.legend(frameon=False)
+    axes.set_yscale("log")
+    last = replace(Result.from_json(evaluated[-1]), name=f"step {steps[-1]}")
+    return (
+        "<h2>Evaluation in training</h2>"
+        + page.image(page.drawn(figure), width=700, alt=f"{TITLES[key]} over steps")
+        + page.results([last])
+    )
+
+
+def _loss(events: Events) -> str:
+    stepped = [event for event in events if event["event"] == "stepped"]
+    if not stepped:
+        return ""
+    steps, loss = np.array([(event["step"], event["loss"]) for event in stepped], dtype=float).T
+    figure, axes = page.axes(7, 2.8, "step", "training loss")
+    axes.plot(steps, loss, color=page.LIGHT, linewidth=1, label="one batch")
+    window = max(1, len(loss) // 20)
+    if window > 1:
+        smooth = np.convolve(loss, np.ones(window) / window, mode="valid")
+        axes.plot(steps[window - 1 :], smooth, color=page.DARK, linewidth=2, label=f"mean of {window}")
+        axes.legend(frameon=False)
+    axes.set_ylim(0, float(np.quantile(loss, 0.98)) * 1.15)
+    return f"<h2>Loss</h2>{page.image(page.drawn(figure), width=700, alt='training loss over steps')}"
+
+
+def _film(run: Path, events: Events) -> str:
+    """How the same noise turned into digits over training."""
+    sampled = {event["step"]: run / event["path"] for event in events if event["event"] == "sampled"}
+    shown = [(step, path) for step, path in sorted(sampled.items()) if path.is_file()]
+    if not shown:
+        return ""
+    chosen = [shown[i] for i in np.unique(np.linspace(0, len(shown) - 1, 5).round().astype(int))]
+    pictures = {f"step {step}": path.read_bytes() for step, path in chosen}
+    return f"<h2>During training</h2>{page.row(pictures, width=200)}"
+
+
+def _origin(pipeline: Pipeline, run: Path) -> str:
+    config: RunConfig = pipeline.config
+    settings, evaluate = config.sample, config.evaluate
+    origin, written = json.dumps(pipeline.origin), json.dumps(config.to_json(), indent=1)
+    lines = [
+        " ".join(["scaledit train", config.name, *changes(config)]),
+        f"scaledit sample {run} --per-class {settings.per_class} --seed {settings.seed} --out samples.png",
+    ]
+    if evaluate.reference:
+        lines.append(f"scaledit evaluate {run} --reference {evaluate.reference}")
+    return (
+        f"<h2>Make it again</h2><pre>{html.escape(chr(10).join(lines))}</pre><p class='small'>Weights: "
+        f"{html.escape(origin)}</p><details><summary>config.json</summary><pre>{html.escape(written)}</pre>"
+        "</details>"
+    )

@@ -1,0 +1,88 @@
+"""Samples on disk: a grid, ADM's batch, or a folder with a PNG an image; whole or not there.
+
+FILE.npz   arr_0 (N, H, W, 3) uint8   arr_1 (N,) int64 labels   origin: JSON, how to make them again
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from scaledit import images
+from scaledit.sampling.request import Samples
+
+
+def write(samples: Samples, out: Path) -> None:
+    """A grid (.png), ADM's batch (.npz) or a folder of PNGs."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".png":
+        images.save_png(out, images.grid(samples.images, samples.columns), samples.origin)
+    elif out.suffix == ".npz":
+        write_npz(out, [samples.images], samples.labels, samples.origin, len(samples.images))
+    else:
+        for i, (image, label) in enumerate(zip(samples.images, samples.labels, strict=True)):
+            index = samples.origin["start"] + i
+            origin = {**samples.origin, "index": index, "class": int(label)}
+            images.save_png(out / f"{index:06d}-{label}.png", image, origin)
+
+
+def write_npz(
+    out: Path, parts: Iterable[np.ndarray], labels: np.ndarray, origin: Mapping[str, Any], n: int
+) -> None:
+    """ADM's batch of `n` images that come in parts (n_i, H, W, 3) uint8, one part in memory at a time.
+
+    The same images give the same bytes. Until the last rename the file does not carry its name.
+    """
+    with whole(out) as file, zipfile.ZipFile(file, "w") as archive:
+        parts = iter(parts)
+        first = next(parts)
+        with _member(archive, "arr_0") as member:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (n, *first.shape[1:])}
+            np.lib.format.write_array_header_1_0(member, header)
+            for part in _chain(first, parts):
+                member.write(np.ascontiguousarray(part).data)
+        _add(archive, {"arr_1": labels, "origin": np.array(json.dumps(origin))})
+
+
+def write_arrays(out: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """An .npz of plain arrays; the same arrays give the same bytes. Whole or not there."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with whole(out) as file, zipfile.ZipFile(file, "w") as archive:
+        _add(archive, arrays)
+
+
+def _add(archive: zipfile.ZipFile, arrays: Mapping[str, np.ndarray]) -> None:
+    for name, value in arrays.items():
+        with _member(archive, name) as member:
+            np.lib.format.write_array(member, value, allow_pickle=False)
+
+
+@contextmanager
+def whole(out: Path) -> Iterator[BinaryIO]:
+    """A file that gets its name when it is complete and on the disk; what was under the name stays till
+    then."""
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _member(archive: zipfile.ZipFile, name: str):
+    return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)  # the date is always 1980
+
+
+def _chain(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    yield first
+    yield from rest

@@ -1,0 +1,199 @@
+"""Very many samples, by parts: stop and run it again, or divide it among processes with --shard i/n.
+
+    part k holds the images [k P, (k+1) P), P = 250; shard i of n makes the parts k with k mod n = i
+
+    OUT/request.json  OUT/part-00000.npz ...             a folder: stays as it is
+    FILE.npz.parts/   the same; joined into FILE.npz by whoever finds all parts there, then removed
+
+Each image is a function of its index, and each part is drawn on its own, so that neither shards nor
+interruptions change a byte. Nothing is passed between processes but these files.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from scaledit.errors import RunError, UsageError
+from scaledit.pipeline import Pipeline
+from scaledit.sampling import files
+from scaledit.sampling.request import Request, labels_at
+
+PART = 250
+REQUEST = "request.json"
+
+
+class Shard(NamedTuple):
+    """This process makes the parts k with k mod n = i."""
+
+    i: int
+    n: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """'0/4' -> Shard(0, 4). Raises UsageError."""
+        i, slash, n = text.partition("/")
+        if slash and i.isdigit() and n.isdigit() and int(i) < int(n):
+            return cls(int(i), int(n))
+        raise UsageError(f"--shard is i/n with i from 0 to n-1, as in 0/4; got {text!r}")
+
+
+WHOLE = Shard(0, 1)
+
+
+class Generated(NamedTuple):
+    """images: how many of the whole are there now. complete: all of them, and `out` can be used."""
+
+    out: Path
+    images: int
+    complete: bool
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A folder of parts and the request that they belong to (as written in request.json)."""
+
+    folder: Path
+    request: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> Parts:
+        """Raises UsageError if the folder's request.json cannot be read."""
+        try:
+            request = json.loads((folder / REQUEST).read_bytes())
+            if not isinstance(request["n"], int) or not isinstance(request["part"], int):
+                raise TypeError
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UsageError(f"{folder / REQUEST} is not one that scaledit generate wrote") from None
+        return cls(folder, request)
+
+    @property
+    def n(self) -> int:
+        return self.request["n"]
+
+    def path(self, k: int) -> Path:
+        return self.folder / f"part-{k:05d}.npz"
+
+    def numbers(self) -> range:
+        return range(-(-self.n // self.request["part"]))
+
+    def indices(self, k: int) -> range:
+        size = self.request["part"]
+        return range(k * size, min((k + 1) * size, self.n))
+
+    def missing(self) -> list[int]:
+        return [k for k in self.numbers() if not self.path(k).is_file()]
+
+    def images(self) -> Iterator[np.ndarray]:
+        """Part after part. Raises RunError naming one that is damaged."""
+        for k in self.numbers():
+            try:
+                with np.load(self.path(k), allow_pickle=False) as part:
+                    images = part["arr_0"]
+            except Exception as error:  # numpy and zipfile raise many kinds for damaged files
+                raise RunError(
+                    f"{self.path(k)} is damaged ({error}); delete it and run the command again"
+                ) from None
+            if len(images) != len(self.indices(k)):
+                raise RunError(
+                    f"{self.path(k)} holds {len(images)} images; delete it and run the command again"
+                )
+            yield images
+
+
+def generate(
+    pipeline: Pipeline,
+    request: Request,
+    out: Path,
+    shard: Shard = WHOLE,
+    batch_size: int = 125,
+    progress: Callable[[int, int], None] | None = None,
+) -> Generated:
+    """Makes this shard's missing parts of `request` (which has a num), and joins them if `out` is a .npz.
+
+    progress(done, total) counts this shard's images. Raises UsageError if `out` holds other samples.
+    """
+    assert request.num is not None and request.start == 0
+    described = json.loads(json.dumps({**request.origin(pipeline), "part": PART}))
+    joined = out.suffix == ".npz"
+    if joined and out.exists():
+        if _origin(out) != described:
+            raise UsageError(f"{out} holds other samples; choose another --out, or delete it")
+        return Generated(out, request.num, True)
+    folder = out.with_name(f"{out.name}.parts") if joined else out
+    parts = _claim(folder, described)
+    mine = [k for k in parts.numbers() if k % shard.n == shard.i]
+    todo = [k for k in mine if not parts.path(k).is_file()]
+    total = sum(len(parts.indices(k)) for k in mine)
+    done = total - sum(len(parts.indices(k)) for k in todo)
+    if progress is not None:
+        progress(done, total)
+    for k in todo:
+        indices = parts.indices(k)
+        labels = labels_at(request.rule, indices, request.classes, request.settings.seed)
+        made = []
+        for first in range(0, len(indices), batch_size):
+            some = labels[first : first + batch_size].tolist()
+            made.append(pipeline.draw(some, request.settings, indices.start + first, batch_size))
+            done += len(some)
+            if progress is not None:
+                progress(done, total)
+        files.write_npz(parts.path(k), made, labels, {**described, "start": indices.start}, len(indices))
+    missing = parts.missing()
+    if missing and not (joined and out.exists()):  # another shard may have joined and removed them
+        return Generated(out, request.num - sum(len(parts.indices(k)) for k in missing), False)
+    if joined and not out.exists():
+        _join(parts, request, out)
+    return Generated(out, request.num, True)
+
+
+def _claim(folder: Path, described: dict[str, Any]) -> Parts:
+    """The folder of this request's parts, made if it is not there."""
+    path = folder / REQUEST
+    if not path.exists():
+        if folder.is_file():
+            raise UsageError(f"{folder} is a file; choose a folder or a .npz for --out")
+        others = [p for p in folder.iterdir() if p.suffix != ".partial"] if folder.exists() else []
+        if others and not path.exists():  # another shard may have written it in this moment
+            raise UsageError(f"{folder} is not empty and holds no generated samples; choose another --out")
+        folder.mkdir(parents=True, exist_ok=True)
+        with files.whole(path) as file:
+            file.write(json.dumps(described, indent=1).encode())
+    parts = Parts.read(folder)
+    changed = [key for key in sorted(described) if parts.request.get(key) != described[key]]
+    if changed:
+        key = changed[0]
+        raise UsageError(
+            f"{folder} holds parts of another request ({key}: {parts.request.get(key)} -> {described[key]}); "
+            "choose another --out, or delete it"
+        )
+    return parts
+
+
+def _join(parts: Parts, request: Request, out: Path) -> None:
+    """One file of all parts, by one process at a time; another one may have done it already."""
+    try:
+        lock = (parts.folder / ".lock").open("w")
+    except FileNotFoundError:
+        return
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not out.exists():
+            labels = labels_at(request.rule, range(parts.n), request.classes, request.settings.seed)
+            files.write_npz(out, parts.images(), labels, parts.request, parts.n)
+        shutil.rmtree(parts.folder, ignore_errors=True)
+
+
+def _origin(path: Path) -> object:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return json.loads(str(file["origin"]))
+    except Exception:  # any file that is none of ours
+        return None

@@ -1,0 +1,112 @@
+"""Which images to draw: how many, of which classes, with which settings.
+
+image i of a request has the index start + i, the noise of (seed, start + i), and a class by one of these:
+
+    equal     the classes in turn, by the index: each as often as the others, if N is a multiple
+    uniform   at random, keyed by (seed, index): ADM's and the paper's
+    real      as the real images' in turn: so that a difference of classes is no part of a distance
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from scaledit import images
+from scaledit.config import SampleConfig
+from scaledit.diffusion.noise import Stream, uniform
+from scaledit.errors import UsageError, did_you_mean
+from scaledit.pipeline import PROGRESS, Pipeline
+
+Rule = Literal["equal", "real", "uniform"]
+
+
+def labels_at(rule: Rule, indices: Sequence[int], classes: Sequence[int], seed: int) -> np.ndarray:
+    """(N,) int64: the class of each index."""
+    if rule == "uniform":
+        places = (uniform(seed, indices, Stream.SAMPLE_LABEL).numpy() * len(classes)).astype(np.int64)
+    else:
+        places = np.asarray(indices, dtype=np.int64) % len(classes)
+    return np.asarray(classes, dtype=np.int64)[places]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to draw: `num` images with classes by `rule`; or, where num is None, `per_class` of each class,
+    class after class. classes: those of the model to choose from; for the rule "real", one for each real
+    image."""
+
+    classes: tuple[int, ...]
+    settings: SampleConfig
+    start: int = 0
+    per_class: int | None = None
+    num: int | None = None
+    rule: Rule = "equal"
+
+    @property
+    def of_each(self) -> int:
+        return self.per_class or self.settings.per_class
+
+    def labels(self) -> list[int]:
+        """The class of every image."""
+        if self.num is None:
+            return [c for c in self.classes for _ in range(self.of_each)]
+        indices = range(self.start, self.start + self.num)
+        return labels_at(self.rule, indices, self.classes, self.settings.seed).tolist()
+
+    def origin(self, pipeline: Pipeline) -> dict[str, Any]:
+        """How to make these images again: written into every file that holds them."""
+        settings = self.settings
+        return {
+            **pipeline.origin,
+            "n": len(self.classes) * self.of_each if self.num is None else self.num,
+            "classes": sorted(set(self.classes)),
+            "labels": "rows" if self.num is None else self.rule,
+            "start": self.start,
+            "seed": settings.seed,
+            "sampler": settings.sampler,
+            "steps": settings.steps,
+            "cfg_scale": settings.cfg_scale,
+            "cfg_channels": settings.cfg_channels,
+            "precision": "fp32",
+            "decoder": "none (pixels)",
+            "rounding": images.ROUNDING,
+        }
+
+
+class Samples(NamedTuple):
+    """images (N, H, W, 3) uint8, labels (N,) int64, columns of their grid, and how they were made."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    columns: int
+    origin: dict[str, Any]
+
+
+def parse_classes(text: str | None, pipeline: Pipeline) -> tuple[int, ...]:
+    """'0,2,cat' -> class numbers; None is every class. Raises UsageError for a class the model lacks."""
+    if text is None:
+        return tuple(range(pipeline.config.model.num_classes))
+    names = pipeline.class_names
+    chosen = []
+    for word in (part.strip() for part in text.split(",")):
+        if word in names:
+            chosen.append(names.index(word))
+        elif word.lstrip("-").isdigit():
+            chosen.append(int(word))
+        else:
+            raise UsageError(f"unknown class {word!r}{did_you_mean(word, names)}")
+    return tuple(pipeline.labels(chosen).tolist())
+
+
+def run(
+    pipeline: Pipeline, request: Request, batch_size: int = 64, progress: PROGRESS | None = None
+) -> Samples:
+    """Draws the request."""
+    labels = request.labels()
+    made = pipeline.draw(labels, request.settings, request.start, batch_size, progress)
+    columns = request.of_each if request.num is None else max(1, round(len(labels) ** 0.5))
+    return Samples(made, np.array(labels), columns, request.origin(pipeline))
