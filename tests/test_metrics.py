@@ -1,0 +1,306 @@
+"""The metrics against cases that can be worked by hand, and what must not change them."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.linalg import sqrtm
+
+from scaledit.errors import UsageError
+from scaledit.evaluation.metrics import (
+    Accumulator,
+    Statistics,
+    density_coverage,
+    frechet_distance,
+    frechet_distance_infinity,
+    inception_score,
+    kid,
+    neighbourhoods,
+    precision_recall,
+)
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def rotation(d: int, seed: int = 0) -> np.ndarray:
+    return np.linalg.qr(rng(seed).standard_normal((d, d)))[0]
+
+
+def covariance(d: int, seed: int) -> np.ndarray:
+    root = rng(seed).standard_normal((d, d))
+    return root @ root.T / d
+
+
+def by_sqrtm(a: Statistics, b: Statistics) -> float:
+    root = np.asarray(sqrtm(a.cov @ b.cov))
+    return float(((a.mean - b.mean) ** 2).sum() + np.trace(a.cov + b.cov) - 2 * np.trace(root).real)
+
+
+# The Fréchet distance
+
+
+def test_frechet_of_covariances_that_commute():
+    """|m|^2 + sum (sqrt lambda_a - sqrt lambda_b)^2 where both have the same eigenvectors."""
+    q, a, b = rotation(7), rng(1).uniform(0.1, 4, 7), rng(2).uniform(0.1, 4, 7)
+    mean = rng(3).standard_normal(7)
+    ours = frechet_distance(Statistics(np.zeros(7), q * a @ q.T), Statistics(mean, q * b @ q.T))
+    assert ours == pytest.approx(mean @ mean + ((np.sqrt(a) - np.sqrt(b)) ** 2).sum(), rel=1e-12)
+
+
+@pytest.mark.parametrize(("shift", "s", "r"), [(3.0, 2.0, 0.5), (0.0, 1.0, 1.0), (-1.0, 0.0, 2.0)])
+def test_frechet_in_one_dimension(shift: float, s: float, r: float):
+    a, b = (
+        Statistics(np.zeros(1), np.full((1, 1), s * s)),
+        Statistics(np.full(1, shift), np.full((1, 1), r * r)),
+    )
+    assert frechet_distance(a, b) == pytest.approx(shift**2 + (s - r) ** 2, abs=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), d=st.integers(1, 12))
+def test_frechet_is_sqrtms_and_symmetric_and_unmoved_by_rotations(seed: int, d: int):
+    a = Statistics(rng(seed).standard_normal(d), covariance(d, seed + 1))
+    b = Statistics(rng(seed + 2).standard_normal(d), covariance(d, seed + 3))
+    ours, q = frechet_distance(a, b), rotation(d, seed)
+    assert ours == pytest.approx(by_sqrtm(a, b), rel=1e-6, abs=1e-6)  # sqrtm's own error
+    assert ours == pytest.approx(frechet_distance(b, a), rel=1e-9, abs=1e-9)
+    turned = (Statistics(s.mean @ q, q.T @ s.cov @ q) for s in (a, b))
+    assert frechet_distance(*turned) == pytest.approx(ours, rel=1e-9, abs=1e-9)
+
+
+def test_frechet_of_rank_one_and_of_no_spread():
+    """tr (uu^T vv^T)^(1/2) = |u.v|; a point mass leaves the other's trace."""
+    u, v = rng(0).standard_normal(6), rng(1).standard_normal(6)
+    zero, one, two = (Statistics(np.zeros(6), c) for c in (np.zeros((6, 6)), np.outer(u, u), np.outer(v, v)))
+    assert frechet_distance(one, two) == pytest.approx(u @ u + v @ v - 2 * abs(u @ v), rel=1e-9)
+    assert frechet_distance(one, one) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(zero, two) == pytest.approx(v @ v, rel=1e-12)
+    assert frechet_distance(zero, zero) == 0
+    same = np.ones((5, 6)) * u  # features without any spread
+    assert frechet_distance(same, same) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("n", "m"), [(10, 12), (10, 200), (200, 10), (200, 300), (2, 2)])
+def test_every_route_gives_the_same_distance(n: int, m: int):
+    """Fewer samples than dimensions (30) on neither, one or both sides."""
+    a, b = rng(0).standard_normal((n, 30)), 1.3 * rng(1).standard_normal((m, 30)) + 0.1
+    long_way = frechet_distance(Statistics.of(a), Statistics.of(b))
+    for x in (a, Statistics.of(a)):
+        for y in (b, Statistics.of(b)):
+            assert frechet_distance(x, y) == pytest.approx(long_way, rel=1e-7)
+
+
+def test_frechet_of_samples_tends_to_that_of_their_gaussians():
+    """N(0, 1) against N(1, 2^2) in four dimensions: 4 (1 + 1)."""
+    a, b = rng(0).standard_normal((40_000, 4)), 1 + 2 * rng(1).standard_normal((40_000, 4))
+    assert frechet_distance(a, b) == pytest.approx(8, rel=0.02)
+
+
+def test_extrapolation_removes_the_bias_of_n():
+    """Samples of the reference's own Gaussian: the distance at N is biased by O(D^2/N), its intercept not."""
+    d, n = 16, 4000
+    reference = Statistics(np.zeros(d), np.eye(d))
+    biased, extrapolated = [], []
+    for seed in range(4):
+        samples = rng(seed).standard_normal((n, d))
+        biased.append(frechet_distance(reference, samples))
+        found = frechet_distance_infinity(reference, samples, seed=seed)
+        assert found == frechet_distance_infinity(reference, samples, seed=seed)
+        assert found.slope > 0
+        extrapolated.append(found.value)
+    assert np.mean(biased) > 0.02
+    assert abs(np.mean(extrapolated)) < 0.25 * np.mean(biased)
+
+
+# Inception Score
+
+
+def test_inception_score_of_what_says_nothing_and_of_certainty():
+    assert inception_score(np.zeros((100, 10))) == pytest.approx(1, rel=1e-12)
+    certain = 1e4 * np.eye(10)[np.arange(100) % 10]
+    assert inception_score(certain) == pytest.approx(10, rel=1e-9)
+    assert inception_score(certain[:1].repeat(100, axis=0)) == pytest.approx(1, rel=1e-9)
+
+
+def test_inception_score_is_the_mean_over_splits_and_ignores_an_offset():
+    logits = 3 * rng().standard_normal((25, 5))
+    by_hand = []
+    for part in (logits[:10], logits[10:20], logits[20:]):
+        p = np.exp(part) / np.exp(part).sum(axis=1, keepdims=True)
+        by_hand.append(np.exp((p * np.log(p / p.mean(axis=0))).sum(axis=1).mean()))
+    assert inception_score(logits, split_size=10) == pytest.approx(np.mean(by_hand), rel=1e-9)
+    assert inception_score(logits + 1000, split_size=10) == pytest.approx(np.mean(by_hand), rel=1e-9)
+
+
+# Neighbourhoods
+
+
+def brute_force(real: np.ndarray, made: np.ndarray, k: int) -> tuple[float, float, float, float]:
+    def squared(u, v):
+        return ((u[:, None] - v[None]) ** 2).sum(-1)
+
+    radii = [np.sort(squared(x, x), axis=1)[:, k] for x in (real, made)]
+    inside = squared(real, made) <= radii[0][:, None]
+    recalled = squared(real, made) <= radii[1][None]
+    return inside.any(0).mean(), recalled.any(1).mean(), inside.sum() / (k * len(made)), inside.any(1).mean()
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), n=st.integers(5, 40), m=st.integers(5, 40), k=st.integers(1, 4))
+def test_neighbourhoods_by_brute_force(seed: int, n: int, m: int, k: int):
+    """On whole numbers every distance is exact, and so are ties: balls are closed."""
+    real = rng(seed).integers(0, 4, (n, 3)).astype(np.float32)
+    made = rng(seed + 1).integers(0, 5, (m, 3)).astype(np.float32)
+    assert tuple(neighbourhoods(real, made, k, k)) == pytest.approx(brute_force(real, made, k), rel=1e-12)
+    assert tuple(precision_recall(real, made, k)) == pytest.approx(brute_force(real, made, k)[:2])
+    assert tuple(density_coverage(real, made, k)) == pytest.approx(brute_force(real, made, k)[2:])
+
+
+def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch):
+    real, made = rng(0).standard_normal((90, 8)), rng(1).standard_normal((70, 8)) + 0.4
+    whole = neighbourhoods(real, made)
+    for tile in (7, 32, 90):
+        monkeypatch.setattr("scaledit.evaluation.neighbours.TILE", tile)
+        assert neighbourhoods(real, made) == whole
+
+
+def test_identical_sets_and_sets_far_apart():
+    a = rng().standard_normal((50, 16))
+    for precision in ("fp32", "adm_fp16"):
+        assert tuple(precision_recall(a, a, precision=precision)) == (1, 1)
+        assert tuple(precision_recall(a, a + 100, precision=precision)) == (0, 0)
+    assert density_coverage(a, a).coverage == 1
+    assert tuple(density_coverage(a, a + 100)) == (0, 0)
+    # Samples that all sit at one place of the real set: precise, but they recall nearly nothing.
+    lump = a[:1] + 1e-3 * rng(1).standard_normal((50, 16))
+    found = precision_recall(a, lump)
+    assert found.precision == 1
+    assert found.recall <= 1 / 50
+
+
+def test_neighbourhoods_hold_a_tile_not_the_matrix(monkeypatch: pytest.MonkeyPatch):
+    """4,000 x 4,000 distances in float32 are 64 MB; what is asked for at a time is a tile. (The whole process
+    at 20,000 x 10,000 is measured in benchmarks/.)"""
+    largest = 0
+    original = torch.Tensor.__matmul__
+
+    def watched(u, v):
+        nonlocal largest
+        out = original(u, v)
+        largest = max(largest, out.numel())
+        return out
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", watched)
+    neighbourhoods(rng(0).standard_normal((4000, 4)), rng(1).standard_normal((4000, 4)))
+    assert 0 < largest <= 2048**2
+
+
+# The kernel distance
+
+
+def test_kid_by_hand_and_without_bias():
+    x, y = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[1.0, 1.0], [2.0, 0.0]])
+
+    def k(u, v):
+        return (u @ v / 2 + 1) ** 3
+
+    by_hand = k(x[0], x[1]) + k(y[0], y[1]) - 2 * np.mean([k(u, v) for u in x for v in y])
+    found = kid(x, y, subsets=3)
+    assert found.mean == pytest.approx(by_hand, rel=1e-12)
+    assert found.std == pytest.approx(0, abs=1e-12)  # each subset is everything
+    a, b = rng(0).standard_normal((4000, 6)), rng(1).standard_normal((4000, 6))
+    same = kid(a, b, subset_size=400)
+    assert abs(same.mean) < 3 * same.std / 10
+    assert kid(a, b + 1, subset_size=400).mean > 10 * same.std
+    assert same == kid(a, b, subset_size=400)
+
+
+# Statistics
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), cuts=st.lists(st.integers(0, 300), max_size=6))
+def test_batches_and_parts_make_one_set(seed: int, cuts: list[int]):
+    """Whatever the batches, and whichever part saw them; the mean is far off zero, where a running sum of
+    squares would lose it."""
+    features = (1e4 + rng(seed).standard_normal((300, 5))).astype(np.float32)
+    parts = np.split(features, sorted(cuts))
+    accumulators = [Accumulator(), Accumulator(), Accumulator()]
+    for i, part in enumerate(parts):
+        accumulators[i % 3].add(part)
+    first, *others = accumulators
+    for other in others:
+        first.merge(other)
+    merged = first.result()
+    exact = features.astype(np.float64)
+    assert merged.n == 300
+    np.testing.assert_allclose(merged.mean, exact.mean(axis=0), rtol=1e-13)
+    np.testing.assert_allclose(merged.cov, np.cov(exact, rowvar=False), rtol=1e-9, atol=1e-10)
+
+
+def _rank(rank: int, path: str, features: np.ndarray, out: mp.SimpleQueue) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+    accumulator = Accumulator()
+    for batch in np.array_split(features[rank::2], 3):
+        accumulator.add(batch)
+    merged = accumulator.across_ranks().result()
+    out.put((rank, merged.mean, merged.cov, merged.n))
+    dist.barrier()
+    os._exit(0)  # gloo now and then aborts in a tidy exit
+
+
+def test_two_ranks_make_one_set(tmp_path):
+    features = (5 + rng().standard_normal((101, 6))).astype(np.float32)
+    context = mp.get_context("spawn")
+    out = context.SimpleQueue()
+    arguments = (str(tmp_path / "meet"), features, out)
+    processes = [context.Process(target=_rank, args=(rank, *arguments)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    answers = {rank: rest for rank, *rest in (out.get(), out.get())}
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    alone = Statistics.of(features)
+    for mean, cov, n in answers.values():
+        np.testing.assert_allclose(mean, alone.mean, rtol=1e-13)
+        np.testing.assert_allclose(cov, alone.cov, rtol=1e-12)
+        assert n == 101
+    np.testing.assert_array_equal(answers[0][1], answers[1][1])
+
+
+# Bad input
+
+
+def test_bad_features_are_refused_with_a_sentence():
+    good = rng().standard_normal((20, 4))
+    bad = good.copy()
+    bad[7, 2] = np.nan
+    for call in (
+        lambda: frechet_distance(good, bad),
+        lambda: precision_recall(bad, good),
+        lambda: kid(good, bad),
+        lambda: inception_score(bad),
+        lambda: Accumulator().add(bad),
+    ):
+        with pytest.raises(UsageError, match=r"sample 7 are not finite \(1 of 20"):
+            call()
+    with pytest.raises(UsageError, match="at least two samples, got 1"):
+        frechet_distance(good[:1], good)
+    with pytest.raises(UsageError, match="4 and 3 dimensions"):
+        frechet_distance(good, good[:, :3])
+    with pytest.raises(UsageError, match="more than 3 samples in each set, got 3"):
+        precision_recall(good, good[:3])
+    with pytest.raises(UsageError, match=r"needs more than 40 samples, got 20"):
+        frechet_distance_infinity(good, good)
+    with pytest.raises(UsageError, match=r"\(N, D\), got the shape \(20,\)"):
+        Statistics.of(good[:, 0])
