@@ -1,0 +1,69 @@
+"""The digits' own extractors: what they see, that they are the shipped ones, that they can be made again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from benchmarks.sensitivity import DAMAGE, EXTRACTORS, measure
+
+from scaledit import images
+from scaledit.data.sets import digits
+from scaledit.errors import RunError, UsageError
+from scaledit.evaluation import digits as judge
+
+LEAST_NOISE = {"FD-digits": 1, "FD-digits-random": 0}
+"""The first level of noise from which the distance rises: the trained extractor hardly sees a sd of 0.06,
+which is why it has a random twin."""
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", EXTRACTORS)
+def test_the_distance_rises_with_damage(name: str, damage: str, seed: int):
+    first = LEAST_NOISE[name] if damage.startswith("noise") else 0
+    distances = measure(EXTRACTORS[name](), damage, seed)[first:]
+    assert (np.diff(distances) > 0).all(), distances
+
+
+def test_the_trained_extractor_is_blind_to_fine_noise_and_its_twin_is_not():
+    rise = {name: measure(EXTRACTORS[name](), "noise, sd", 0) for name in EXTRACTORS}
+    assert rise["FD-digits"][1] < 1.02 * rise["FD-digits"][0]
+    assert rise["FD-digits-random"][1] > 1.03 * rise["FD-digits-random"][0]
+
+
+def test_the_shipped_classifier_knows_digits_it_was_not_trained_on():
+    assert judge.accuracy(judge.trained().network, digits(held_out=True)) >= 0.99
+
+
+def test_training_it_again_gives_its_like():
+    """Not its very bits on every machine: another processor sums in another order, and 600 steps follow."""
+    again, x = judge.train(), digits(held_out=True)
+    assert judge.accuracy(again, x) >= 0.99
+    agree = again(x.images)[1].argmax(1) == judge.trained().network(x.images)[1].argmax(1)
+    assert agree.float().mean() >= 0.99
+
+
+def test_a_damaged_classifier_is_refused(monkeypatch: pytest.MonkeyPatch):
+    judge.trained.cache_clear()
+    monkeypatch.setattr(judge, "SHA256", "0" * 64)
+    with pytest.raises(RunError, match="damaged"):
+        judge.trained()
+
+
+def test_nearest_distance_of_training_digits_is_zero_and_of_others_not():
+    x = digits().images[:5]
+    assert judge.nearest_distance(x).tolist() == [0] * 5
+    by_hand = (digits().images.flatten(1) - torch.zeros(64)).square().sum(1).sqrt().min()
+    assert judge.nearest_distance(torch.zeros(1, 1, 8, 8)) == pytest.approx(float(by_hand), rel=1e-5)
+
+
+def test_it_reads_what_to_uint8_wrote():
+    x = digits(held_out=True).images
+    read = judge.as_pixels(torch.from_numpy(images.to_uint8(x)).permute(0, 3, 1, 2))
+    assert (read - x).abs().max() <= 1 / 127.5
+
+
+def test_other_sizes_are_refused():
+    with pytest.raises(UsageError, match="8x8 images, these are 16x9"):
+        judge.trained()(torch.zeros(2, 3, 9, 16, dtype=torch.uint8))
