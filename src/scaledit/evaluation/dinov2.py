@@ -63,9 +63,11 @@ def load(folder: str, device: torch.device | str = "cpu") -> DinoExtractor:
         from transformers import Dinov2Model  # takes seconds
     except ImportError:
         raise UsageError('DINOv2 needs transformers: pip install "scaledit[dinov2]"') from None
+    from safetensors import SafetensorError
+
     try:
         network = Dinov2Model.from_pretrained(path, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from None
     with weights.open("rb") as file:
         return DinoExtractor(network, hashlib.file_digest(file, "sha256").hexdigest(), device)

@@ -327,8 +327,6 @@ def _read(path: Path) -> dict[str, Tensor]:
 
             return load_file(path)
         read = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # torch and safetensors raise many kinds for files that are none of theirs
         reason = str(error).partition("\n")[0][:120]
         raise UsageError(f"{path} cannot be read as a file of tensors: {reason}") from None

@@ -1,0 +1,455 @@
+"""Judging sample sets: what goes in, what comes out, and that nothing wrong is judged."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from oracle import formulas
+from scaledit.cli import main
+from scaledit.config import EvaluateConfig
+from scaledit.errors import UsageError
+from scaledit.evaluation import dinov2, inception, metrics
+from scaledit.evaluation.features import extract
+from scaledit.evaluation.judge import open_judge
+from scaledit.evaluation.reference import open_reference
+from scaledit.evaluation.result import Result, side_by_side
+from scaledit.evaluation.samples import open_samples
+from scaledit.scaling import paper
+from scaledit.training.log import read
+from tiny import TINY
+
+PICTURES = formulas.images("evaluated", 12, 64)
+LABELS = np.arange(12) % 3
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of Inception weights in the known file's layout: a bare state dict under torchvision's names."""
+    path = tmp_path_factory.mktemp("weights") / inception.FILE_NAME
+    state = inception.Inception().state_dict()
+    made = {key: torch.from_numpy(formulas.inception_weight(key, tuple(v.shape))) for key, v in state.items()}
+    torch.save(made, path)
+    return path
+
+
+def png(image: np.ndarray, kind: str = "png", **how) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format=kind, **how)
+    return buffer.getvalue()
+
+
+def folder(path: Path, images: np.ndarray = PICTURES) -> Path:
+    path.mkdir()
+    for i, image in enumerate(images):
+        (path / f"{i:04d}.png").write_bytes(png(image))
+    return path
+
+
+def tar(path: Path, images: np.ndarray = PICTURES) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for i, image in enumerate(images):
+            entry = tarfile.TarInfo(f"some/{i:04d}.png")
+            data = png(image)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return path
+
+
+def npz(path: Path, images: np.ndarray = PICTURES, **more: np.ndarray) -> Path:
+    np.savez(path, arr_0=images, **more)
+    return path
+
+
+# What goes in
+
+
+def test_npz_folder_and_tar_hold_the_same_images(tmp_path: Path):
+    sets = [npz(tmp_path / "a.npz"), folder(tmp_path / "b"), tar(tmp_path / "c.tar")]
+    np.savez_compressed(tmp_path / "d.npz", PICTURES, LABELS)  # ADM's own way to write it
+    for path in (*sets, tmp_path / "d.npz"):
+        samples = open_samples(path)
+        read = np.concatenate([batch.images for batch in samples.batches()])
+        assert samples.n == len(PICTURES)
+        np.testing.assert_array_equal(read, PICTURES)
+    labels = [batch.labels for batch in open_samples(tmp_path / "d.npz").batches()]
+    np.testing.assert_array_equal(np.concatenate(labels), LABELS)
+
+
+def test_grey_pictures_are_read_as_grey(tmp_path: Path):
+    grey = PICTURES[..., 0]
+    [batch] = open_samples(folder(tmp_path / "grey", grey)).batches()
+    np.testing.assert_array_equal(batch.images, grey[..., None].repeat(3, axis=-1))
+
+
+def bad_sets(at: Path) -> dict[str, Path]:
+    """What a sentence must refuse, by a part of the sentence."""
+    at.mkdir()
+    torn = (npz(at / "whole.npz").read_bytes())[:-4000]
+    (at / "torn.npz").write_bytes(torn)
+    flipped = bytearray((at / "whole.npz").read_bytes())
+    flipped[9000] ^= 1
+    (at / "flipped.npz").write_bytes(flipped)
+    np.savez(at / "no.npz", mu=np.zeros(3))
+    np.savez(at / "objects.npz", arr_0=np.array([{}, {}], dtype=object))
+    (at / "text.npz").write_text("not an archive")
+    (at / "text.tar").write_text("not an archive")
+    whole = tar(at / "whole.tar").read_bytes()
+    (at / "torn.tar").write_bytes(whole[: len(whole) // 2])
+    (at / "empty").mkdir()
+    mixed = folder(at / "mixed")
+    (mixed / "0007.png").write_bytes(png(PICTURES[0][:32]))
+    lossy = folder(at / "lossy")
+    (lossy / "0007.jpg").write_bytes(png(PICTURES[0], "jpeg"))
+    renamed = folder(at / "renamed")
+    (renamed / "0007.png").write_bytes(png(PICTURES[0], "jpeg"))
+    broken = folder(at / "broken")
+    (broken / "0007.png").write_bytes(png(PICTURES[0])[:-300])
+    alpha = folder(at / "alpha")
+    (alpha / "0007.png").write_bytes(png(np.zeros((64, 64, 4), np.uint8)))
+    bomb = folder(at / "bomb")
+    (bomb / "0007.png").write_bytes(png(np.zeros((20000, 20000), np.uint8)))
+    return {
+        "channels first": npz(at / "nchw.npz", PICTURES.transpose(0, 3, 1, 2)),
+        "float32; a batch is uint8": npz(at / "float.npz", PICTURES.astype(np.float32) / 255),
+        r"\(N, H, W, 3\)": npz(at / "flat.npz", PICTURES[..., 0]),
+        "Fortran order": npz(at / "fortran.npz", np.asfortranarray(PICTURES)),
+        "holds 1 image": npz(at / "one.npz", PICTURES[:1]),
+        "only the values 0 and 1": npz(at / "bits.npz", PICTURES // 200),
+        "no images": at / "no.npz",
+        "Python objects": at / "objects.npz",
+        "arr_1 must be 12 whole numbers": npz(at / "labels.npz", arr_1=np.zeros(5)),
+        "is no .npz file": at / "text.npz",
+        "cut short|is no .npz": at / "torn.npz",
+        "flipped.npz is damaged": at / "flipped.npz",
+        "no tar archive": at / "text.tar",
+        "is damaged": at / "torn.tar",
+        "no PNG images": at / "empty",
+        "0007.png is 64x32, those before are 64x64": mixed,
+        "lossy compression .* --allow-jpeg": lossy,
+        "0007.png cannot be read as a PNG": renamed,
+        "0007.png cannot be read": broken,
+        "mode RGBA": alpha,
+        "0007.png .*(declares|exceeds)": bomb,
+    }
+
+
+def test_bad_sample_sets_are_refused_with_a_sentence(tmp_path: Path):
+    class Grey:
+        name, sha256, resize = "grey", "none", "none"
+
+        def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"pool": images.float().mean(dim=(2, 3))}
+
+    for says, path in bad_sets(tmp_path / "bad").items():
+        with pytest.raises(UsageError, match=says):
+            extract(open_samples(path), [Grey()])
+
+
+def test_jpeg_is_read_where_it_was_asked_for_and_told(tmp_path: Path, weights: Path, capsys):
+    path = folder(tmp_path / "lossy")
+    (path / "0007.png").unlink()
+    (path / "0007.jpg").write_bytes(png(PICTURES[7], "jpeg", quality=90))
+    arguments = ["evaluate", str(path), "--reference", str(npz(tmp_path / "real.npz")), "--metrics", "fid"]
+    arguments += ["--inception", str(weights), "--any-inception"]
+    assert main(arguments) == 2
+    assert "--allow-jpeg" in capsys.readouterr().err
+    assert main([*arguments, "--allow-jpeg", "--json", str(tmp_path / "out.json")]) == 0
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["fid"] > 0  # one image of twelve went through a JPEG
+    assert any("lossily" in warning for warning in result["warnings"])
+
+
+# Weights
+
+
+def test_weights_are_looked_for_and_never_fetched(tmp_path: Path, weights: Path, monkeypatch):
+    monkeypatch.delenv(inception.VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    with pytest.raises(UsageError, match=rf"download {inception.SOURCE}.* to .*cache/scaledit/pt_inception"):
+        inception.find_weights()
+    cached = tmp_path / "torch" / "hub" / "checkpoints" / inception.FILE_NAME
+    cached.parent.mkdir(parents=True)
+    cached.touch()
+    assert inception.find_weights() == cached
+    monkeypatch.setenv(inception.VARIABLE, str(weights))
+    assert inception.find_weights() == weights
+    with pytest.raises(UsageError, match=r"--inception names .*nowhere, and there is no such file"):
+        inception.find_weights(tmp_path / "nowhere")
+
+
+def test_weights_of_another_hash_or_network_are_refused(tmp_path: Path, weights: Path):
+    with pytest.raises(UsageError, match=r"SHA-256 .*6726825d.*--any-inception"):
+        inception.load(weights)
+    state = torch.load(weights, weights_only=True)
+    wrong = {
+        "fc.weight is nothing there": {k: v for k, v in state.items() if k != "fc.weight"},
+        "extra is": {**state, "extra": torch.zeros(3)},
+        r"fc.weight is \(1000, 2048\) there, Inception has \(1008, 2048\)": {
+            **state,
+            "fc.weight": torch.zeros(1000, 2048),
+        },
+        "no state dict": [1, 2],
+    }
+    for says, content in wrong.items():
+        torch.save(content, tmp_path / "wrong.pth")
+        with pytest.raises(UsageError, match=says):
+            inception.load(tmp_path / "wrong.pth", verify=False)
+    (tmp_path / "torn.pth").write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(UsageError, match="cannot be read as a file of tensors"):
+        inception.load(tmp_path / "torn.pth", verify=False)
+
+
+class Canary:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_nothing_a_user_hands_in_is_unpickled(tmp_path: Path):
+    canary = tmp_path / "canary"
+    torch.save({"fc.weight": Canary(canary)}, tmp_path / "evil.pth")
+    with pytest.raises(UsageError, match="cannot be read"):
+        inception.load(tmp_path / "evil.pth", verify=False)
+    np.savez(tmp_path / "evil.npz", arr_0=np.array([Canary(canary)] * 2, dtype=object))
+    with pytest.raises(UsageError, match="never unpickled"):
+        open_samples(tmp_path / "evil.npz")
+    np.savez(tmp_path / "evil2.npz", mu=np.array([Canary(canary)] * 2, dtype=object), sigma=np.zeros(2))
+    with pytest.raises(UsageError, match="never unpickled"):
+        open_reference(tmp_path / "evil2.npz", inception.InceptionExtractor(inception.Inception(), ""), False)
+    assert not canary.exists()
+
+
+def test_weights_from_safetensors_make_the_same_features(tmp_path: Path, weights: Path):
+    save_file(torch.load(weights, weights_only=True), tmp_path / "w.safetensors")
+    images = torch.from_numpy(PICTURES[:2]).permute(0, 3, 1, 2)
+    first, second = (inception.load(path, verify=False) for path in (weights, tmp_path / "w.safetensors"))
+    assert torch.equal(first(images)["pool"], second(images)["pool"])
+
+
+def test_weights_that_give_no_numbers_are_noticed(tmp_path: Path, weights: Path, capsys):
+    state = torch.load(weights, weights_only=True)
+    state["Mixed_7c.branch1x1.conv.weight"][:] = float("nan")
+    torch.save(state, tmp_path / "nan.pth")
+    arguments = ["evaluate", str(npz(tmp_path / "a.npz")), "--reference", str(npz(tmp_path / "b.npz"))]
+    arguments += [
+        "--inception",
+        str(tmp_path / "nan.pth"),
+        "--any-inception",
+        "--json",
+        str(tmp_path / "r.json"),
+    ]
+    assert main(arguments) == 2
+    assert "features of sample 0 are not finite (12 of 12 samples)" in capsys.readouterr().err
+    assert not (tmp_path / "r.json").exists()
+
+
+# References and results
+
+
+def test_a_reference_judges_as_its_images_do(tmp_path: Path, weights: Path):
+    """Statistics made by `scaledit reference`, ADM's own file, and the images themselves."""
+    real = folder(tmp_path / "real", formulas.images("real", 10, 64))
+    use = ["--inception", str(weights), "--any-inception"]
+    assert main(["reference", str(real), "--out", str(tmp_path / "ours.npz"), *use]) == 0
+    ours = np.load(tmp_path / "ours.npz")
+    theirs = {key: ours[key] for key in ("mu", "sigma", "mu_s", "sigma_s")}
+    images = np.stack([np.asarray(Image.open(path)) for path in sorted(real.iterdir())])
+    np.savez(tmp_path / "adm.npz", arr_0=images, **theirs)
+    samples = npz(tmp_path / "samples.npz")
+    found = []
+    for reference in (real, tmp_path / "ours.npz", tmp_path / "adm.npz"):
+        out = tmp_path / f"{reference.name}.json"
+        command = ["evaluate", str(samples), "--reference", str(reference), *use, "--json", str(out)]
+        assert main(command) == 0
+        found.append(json.loads(out.read_text()))
+    figures = ("fid", "sfid", "inception_score", "precision", "recall", "density", "coverage", "kid")
+    for other in found[1:]:
+        for key in figures:
+            assert other[key] == pytest.approx(found[0][key], rel=1e-6), key
+    protocol = found[0]["protocol"]
+    assert protocol["n"] == 12
+    assert protocol["reference_n"] == 10
+    assert protocol["extractor_sha256"] == inception.load(weights, verify=False).sha256
+    assert len({one["protocol"]["reference_sha256"] for one in found}) == 3
+    assert any("below 2049" in warning for warning in found[0]["warnings"])
+    assert any("n 12, not 50000; labels unknown" in warning for warning in found[0]["warnings"])
+
+
+def test_figures_are_those_of_the_functions(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch):
+    """And an sFID's statistics are those of the spatial features, gathered batch by batch."""
+    monkeypatch.setattr("scaledit.evaluation.samples.BATCH", 7)
+    extractor = inception.load(weights, verify=False)
+    real, made = (npz(tmp_path / f"{name}.npz", formulas.images(name, 20, 32)) for name in ("real", "made"))
+    config = EvaluateConfig(reference=str(real), inception=str(weights), any_inception=True, seeds=1)
+    figures = open_judge(config).score([open_samples(made)]).figures
+    a, b = (
+        extractor(torch.from_numpy(formulas.images(n, 20, 32)).permute(0, 3, 1, 2)) for n in ("real", "made")
+    )
+    pool_a, pool_b = a["pool"].numpy(), b["pool"].numpy()
+    assert figures["fid"].value == pytest.approx(metrics.frechet_distance(pool_a, pool_b), rel=1e-4)
+    spatial = metrics.frechet_distance(a["spatial"].numpy(), b["spatial"].numpy())
+    assert figures["sfid"].value == pytest.approx(spatial, rel=1e-4)
+    assert figures["precision"].value == metrics.precision_recall(pool_a, pool_b).precision
+
+
+def test_references_that_lack_something(tmp_path: Path, weights: Path, capsys):
+    use = ["--inception", str(weights), "--any-inception"]
+    samples, d = npz(tmp_path / "samples.npz"), 2048
+    np.savez(tmp_path / "fid_only.npz", mu=np.zeros(d), sigma=np.eye(d))
+    np.savez(tmp_path / "half.npz", mu=np.zeros(d))
+    np.savez(tmp_path / "small.npz", mu=np.zeros(64), sigma=np.eye(64))
+    np.savez(tmp_path / "nan.npz", mu=np.full(d, np.nan), sigma=np.eye(d))
+    np.savez(tmp_path / "shapes.npz", mu=np.zeros(d), sigma=np.eye(5))
+    origin = json.dumps({"extractor": "other", "extractor_sha256": "ab" * 32})
+    np.savez(tmp_path / "other.npz", mu=np.zeros(d), sigma=np.eye(d), origin=np.array(origin))
+    for name, says in {
+        "fid_only": "has no mu_s and sigma_s, which sfid needs; choose --metrics fid,inception_score",
+        "half": "holds mu but no sigma",
+        "small": "features of 64 and 2048 dimensions cannot be compared",
+        "nan": "mu must hold finite floats",
+        "shapes": "are no mean and covariance",
+        "other": "was made with the extractor other",
+        "nowhere": "there is no reference",
+    }.items():
+        reference = ["--reference", str(tmp_path / f"{name}.npz")]
+        extra = ["--metrics", "fid"] if name == "small" else []
+        assert main(["evaluate", str(samples), *reference, *use, *extra]) == 2
+        assert says in capsys.readouterr().err
+    reference = ["--reference", str(tmp_path / "fid_only.npz")]
+    assert main(["evaluate", str(samples), *reference, *use, "--metrics", "fid,inception_score"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "say what to measure"),
+        (["SAMPLES"], "--reference is missing"),
+        (["nowhere.npz", "--reference", "digits"], "there is no nowhere.npz"),
+        (["SAMPLES", "--reference", "digits", "--metrics", "fd_digit"], "did you mean 'fd_digits'"),
+        (["SAMPLES", "--reference", "digits", "--seeds", "3"], "--seeds is for a run"),
+        (["SAMPLES", "--reference", "digits", "--cfg-scale", "2"], "--cfg-scale is for a run"),
+        (["SAMPLES", "--reference", "digits"], "the digits' extractor reads 8x8 images, these are 64x64"),
+        (["--compare", "SAMPLES"], "is no result of scaledit evaluate --json"),
+    ],
+)
+def test_wrong_calls(tmp_path: Path, arguments: list[str], says: str, capsys):
+    samples = str(npz(tmp_path / "samples.npz"))
+    assert main(["evaluate", *[samples if word == "SAMPLES" else word for word in arguments]]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_results_are_told_beside_each_other_and_the_papers(tmp_path: Path, capsys):
+    protocol = {"n": 50_000, "image_size": [256, 256]}
+    for name, fid in (("a", 9.5), ("b", 2.25)):
+        (tmp_path / f"{name}.json").write_text(
+            json.dumps({"name": name, "fid": fid, "precision": 0.5, "protocol": protocol, "warnings": []})
+        )
+    assert main(["evaluate", "--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 0
+    said = capsys.readouterr().out
+    assert "9.5" in said
+    assert "DiT-XL/2-G (cfg=1.50)" in said
+    assert "2.27" in said  # the paper's
+    header, rows = side_by_side([Result.read(tmp_path / "a.json"), *paper.quality((256, 256))])
+    assert header[:2] == ["", "FID"]
+    assert rows[0] == ["a", "9.5", "", "", "0.5", ""]
+
+
+# Runs
+
+
+def test_a_training_run_judges_itself_and_can_be_judged(tmp_path: Path):
+    out = tmp_path / "run"
+    few = ["evaluate.num=20", "evaluate.seeds=3", "evaluate.labels=equal"]
+    shape = [*TINY, "train.steps=4", "checkpoint.every=4", "evaluate.every=2", *few]
+    assert main(["train", "digits", "--out", str(out), *shape]) == 0
+    found = [event for event in read(out) if event["event"] == "evaluated"]
+    assert [event["step"] for event in found] == [2, 4]
+    assert found[0]["fd_digits"] != found[1]["fd_digits"]
+    report = (out / "report.html").read_text()
+    for part in ("Evaluation in training", "real, held out", "FD-digits-random", "guidance 4.0", "recall"):
+        assert part in report
+    # The same figures once more, from the checkpoint, and from the samples that generate writes.
+    assert main(["evaluate", str(out), "--reference", "digits", "--json", str(tmp_path / "r.json")]) == 0
+    result = json.loads((tmp_path / "r.json").read_text())
+    files = []
+    for seed in (1, 2, 3):
+        files.append(str(tmp_path / f"{seed}.npz"))
+        drawing = ["--num", "20", "--labels", "equal", "--seed", str(seed), "--cfg-scale", "1"]
+        assert main(["generate", str(out), *drawing, "--out", files[-1]]) == 0
+    assert main(["evaluate", *files, "--reference", "digits", "--json", str(tmp_path / "f.json")]) == 0
+    again = json.loads((tmp_path / "f.json").read_text())
+    for key in (
+        "fd_digits",
+        "fd_digits_std",
+        "fd_digits_random",
+        "class_accuracy",
+        "recall",
+        "fd_digits_real",
+    ):
+        assert result[key] == pytest.approx(found[1][key], rel=1e-6)
+        assert again[key] == pytest.approx(found[1][key], rel=1e-6)
+    told = again["protocol"]
+    assert (told["sampler"], told["steps"], told["cfg_scale"], told["seed"]) == ("dpm", 4, 1.0, [1, 2, 3])
+    assert told["labels"] == "equal"
+
+
+def test_what_the_judge_lacks_is_said_before_the_first_step(tmp_path: Path, capsys):
+    shape = [*TINY, "train.steps=4", "evaluate.every=2", "evaluate.reference=/nowhere.npz"]
+    assert main(["train", "digits", "--out", str(tmp_path / "run"), *shape]) == 2
+    assert "there is no reference /nowhere.npz" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+# DINOv2
+
+
+@pytest.fixture(scope="module")
+def dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The architecture in little, with random weights."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    path = tmp_path_factory.mktemp("dino") / "tiny"
+    torch.manual_seed(0)
+    config = Dinov2Config(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=224)
+    Dinov2Model(config).save_pretrained(path)
+    return path
+
+
+def test_fd_dinov2_of_a_local_model(tmp_path: Path, dino: Path):
+    command = ["evaluate", str(npz(tmp_path / "a.npz")), "--dinov2", str(dino)]
+    command += ["--reference", str(npz(tmp_path / "b.npz", formulas.images("real", 9, 64)))]
+    assert main([*command, "--json", str(tmp_path / "out.json")]) == 0
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert "fid" not in result
+    extractor = dinov2.load(str(dino))
+    a, b = (
+        extractor(torch.from_numpy(x).permute(0, 3, 1, 2))["pool"].numpy()
+        for x in (PICTURES, formulas.images("real", 9, 64))
+    )
+    assert a.shape == (12, 24)
+    assert result["fd_dinov2"] == pytest.approx(metrics.frechet_distance(b, a), rel=1e-5)
+    assert result["protocol"]["extractor_sha256"] == extractor.sha256
+
+
+def test_other_folders_are_no_dinov2(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"needed are config.json and model.safetensors"):
+        dinov2.load(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(UsageError, match="holds a bert model"):
+        dinov2.load(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "dinov2"}')
+    with pytest.raises(UsageError, match="cannot be loaded"):
+        dinov2.load(str(tmp_path))
