@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -304,3 +308,11 @@ def test_bad_features_are_refused_with_a_sentence():
         frechet_distance_infinity(good, good)
     with pytest.raises(UsageError, match=r"\(N, D\), got the shape \(20,\)"):
         Statistics.of(good[:, 0])
+
+
+@pytest.mark.slow
+def test_neighbourhoods_of_a_full_evaluation_fit_a_laptop():
+    """20,000 x 10,000 in 2048 dimensions, in a process of its own: its peak, features and libraries included."""
+    script = Path(__file__).parent.parent / "benchmarks" / "evaluation.py"
+    done = subprocess.run([sys.executable, script, "neighbourhoods"], capture_output=True, check=True)
+    assert json.loads(done.stdout)["peak_gb"] < 1.5
