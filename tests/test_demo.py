@@ -49,7 +49,7 @@ def test_digits_are_of_the_class_asked_for_and_not_copies(demo: Path, cfg_scale:
     assert result["class_accuracy"].real >= 0.98  # a judge worth asking
     assert result["class_accuracy"].value >= 0.95
     assert 0.9 <= result["nearest"].value <= 1.3
-    assert result["fd_digits"].value <= 3 * result["fd_digits"].real
+    assert result["fd_digits"].value <= 2.5 * result["fd_digits"].real
 
 
 def test_report_says_it(demo: Path):
@@ -57,6 +57,11 @@ def test_report_says_it(demo: Path):
     for part in (
         "How good",
         "guidance 1.5",
+        "guidance 4.0",
+        "FD-digits-random",
+        "real, held out",
+        "class score",
+        "recall",
         "Real digits (held out)",
         "images/s in training",
         "During training",

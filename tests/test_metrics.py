@@ -312,7 +312,7 @@ def test_bad_features_are_refused_with_a_sentence():
 
 @pytest.mark.slow
 def test_neighbourhoods_of_a_full_evaluation_fit_a_laptop():
-    """20,000 x 10,000 in 2048 dimensions, in a process of its own: its peak, features and libraries included."""
+    """20,000 x 10,000 in 2048 dimensions, in a process of its own, all of it counted."""
     script = Path(__file__).parent.parent / "benchmarks" / "evaluation.py"
     done = subprocess.run([sys.executable, script, "neighbourhoods"], capture_output=True, check=True)
     assert json.loads(done.stdout)["peak_gb"] < 1.5

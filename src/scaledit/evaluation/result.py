@@ -9,6 +9,7 @@ figure of real held-out images.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,11 @@ class Figure(NamedTuple):
     real: float | None = None
 
     def __str__(self) -> str:
-        return _number(self.value) + (f" ± {_number(self.std)}" if self.std is not None else "")
+        """6.52 ± 0.99: to the second digit of the deviation."""
+        if not self.std:
+            return _number(self.value) + (" ± 0" if self.std is not None else "")
+        digits = max(0, 1 - math.floor(math.log10(self.std)))
+        return f"{self.value:.{digits}f} ± {self.std:.{digits}f}"
 
 
 def _number(value: float) -> str:
