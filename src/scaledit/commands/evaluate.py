@@ -77,7 +77,7 @@ def run(given: argparse.Namespace) -> None:
         return
     result = _measure(given)
     if given.json:
-        from scaledit.sampling.files import whole
+        from scaledit.parts import whole
 
         given.json.parent.mkdir(parents=True, exist_ok=True)
         with whole(given.json) as file:

@@ -47,8 +47,9 @@ def run(given: argparse.Namespace) -> None:
     if not Path(given.model).exists():
         raise UsageError(f"there is no {given.model}")
 
+    from scaledit.parts import Shard
     from scaledit.pipeline import load
-    from scaledit.sampling.generate import Shard, generate
+    from scaledit.sampling.generate import generate
     from scaledit.sampling.request import Request, parse_classes
 
     shard = Shard.parse(given.shard)

@@ -191,10 +191,12 @@ def small_array(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
         raise UsageError(f"{path}: {name} claims {info.file_size / 1e9:.1f} GB")
     with archive.open(info) as file:
         shape, fortran, dtype = _header(file, name, path)
-        data = file.read()
-    if len(data) != int(np.prod(shape)) * dtype.itemsize:
-        raise UsageError(f"{path}: {name} is cut short")
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+        if int(np.prod(shape, dtype=object)) * dtype.itemsize > info.file_size:
+            raise UsageError(f"{path}: {name} claims {shape}, which does not fit its {info.file_size} bytes")
+        data = np.empty(int(np.prod(shape)) * dtype.itemsize, np.uint8)
+        if file.readinto(data.data) != len(data) or file.read(1):
+            raise UsageError(f"{path}: {name} does not have the length that it claims")
+    return data.view(dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def _image_header(archive: zipfile.ZipFile, path: Path) -> tuple[int, int, int, int]:

@@ -6,16 +6,15 @@ FILE.npz   arr_0 (N, H, W, 3) uint8   arr_1 (N,) int64 labels   origin: JSON, ho
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from scaledit import images
+from scaledit.parts import whole
 from scaledit.sampling.request import Samples
 
 
@@ -62,21 +61,6 @@ def _add(archive: zipfile.ZipFile, arrays: Mapping[str, np.ndarray]) -> None:
     for name, value in arrays.items():
         with _member(archive, name) as member:
             np.lib.format.write_array(member, value, allow_pickle=False)
-
-
-@contextmanager
-def whole(out: Path) -> Iterator[BinaryIO]:
-    """A file that gets its name when it is complete and on the disk; what was under the name stays till
-    then."""
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _member(archive: zipfile.ZipFile, name: str):

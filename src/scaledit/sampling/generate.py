@@ -22,30 +22,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from scaledit.errors import RunError, UsageError
+from scaledit.parts import WHOLE, Shard, claim
 from scaledit.pipeline import Pipeline
 from scaledit.sampling import files
 from scaledit.sampling.request import Request, labels_at
 
 PART = 250
 REQUEST = "request.json"
-
-
-class Shard(NamedTuple):
-    """This process makes the parts k with k mod n = i."""
-
-    i: int
-    n: int
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """'0/4' -> Shard(0, 4). Raises UsageError."""
-        i, slash, n = text.partition("/")
-        if slash and i.isdigit() and n.isdigit() and int(i) < int(n):
-            return cls(int(i), int(n))
-        raise UsageError(f"--shard is i/n with i from 0 to n-1, as in 0/4; got {text!r}")
-
-
-WHOLE = Shard(0, 1)
 
 
 class Generated(NamedTuple):
@@ -128,8 +111,9 @@ def generate(
             raise UsageError(f"{out} holds other samples; choose another --out, or delete it")
         return Generated(out, request.num, True)
     folder = out.with_name(f"{out.name}.parts") if joined else out
-    parts = _claim(folder, described)
-    mine = [k for k in parts.numbers() if k % shard.n == shard.i]
+    claim(folder, REQUEST, described, "generated samples")
+    parts = Parts.read(folder)
+    mine = [k for k in parts.numbers() if shard.has(k)]
     todo = [k for k in mine if not parts.path(k).is_file()]
     total = sum(len(parts.indices(k)) for k in mine)
     done = total - sum(len(parts.indices(k)) for k in todo)
@@ -152,29 +136,6 @@ def generate(
     if joined and not out.exists():
         _join(parts, request, out)
     return Generated(out, request.num, True)
-
-
-def _claim(folder: Path, described: dict[str, Any]) -> Parts:
-    """The folder of this request's parts, made if it is not there."""
-    path = folder / REQUEST
-    if not path.exists():
-        if folder.is_file():
-            raise UsageError(f"{folder} is a file; choose a folder or a .npz for --out")
-        others = [p for p in folder.iterdir() if p.suffix != ".partial"] if folder.exists() else []
-        if others and not path.exists():  # another shard may have written it in this moment
-            raise UsageError(f"{folder} is not empty and holds no generated samples; choose another --out")
-        folder.mkdir(parents=True, exist_ok=True)
-        with files.whole(path) as file:
-            file.write(json.dumps(described, indent=1).encode())
-    parts = Parts.read(folder)
-    changed = [key for key in sorted(described) if parts.request.get(key) != described[key]]
-    if changed:
-        key = changed[0]
-        raise UsageError(
-            f"{folder} holds parts of another request ({key}: {parts.request.get(key)} -> {described[key]}); "
-            "choose another --out, or delete it"
-        )
-    return parts
 
 
 def _join(parts: Parts, request: Request, out: Path) -> None:
