@@ -9,6 +9,7 @@ import torch
 
 from scaledit import diffusion
 from scaledit.config import DataConfig, DiffusionConfig
+from scaledit.data.photos import photos
 from scaledit.data.sets import TrainingSet, digits
 from scaledit.errors import UsageError, did_you_mean
 from scaledit.models.config import DiTConfig
@@ -72,6 +73,8 @@ def dataset(config: DataConfig) -> TrainingSet:
     """The training split."""
     if config.name == "digits":
         return digits(flip=config.flip)
+    if config.name == "photos":
+        return photos(flip=config.flip)
     if not config.path:
         raise UsageError(
             "this recipe trains on encoded images; say where they are with data.path=FOLDER "

@@ -39,9 +39,9 @@ class DiffusionConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """name: "digits" (built in), or "latents" with path: a folder of encoded images."""
+    """name: "digits" or "photos" (built in), or "latents" with path: a folder of encoded images."""
 
-    name: Literal["digits", "latents"] = "digits"
+    name: Literal["digits", "photos", "latents"] = "digits"
     path: str = ""
     flip: bool = False
 
