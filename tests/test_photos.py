@@ -1,4 +1,4 @@
-"""The built-in photographs: which crops there are, that they are the same everywhere, and what is held out."""
+"""The built-in photographs: which crops there are, the same everywhere, and what is held out."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Photograph:
-    """A class: scikit-image's function in skimage.data, the shorter side it is scaled to, and the edge that is
-    held out."""
+    """A class: scikit-image's function in skimage.data, the shorter side it is scaled to, and the edge whose
+    columns are held out."""
 
     name: str
     function: str
@@ -82,7 +82,7 @@ def _crops(held_out: bool) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def corners(label: int, width: int, height: int, held_out: bool) -> np.ndarray:
-    """(crops, 2) int64: the upper left corner (top, left) of each crop of a class in its scaled photograph."""
+    """(crops, 2) int64: the upper left corner (top, left) of each crop of a class."""
     at_right = PHOTOGRAPHS[label].held_out == "right"
     columns = HELD_OUT_WIDTH if held_out else width - HELD_OUT_WIDTH
     first = width - columns if held_out == at_right else 0
