@@ -10,7 +10,7 @@ import torch
 from scaledit import diffusion
 from scaledit.config import DataConfig, DiffusionConfig
 from scaledit.data.photos import photos
-from scaledit.data.sets import TrainingSet, digits
+from scaledit.data.sets import Images, TrainingSet, digits
 from scaledit.errors import UsageError, did_you_mean
 from scaledit.models.config import DiTConfig
 from scaledit.models.dit import DiT
@@ -83,6 +83,15 @@ def dataset(config: DataConfig) -> TrainingSet:
     from scaledit.data.latents import Latents
 
     return Latents.open(config.path, flip=config.flip)
+
+
+def held_out(config: DataConfig) -> Images:
+    """The images of a built-in set that training does not see. Raises UsageError for other data."""
+    if config.name == "digits":
+        return digits(held_out=True)
+    if config.name == "photos":
+        return photos(held_out=True)
+    raise UsageError(f'data.name="{config.name}" holds no images out')
 
 
 def device(name: str) -> torch.device:
