@@ -184,10 +184,13 @@ def optimizer_tensors(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
 def restore_optimizer(
     net: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
-    """The inverse of `optimizer_tensors`."""
-    by_parameter: dict[str, dict[str, Tensor]] = {}
+    """The inverse of `optimizer_tensors`. Moments get their parameter's strides: the fused AdamW walks both
+    in the order of memory, so that moments of another layout would meet other weights."""
+    parameters, by_parameter = dict(net.named_parameters()), dict[str, dict[str, Tensor]]()
     for key, value in tensors.items():
         kind, name = key.split("/", 1)
+        if value.shape == parameters[name].shape:
+            value = torch.empty_like(parameters[name], dtype=value.dtype, device="cpu").copy_(value)
         by_parameter.setdefault(name, {})[kind] = value
     order = [name for name, parameter in net.named_parameters() if parameter.requires_grad]
     state = {i: by_parameter[name] for i, name in enumerate(order) if name in by_parameter}
