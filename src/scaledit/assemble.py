@@ -9,7 +9,8 @@ import torch
 
 from scaledit import diffusion
 from scaledit.config import DataConfig, DiffusionConfig
-from scaledit.data.sets import TrainingSet, digits
+from scaledit.data.photos import photos
+from scaledit.data.sets import Images, TrainingSet, digits
 from scaledit.errors import UsageError, did_you_mean
 from scaledit.models.config import DiTConfig
 from scaledit.models.dit import DiT
@@ -72,6 +73,8 @@ def dataset(config: DataConfig) -> TrainingSet:
     """The training split."""
     if config.name == "digits":
         return digits(flip=config.flip)
+    if config.name == "photos":
+        return photos(flip=config.flip)
     if not config.path:
         raise UsageError(
             "this recipe trains on encoded images; say where they are with data.path=FOLDER "
@@ -80,6 +83,15 @@ def dataset(config: DataConfig) -> TrainingSet:
     from scaledit.data.latents import Latents
 
     return Latents.open(config.path, flip=config.flip)
+
+
+def held_out(config: DataConfig) -> Images:
+    """The images of a built-in set that training does not see. Raises UsageError for other data."""
+    if config.name == "digits":
+        return digits(held_out=True)
+    if config.name == "photos":
+        return photos(held_out=True)
+    raise UsageError(f'data.name="{config.name}" holds no images out')
 
 
 def device(name: str) -> torch.device:

@@ -13,7 +13,17 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from scaledit import __version__
-from scaledit.commands import evaluate, generate, models, plan, recipes, reference, sample, train
+from scaledit.commands import (
+    autoencoder,
+    evaluate,
+    generate,
+    models,
+    plan,
+    recipes,
+    reference,
+    sample,
+    train,
+)
 from scaledit.errors import RunError, UsageError, did_you_mean
 
 
@@ -37,6 +47,7 @@ class Parser(argparse.ArgumentParser):
 
 COMMANDS = {
     "train": train,
+    "autoencoder": autoencoder,
     "sample": sample,
     "generate": generate,
     "evaluate": evaluate,
@@ -99,7 +110,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _overview() -> str:
-    lines = [f"  {name:<10}{command.SUMMARY.splitlines()[0]}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<12}{command.SUMMARY.splitlines()[0]}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "usage: scaledit COMMAND ...",

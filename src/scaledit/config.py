@@ -15,7 +15,7 @@ import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from scaledit.errors import UsageError, did_you_mean
 from scaledit.models.config import DiTConfig
@@ -39,9 +39,9 @@ class DiffusionConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """name: "digits" (built in), or "latents" with path: a folder of encoded images."""
+    """name: "digits" or "photos" (built in), or "latents" with path: a folder of encoded images."""
 
-    name: Literal["digits", "latents"] = "digits"
+    name: Literal["digits", "photos", "latents"] = "digits"
     path: str = ""
     flip: bool = False
 
@@ -135,9 +135,37 @@ class EvaluateConfig:
     batch_size: int = 125
 
 
+class Config:
+    """What the configs of all kinds of runs share: a frozen dataclass of `name` (the recipe's) and sections.
+
+    TRAINS: the recipe's own word for what it trains (`trains = "autoencoder"`; "model" where it says none).
+    """
+
+    TRAINS: ClassVar[str]
+    name: str
+    data: DataConfig
+    optimizer: OptimizerConfig
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `from_json` is its inverse."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))  # pyright: ignore[reportArgumentType]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Raises UsageError for an unknown section or key, and for values of the wrong kind."""
+        return cls(**{"name": str(value.get("name", "run")), **sections(cls, value)})
+
+
+Kind = TypeVar("Kind", bound=Config)
+COMMANDS = {"model": "scaledit train", "autoencoder": "scaledit autoencoder train"}
+"""What to call with a recipe, by what it trains."""
+
+
 @dataclass(frozen=True)
-class RunConfig:
-    """A whole run. `name` is the recipe's."""
+class RunConfig(Config):
+    """The training of a diffusion model."""
+
+    TRAINS: ClassVar[str] = "model"
 
     name: str
     model: DiTConfig
@@ -153,20 +181,18 @@ class RunConfig:
     def __post_init__(self) -> None:
         _check(self)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; `from_json` is its inverse."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
-
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunConfig:
-        return _build(value)
+        parts = sections(cls, value, but="model")
+        model = _model(dict(value.get("model", {})), parts["diffusion"])
+        return cls(name=str(value.get("name", "run")), model=model, **parts)
 
 
 # These say how often a run looks at itself, not what it computes; a resumed run may change them.
 FREE_ON_RESUME = ("checkpoint.", "sample.", "evaluate.", "train.log_every", "train.max_skips", "data.path")
 
 
-def differences(old: RunConfig, new: RunConfig) -> list[str]:
+def differences(old: Config, new: Config) -> list[str]:
     """'section.key: old -> new' for all that would make `new` another training than `old`."""
     before, after = flatten(old.to_json()), flatten(new.to_json())
     # Without a decay, the number of steps only says when to stop.
@@ -178,11 +204,11 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
     ]
 
 
-def changes(config: RunConfig) -> list[str]:
+def changes(config: Config) -> list[str]:
     """The overrides that make `config` of the recipe it is named after; empty if there is no such recipe."""
-    if config.name not in recipe_names():
+    if config.name not in recipe_names(config.TRAINS):
         return []
-    own = flatten(load(config.name).to_json())
+    own = flatten(load(config.name, kind=type(config)).to_json())
     return [
         f"{key}={json.dumps(value)}" for key, value in flatten(config.to_json()).items() if own[key] != value
     ]
@@ -199,22 +225,40 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def recipe_names() -> list[str]:
-    """The recipes that come with scaledit."""
-    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+def recipe_names(trains: str | None = "model") -> list[str]:
+    """The recipes that come with scaledit and train such a thing; all of them for None."""
+    names = sorted(path.stem for path in RECIPES.glob("*.toml"))
+    return [name for name in names if trains is None or trained_by(name) == trains]
 
 
-def load(recipe: str, overrides: Iterable[str] = ()) -> RunConfig:
-    """The RunConfig of a recipe, by name or by path of a .toml file, with `section.key=value` overrides.
+def trained_by(recipe: str) -> str:
+    """What a recipe trains: a key of COMMANDS."""
+    return _trains(_read(recipe), recipe)
+
+
+def load(recipe: str, overrides: Iterable[str] = (), kind: type[Kind] = RunConfig) -> Kind:
+    """The config of a recipe, by name or by path of a .toml file, with `section.key=value` overrides.
 
     Values are TOML (`train.steps=100`, `model.name="DiT-S/2"`); bare words are taken as strings.
-    Raises UsageError for an unknown recipe, section or key, and for values of the wrong kind.
+    Raises UsageError for an unknown recipe, section or key, for values of the wrong kind, and for a recipe
+    that trains something else.
     """
     table = _read(recipe)
+    trains = _trains(table, recipe)
+    if trains != kind.TRAINS:
+        raise UsageError(f"{recipe} is a recipe of another kind; use {COMMANDS[trains]} {recipe}")
+    table.pop("trains", None)
     for override in overrides:
-        _apply(table, override)
+        _apply(table, override, kind)
     table.setdefault("name", Path(recipe).stem)
-    return _build(table)
+    return kind.from_json(table)
+
+
+def _trains(table: Mapping[str, Any], recipe: str) -> str:
+    trains = table.get("trains", "model")
+    if trains not in COMMANDS:
+        raise UsageError(f"{recipe}: trains is {trains!r}{did_you_mean(str(trains), COMMANDS)}")
+    return trains
 
 
 def _read(recipe: str, extended_by: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -226,13 +270,13 @@ def _read(recipe: str, extended_by: tuple[str, ...] = ()) -> dict[str, Any]:
     if not path.is_file():
         if is_path:
             raise UsageError(f"no recipe file {recipe}")
-        raise UsageError(f"unknown recipe {recipe!r}{did_you_mean(recipe, recipe_names())}")
+        raise UsageError(f"unknown recipe {recipe!r}{did_you_mean(recipe, recipe_names(None))}")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid TOML: {error}") from None
     for section, values in table.items():
-        if section not in ("name", "extends") and not isinstance(values, Mapping):
+        if section not in ("name", "extends", "trains") and not isinstance(values, Mapping):
             raise UsageError(f"{path}: {section} must be a section, [{section}] with keys below it")
     base = table.pop("extends", None)
     if base is None:
@@ -253,14 +297,14 @@ def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     return base
 
 
-def _apply(table: dict[str, Any], override: str) -> None:
+def _apply(table: dict[str, Any], override: str, kind: type[Config]) -> None:
     key, equals, text = override.partition("=")
     section, dot, name = key.partition(".")
     if not equals or not dot or not name:
         raise UsageError(f"an override is section.key=value, as in train.steps=100; got {override!r}")
     if "\n" in text or name != name.strip():
         raise UsageError(f"an override is section.key=value without spaces or line breaks; got {override!r}")
-    _known(section, _SECTIONS, "section")
+    _known(section, _section_names(kind), "section")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -274,21 +318,21 @@ def _known(word: str, known: Iterable[str], what: str) -> None:
         raise UsageError(f"unknown {what} {word!r}{did_you_mean(word, known)}")
 
 
-_SECTIONS = {f.name: f for f in dataclasses.fields(RunConfig) if f.name != "name"}
+def _section_names(kind: type[Config]) -> list[str]:
+    return [name for name in get_type_hints(kind) if name not in ("name", "TRAINS")]
 
 
-def _build(table: Mapping[str, Any]) -> RunConfig:
+def sections(kind: type[Config], table: Mapping[str, Any], but: str = "") -> dict[str, Any]:
+    """The sections of a config class built from their tables, defaults where there is none; without `but`.
+
+    Raises UsageError as `load` does.
+    """
+    names = _section_names(kind)
     for section in table:
         if section != "name":
-            _known(section, _SECTIONS, "section")
-    hints = get_type_hints(RunConfig)
-    parts: dict[str, Any] = {
-        section: _section(hints[section], section, table.get(section, {}))
-        for section in _SECTIONS
-        if section != "model"
-    }
-    model = _model(dict(table.get("model", {})), parts["diffusion"])
-    return RunConfig(name=str(table.get("name", "run")), model=model, **parts)
+            _known(section, names, "section")
+    hints = get_type_hints(kind)
+    return {name: _section(hints[name], name, table.get(name, {})) for name in names if name != but}
 
 
 def _section(kind: type, section: str, values: Mapping[str, Any]) -> Any:
@@ -353,6 +397,8 @@ def _value(kind: Any, key: str, value: Any) -> Any:
         raise UsageError(f"{key} cannot be {value!r}")
     if origin is tuple:
         parts = get_args(kind)
+        if parts[-1] is Ellipsis:
+            parts = parts[:1] * (len(value) if isinstance(value, list | tuple) else 1)
         if not isinstance(value, list | tuple) or len(value) != len(parts):
             raise UsageError(f"{key} must be a list of {len(parts)} values, got {value!r}")
         return tuple(_value(part, key, item) for part, item in zip(parts, value, strict=True))
@@ -362,6 +408,19 @@ def _value(kind: Any, key: str, value: Any) -> Any:
         names = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
         raise UsageError(f"{key} must be {names.get(kind, kind)}, got {value!r}")
     return value
+
+
+def check_bounds(config: Config, at_least: Mapping[str, float]) -> None:
+    """Raises UsageError where a 'section.key' is below its smallest value, or a float is not finite."""
+    values = flatten(dataclasses.asdict(config))  # pyright: ignore[reportArgumentType]
+    for key, smallest in at_least.items():
+        if not values[key] >= smallest:
+            raise UsageError(f"{key} must be at least {smallest}, got {values[key]}")
+    for key, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{key} must be finite, got {value}")
+    if any(not 0 <= beta < 1 for beta in config.optimizer.betas):
+        raise UsageError(f"optimizer.betas must lie in [0, 1), got {list(config.optimizer.betas)}")
 
 
 def _check(config: RunConfig) -> None:
@@ -388,18 +447,9 @@ def _check(config: RunConfig) -> None:
         "optimizer.weight_decay": 0,
         "optimizer.clip": 0,
     }
-    for key, smallest in at_least.items():
-        section, name = key.split(".")
-        value = getattr(getattr(config, section), name)
-        if not value >= smallest:
-            raise UsageError(f"{key} must be at least {smallest}, got {value}")
-    for key, value in flatten(dataclasses.asdict(config)).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UsageError(f"{key} must be finite, got {value}")
+    check_bounds(config, at_least)
     if not 0 <= config.ema.decay < 1:
         raise UsageError(f"ema.decay must lie in [0, 1), got {config.ema.decay}")
-    if any(not 0 <= beta < 1 for beta in config.optimizer.betas):
-        raise UsageError(f"optimizer.betas must lie in [0, 1), got {list(config.optimizer.betas)}")
     if config.train.batch_size % config.train.accumulate:
         raise UsageError(
             f"train.accumulate {config.train.accumulate} does not divide train.batch_size "

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scaledit import assemble, checkpoint, diffusion, images
 from scaledit.config import RunConfig, SampleConfig
@@ -159,7 +159,7 @@ def load(path: str | Path, device: str = "auto") -> Pipeline:
     )
 
 
-def load_weights(net: DiT, tensors: dict[str, Tensor], where: Path) -> None:
+def load_weights(net: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
     """Copies `tensors` into `net`; raises UsageError naming the first that does not fit the config."""
     own = net.state_dict()
     for key in sorted(own.keys() | tensors.keys()):

@@ -9,7 +9,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from scaledit.evaluation.result import TITLES
-from scaledit.training.events import Evaluated, Event, Finished, Sampled, Saved, Skipped, Started, Stepped
+from scaledit.training.events import (
+    Evaluated,
+    Event,
+    Exported,
+    Finished,
+    Fitted,
+    Reconstructed,
+    Sampled,
+    Saved,
+    Skipped,
+    Started,
+    Stepped,
+)
 
 SHOWN_FIGURES = 4
 """Of an evaluation in training; the log and the report have them all."""
@@ -60,7 +72,7 @@ class TrainingProgress:
                     f"{event.run}: {event.params / 1e6:.2f} M parameters, {event.macs / 1e9:.4g} G "
                     f"multiply-adds an image, {event.samples} samples, on {event.device}{resumed}"
                 )
-            case Stepped():
+            case Stepped() | Fitted():
                 self.progress.update(
                     self.task,
                     completed=event.step,
@@ -79,6 +91,13 @@ class TrainingProgress:
             case Evaluated():
                 shown = [f"{TITLES[key]} {figure}" for key, figure in event.result.figures.items()]
                 self._say(f"step {event.step}  {'  '.join(shown[:SHOWN_FIGURES])}")
+            case Reconstructed():
+                self._say(
+                    f"step {event.step}  PSNR {event.psnr:.2f} dB  SSIM {event.ssim:.3f}  "
+                    f"({event.images} held-out images)"
+                )
+            case Exported():
+                self._say(f"the autoencoder is {event.path}, scale {event.scale:.5f}")
             case Sampled() | Saved():
                 pass
             case Finished():

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scaledit.errors import UsageError
+
+if TYPE_CHECKING:
+    from scaledit.training.events import Event
 
 
 def recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="a recipe's name, or the path of a .toml file")
     parser.add_argument(
         "overrides", metavar="section.key=value", nargs="*", help="changes to the recipe: train.steps=100"
+    )
+
+
+def run_folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, help="the run folder (default: runs/RECIPE)")
+    parser.add_argument(
+        "--resume",
+        choices=["auto", "never"],
+        default="never",
+        help="auto: go on from the folder's latest checkpoint, or start if there is none",
     )
 
 
@@ -62,6 +77,31 @@ def at_least(given: argparse.Namespace, smallest: int, *names: str) -> None:
         value = getattr(given, name)
         if value is not None and value < smallest:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {smallest}, got {value}")
+
+
+def shown_training(events: Iterable[Event], out: Path) -> dict[type, Event]:
+    """Goes through a run's events, logging and showing each; gives the last of every type."""
+    from rich.console import Console
+
+    from scaledit.progress import TrainingProgress
+    from scaledit.training.events import Saved
+    from scaledit.training.log import JsonLog
+
+    console, log = Console(stderr=True), JsonLog(out)
+    last: dict[type, Event] = {}
+    try:
+        with TrainingProgress(console) as progress:
+            for event in events:
+                log(event)
+                progress(event)
+                last[type(event)] = event
+    except KeyboardInterrupt:
+        step = f"from step {last[Saved].step} " if Saved in last else ""
+        console.print(
+            f"interrupted; the same command with --resume auto goes on {step}in {out}", highlight=False
+        )
+        raise
+    return last
 
 
 @contextmanager

@@ -16,12 +16,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> None:
-    from scaledit.config import RECIPES, recipe_names
+    from scaledit.config import RECIPES, recipe_names, trained_by
 
     rows: list[dict[str, Any]] = []
-    for name in recipe_names():
+    for name in recipe_names(None):
         lines = (RECIPES / f"{name}.toml").read_text(encoding="utf-8").splitlines()
-        rows.append({"name": name, "summary": lines[0].removeprefix("# ")})
+        rows.append({"name": name, "trains": trained_by(name), "summary": lines[0].removeprefix("# ")})
     if given.json:
         print(json.dumps(rows))
         return

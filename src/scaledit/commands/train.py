@@ -16,13 +16,7 @@ SUMMARY = """train a recipe into a run folder
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     common.recipe(parser)
-    parser.add_argument("--out", type=Path, help="the run folder (default: runs/RECIPE)")
-    parser.add_argument(
-        "--resume",
-        choices=["auto", "never"],
-        default="never",
-        help="auto: go on from the folder's latest checkpoint, or start if there is none",
-    )
+    common.run_folder(parser)
     common.device(parser)
     common.as_json(parser)
 
@@ -33,30 +27,13 @@ def run(given: argparse.Namespace) -> None:
     config = configs.load(given.recipe, given.overrides)
     out = given.out or Path("runs") / config.name
 
-    from rich.console import Console
-
-    from scaledit.progress import TrainingProgress
     from scaledit.report import run as report
-    from scaledit.training.events import Finished, Saved
-    from scaledit.training.log import JsonLog
+    from scaledit.training.events import Finished
     from scaledit.training.loop import train
 
-    console = Console(stderr=True)
-    log, finished, saved = JsonLog(out), None, None
-    try:
-        with TrainingProgress(console) as progress:
-            for event in train(config, out, resume=given.resume, device=given.device):
-                log(event)
-                progress(event)
-                saved = event if isinstance(event, Saved) else saved
-                finished = event if isinstance(event, Finished) else finished
-    except KeyboardInterrupt:
-        step = f"from step {saved.step} " if saved else ""
-        console.print(
-            f"interrupted; the same command with --resume auto goes on {step}in {out}", highlight=False
-        )
-        raise
-    assert finished is not None
+    events = train(config, out, resume=given.resume, device=given.device)
+    finished = common.shown_training(events, out)[Finished]
+    assert isinstance(finished, Finished)
     with common.shown_progress("judging for the report") as judged:
         page = report.write(out, given.device, judged)
     result = {"run": str(out), "report": str(page), **finished._asdict()}

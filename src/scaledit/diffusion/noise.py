@@ -29,6 +29,7 @@ class Stream(IntEnum):
     DATA_ORDER = 5
     SAMPLE_LABEL = 6
     EXTRACTOR = 7
+    CROP = 8
 
 
 _WORD = (1 << 64) - 1

@@ -37,7 +37,7 @@ def write(run: Path, device: str = "auto", progress: PROGRESS | None = None) -> 
         sections.append(_samples(pipeline))
     if pipeline.config.evaluate.reference == DIGITS:
         sections.append(_quality(pipeline, progress))
-    sections += [_over_training(events), _loss(events), _film(run, events), _origin(pipeline, run)]
+    sections += [_over_training(events), loss_curve(events), _film(run, events), _origin(pipeline, run)]
     path = run / REPORT
     path.write_text(page.page(pipeline.config.name, sections), encoding="utf-8")
     return path
@@ -136,8 +136,9 @@ def _over_training(events: Events) -> str:
     )
 
 
-def _loss(events: Events) -> str:
-    stepped = [event for event in events if event["event"] == "stepped"]
+def loss_curve(events: Events, kind: str = "stepped") -> str:
+    """The loss of every logged step (events of this kind) and its running mean."""
+    stepped = [event for event in events if event["event"] == kind]
     if not stepped:
         return ""
     steps, loss = np.array([(event["step"], event["loss"]) for event in stepped], dtype=float).T

@@ -35,6 +35,20 @@ class Stepped(NamedTuple):
     images_per_second: float
 
 
+class Fitted(NamedTuple):
+    """`Stepped` of an autoencoder: the terms of its loss before their weights."""
+
+    step: int
+    loss: float
+    l1: float
+    kl: float
+    gradient: float
+    grad_norm: float
+    learning_rate: float
+    seconds: float
+    images_per_second: float
+
+
 class Skipped(NamedTuple):
     """A step whose loss or gradient was not finite: no weight was changed. `in_a_row` counts them."""
 
@@ -59,6 +73,27 @@ class Evaluated(NamedTuple):
     result: Result
 
 
+class Reconstructed(NamedTuple):
+    """Held-out images after encoding (means, no noise) and decoding: means over them of PSNR (dB) and SSIM.
+    path: each original beside its reconstruction."""
+
+    step: int
+    psnr: float
+    ssim: float
+    images: int
+    path: Path
+
+
+class Exported(NamedTuple):
+    """The trained autoencoder in diffusers' format."""
+
+    step: int
+    path: Path
+    scale: float
+    sha256: str
+    encoder_sha256: str
+
+
 class Saved(NamedTuple):
     step: int
     path: Path
@@ -70,4 +105,6 @@ class Finished(NamedTuple):
     skipped: int
 
 
-Event = Started | Stepped | Skipped | Sampled | Evaluated | Saved | Finished
+Event = (
+    Started | Stepped | Fitted | Skipped | Sampled | Evaluated | Reconstructed | Exported | Saved | Finished
+)

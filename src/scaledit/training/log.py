@@ -46,9 +46,8 @@ class JsonLog:
         path = self.out / LOG
         if not path.exists():
             return
-        kept = [
-            record for record in read(self.out) if record["step"] <= step and record["event"] != "finished"
-        ]
+        ends = ("exported", "finished")  # these come again when a run that is done is called again
+        kept = [record for record in read(self.out) if record["step"] <= step and record["event"] not in ends]
         partial = path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
         os.replace(partial, path)

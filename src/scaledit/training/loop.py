@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 
 from scaledit import assemble, checkpoint, images
-from scaledit.config import RunConfig, differences
+from scaledit.config import Config, RunConfig, differences
 from scaledit.data.sets import TrainingSet, check_fits
 from scaledit.errors import RunError, UsageError
 from scaledit.evaluation.judge import Judge, drawn, open_judge
@@ -60,7 +60,7 @@ def train(
 
     def save() -> Saved:
         if not state.is_finite():
-            raise RunError(_gone_wrong("the weights are not finite", state, checkpoints))
+            raise RunError(gone_wrong("the weights are not finite", state.step, checkpoints))
         folder = checkpoint.save(
             checkpoints,
             state.step,
@@ -82,7 +82,7 @@ def train(
             yield Skipped(state.step, result.loss, result.grad_norm, in_a_row, state.skipped)
             if in_a_row >= config.train.max_skips:
                 what = f"{in_a_row} steps in a row were not finite (loss {result.loss})"
-                raise RunError(_gone_wrong(what, state, checkpoints))
+                raise RunError(gone_wrong(what, state.step, checkpoints))
         else:
             in_a_row = 0
             if state.step % config.train.log_every == 0 or state.step == steps:
@@ -100,25 +100,25 @@ def train(
                     images_per_second=rate,
                 )
         last = state.step == steps
-        if _due(state.step, config.sample.every) or (last and config.sample.every):
+        if due(state.step, config.sample.every) or (last and config.sample.every):
             yield from _draw_samples(state, dataset, out)
-        if judge is not None and (_due(state.step, config.evaluate.every) or last):
+        if judge is not None and (due(state.step, config.evaluate.every) or last):
             yield Evaluated(state.step, judge.score(drawn(judge, _pipeline(state, dataset), config.evaluate)))
-        if _due(state.step, config.checkpoint.every) or last:
+        if due(state.step, config.checkpoint.every) or last:
             yield save()
     yield Finished(state.step, state.seconds, state.skipped)
 
 
-def _due(step: int, every: int) -> bool:
+def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def claim(config: RunConfig, out: Path, resume: str) -> checkpoint.Checkpoint | None:
+def claim(config: Config, out: Path, resume: str) -> checkpoint.Checkpoint | None:
     """Makes `out` this run's folder, or finds the checkpoint to go on from; writes nothing if it refuses."""
     path = out / CONFIG
     if path.exists():
         try:
-            existing = RunConfig.from_json(json.loads(path.read_bytes()))
+            existing = type(config).from_json(json.loads(path.read_bytes()))
         except (ValueError, TypeError) as error:
             raise UsageError(
                 f"{path} cannot be read as a run's config ({error}); choose another --out"
@@ -183,10 +183,10 @@ def _draw_samples(state: TrainState, dataset: TrainingSet, out: Path) -> Iterato
     yield Sampled(state.step, path)
 
 
-def _gone_wrong(what: str, state: TrainState, checkpoints: Path) -> str:
+def gone_wrong(what: str, step: int, checkpoints: Path) -> str:
+    """Why a run stopped after `step`, and what to go on from."""
     found = checkpoint.find(checkpoints)
     good = f"the last good checkpoint is {found[-1]}" if found else "no checkpoint had been saved yet"
     return (
-        f"{what}; stopped after step {state.step}; {good}. "
-        f"Try a lower optimizer.learning_rate, or optimizer.clip=1"
+        f"{what}; stopped after step {step}; {good}. Try a lower optimizer.learning_rate, or optimizer.clip=1"
     )

@@ -9,6 +9,7 @@ a resumed run draws what an uninterrupted one would have.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -139,15 +140,10 @@ class TrainState:
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
         """What a checkpoint holds, a file each."""
-        optimizer = {
-            f"{kind}/{name}": value
-            for name, parameter in self.net.named_parameters()
-            for kind, value in self.optimizer.state[parameter].items()
-        }
         return {
             "model": dict(self.net.state_dict()),
             "ema": dict(self.ema.state_dict()),
-            "optimizer": optimizer,
+            "optimizer": optimizer_tensors(self.net, self.optimizer),
             "times": self.times.state(),
         }
 
@@ -159,13 +155,7 @@ class TrainState:
         parts = {part: saved.tensors(part) for part in ("model", "ema", "optimizer", "times")}
         load_weights(self.net, parts["model"], saved.folder)
         load_weights(self.ema, parts["ema"], saved.folder)
-        by_parameter: dict[str, dict[str, Tensor]] = {}
-        for key, value in parts["optimizer"].items():
-            kind, name = key.split("/", 1)
-            by_parameter.setdefault(name, {})[kind] = value
-        order = [name for name, _ in self.net.named_parameters()]
-        state = {i: by_parameter[name] for i, name in enumerate(order) if name in by_parameter}
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        restore_optimizer(self.net, self.optimizer, parts["optimizer"])
         for name, tensor in self.times.state().items():
             tensor.copy_(parts["times"][name])
         self.step = saved.step
@@ -179,6 +169,32 @@ class _Micro(NamedTuple):
     vlb: float | None
     fraction: Tensor
     losses: Tensor
+
+
+def optimizer_tensors(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """{"kind/parameter": tensor} of what the optimizer keeps for the parameters that it trains."""
+    return {
+        f"{kind}/{name}": value
+        for name, parameter in net.named_parameters()
+        if parameter.requires_grad
+        for kind, value in optimizer.state[parameter].items()
+    }
+
+
+def restore_optimizer(
+    net: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
+    """The inverse of `optimizer_tensors`. Moments get their parameter's strides: the fused AdamW walks both
+    in the order of memory, so that moments of another layout would meet other weights."""
+    parameters, by_parameter = dict(net.named_parameters()), dict[str, dict[str, Tensor]]()
+    for key, value in tensors.items():
+        kind, name = key.split("/", 1)
+        if value.shape == parameters[name].shape:
+            value = torch.empty_like(parameters[name], dtype=value.dtype, device="cpu").copy_(value)
+        by_parameter.setdefault(name, {})[kind] = value
+    order = [name for name, parameter in net.named_parameters() if parameter.requires_grad]
+    state = {i: by_parameter[name] for i, name in enumerate(order) if name in by_parameter}
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:

@@ -1,0 +1,111 @@
+"""What the training of an autoencoder is: the sections of its recipes. Imports no torch, as scaledit.config.
+
+recipe with trains = "autoencoder"  +  section.key=value overrides  ->  AutoencoderRun  ->  config.json
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from scaledit.config import CheckpointConfig, Config, DataConfig, OptimizerConfig, check_bounds
+from scaledit.errors import UsageError
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """An AutoencoderKL. Each width but the last halves the resolution: three make an f4, four an f8.
+
+    channels: of the latents. layers: residual blocks a resolution (the decoder has one more). groups: of the
+    group normalisation, a divisor of every width. attention: one in the middle, as latent diffusion's.
+    """
+
+    channels: int = 4
+    widths: tuple[int, ...] = (32, 64, 128)
+    layers: int = 1
+    groups: int = 8
+    attention: bool = False
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The weights of scaledit.autoencoders.losses. gradient_weight 0 leaves differences of neighbours out."""
+
+    kl_weight: float = 1e-6
+    gradient_weight: float = 0.0
+
+
+@dataclass(frozen=True)
+class AutoencoderTrainConfig:
+    """init: an autoencoder to start from (a folder or hub id), which must be what [model] says. decoder_only:
+    leave the encoder and the scale of `init` as they are, so that both decoders fit the same latents.
+
+    max_skips: non-finite steps in a row after which the run stops.
+    """
+
+    steps: int = 10_000
+    batch_size: int = 16
+    seed: int = 0
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    init: str = ""
+    decoder_only: bool = False
+    log_every: int = 100
+    max_skips: int = 5
+
+
+@dataclass(frozen=True)
+class ReconstructionConfig:
+    """How the run is judged: every so many steps (0 for only at the end) on `num` held-out images, spread
+    evenly over them."""
+
+    every: int = 0
+    num: int = 96
+
+
+@dataclass(frozen=True)
+class AutoencoderRun(Config):
+    """The training of an autoencoder."""
+
+    TRAINS: ClassVar[str] = "autoencoder"
+
+    name: str
+    model: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: AutoencoderTrainConfig = field(default_factory=AutoencoderTrainConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluate: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+
+    def __post_init__(self) -> None:
+        check_bounds(
+            self,
+            {
+                "model.channels": 1,
+                "model.layers": 1,
+                "model.groups": 1,
+                "loss.kl_weight": 0,
+                "loss.gradient_weight": 0,
+                "optimizer.learning_rate": 0,
+                "optimizer.warmup_steps": 0,
+                "optimizer.weight_decay": 0,
+                "optimizer.clip": 0,
+                "train.steps": 1,
+                "train.batch_size": 1,
+                "train.log_every": 1,
+                "train.max_skips": 1,
+                "checkpoint.every": 1,
+                "checkpoint.keep": 1,
+                "evaluate.every": 0,
+                "evaluate.num": 1,
+            },
+        )
+        widths, groups = self.model.widths, self.model.groups
+        if not widths or any(width < 1 or width % groups for width in widths):
+            raise UsageError(f"model.widths must be multiples of model.groups {groups}, got {list(widths)}")
+        if self.train.decoder_only and not self.train.init:
+            raise UsageError(
+                "train.decoder_only needs the autoencoder whose encoder stays: train.init=FOLDER"
+            )
+        if self.data.name == "latents":
+            raise UsageError('an autoencoder is trained on images: data.name="photos", for instance')

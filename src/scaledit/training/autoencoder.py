@@ -1,0 +1,207 @@
+"""Training an autoencoder as a stream of events, over a run folder that survives being killed.
+
+for event in train(config, out, resume="auto"): ...
+
+out/config.json  out/log.jsonl  out/checkpoints/step-XXXXXXXX/  out/samples/step-XXXXXXXX.png
+out/autoencoder/    the result: config.json and diffusion_pytorch_model.safetensors, diffusers' format
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scaledit import assemble, checkpoint, images
+from scaledit.autoencoders import kl
+from scaledit.autoencoders.config import AutoencoderRun
+from scaledit.autoencoders.posterior import split
+from scaledit.data.order import samples_at
+from scaledit.data.sets import Images, TrainingSet
+from scaledit.errors import RunError, UsageError
+from scaledit.evaluation.fidelity import psnr, ssim
+from scaledit.training.autoencoder_state import AutoencoderState, build
+from scaledit.training.events import Event, Exported, Finished, Fitted, Reconstructed, Saved, Skipped, Started
+from scaledit.training.loop import CHECKPOINTS, SAMPLES, claim, due, gone_wrong
+
+FOLDER = kl.SUBFOLDERS[0]
+SCALE_IMAGES = 1024
+"""Training images that the scale is measured on."""
+PAIRS_SHOWN, PAIRS_A_ROW = 48, 6
+
+
+def train(
+    config: AutoencoderRun,
+    out: Path,
+    *,
+    resume: Literal["auto", "never"] = "never",
+    device: str = "auto",
+    dataset: TrainingSet | None = None,
+    held_out: Images | None = None,
+) -> Iterator[Event]:
+    """Trains `config` in the run folder `out`, yielding what happens; the result is out/autoencoder.
+
+    `dataset` and `held_out` replace the ones that config.data names. Raises UsageError before anything is
+    written if the folder holds another run or the images do not fit; RunError if a checkpoint is damaged or
+    the numbers go wrong train.max_skips times in a row.
+    """
+    where = assemble.device(device)
+    dataset = assemble.dataset(config.data) if dataset is None else dataset
+    held_out = assemble.held_out(config.data) if held_out is None else held_out
+    _check_fits(config, dataset)
+    state = AutoencoderState.create(config, dataset.shape[1], where)
+    saved = claim(config, out, resume)
+    checkpoints = out / CHECKPOINTS
+    if saved is not None:
+        state.restore(saved)
+    checkpoint.clean(checkpoints)
+    steps = config.train.steps
+    params = sum(parameter.numel() for parameter in state.net.parameters())
+    macs = multiply_adds(state.net, dataset.shape)
+    yield Started(config.name, state.step, steps, str(where), params, macs, len(dataset))
+
+    in_a_row, logged_step, logged_seconds = 0, state.step, state.seconds
+    while state.step < steps:
+        began = time.perf_counter()
+        found, norm, skipped = state.advance(dataset)
+        state.seconds += time.perf_counter() - began
+        if skipped:
+            in_a_row += 1
+            yield Skipped(state.step, float(found.total), norm, in_a_row, state.skipped)
+            if in_a_row >= config.train.max_skips:
+                what = f"{in_a_row} steps in a row were not finite (loss {float(found.total)})"
+                raise RunError(gone_wrong(what, state.step, checkpoints))
+        else:
+            in_a_row = 0
+            if due(state.step, config.train.log_every) or state.step == steps:
+                images_done = (state.step - logged_step) * config.train.batch_size
+                rate = images_done / max(state.seconds - logged_seconds, 1e-9)
+                logged_step, logged_seconds = state.step, state.seconds
+                pace = state.optimizer.param_groups[0]["lr"]
+                terms = found._asdict()
+                yield Fitted(
+                    step=state.step,
+                    loss=float(terms.pop("total")),
+                    **{name: float(term) for name, term in terms.items()},
+                    grad_norm=norm,
+                    learning_rate=pace,
+                    seconds=state.seconds,
+                    images_per_second=rate,
+                )
+        last = state.step == steps
+        if due(state.step, config.evaluate.every) or last:
+            yield reconstruct(state, held_out, out)
+        if due(state.step, config.checkpoint.every) or last:
+            yield _save(state, dataset, checkpoints)
+    yield export(state, dataset, out / FOLDER)
+    yield Finished(state.step, state.seconds, state.skipped)
+
+
+def _check_fits(config: AutoencoderRun, dataset: TrainingSet) -> None:
+    channels, height, width = dataset.shape
+    f = 2 ** (len(config.model.widths) - 1)
+    if channels != 3:
+        raise UsageError(f"autoencoders take 3 channels, data.name={config.data.name!r} has {channels}")
+    if height % f or width % f:
+        raise UsageError(
+            f"{len(config.model.widths)} model.widths make latents of 1/{f} of the side, which does not "
+            f"divide images of {height}x{width}"
+        )
+
+
+def _save(state: AutoencoderState, dataset: TrainingSet, checkpoints: Path) -> Saved:
+    if not state.is_finite():
+        raise RunError(gone_wrong("the weights are not finite", state.step, checkpoints))
+    folder = checkpoint.save(
+        checkpoints,
+        state.step,
+        state.parts(),
+        state.config.to_json(),
+        class_names=dataset.class_names,
+        skipped=state.skipped,
+        seconds=state.seconds,
+    )
+    checkpoint.prune(checkpoints, state.config.checkpoint.keep)
+    return Saved(state.step, folder)
+
+
+def reconstruct(state: AutoencoderState, held_out: Images, out: Path) -> Reconstructed:
+    """Encodes and decodes evaluate.num held-out images, spread evenly, and pictures some of them."""
+    num = min(state.config.evaluate.num, len(held_out))
+    x = held_out.images[np.arange(num) * len(held_out) // num]
+    state.net.eval()
+    with torch.no_grad():
+        xhat = torch.cat([_mode(state, part) for part in x.split(state.config.train.batch_size)])
+    state.net.train()
+    originals, reconstructions = images.to_uint8(x), images.to_uint8(xhat)
+    shown = np.arange(min(PAIRS_SHOWN, num)) * num // min(PAIRS_SHOWN, num)
+    pairs = np.stack([originals[shown], reconstructions[shown]], axis=1).reshape(-1, *originals.shape[1:])
+    path = out / SAMPLES / f"{checkpoint.folder_name(state.step)}.png"
+    origin = {"run": state.config.name, "step": state.step, "shows": "original, reconstruction, ..."}
+    images.save_png(path, images.grid(pairs, 2 * PAIRS_A_ROW), origin)
+    quality = float(psnr(originals, reconstructions).mean()), float(ssim(originals, reconstructions).mean())
+    return Reconstructed(state.step, *quality, num, path)
+
+
+def _mode(state: AutoencoderState, x: Tensor) -> Tensor:
+    mean, _ = split(state.net.encode(x.to(state.device)).latent_dist.parameters)
+    return state.net.decode(mean).sample.float().cpu()
+
+
+@torch.no_grad()
+def measured_scale(state: AutoencoderState, dataset: TrainingSet) -> float:
+    """1 / standard deviation of the drawn latents, over channels and SCALE_IMAGES of the training order."""
+    seed, size = state.config.train.seed, state.config.train.batch_size
+    count, total, squares = 0, 0.0, 0.0
+    for first in range(0, SCALE_IMAGES, size):
+        positions = range(first, min(first + size, SCALE_IMAGES))
+        x = dataset.batch(samples_at(positions, len(dataset), seed), positions, seed).x0
+        mean, log_variance = split(state.net.encode(x.to(state.device)).latent_dist.parameters)
+        mean, log_variance = mean.double(), log_variance.double()
+        count += mean.numel()
+        total += float(mean.sum())
+        squares += float((mean.square() + log_variance.exp()).sum())
+    return 1 / float(np.sqrt(squares / count - (total / count) ** 2))
+
+
+def export(state: AutoencoderState, dataset: TrainingSet, folder: Path) -> Exported:
+    """Writes the autoencoder in diffusers' format, whole or not at all, with the scale in its config.json."""
+    scale = measured_scale(state, dataset) if state.scale is None else state.scale
+    net = build(state.config.model, dataset.shape[1], seed=0)
+    net.load_state_dict({name: value.cpu() for name, value in state.net.state_dict().items()})
+    net.register_to_config(scaling_factor=scale)
+    partial = folder.with_name(f".{folder.name}.partial")
+    old = folder.with_name(f".{folder.name}.removed")
+    try:
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        net.save_pretrained(partial)
+        for name in (kl.CONFIG, kl.WEIGHTS):
+            with (partial / name).open("rb") as file:
+                os.fsync(file.fileno())
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise RunError(f"could not save {folder}: {error.strerror or error}") from error
+    sha256 = hashlib.sha256((folder / kl.WEIGHTS).read_bytes()).hexdigest()
+    return Exported(state.step, folder, scale, sha256, kl.encoder_sha256(net.state_dict()))
+
+
+def multiply_adds(net: Any, shape: tuple[int, int, int]) -> int:
+    """Of encoding and decoding one image, without normalisations and activations."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(torch.zeros(1, *shape, device=net.device))
+    return counter.get_total_flops() // 2
