@@ -22,8 +22,8 @@ from scaledit import checkpoint
 from scaledit.autoencoders import kl, open_autoencoder
 from scaledit.autoencoders.config import AutoencoderConfig, AutoencoderRun, LossConfig
 from scaledit.autoencoders.losses import gradient_difference, losses
-from scaledit.autoencoders.posterior import draw, kl_divergence
 from scaledit.config import load
+from scaledit.data.posterior import draw, kl_divergence
 from scaledit.data.sets import Images
 from scaledit.diffusion.noise import Stream, normal
 from scaledit.errors import RunError, UsageError

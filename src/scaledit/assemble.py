@@ -8,7 +8,11 @@ from __future__ import annotations
 import torch
 
 from scaledit import diffusion
-from scaledit.config import DataConfig, DiffusionConfig
+from scaledit.autoencoders import Autoencoder, open_autoencoder
+from scaledit.autoencoders.decoder import Decoder, made_by
+from scaledit.autoencoders.encoded import EncodedImages
+from scaledit.config import DataConfig, DiffusionConfig, LatentConfig
+from scaledit.data.latents import Latents
 from scaledit.data.photos import photos
 from scaledit.data.sets import Images, TrainingSet, digits
 from scaledit.errors import UsageError, did_you_mean
@@ -69,20 +73,54 @@ def sampler(name: str, steps: int) -> diffusion.Sampler:
     return SAMPLERS[name](steps=steps)
 
 
-def dataset(config: DataConfig) -> TrainingSet:
-    """The training split."""
+def dataset(config: DataConfig, autoencoder: Autoencoder | None = None) -> TrainingSet:
+    """The training split; images are encoded as they are read where there is an autoencoder."""
+    if config.name == "latents":
+        return _latents(config)
+    images = _images(config)
+    return images if autoencoder is None else EncodedImages(images, autoencoder)
+
+
+def _images(config: DataConfig) -> TrainingSet:
     if config.name == "digits":
         return digits(flip=config.flip)
     if config.name == "photos":
         return photos(flip=config.flip)
     if not config.path:
+        raise UsageError("this recipe trains on images; say where they are with data.path=PATH")
+    if not config.image_size:
+        raise UsageError("this recipe trains on images; say how large they are with data.image_size=256")
+    from scaledit.data.files import ImageFiles
+    from scaledit.data.sources import open_source
+
+    return ImageFiles(open_source(config.path), config.image_size, config.flip, config.workers)
+
+
+def _latents(config: DataConfig) -> TrainingSet:
+    if not config.path:
         raise UsageError(
             "this recipe trains on encoded images; say where they are with data.path=FOLDER "
-            "(docs/data.md describes the folder)"
+            "(scaledit encode makes such a folder)"
         )
-    from scaledit.data.latents import Latents
-
     return Latents.open(config.path, flip=config.flip)
+
+
+def autoencoder(config: LatentConfig, data: DataConfig, device: torch.device) -> Autoencoder | None:
+    """What encodes images while they are read; None for latents, and where the model makes pixels."""
+    if data.name == "latents" or config.path in ("", "pixels"):
+        return None
+    return open_autoencoder(config.path, device=str(device), precision=config.precision, tiled=config.tiled)
+
+
+def decoder(config: LatentConfig, dataset: TrainingSet, device: torch.device) -> Decoder | None:
+    """What turns the model's latents into pictures; None where they are pixels already."""
+    if isinstance(dataset, EncodedImages):
+        maker = made_by(dataset.autoencoder)
+    elif isinstance(dataset, Latents):
+        maker = dataset.index.autoencoder
+    else:
+        return None
+    return Decoder(config.path or maker.name, maker, str(device), config.precision, config.tiled)
 
 
 def held_out(config: DataConfig) -> Images:

@@ -15,6 +15,8 @@ from typing import NoReturn
 from scaledit import __version__
 from scaledit.commands import (
     autoencoder,
+    data,
+    encode,
     evaluate,
     generate,
     models,
@@ -48,6 +50,8 @@ class Parser(argparse.ArgumentParser):
 COMMANDS = {
     "train": train,
     "autoencoder": autoencoder,
+    "data": data,
+    "encode": encode,
     "sample": sample,
     "generate": generate,
     "evaluate": evaluate,

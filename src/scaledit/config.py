@@ -39,11 +39,31 @@ class DiffusionConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """name: "digits" or "photos" (built in), or "latents" with path: a folder of encoded images."""
+    """name: "digits" or "photos" (built in); or, with path, "images" (a folder a class, tar shards, Parquet,
+    a .zip: read at image_size squared by `workers` threads) or "latents" (what `scaledit encode` made, every
+    byte of it checked before training where `verify`)."""
 
-    name: Literal["digits", "photos", "latents"] = "digits"
+    name: Literal["digits", "photos", "images", "latents"] = "digits"
     path: str = ""
     flip: bool = False
+    image_size: int = 0
+    workers: int = 2
+    verify: bool = True
+
+
+@dataclass(frozen=True)
+class LatentConfig:
+    """Between pictures and what the model makes.
+
+    path: the autoencoder: a folder, a hub id, or "" for the one that made data.path (and, for images, none).
+    compare: another decoder of the same latents, which the report shows beside it. precision, tiled: of
+    decoding.
+    """
+
+    path: str = ""
+    compare: str = ""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    tiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,6 +191,7 @@ class RunConfig(Config):
     model: DiTConfig
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    autoencoder: LatentConfig = field(default_factory=LatentConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     ema: EMAConfig = field(default_factory=EMAConfig)
@@ -189,7 +210,17 @@ class RunConfig(Config):
 
 
 # These say how often a run looks at itself, not what it computes; a resumed run may change them.
-FREE_ON_RESUME = ("checkpoint.", "sample.", "evaluate.", "train.log_every", "train.max_skips", "data.path")
+FREE_ON_RESUME = (
+    "checkpoint.",
+    "sample.",
+    "evaluate.",
+    "autoencoder.",  # what made the latents is compared by its hash
+    "train.log_every",
+    "train.max_skips",
+    "data.path",
+    "data.workers",
+    "data.verify",
+)
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -442,6 +473,8 @@ def _check(config: RunConfig) -> None:
         "evaluate.seeds": 1,
         "evaluate.batch_size": 1,
         "diffusion.steps": 2,
+        "data.workers": 1,
+        "data.image_size": 0,
         "optimizer.learning_rate": 0,
         "optimizer.warmup_steps": 0,
         "optimizer.weight_decay": 0,

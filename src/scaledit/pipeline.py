@@ -7,7 +7,7 @@ Image i depends on (seed, start + i) and its class alone, whatever the batch it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,23 +17,29 @@ import torch
 from torch import Tensor, nn
 
 from scaledit import assemble, checkpoint, diffusion, images
-from scaledit.config import RunConfig, SampleConfig
+from scaledit.autoencoders.decoder import Decoder
+from scaledit.config import LatentConfig, RunConfig, SampleConfig
+from scaledit.data.latents import MadeBy
 from scaledit.errors import UsageError
 from scaledit.models.dit import DiT
 
+DECODED_AT_ONCE = 16
+"""Images: decoding takes far more memory than sampling."""
 PROGRESS = Callable[[int, int], None]
 """Called with (done, total): sampling steps over all batches."""
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A model ready to sample from. `origin` says where its weights came from."""
+    """A model ready to sample from. origin: where its weights came from. decoder: of the latents that it
+    makes, None where they are pixels."""
 
     config: RunConfig
     net: DiT
     device: torch.device
     class_names: tuple[str, ...]
     origin: dict[str, Any]
+    decoder: Decoder | None = None
 
     def __call__(
         self,
@@ -76,13 +82,19 @@ class Pipeline:
         batch_size: int = 64,
         progress: PROGRESS | None = None,
     ) -> np.ndarray:
-        """As calling the pipeline, with all settings in one object."""
-        if self.config.data.name == "latents":
-            raise UsageError(
-                "this model makes latents, and decoding them into images is not built yet; "
-                "Pipeline.latents(...) gives the latents"
-            )
-        return images.to_uint8(self.latents(classes, settings, start, batch_size, progress))
+        """As calling the pipeline, with all settings in one object. Raises UsageError where the model makes
+        latents and their decoder is not here."""
+        if self.decoder is not None:
+            _ = self.decoder.autoencoder  # what is missing is said before the work
+        x = self.latents(classes, settings, start, batch_size, progress)
+        if self.decoder is None:
+            return images.to_uint8(x)
+        return np.concatenate([images.to_uint8(self.decoder(part)) for part in x.split(DECODED_AT_ONCE)])
+
+    @property
+    def decoder_name(self) -> str:
+        """For protocols: which decoder made the pictures."""
+        return "none (pixels)" if self.decoder is None else self.decoder.name
 
     def latents(
         self,
@@ -127,10 +139,11 @@ class Pipeline:
         return y
 
 
-def load(path: str | Path, device: str = "auto") -> Pipeline:
+def load(path: str | Path, device: str = "auto", decoder: LatentConfig | None = None) -> Pipeline:
     """The Pipeline of a run folder (its latest checkpoint) or of one checkpoint, with the EMA weights.
 
-    Raises UsageError if there is no model at `path`, RunError if its files are damaged.
+    decoder: what to decode its latents with, instead of the run's own [autoencoder]. Raises UsageError if
+    there is no model at `path`, RunError if its files are damaged.
     """
     path = Path(path)
     if not path.exists():
@@ -156,7 +169,16 @@ def load(path: str | Path, device: str = "auto") -> Pipeline:
             "weights": "ema",
             "sha256": opened.files["ema.safetensors"]["sha256"],
         },
+        decoder=_decoder(decoder or config.autoencoder, opened.manifest["state"].get("made_by"), where),
     )
+
+
+def _decoder(config: LatentConfig, maker: Mapping[str, Any] | None, device: torch.device) -> Decoder | None:
+    """maker: the autoencoder of the latents that the run was trained on, as its checkpoint says."""
+    if maker is None:
+        return None
+    made_by = MadeBy(**maker)
+    return Decoder(config.path or made_by.name, made_by, str(device), config.precision, config.tiled)
 
 
 def load_weights(net: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:

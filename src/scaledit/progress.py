@@ -21,6 +21,7 @@ from scaledit.training.events import (
     Skipped,
     Started,
     Stepped,
+    Verifying,
 )
 
 SHOWN_FIGURES = 4
@@ -60,11 +61,24 @@ class TrainingProgress:
 
     def __call__(self, event: Event) -> None:
         match event:
+            case Verifying():
+                if self.console.is_terminal:
+                    self.progress.start()
+                done, total = (count // 1_000_000 for count in event)
+                self.progress.start_task(self.task)
+                self.progress.update(
+                    self.task, description="checking latents", completed=done, total=total, note="MB"
+                )
             case Started():
                 if self.console.is_terminal:
                     self.progress.start()
-                self.progress.update(
-                    self.task, description=f"training {event.run}", total=event.steps, completed=event.step
+                self.progress.reset(
+                    self.task,
+                    start=False,
+                    description=f"training {event.run}",
+                    total=event.steps,
+                    completed=event.step,
+                    note="",
                 )
                 self.progress.start_task(self.task)
                 resumed = f", resumed at step {event.step}" if event.step else ""

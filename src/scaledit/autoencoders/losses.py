@@ -16,7 +16,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from scaledit.autoencoders.config import LossConfig
-from scaledit.autoencoders.posterior import kl_divergence
+from scaledit.data.posterior import kl_divergence
 
 
 class AutoencoderLosses(NamedTuple):

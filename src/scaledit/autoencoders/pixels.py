@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scaledit.data.latents import LOG_VARIANCE_RANGE
+from scaledit.data.posterior import LOG_VARIANCE_RANGE
 from scaledit.errors import UsageError
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from scaledit.errors import UsageError
 
 if TYPE_CHECKING:
+    from scaledit.pipeline import Pipeline
     from scaledit.training.events import Event
 
 
@@ -52,6 +53,35 @@ def sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cfg-channels", choices=["3", "all"], help="which channels are guided (default: the run's)"
     )
+
+
+def decoder(parser: argparse.ArgumentParser) -> None:
+    """What turns a model's latents into pictures; nothing to say for models of pixels."""
+    parser.add_argument(
+        "--decoder", metavar="AE", help="another autoencoder of the same latents (default: the run's)"
+    )
+    parser.add_argument(
+        "--decoder-precision", choices=["fp32", "bf16", "fp16"], help="of decoding (default: the run's)"
+    )
+    parser.add_argument(
+        "--tiled", action="store_true", default=None, help="decode in tiles: less memory, nearly the same"
+    )
+
+
+def loaded(given: argparse.Namespace, model: str | Path) -> Pipeline:
+    """The model of a command with `device` and `decoder`. Raises UsageError, RunError."""
+    from dataclasses import replace
+
+    from scaledit.pipeline import load
+
+    options = {"path": given.decoder, "precision": given.decoder_precision, "tiled": given.tiled}
+    changes = {key: value for key, value in options.items() if value is not None}
+    pipeline = load(model, given.device)
+    if not changes:
+        return pipeline
+    if pipeline.decoder is None:
+        raise UsageError(f"{model} makes pixels: there is nothing to decode")
+    return load(model, given.device, replace(pipeline.config.autoencoder, **changes))
 
 
 def extractor(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +126,8 @@ def shown_training(events: Iterable[Event], out: Path) -> dict[type, Event]:
                 progress(event)
                 last[type(event)] = event
     except KeyboardInterrupt:
-        step = f"from step {last[Saved].step} " if Saved in last else ""
+        saved = last.get(Saved)
+        step = f"from step {saved.step} " if isinstance(saved, Saved) else ""
         console.print(
             f"interrupted; the same command with --resume auto goes on {step}in {out}", highlight=False
         )

@@ -51,6 +51,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--labels", choices=["uniform", "equal", "real"], help="at random, in turn, or as the real images'"
     )
     common.sampling(parser)
+    common.decoder(parser)
     common.device(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
     parser.add_argument(
@@ -91,7 +92,6 @@ def _measure(given: argparse.Namespace) -> Result:
     from scaledit.config import EvaluateConfig
     from scaledit.evaluation.judge import Judge, drawn, open_judge
     from scaledit.evaluation.samples import open_samples
-    from scaledit.pipeline import load
 
     device = assemble.device(given.device)
     options = {name: getattr(given, name) for name in JUDGING if getattr(given, name) is not None}
@@ -106,7 +106,7 @@ def _measure(given: argparse.Namespace) -> Result:
             f"{runs[0]} is a run: give it alone; --seeds says how many sample sets to draw of it"
         )
     if runs:
-        pipeline = load(runs[0], given.device)
+        pipeline = common.loaded(given, runs[0])
         drawing = {name: getattr(given, name) for name in DRAWING if getattr(given, name) is not None}
         config = replace(pipeline.config.evaluate, **options, **drawing)
         scale = config.cfg_scale if given.cfg_scale is None else given.cfg_scale
@@ -126,7 +126,7 @@ def _measure(given: argparse.Namespace) -> Result:
 
 JUDGING = ("reference", "inception", "any_inception", "dinov2", "metrics", "precision")
 DRAWING = ("num", "seeds", "seed", "labels")
-SAMPLING = ("sampler", "steps", "cfg_scale", "cfg_channels")
+SAMPLING = ("sampler", "steps", "cfg_scale", "cfg_channels", "decoder", "decoder_precision", "tiled")
 
 
 def _show(results: list[Result], compared: bool) -> None:

@@ -29,6 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S")
     common.sampling(parser)
+    common.decoder(parser)
     parser.add_argument("--shard", default="0/1", metavar="i/n", help="make only this share of the parts")
     parser.add_argument("--batch-size", type=int, default=125, metavar="N")
     common.device(parser)
@@ -48,12 +49,11 @@ def run(given: argparse.Namespace) -> None:
         raise UsageError(f"there is no {given.model}")
 
     from scaledit.parts import Shard
-    from scaledit.pipeline import load
     from scaledit.sampling.generate import generate
     from scaledit.sampling.request import Request, parse_classes
 
     shard = Shard.parse(given.shard)
-    pipeline = load(given.model, given.device)
+    pipeline = common.loaded(given, given.model)
     request = Request(
         classes=parse_classes(given.classes, pipeline),
         settings=pipeline.settings(

@@ -26,6 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--start", type=int, default=0, metavar="I", help="index of the first image (default: 0)"
     )
     common.sampling(parser)
+    common.decoder(parser)
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="changes speed, not images")
     common.device(parser)
     parser.add_argument(
@@ -47,11 +48,10 @@ def run(given: argparse.Namespace) -> None:
     if not Path(given.model).exists():
         raise UsageError(f"there is no {given.model}")
 
-    from scaledit.pipeline import load
     from scaledit.sampling import files
     from scaledit.sampling.request import Request, parse_classes, run
 
-    pipeline = load(given.model, given.device)
+    pipeline = common.loaded(given, given.model)
     request = Request(
         classes=parse_classes(given.classes, pipeline),
         settings=pipeline.settings(

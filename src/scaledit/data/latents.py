@@ -2,100 +2,233 @@
 
     x_0 = scale (mean + exp(clamp(logvar, -30, 20) / 2) eps)          (paper, section 4: drawn, not the mode)
 
-A folder of index.json and safetensors shards (docs/data.md):
-
-    index.json         {"scale": 0.18215, "class_names": [...], "shards": ["00000.safetensors", ...]}
-    00000.safetensors  moments (N, 2C, H, W), labels (N,) int64, and moments_flipped for horizontal flips
+A folder that `scaledit encode` fills (docs/data.md): index.json, and shards of safetensors with moments
+(N, 2C, h, w), labels (N,) int64 and, for mirrored images, moments_flipped. Read memory-mapped, in any order.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scaledit.data.sets import Batch
-from scaledit.diffusion.noise import Stream, normal, uniform
-from scaledit.errors import UsageError
+from scaledit.data.posterior import draw
+from scaledit.data.sets import Batch, flips
+from scaledit.diffusion.noise import Stream, normal
+from scaledit.errors import RunError, UsageError
+from scaledit.parts import whole
 
 INDEX = "index.json"
-LOG_VARIANCE_RANGE = (-30.0, 20.0)
-"""As latent diffusion's autoencoders clamp it."""
+FORMAT = 1
+MOMENTS, FLIPPED, LABELS = "moments", "moments_flipped", "labels"
+DType = Literal["float16", "bfloat16", "float32"]
+STORED = {
+    "F16": (np.float16, torch.float16),
+    "BF16": (np.uint16, torch.bfloat16),
+    "F32": (np.float32, torch.float32),
+}
+"""By safetensors' names: how numpy maps the bytes, and what torch then sees in them."""
+BLOCK = 1 << 22
+
+
+class ShardFile(NamedTuple):
+    """A file of the cache. size in bytes."""
+
+    file: str
+    images: int
+    size: int
+    sha256: str
+
+
+class MadeBy(NamedTuple):
+    """The autoencoder of a cache. encoder_sha256: of what makes the moments; decoders may be swapped."""
+
+    name: str
+    sha256: str
+    encoder_sha256: str
+    scale: float
+    channels: int
+    downsampling: int
+
+
+@dataclass(frozen=True)
+class Index:
+    """What index.json holds. shape: of one sample's moments. counts: images a class. mean, std: a channel's,
+    of the latents, drawn but not scaled. skipped: images that could not be used, and why."""
+
+    autoencoder: MadeBy
+    class_names: tuple[str, ...]
+    image_size: tuple[int, int]
+    shape: tuple[int, int, int]
+    dtype: DType
+    flip: bool
+    counts: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    skipped: tuple[str, ...]
+    shards: tuple[ShardFile, ...]
+
+    def write(self, folder: Path) -> None:
+        value = json.loads(json.dumps(asdict(self)))
+        value["autoencoder"] = self.autoencoder._asdict()
+        value["shards"] = [shard._asdict() for shard in self.shards]
+        value = {"format": FORMAT, **value}
+        with whole(folder / INDEX) as file:
+            file.write((json.dumps({**value, "sha256": _digest(value)}, indent=1) + "\n").encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> Index:
+        """Raises UsageError where there is none, RunError where it is not what was written."""
+        path = folder / INDEX
+        try:
+            value = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            raise UsageError(f"{folder} holds no encoded images: there is no {INDEX}") from None
+        except (OSError, ValueError):
+            raise RunError(f"{path} is damaged; run scaledit encode again with --repair") from None
+        if not isinstance(value, dict) or "format" not in value:
+            raise UsageError(f"{path} is not an index of encoded images")
+        claimed = value.pop("sha256", None)
+        if claimed != _digest(value):
+            raise RunError(f"{path} does not match its SHA-256; run scaledit encode again with --repair")
+        if value.pop("format") != FORMAT:
+            raise UsageError(f"{path} has another format than this scaledit reads ({FORMAT}); encode again")
+        value["autoencoder"] = MadeBy(**value["autoencoder"])
+        value["shards"] = [ShardFile(**shard) for shard in value["shards"]]
+        plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}
+        return cls(**plain)
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Latents:
-    """Shards opened for reading, memory-mapped: a batch touches its own samples only."""
+    """Shards opened for reading: a batch touches its own samples only."""
 
-    shards: tuple[Any, ...]  # safetensors' safe_open handles
+    folder: Path
+    index: Index
+    tables: tuple[Mapping[str, np.ndarray], ...]
     ends: np.ndarray  # ends[k]: samples in shards 0..k
     labels: Tensor
-    shape: tuple[int, int, int]
-    scale: float
-    class_names: tuple[str, ...]
     flip: bool
 
     @classmethod
-    def open(cls, path: str, *, flip: bool) -> Latents:
-        """Raises UsageError naming what is missing or does not fit."""
-        from safetensors import SafetensorError, safe_open
-
+    def open(cls, path: str | Path, *, flip: bool) -> Latents:
+        """Checks the index and every shard's size and shape; `verify` checks every byte. Raises UsageError
+        for what does not fit, RunError naming a shard that is damaged."""
         folder = Path(path)
-        try:
-            index = json.loads((folder / INDEX).read_bytes())
-            scale, names = float(index["scale"]), tuple(map(str, index["class_names"]))
-            files = [folder / str(name) for name in index["shards"]]
-        except FileNotFoundError:
-            raise UsageError(f"{folder} holds no encoded images: there is no {INDEX}") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{folder / INDEX} is not an index of encoded images ({error})") from None
-        needed = {"moments", "labels"} | ({"moments_flipped"} if flip else set())
-        shards, labels, counts, shapes = [], [], [], set()
-        for file in files:
-            try:
-                shard = safe_open(file, framework="pt")
-            except (OSError, SafetensorError) as error:
-                raise UsageError(f"{file} cannot be read as safetensors ({error})") from None
-            missing = sorted(needed - set(shard.keys()))
-            if missing:
-                hint = "; encode both flips or set data.flip=false" if missing == ["moments_flipped"] else ""
-                raise UsageError(f"{file} has no {missing[0]}{hint}")
-            n, *shape = shard.get_slice("moments").get_shape()
-            part = shard.get_tensor("labels").long()
-            if len(shape) != 3 or shape[0] % 2 or part.shape != (n,):
-                raise UsageError(f"{file}: moments must be (N, 2C, H, W) and labels (N,)")
-            if n and not 0 <= int(part.min()) <= int(part.max()) < len(names):
-                raise UsageError(f"{file} has labels outside 0..{len(names) - 1}, the classes of {INDEX}")
-            shards.append(shard)
-            labels.append(part)
-            counts.append(n)
-            shapes.add(tuple(shape))
-        if len(shapes) != 1 or not sum(counts):
-            raise UsageError(
-                f"{folder}: shards must hold samples of one shape, found {sorted(shapes) or 'none'}"
-            )
-        two_c, h, w = shapes.pop()
-        return cls(
-            tuple(shards), np.cumsum(counts), torch.cat(labels), (two_c // 2, h, w), scale, names, flip
-        )
+        index = Index.read(folder)
+        if flip and not index.flip:
+            raise UsageError(f"{folder} holds no mirrored images; encode with flips or set data.flip=false")
+        tables = tuple(_map(folder, shard, index) for shard in index.shards)
+        labels = torch.from_numpy(np.concatenate([table[LABELS] for table in tables]))
+        last = len(index.class_names) - 1
+        if not 0 <= int(labels.min()) <= int(labels.max()) <= last:
+            raise RunError(f"{folder} has labels outside 0..{last}, the classes of {INDEX}")
+        return cls(folder, index, tables, np.cumsum([shard.images for shard in index.shards]), labels, flip)
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def batch(self, indices: np.ndarray, positions: range, seed: int) -> Batch:
-        flipped = uniform(seed, positions, Stream.TRAIN_FLIP) < 0.5 if self.flip else [False] * len(indices)
-        moments = torch.stack([self._read(int(i), bool(f)) for i, f in zip(indices, flipped, strict=True)])
-        mean, log_variance = moments.float().chunk(2, dim=1)
-        eps = normal(seed, positions, self.shape, Stream.TRAIN_LATENT)
-        x0 = self.scale * (mean + torch.exp(0.5 * log_variance.clamp(*LOG_VARIANCE_RANGE)) * eps)
-        return Batch(x0, self.labels[torch.from_numpy(indices)])
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.index.class_names
 
-    def _read(self, index: int, flipped: bool) -> Tensor:
-        k = int(np.searchsorted(self.ends, index, side="right"))
-        row = index - (int(self.ends[k - 1]) if k else 0)
-        return self.shards[k].get_slice("moments_flipped" if flipped else "moments")[row]
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        channels, h, w = self.index.shape
+        return channels // 2, h, w
+
+    @property
+    def scale(self) -> float:
+        return self.index.autoencoder.scale
+
+    def verify(self) -> Iterator[tuple[int, int]]:
+        """Hashes every shard, yielding (bytes done, of all). Raises RunError naming those that differ."""
+        total, done, wrong = sum(shard.size for shard in self.index.shards), 0, []
+        for shard in self.index.shards:
+            digest = hashlib.sha256()
+            with (self.folder / shard.file).open("rb") as file:
+                while block := file.read(BLOCK):
+                    digest.update(block)
+                    done += len(block)
+                    yield done, total
+            if digest.hexdigest() != shard.sha256:
+                wrong.append(shard.file)
+        if wrong:
+            raise damaged(self.folder, wrong)
+
+    def batch(self, indices: np.ndarray, positions: range, seed: int) -> Batch:
+        mirrored = flips(positions, seed).tolist() if self.flip else [False] * len(indices)
+        moments = self.moments(indices.tolist(), mirrored)
+        eps = normal(seed, positions, self.shape, Stream.TRAIN_LATENT)
+        return Batch(draw(moments, eps, self.scale), self.labels[torch.from_numpy(indices)])
+
+    def moments(self, indices: Sequence[int], mirrored: Sequence[bool]) -> Tensor:
+        """(N, 2C, h, w) float32, as stored."""
+        which = np.searchsorted(self.ends, indices, side="right").tolist()
+        as_numpy, as_torch = STORED[_SAFETENSORS[self.index.dtype]]
+        out = np.empty((len(indices), *self.index.shape), as_numpy)
+        for row, (i, k, flipped) in enumerate(zip(indices, which, mirrored, strict=True)):
+            first = self.ends[k - 1] if k else 0
+            out[row] = self.tables[k][FLIPPED if flipped else MOMENTS][i - first]
+        return torch.from_numpy(out).view(as_torch).float()
+
+
+_SAFETENSORS = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
+
+
+def damaged(folder: Path, files: Sequence[str]) -> RunError:
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    return RunError(
+        f"{folder / files[0]}{more} does not match its SHA-256; run scaledit encode again with --repair"
+    )
+
+
+def _map(folder: Path, shard: ShardFile, index: Index) -> dict[str, np.ndarray]:
+    """A shard's tensors, memory-mapped where safetensors' header says that they lie; the labels read."""
+    path = folder / shard.file
+    try:
+        size = path.stat().st_size
+    except OSError:
+        raise RunError(f"{path} is missing; run scaledit encode again with --repair") from None
+    if size != shard.size:
+        raise RunError(f"{path} has {size} bytes instead of {shard.size}; encode again with --repair")
+    moments = (shard.images, *index.shape)
+    expected = {MOMENTS: (_SAFETENSORS[index.dtype], moments), LABELS: ("I64", (shard.images,))}
+    if index.flip:
+        expected[FLIPPED] = expected[MOMENTS]
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        tables = {}
+        for name, (dtype, shape) in expected.items():
+            entry = header[name]
+            if (entry["dtype"], tuple(entry["shape"])) != (dtype, shape):
+                raise ValueError(f"{name} is {entry['dtype']} {entry['shape']}")
+            kind = np.int64 if name == LABELS else STORED[dtype][0]
+            begin, end = entry["data_offsets"]
+            if end - begin != int(np.prod(shape)) * np.dtype(kind).itemsize or 8 + length + end > size:
+                raise ValueError(f"{name} lies at {begin}..{end}")
+            empty = np.empty(shape, kind)  # what cannot be mapped
+            tables[name] = np.memmap(path, kind, "r", 8 + length + begin, shape) if shard.images else empty
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
+        raise RunError(f"{path} is damaged ({error}); run scaledit encode again with --repair") from None
+    tables[LABELS] = np.array(tables[LABELS])
+    return tables

@@ -66,10 +66,17 @@ class Images:
     def batch(self, indices: np.ndarray, positions: range, seed: int) -> Batch:
         chosen = torch.from_numpy(indices)
         x0 = self.images[chosen]
-        if self.flip:
-            flipped = uniform(seed, positions, Stream.TRAIN_FLIP) < 0.5
-            x0 = torch.where(flipped[:, None, None, None], x0.flip(-1), x0)
-        return Batch(x0, self.labels[chosen])
+        return Batch(flipped_at(x0, positions, seed) if self.flip else x0, self.labels[chosen])
+
+
+def flips(positions: range, seed: int) -> Tensor:
+    """(N,) bool: which positions of the training stream see their image mirrored."""
+    return uniform(seed, positions, Stream.TRAIN_FLIP) < 0.5
+
+
+def flipped_at(x0: Tensor, positions: range, seed: int) -> Tensor:
+    """(N, C, H, W), those at mirrored positions flipped left to right."""
+    return torch.where(flips(positions, seed)[:, None, None, None], x0.flip(-1), x0)
 
 
 @lru_cache(maxsize=1)

@@ -13,9 +13,10 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BufferedIOBase
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol, cast
 
 import numpy as np
 from PIL import Image
@@ -194,7 +195,7 @@ def small_array(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
         if int(np.prod(shape, dtype=object)) * dtype.itemsize > info.file_size:
             raise UsageError(f"{path}: {name} claims {shape}, which does not fit its {info.file_size} bytes")
         data = np.empty(int(np.prod(shape)) * dtype.itemsize, np.uint8)
-        if file.readinto(data.data) != len(data) or file.read(1):
+        if cast(BufferedIOBase, file).readinto(data.data) != len(data) or file.read(1):
             raise UsageError(f"{path}: {name} does not have the length that it claims")
     return data.view(dtype).reshape(shape, order="F" if fortran else "C")
 

@@ -72,7 +72,7 @@ class Request:
             "cfg_scale": settings.cfg_scale,
             "cfg_channels": settings.cfg_channels,
             "precision": "fp32",
-            "decoder": "none (pixels)",
+            "decoder": pipeline.decoder_name,
             "rounding": images.ROUNDING,
         }
 

@@ -23,8 +23,8 @@ from torch import Tensor
 from scaledit import assemble, checkpoint, images
 from scaledit.autoencoders import kl
 from scaledit.autoencoders.config import AutoencoderRun
-from scaledit.autoencoders.posterior import split
 from scaledit.data.order import samples_at
+from scaledit.data.posterior import split
 from scaledit.data.sets import Images, TrainingSet
 from scaledit.errors import RunError, UsageError
 from scaledit.evaluation.fidelity import psnr, ssim

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from scaledit.autoencoders import kl
 from scaledit.autoencoders.config import AutoencoderConfig, AutoencoderRun
 from scaledit.autoencoders.losses import AutoencoderLosses, losses
-from scaledit.autoencoders.posterior import draw
 from scaledit.checkpoint import Checkpoint
 from scaledit.data.order import samples_at
+from scaledit.data.posterior import draw
 from scaledit.data.sets import TrainingSet
 from scaledit.diffusion.noise import Stream, normal
 from scaledit.errors import UsageError

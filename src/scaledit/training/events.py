@@ -9,6 +9,13 @@ from typing import NamedTuple
 from scaledit.evaluation.result import Result
 
 
+class Verifying(NamedTuple):
+    """Encoded images are checked byte by byte before anything else; done, total in bytes. Not logged."""
+
+    done: int
+    total: int
+
+
 class Started(NamedTuple):
     """The run begins at `step` (more than 0 when resumed) and ends at `steps`."""
 
@@ -106,5 +113,15 @@ class Finished(NamedTuple):
 
 
 Event = (
-    Started | Stepped | Fitted | Skipped | Sampled | Evaluated | Reconstructed | Exported | Saved | Finished
+    Verifying
+    | Started
+    | Stepped
+    | Fitted
+    | Skipped
+    | Sampled
+    | Evaluated
+    | Reconstructed
+    | Exported
+    | Saved
+    | Finished
 )

@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from scaledit.training.events import Evaluated, Event, Started
+from scaledit.training.events import Evaluated, Event, Started, Verifying
 
 LOG = "log.jsonl"
 
@@ -26,6 +26,8 @@ class JsonLog:
         self.out = out
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, Verifying):
+            return
         if isinstance(event, Started):
             self._rewind(event.step)
         record = {"event": type(event).__name__.lower(), **event._asdict()}

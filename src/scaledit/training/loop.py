@@ -17,13 +17,25 @@ from typing import Literal
 import torch
 
 from scaledit import assemble, checkpoint, images
+from scaledit.autoencoders.decoder import Decoder
 from scaledit.config import Config, RunConfig, differences
+from scaledit.data.latents import Latents
 from scaledit.data.sets import TrainingSet, check_fits
 from scaledit.errors import RunError, UsageError
-from scaledit.evaluation.judge import Judge, drawn, open_judge
+from scaledit.evaluation.judge import drawn, open_judge
 from scaledit.models import flops
 from scaledit.pipeline import Pipeline
-from scaledit.training.events import Evaluated, Event, Finished, Sampled, Saved, Skipped, Started, Stepped
+from scaledit.training.events import (
+    Evaluated,
+    Event,
+    Finished,
+    Sampled,
+    Saved,
+    Skipped,
+    Started,
+    Stepped,
+    Verifying,
+)
 from scaledit.training.state import TrainState
 
 CONFIG, CHECKPOINTS, SAMPLES = "config.json", "checkpoints", "samples"
@@ -45,10 +57,18 @@ def train(
     go wrong train.max_skips times in a row.
     """
     where = assemble.device(device)
-    dataset = assemble.dataset(config.data) if dataset is None else dataset
+    if dataset is None:
+        encoder = assemble.autoencoder(config.autoencoder, config.data, where)
+        dataset = assemble.dataset(config.data, encoder)
     check_fits(dataset, config.model.shape, config.model.num_classes)
-    judge = _judge(config, where)
+    decoder = assemble.decoder(config.autoencoder, dataset, where)
+    _check_pictures(config, decoder)
+    judge = open_judge(config.evaluate, where) if config.evaluate.every else None
+    if isinstance(dataset, Latents) and config.data.verify:
+        yield from (Verifying(done, total) for done, total in dataset.verify())
     saved = claim(config, out, resume)
+    if saved is not None:
+        _check_same_latents(saved, decoder)
     state = TrainState.create(config, where)
     checkpoints = out / CHECKPOINTS
     if saved is not None:
@@ -67,10 +87,16 @@ def train(
             state.parts(),
             config.to_json(),
             class_names=dataset.class_names,
+            made_by=None if decoder is None else decoder.made_by._asdict(),
             **state.counters(),
         )
         checkpoint.prune(checkpoints, config.checkpoint.keep)
         return Saved(state.step, folder)
+
+    def pipeline() -> Pipeline:
+        """The averaged weights as they are now, ready to sample."""
+        origin = {"run": config.name, "step": state.step, "weights": "ema"}
+        return Pipeline(config, state.ema, where, dataset.class_names, origin, decoder)
 
     in_a_row, logged_step, logged_seconds = 0, state.step, state.seconds
     while state.step < steps:
@@ -101,9 +127,9 @@ def train(
                 )
         last = state.step == steps
         if due(state.step, config.sample.every) or (last and config.sample.every):
-            yield from _draw_samples(state, dataset, out)
+            yield Sampled(state.step, _draw_samples(pipeline(), state.step, out))
         if judge is not None and (due(state.step, config.evaluate.every) or last):
-            yield Evaluated(state.step, judge.score(drawn(judge, _pipeline(state, dataset), config.evaluate)))
+            yield Evaluated(state.step, judge.score(drawn(judge, pipeline(), config.evaluate)))
         if due(state.step, config.checkpoint.every) or last:
             yield save()
     yield Finished(state.step, state.seconds, state.skipped)
@@ -150,37 +176,41 @@ def claim(config: Config, out: Path, resume: str) -> checkpoint.Checkpoint | Non
     return latest
 
 
-def _judge(config: RunConfig, device: torch.device) -> Judge | None:
-    """What judges the run as it goes on; opened before the first step, so that what it lacks is said then."""
-    if not config.evaluate.every:
-        return None
-    if config.data.name == "latents":
-        raise UsageError(
-            "evaluate.every needs pictures, and decoding latents into pictures is not built yet; "
-            "set evaluate.every=0"
-        )
-    return open_judge(config.evaluate, device)
-
-
-def _pipeline(state: TrainState, dataset: TrainingSet) -> Pipeline:
-    """The averaged weights as they are now, ready to sample."""
-    origin = {"run": state.config.name, "step": state.step, "weights": "ema"}
-    return Pipeline(state.config, state.ema, state.device, dataset.class_names, origin)
-
-
-def _draw_samples(state: TrainState, dataset: TrainingSet, out: Path) -> Iterator[Sampled]:
-    """A grid of the EMA weights: one row a class, the same noise at every step. Latents have no picture."""
-    config = state.config
-    if config.data.name == "latents":
+def _check_pictures(config: RunConfig, decoder: Decoder | None) -> None:
+    """Raises UsageError where pictures are wanted of latents whose autoencoder is not here."""
+    if decoder is None or not (config.sample.every or config.evaluate.every):
         return
+    try:
+        _ = decoder.autoencoder
+    except UsageError as error:
+        raise UsageError(
+            f"{error}; say where the latents' autoencoder is with autoencoder.path=FOLDER, or train without "
+            "pictures: sample.every=0 evaluate.every=0"
+        ) from None
+
+
+def _check_same_latents(saved: checkpoint.Checkpoint, decoder: Decoder | None) -> None:
+    """Raises UsageError where a run would go on with another autoencoder's latents."""
+    before = saved.manifest["state"].get("made_by") or {}
+    now = {} if decoder is None else decoder.made_by._asdict()
+    if any(before.get(key) != now.get(key) for key in ("encoder_sha256", "scale")):
+        names = [maker.get("name", "no autoencoder") for maker in (before, now)]
+        raise UsageError(
+            f"{saved.folder} was trained on the latents of {names[0]}, these are of {names[1]}, which has "
+            "another encoder; choose another --out"
+        )
+
+
+def _draw_samples(pipeline: Pipeline, step: int, out: Path) -> Path:
+    """A grid of the EMA weights: one row a class, the same noise at every step."""
+    config = pipeline.config
     with torch.no_grad():
-        pipeline = _pipeline(state, dataset)
         classes = config.sample.grid_classes(config.model.num_classes)
         sheet = images.grid(pipeline(classes, seed=config.sample.seed), config.sample.per_class)
-    path = out / SAMPLES / f"{checkpoint.folder_name(state.step)}.png"
-    origin = {"run": config.name, "step": state.step, "sample": config.to_json()["sample"]}
+    path = out / SAMPLES / f"{checkpoint.folder_name(step)}.png"
+    origin = {"run": config.name, "step": step, "sample": config.to_json()["sample"]}
     images.save_png(path, sheet, origin)
-    yield Sampled(state.step, path)
+    return path
 
 
 def gone_wrong(what: str, step: int, checkpoints: Path) -> str:

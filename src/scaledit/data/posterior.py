@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scaledit.data.latents import LOG_VARIANCE_RANGE
+LOG_VARIANCE_RANGE = (-30.0, 20.0)
+"""As latent diffusion's autoencoders clamp it."""
 
 
 def split(moments: Tensor) -> tuple[Tensor, Tensor]:

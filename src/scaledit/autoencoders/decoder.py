@@ -1,0 +1,70 @@
+"""The way back to pictures: an autoencoder that is opened when the first latents come.
+
+z --decode--> x in [-1, 1],     by any autoencoder whose encoder is the one that made the latents
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from scaledit.autoencoders import Autoencoder, Precision, open_autoencoder
+from scaledit.data.latents import MadeBy
+from scaledit.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """where: a folder or a hub id. made_by: the autoencoder of the latents that the model was trained on."""
+
+    where: str
+    made_by: MadeBy
+    device: str = "cpu"
+    precision: Precision = "fp32"
+    tiled: bool = False
+
+    @cached_property
+    def autoencoder(self) -> Autoencoder:
+        """Raises UsageError where it is not there, or decodes other latents."""
+        opened = open_autoencoder(self.where, device=self.device, precision=self.precision, tiled=self.tiled)
+        check_same_latents(opened, self.made_by)
+        return opened
+
+    @property
+    def name(self) -> str:
+        """With the hash of its weights, for protocols."""
+        sha256 = self.autoencoder.sha256
+        return f"{self.where}, {self.precision}{', tiled' if self.tiled else ''}, SHA-256 {sha256[:16]}"
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Scaled latents (N, C, h, w) -> (N, 3, H, W) float32 on the CPU."""
+        return self.autoencoder.decode(z)
+
+
+def made_by(autoencoder: Autoencoder) -> MadeBy:
+    return MadeBy(
+        autoencoder.name,
+        autoencoder.sha256,
+        autoencoder.encoder_sha256,
+        autoencoder.scale,
+        autoencoder.channels,
+        autoencoder.downsampling,
+    )
+
+
+def check_same_latents(opened: Autoencoder, made_by: MadeBy) -> None:
+    """Raises UsageError where an autoencoder is not of the latents that `made_by` makes: shape, scale, and
+    the encoder itself. (The decoder may be another: the paper's table 5.)"""
+    for key in ("channels", "downsampling", "scale"):
+        theirs, ours = getattr(opened, key), getattr(made_by, key)
+        if theirs != ours:
+            raise UsageError(
+                f"{opened.name} has the {key} {theirs}; these latents have {ours} ({made_by.name})"
+            )
+    if opened.encoder_sha256 != made_by.encoder_sha256:
+        raise UsageError(
+            f"{opened.name} has another encoder than {made_by.name}, which made these latents: its decoder "
+            "would show something else"
+        )

@@ -1,0 +1,57 @@
+"""scaledit data inspect: what a set of images, or of latents, holds, and what would be refused."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from scaledit.commands import common
+from scaledit.errors import UsageError
+
+SUMMARY = """look at images or latents before training on them
+
+  scaledit data inspect photos/ --sheet sheet.png
+  scaledit data inspect latents/
+
+Counts, classes, sizes, a contact sheet; what would be refused, and why (exit code 1 if anything)."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=["inspect"])
+    parser.add_argument("path", metavar="PATH", help="images, or what scaledit encode made")
+    parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="a row of pictures a class")
+    parser.add_argument("--image-size", type=int, default=256, metavar="S", help="that they are wanted at")
+    parser.add_argument("--headers", action="store_true", help="look at headers only, decode nothing: faster")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="threads that read images")
+    common.as_json(parser)
+
+
+def run(given: argparse.Namespace) -> None:
+    common.at_least(given, 1, "image_size", "workers")
+    if given.sheet is not None and given.sheet.suffix != ".png":
+        raise UsageError(f"--sheet {given.sheet}: give a .png")
+    path = Path(given.path)
+    if not path.exists():
+        raise UsageError(f"there is no {path}")
+
+    from scaledit.data import inspection
+    from scaledit.data.latents import INDEX
+
+    with common.shown_progress("looking") as progress:
+        if (path / INDEX).is_file():
+            found = inspection.latents(path, progress)
+        else:
+            found = inspection.images(path, given.image_size, given.headers, given.workers, progress)
+    if given.sheet is not None and found.sheet is not None:
+        from scaledit import images
+
+        images.save_png(given.sheet, found.sheet, {"shows": str(path)})
+    if given.json:
+        print(json.dumps(found.to_json()))
+    else:
+        for line in found.lines():
+            print(line)
+    if found.refused:
+        sys.exit(1)

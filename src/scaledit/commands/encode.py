@@ -1,0 +1,86 @@
+"""scaledit encode: images into a folder of latents that training reads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from scaledit.commands import common
+from scaledit.errors import UsageError
+
+SUMMARY = """encode images once, so that training reads latents
+
+  scaledit encode photos/ --autoencoder stabilityai/sd-vae-ft-ema --out latents
+  scaledit encode photos/ --autoencoder AE --out latents --shard 0/8      and 1/8 ... 7/8 on other devices
+
+To go on after an interruption, run it again. --repair encodes again what is damaged, and only that."""
+
+BUILT_IN = ("photos",)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "images",
+        metavar="IMAGES",
+        help='a folder with a folder a class, tar shards, Parquet, a .zip; or "photos" (built in)',
+    )
+    parser.add_argument("--autoencoder", metavar="AE", required=True, help="a folder, a hub id, or pixels")
+    parser.add_argument("--out", type=Path, metavar="LATENTS", required=True)
+    parser.add_argument("--image-size", type=int, default=256, metavar="S", help="(default: 256)")
+    parser.add_argument("--no-flip", action="store_true", help="no mirrored images: half the size")
+    parser.add_argument(
+        "--dtype", choices=["float16", "bfloat16", "float32"], default="float16", help="(default: float16)"
+    )
+    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="of encoding")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="threads that read images")
+    parser.add_argument("--on-bad", choices=["stop", "skip"], default="stop", help="at an image that is bad")
+    parser.add_argument("--max-bad", type=int, default=100, metavar="N", help="skip at most so many")
+    parser.add_argument("--shard", default="0/1", metavar="i/n", help="make only this share of the files")
+    parser.add_argument("--repair", action="store_true", help="check every byte; encode again what differs")
+    common.device(parser)
+    common.as_json(parser)
+
+
+def run(given: argparse.Namespace) -> None:
+    common.at_least(given, 1, "image_size", "batch_size", "workers")
+    common.at_least(given, 0, "max_bad")
+    if given.images not in BUILT_IN and not Path(given.images).exists():
+        raise UsageError(f"there is no {given.images}")
+
+    from scaledit import assemble
+    from scaledit.autoencoders import open_autoencoder
+    from scaledit.autoencoders.cache import Encoding, encode
+    from scaledit.data.files import BuiltIn, ImageFiles, Readable
+    from scaledit.data.photos import photos
+    from scaledit.data.sources import open_source
+    from scaledit.parts import Shard
+
+    shard = Shard.parse(given.shard)
+    source: Readable
+    if given.images in BUILT_IN:
+        source = BuiltIn(given.images, photos())
+    else:
+        source = ImageFiles(open_source(given.images), given.image_size, workers=given.workers)
+    device = str(assemble.device(given.device))
+    where = given.autoencoder if given.autoencoder == "pixels" else _absolute(given.autoencoder)
+    autoencoder = open_autoencoder(where, device=device, precision=given.precision)
+    how = Encoding(not given.no_flip, given.dtype, given.batch_size, given.on_bad, given.max_bad)
+    with common.shown_progress("encoding") as progress:
+        made = encode(source, autoencoder, given.out, how, shard, given.repair, progress)
+    if given.json:
+        print(json.dumps({**made._asdict(), "out": str(made.out)}))
+        return
+    for name in made.skipped:
+        print(f"left out: {name}")
+    if made.complete:
+        print(f"{made.images} encoded images in {made.out}")
+    else:
+        print(f"this share is done; {made.images} images are there, other shards make the rest")
+
+
+def _absolute(where: str) -> str:
+    """A folder's full path, so that the run that reads the latents finds it; a hub id as it is."""
+    path = Path(where).expanduser()
+    return str(path.resolve()) if path.exists() else where

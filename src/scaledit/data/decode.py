@@ -1,0 +1,88 @@
+"""One encoded image: looked at by its header, decoded, cropped as ADM crops.
+
+    bytes --header--> size, mode, refusals --decode--> RGB
+    RGB --halve with BOX while twice too large, then BICUBIC--> shorter side S --centre--> (S, S, 3) uint8
+
+Dhariwal & Nichol 2021 (ADM); an orientation written by a camera is left alone, as ADM leaves it.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+LARGEST_PIXELS = 1 << 26
+"""8192 x 8192, 200 MB decoded: what declares more is taken for a decompression bomb. Pillow warns later."""
+ORIENTATION = 0x0112
+"""The EXIF tag."""
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+"""How a whole file of a format ends (after which there may be padding)."""
+TAIL = 4096
+
+
+class BadImage(Exception):
+    """An image that cannot be used; the message names it and says why."""
+
+
+class Header(NamedTuple):
+    """What is known of an image before it is decoded. turned: a camera says that it lies on its side."""
+
+    format: str
+    width: int
+    height: int
+    mode: str
+    turned: bool
+
+
+def header(data: bytes, name: str) -> Header:
+    """Raises BadImage for what is no image, declares too many pixels, or is cut short."""
+    with _opened(data, name) as image:
+        orientation = image.getexif().get(ORIENTATION, 1) if image.format in ("JPEG", "TIFF", "WEBP") else 1
+        return Header(str(image.format), image.width, image.height, image.mode, orientation != 1)
+
+
+def decode(data: bytes, name: str) -> Image.Image:
+    """The image as RGB; transparency is dropped, as ADM drops it. Raises BadImage as `header` does, and for
+    damage inside."""
+    try:
+        with _opened(data, name) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, IndexError, EOFError) as error:
+        raise BadImage(f"{name} is damaged: {error}") from None
+
+
+def _opened(data: bytes, name: str) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        what = "is empty" if not data else "is no image that can be read (PNG, JPEG, WebP, BMP, TIFF)"
+        raise BadImage(f"{name} {what}") from None
+    except Image.DecompressionBombError:
+        raise BadImage(f"{name} declares far more than {LARGEST_PIXELS} pixels") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise BadImage(f"{name} is damaged: {error}") from None
+    if image.width * image.height > LARGEST_PIXELS:
+        raise BadImage(
+            f"{name} declares {image.width}x{image.height} pixels, more than {LARGEST_PIXELS}; "
+            "make it smaller"
+        )
+    end = ENDS.get(image.format or "")
+    if end is not None and end not in data[-TAIL:]:
+        raise BadImage(f"{name} is cut short: a {image.format} ends in other bytes")
+    return image
+
+
+def crop(image: Image.Image, side: int) -> np.ndarray:
+    """ADM's centre crop: (side, side, 3) uint8. Smaller images are enlarged."""
+    while min(image.size) >= 2 * side:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = side / min(image.size)
+    size = (round(image.width * scale), round(image.height * scale))
+    pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC))
+    top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
+    return pixels[top : top + side, left : left + side]
