@@ -1,116 +1,487 @@
-"""Encoded images: what training draws from them, and what is refused."""
+"""Encoded images: what training draws of them, what makes them, and that no damage to them is believed."""
 
 from __future__ import annotations
 
 import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from torch import Tensor
 
+from pictures import CLASSES, LABELS, LAYOUTS, N, tree
 from scaledit import load
-from scaledit.data.latents import Latents
-from scaledit.errors import UsageError
-from scaledit.training.events import Finished
+from scaledit.autoencoders import open_autoencoder
+from scaledit.autoencoders.cache import Encoding, encode
+from scaledit.autoencoders.config import AutoencoderConfig
+from scaledit.autoencoders.encoded import EncodedImages
+from scaledit.autoencoders.pixels import Pixels
+from scaledit.cli import main
+from scaledit.data.files import ImageFiles
+from scaledit.data.latents import INDEX, Latents
+from scaledit.data.sources import open_source
+from scaledit.errors import RunError, UsageError
+from scaledit.training.autoencoder_state import build
+from scaledit.training.events import Stepped
 from scaledit.training.loop import train
-from tiny import tiny
+from tiny import TINY, tiny
 
-SCALE = 0.18215
+SIDE = 32
+SCALE = 0.7
+LATENT = ("model.in_channels=4", "model.input_size=8", "model.num_classes=3")
+SMALL = ("model.in_channels=3", f"model.input_size={SIDE}", "model.num_classes=3", "train.steps=2")
+
+
+class Gaussian(Pixels):
+    """Moments by a formula: the mean is half the image, the log variance -4."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        return torch.cat([images / 2, torch.full_like(images, -4.0)], dim=1)
+
+
+GAUSSIAN = Gaussian(name="gaussian", scale=SCALE, sha256="a" * 64, encoder_sha256="b" * 64)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tree(tmp_path_factory.mktemp("images") / "tree")
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random f4 autoencoder with four channels, as diffusers saves it."""
+    return saved_autoencoder(tmp_path_factory.mktemp("autoencoder") / "random", seed=0)
+
+
+def saved_autoencoder(path: Path, seed: int) -> Path:
+    net = build(AutoencoderConfig(widths=(8, 8, 8)), SIDE, seed=seed)
+    net.register_to_config(scaling_factor=SCALE)
+    net.save_pretrained(path)
+    return path
+
+
+def files(images: Path, side: int = SIDE, flip: bool = False) -> ImageFiles:
+    return ImageFiles(open_source(images), side, flip)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Three shards of 5, 1 and 4 samples; the mean is the sample's number, the log variance -4."""
-    start = 0
-    for k, n in enumerate((5, 1, 4)):
-        number = torch.arange(start, start + n, dtype=torch.float32)
-        mean = number.reshape(-1, 1, 1, 1).expand(n, 4, 8, 8)
-        log_variance = torch.full_like(mean, -4.0)
-        save_file(
-            {
-                "moments": torch.cat([mean, log_variance], 1).contiguous(),
-                "moments_flipped": torch.cat([-mean, log_variance], 1).contiguous(),
-                "labels": (number % 3).long(),
-            },
-            tmp_path / f"{k}.safetensors",
-        )
-        start += n
-    index = {"scale": SCALE, "class_names": ["a", "b", "c"], "shards": [f"{k}.safetensors" for k in range(3)]}
-    (tmp_path / "index.json").write_text(json.dumps(index))
-    return tmp_path
+def cache(images: Path, tmp_path: Path) -> Path:
+    """Five images a file: 5, 5, 2."""
+    made = encode(files(images), GAUSSIAN, tmp_path / "cache", Encoding(per_file=5, dtype="float32"))
+    assert made.complete
+    return made.out
 
 
-def test_latents_are_drawn_from_the_posterior_and_scaled(folder: Path):
-    latents = Latents.open(str(folder), flip=False)
-    assert (len(latents), latents.shape, latents.class_names) == (10, (4, 8, 8), ("a", "b", "c"))
+# What training draws
+
+
+def test_latents_are_drawn_from_the_posterior_and_scaled(cache: Path, images: Path):
+    latents = Latents.open(cache, flip=False)
+    assert (len(latents), latents.shape, latents.class_names) == (N, (3, SIDE, SIDE), CLASSES)
     indices = np.array([9, 0, 5, 4, 6])
     x0, y = latents.batch(indices, range(100, 105), seed=3)
-    assert y.tolist() == [0, 0, 2, 1, 0]
-    drawn = x0 / SCALE - torch.tensor(indices, dtype=torch.float32).reshape(-1, 1, 1, 1)
-    assert drawn.std().item() == pytest.approx(np.exp(-2), rel=0.05)
-    assert drawn.mean().item() == pytest.approx(0, abs=0.02)
+    assert y.tolist() == [sorted(LABELS)[i] for i in indices]
+    pixels = files(images).batch(indices, range(5), seed=0).x0
+    drawn = x0 / SCALE - pixels / 2
+    assert drawn.std().item() == pytest.approx(np.exp(-2), rel=0.02)
+    assert drawn.mean().item() == pytest.approx(0, abs=0.01)
     again, _ = latents.batch(indices[2:3], range(102, 103), seed=3)  # another batch, the same position
     assert torch.equal(again[0], x0[2])
     later, _ = latents.batch(indices[2:3], range(202, 203), seed=3)  # seen again: drawn anew
     assert not torch.equal(later[0], x0[2])
 
 
-def test_half_of_the_latents_are_those_of_the_mirrored_image(folder: Path):
-    x0, _ = Latents.open(str(folder), flip=True).batch(np.full(400, 9), range(400), seed=0)
-    share = (x0.mean(dim=(1, 2, 3)) < 0).float().mean().item()
-    assert share == pytest.approx(0.5, abs=0.1)
+def test_from_the_cache_as_from_the_images(cache: Path, images: Path):
+    """Flips and draws are the same; the moments were kept in float32 here."""
+    cached = Latents.open(cache, flip=True)
+    fly = EncodedImages(files(images, flip=True), GAUSSIAN)
+    assert (fly.shape, fly.class_names, len(fly)) == (cached.shape, cached.class_names, len(cached))
+    indices = np.arange(40) % N
+    ours, theirs = (one.batch(indices, range(1000, 1040), seed=5) for one in (cached, fly))
+    assert torch.equal(ours.x0, theirs.x0)
+    assert torch.equal(ours.y, theirs.y)
 
 
-def test_a_model_trains_on_latents_and_says_that_it_cannot_show_them(folder: Path, tmp_path: Path):
-    config = tiny(
-        "data.name=latents",
-        f"data.path={folder}",
-        "model.in_channels=4",
-        "model.num_classes=3",
-        "train.steps=3",
-        "sample.every=1",
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_read_back(dtype: str, images: Path, tmp_path: Path):
+    encode(files(images), GAUSSIAN, tmp_path / "half", Encoding(dtype=dtype))
+    moments = Latents.open(tmp_path / "half", flip=False).moments([3, 11], [False, True])
+    pixels = files(images).batch(np.array([3, 11]), range(2), seed=0).x0
+    expected = torch.cat([pixels / 2, torch.full_like(pixels, -4.0)], 1)
+    expected[1] = expected[1].flip(-1)
+    assert torch.equal(moments, expected.to(getattr(torch, dtype)).float())
+
+
+def test_index_tells_what_is_inside(cache: Path, images: Path):
+    index = Latents.open(cache, flip=True).index
+    x = files(images).batch(np.arange(N), range(N), seed=0).x0.double() / 2
+    assert index.counts == (4, 4, 4)
+    assert [shard.images for shard in index.shards] == [5, 5, 2]
+    assert index.mean == pytest.approx(x.mean(dim=(0, 2, 3)).tolist(), abs=1e-7)
+    spread = x.var(dim=(0, 2, 3), correction=0) + np.exp(-4)
+    assert index.std == pytest.approx(spread.sqrt().tolist(), rel=1e-6)
+    assert index.autoencoder.scale == SCALE
+    assert index.image_size == (SIDE, SIDE)
+
+
+# Making it
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+
+
+def command(images: Path, autoencoder: Path | str, out: Path, *more: str) -> list[str]:
+    where = ["encode", str(images), "--autoencoder", str(autoencoder), "--out", str(out)]
+    return [*where, "--image-size", str(SIDE), "--per-file", "2", "--batch-size", "2", *more]
+
+
+def process(*arguments: str, **how) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-m", "scaledit.cli", *arguments], **how)
+
+
+def test_two_shards_make_what_one_process_makes(images: Path, autoencoder: Path, tmp_path: Path):
+    assert main(command(images, autoencoder, tmp_path / "one")) == 0
+    both = [process(*command(images, autoencoder, tmp_path / "two", "--shard", f"{i}/2")) for i in (1, 0)]
+    assert [one.wait() for one in both] == [0, 0]
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    assert len(contents(tmp_path / "one")) == N // 2 + 2
+
+
+def test_killed_and_run_again_it_makes_the_same(images: Path, autoencoder: Path, tmp_path: Path):
+    assert main(command(images, autoencoder, tmp_path / "one")) == 0
+    out = tmp_path / "killed"
+    for wanted in (1, 4):  # killed as soon as so many files are there
+        running = process(*command(images, autoencoder, out))
+        while len(list(out.glob("0*.safetensors"))) < wanted:
+            assert running.poll() is None
+            time.sleep(0.001)
+        running.kill()
+        running.wait()
+        assert not (out / INDEX).exists()
+        with pytest.raises(UsageError, match="holds no encoded images"):
+            Latents.open(out, flip=False)
+    before = {p: p.stat().st_mtime_ns for p in (out / "parts").glob("0*.json")}
+    assert main(command(images, autoencoder, out)) == 0
+    assert all(p.stat().st_mtime_ns == when for p, when in before.items())  # what was there is kept
+    named = contents(out)
+    assert {k: v for k, v in named.items() if not k.startswith(".")} == contents(tmp_path / "one")
+    after = {p: p.stat().st_mtime_ns for p in out.iterdir()}
+    assert main(command(images, autoencoder, out)) == 0  # nothing to do
+    assert {p: p.stat().st_mtime_ns for p in out.iterdir()} == after
+
+
+@pytest.mark.parametrize("layout", ["tar shards", "parquet"])
+def test_other_layouts_give_the_same_latents(layout: str, images: Path, autoencoder: Path, tmp_path: Path):
+    assert main(command(images, autoencoder, tmp_path / "tree")) == 0
+    assert main(command(LAYOUTS[layout](tmp_path), autoencoder, tmp_path / "other")) == 0
+    ours, theirs = contents(tmp_path / "tree"), contents(tmp_path / "other")
+    shards = [name for name in ours if name.endswith(".safetensors")]
+    assert len(shards) == N // 2
+    assert all(ours[name] == theirs[name] for name in shards)
+
+
+def test_bad_images_stop_it_or_are_left_out(images: Path, tmp_path: Path, capsys):
+    folder = tree(tmp_path / "tree")
+    for name in ("001", "007"):
+        path = folder / "chelsea" / f"{name}.jpg"
+        path.write_bytes(path.read_bytes()[:300])
+    out = tmp_path / "out"
+    assert main(command(folder, "pixels", out)) == 1
+    assert "chelsea/001.jpg is cut short" in capsys.readouterr().err
+    assert not (out / INDEX).exists()
+    skipping = ["--on-bad", "skip", "--max-bad"]
+    assert main(command(folder, "pixels", tmp_path / "capped", *skipping, "1")) == 1
+    assert "chelsea/007.jpg is cut short" in capsys.readouterr().err
+    capsys.readouterr()
+    assert main(command(folder, "pixels", tmp_path / "skipped", *skipping, "2", "--json")) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["images"], len(told["skipped"])) == (N - 2, 2)
+    index = Latents.open(tmp_path / "skipped", flip=False).index
+    assert index.counts == (4, 2, 4)
+    assert [name.split()[0] for name in index.skipped] == ["chelsea/001.jpg", "chelsea/007.jpg"]
+
+
+def test_another_request_does_not_mix_with_what_is_there(images: Path, tmp_path: Path, capsys):
+    out = tmp_path / "out"
+    assert main(command(images, "pixels", out)) == 0
+    for more, says in (
+        (["--no-flip"], "flip: True -> False"),
+        (["--dtype", "float32"], "dtype"),
+        (["--image-size", "16"], "image_size"),
+    ):
+        assert main(command(images, "pixels", out, *more)) == 2
+        assert says in capsys.readouterr().err
+    assert main(command(images, "pixels", tmp_path / "x", "--image-size", "0")) == 2
+    assert main(command(images, "nowhere", tmp_path / "x")) == 2
+    assert main(command(tmp_path / "nowhere", "pixels", tmp_path / "x")) == 2
+
+
+def test_images_that_do_not_fit_the_autoencoder(images: Path, autoencoder: Path, tmp_path: Path, capsys):
+    assert main(command(images, autoencoder, tmp_path / "x", "--image-size", "30")) == 2
+    assert "encodes multiples of 4 pixels; the images are 30x30" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_full_disk_leaves_no_file_that_looks_whole(images: Path, tmp_path: Path):
+    """Files may grow to 20 kB here, a shard has 49 kB: writing fails as on a full disk."""
+    out = tmp_path / "full"
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    code = (
+        "import signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "from scaledit.cli import main; sys.exit(main(sys.argv[1:]))"
     )
-    events = list(train(config, tmp_path / "run", device="cpu"))
-    assert isinstance(events[-1], Finished)
-    pipeline = load(tmp_path / "run")
-    assert pipeline.latents([0, 2], pipeline.settings()).shape == (2, 4, 8, 8)
-    with pytest.raises(UsageError, match="decoding them into images is not built yet"):
-        pipeline([0, 2])
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command(images, "pixels", out)],
+        preexec_fn=limit,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "could not write" in done.stderr
+    assert not list(out.glob("*.safetensors")) and not (out / INDEX).exists()
+    assert main(command(images, "pixels", out)) == 0
+    list(Latents.open(out, flip=True).verify())
+
+
+# Damage
+
+
+def flipped_byte(path: Path, at: int, value: int) -> bytes:
+    data = bytearray(path.read_bytes())
+    before = bytes(data)
+    data[at] ^= value
+    path.write_bytes(data)
+    return before
+
+
+def test_every_flipped_byte_is_detected(cache: Path):
+    """200 of them, anywhere in the shards and the index; a fifth of them in headers and labels."""
+    rng = random.Random(0)
+    paths = [*sorted(cache.glob("*.safetensors")), cache / INDEX]
+    for i in range(200):
+        path = rng.choice(paths)
+        size = path.stat().st_size
+        at = rng.randrange(min(size, 400)) if i % 5 == 0 else rng.randrange(size)
+        before = flipped_byte(path, at, rng.randrange(1, 256))
+        with pytest.raises((RunError, UsageError), match=path.name):
+            list(Latents.open(cache, flip=True).verify())
+        path.write_bytes(before)
+    list(Latents.open(cache, flip=True).verify())
+
+
+def test_every_truncated_shard_is_named_without_reading_it(cache: Path, capsys):
+    for path in sorted(cache.glob("*.safetensors")):
+        whole = path.read_bytes()
+        for keep in (0, 7, 100, len(whole) - 1):
+            path.write_bytes(whole[:keep])
+            with pytest.raises(RunError, match=f"{path.name} has {keep} bytes"):
+                Latents.open(cache, flip=True)
+            assert main(["data", "inspect", str(cache)]) == 1
+            assert f"{path.name} has {keep} bytes" in capsys.readouterr().out
+        path.unlink()
+        with pytest.raises(RunError, match=f"{path.name} is missing"):
+            Latents.open(cache, flip=True)
+        path.write_bytes(whole)
+
+
+def test_repair_encodes_what_is_damaged_and_only_that(images: Path, tmp_path: Path, capsys):
+    out = tmp_path / "out"
+    assert main(command(images, "pixels", out)) == 0
+    whole = contents(out)
+    flipped_byte(out / "000001.safetensors", 5000, 1)
+    (out / "000003.safetensors").write_bytes(b"")
+    (out / "000004.safetensors").unlink()
+    untouched = {k: (out / f"00000{k}.safetensors").stat().st_mtime_ns for k in (0, 2, 5)}
+    capsys.readouterr()
+    assert main(["data", "inspect", str(out), "--json"]) == 1
+    assert len(json.loads(capsys.readouterr().out)["refused"]) == 3
+    assert main(command(images, "pixels", out, "--repair")) == 0
+    assert contents(out) == whole
+    assert {k: (out / f"00000{k}.safetensors").stat().st_mtime_ns for k in untouched} == untouched
+    flipped_byte(out / INDEX, 30, 1)
+    assert main(command(images, "pixels", out, "--repair")) == 0
+    assert contents(out) == whole
+
+
+def test_repair_with_changed_images_is_refused(tmp_path: Path, capsys):
+    folder, out = tree(tmp_path / "tree"), tmp_path / "out"
+    assert main(command(folder, "pixels", out)) == 0
+    (out / "000000.safetensors").unlink()
+    first = sorted((folder / "bark").iterdir())[0]
+    first.write_bytes(sorted((folder / "sky").iterdir())[0].read_bytes())
+    assert main(command(folder, "pixels", out, "--repair")) == 1
+    assert "does not come out as it was" in capsys.readouterr().err
+
+
+def test_training_does_not_start_on_damage(cache: Path, tmp_path: Path):
+    flipped_byte(cache / "000001.safetensors", 5000, 1)
+    config = tiny("data.name=latents", f"data.path={cache}", *SMALL)
+    with pytest.raises(RunError, match=r"000001.safetensors does not match its SHA-256.*--repair"):
+        list(train(config, tmp_path / "run", device="cpu"))
+    assert not (tmp_path / "run").exists()
+
+
+# From images to samples
+
+
+def losses(config) -> list[float]:
+    return [
+        event.loss for event in train(config, Path(config.name), device="cpu") if isinstance(event, Stepped)
+    ]
+
+
+def test_the_same_loss_from_the_cache_and_from_images(images: Path, autoencoder: Path, tmp_path: Path):
+    """At the same seed; the cache rounds moments to float16."""
+    out = tmp_path / "cache"
+    assert main(command(images, autoencoder, out)) == 0
+    shape = [
+        "model.in_channels=4",
+        "model.input_size=8",
+        "model.num_classes=3",
+        "train.steps=6",
+        "data.flip=true",
+    ]
+    cached = tiny(*shape, "data.name=latents", f"data.path={out}")
+    fly = tiny(
+        *shape,
+        "data.name=images",
+        f"data.path={images}",
+        f"data.image_size={SIDE}",
+        f"autoencoder.path={autoencoder}",
+    )
+    ours, theirs = (losses(replace(c, name=str(tmp_path / n))) for c, n in ((cached, "a"), (fly, "b")))
+    assert len(ours) == 6
+    assert ours == pytest.approx(theirs, rel=2**-8)  # bfloat16's rounding
+    assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+@pytest.mark.parametrize("where", ["cache", "images"])
+def test_from_a_folder_to_decoded_samples(
+    where: str, images: Path, autoencoder: Path, tmp_path: Path, capsys
+):
+    """The README's way: inspect, encode, train, sample, decode; classes by their names."""
+    assert main(["data", "inspect", str(images), "--image-size", str(SIDE)]) == 0
+    out, run = tmp_path / "latents", tmp_path / "run"
+    if where == "cache":
+        assert main(command(images, autoencoder, out)) == 0
+        data = ["data.name=latents", f"data.path={out}"]
+    else:
+        data = ["data.name=images", f"data.path={images}", f"data.image_size={SIDE}"]
+        data.append(f"autoencoder.path={autoencoder}")
+    shape = [*LATENT, "train.steps=10"]
+    few = ["sample.every=5", "sample.classes=2", "evaluate.reference="]
+    assert main(["train", "digits", "--out", str(run), *TINY, *data, *shape, *few]) == 0
+    assert (run / "samples" / "step-00000005.png").is_file()
+    assert (run / "report.html").is_file()
+    file = tmp_path / "s.npz"
+    assert main(["sample", str(run), "--classes", "chelsea,0", "--num", "4", "--out", str(file)]) == 0
+    made = np.load(file)
+    assert made["arr_0"].shape == (4, SIDE, SIDE, 3)
+    assert made["arr_1"].tolist() == [1, 0, 1, 0]
+    pipeline = load(run)
+    x = pipeline.latents([1, 0, 1, 0], pipeline.settings())
+    opened = open_autoencoder(str(autoencoder))
+    by_hand = (127.5 * opened.decode(x) + 128).clamp(0, 255).byte().permute(0, 2, 3, 1)
+    np.testing.assert_array_equal(made["arr_0"], by_hand.numpy())
+    assert opened.sha256[:16] in json.loads(str(made["origin"]))["decoder"]
+    capsys.readouterr()
+    # Another decoder of the same encoder is taken; another autoencoder is not.
+    swapped = saved_with_other_decoder(autoencoder, tmp_path / "swapped")
+    again = ["sample", str(run), "--classes", "chelsea,0", "--num", "4", "--out", str(tmp_path / "t.npz")]
+    assert main([*again, "--decoder", str(swapped)]) == 0
+    assert not np.array_equal(np.load(tmp_path / "t.npz")["arr_0"], made["arr_0"])
+    other = saved_autoencoder(tmp_path / "other", seed=1)
+    assert main([*again, "--decoder", str(other)]) == 2
+    assert "has another encoder than" in capsys.readouterr().err
+
+
+def saved_with_other_decoder(autoencoder: Path, path: Path) -> Path:
+    from scaledit.autoencoders import kl
+
+    net = kl.diffusers_class().from_pretrained(autoencoder)
+    with torch.no_grad():
+        net.decoder.conv_out.weight.mul_(-1)
+    net.save_pretrained(path)
+    return path
+
+
+def test_a_run_refuses_another_autoencoders_latents(images: Path, tmp_path: Path, capsys):
+    first, second = (saved_autoencoder(tmp_path / f"ae{seed}", seed=seed) for seed in (0, 1))
+    for i, path in enumerate((first, second)):
+        assert main(command(images, path, tmp_path / f"cache{i}")) == 0
+    shape = [*LATENT, "checkpoint.every=2"]
+    run = ["train", "digits", "--out", str(tmp_path / "run"), "--resume", "auto", *TINY, *shape]
+    run += ["data.name=latents", "evaluate.reference="]
+    assert main([*run, f"data.path={tmp_path / 'cache0'}", "train.steps=2"]) == 0
+    capsys.readouterr()
+    assert main([*run, f"data.path={tmp_path / 'cache1'}", "train.steps=4"]) == 2
+    assert "another encoder; choose another --out" in capsys.readouterr().err
+    assert main([*run, f"data.path={tmp_path / 'cache0'}", "train.steps=4"]) == 0
+    # And an autoencoder that is not the cache's is refused before the first step.
+    fresh = [word if word != str(tmp_path / "run") else str(tmp_path / "fresh") for word in run]
+    wrong = [
+        f"data.path={tmp_path / 'cache0'}",
+        f"autoencoder.path={second}",
+        "sample.every=1",
+        "train.steps=2",
+    ]
+    assert main([*fresh, *wrong]) == 2
+    assert "has another encoder than" in capsys.readouterr().err
+    assert not (tmp_path / "fresh").exists()
+
+
+def test_pictures_of_latents_whose_autoencoder_is_gone(images: Path, tmp_path: Path, capsys):
+    path = saved_autoencoder(tmp_path / "ae", seed=0)
+    assert main(command(images, path, tmp_path / "cache")) == 0
+    os.rename(path, tmp_path / "elsewhere")
+    shape = [*LATENT, "train.steps=2"]
+    run = ["train", "digits", *TINY, *shape, "data.name=latents", f"data.path={tmp_path / 'cache'}"]
+    run += ["evaluate.reference=", "--out", str(tmp_path / "run"), "sample.every=1"]
+    assert main(run) == 2
+    assert "sample.every=0 evaluate.every=0" in capsys.readouterr().err
+    assert main([*run, f"autoencoder.path={tmp_path / 'elsewhere'}"]) == 0
+
+
+READ = ["data.name=images", "data.path=IMAGES"]
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("overrides", "says"),
     [
-        (lambda f: (f / "index.json").unlink(), "holds no encoded images"),
-        (lambda f: (f / "index.json").write_text("{"), "not an index"),
-        (lambda f: (f / "1.safetensors").unlink(), "1.safetensors cannot be read"),
-        (lambda f: (f / "1.safetensors").write_bytes(b"\x00" * 50), "1.safetensors cannot be read"),
+        (["data.name=latents"], "data.path=FOLDER"),
+        (["data.name=images"], "data.path=PATH"),
+        (READ, "data.image_size=256"),
+        (["data.name=latents", "data.path=IMAGES"], "holds no encoded images"),
         (
-            lambda f: save_file({"labels": torch.zeros(1)}, f / "1.safetensors"),
-            "1.safetensors has no moments",
+            ["data.name=images", "data.path=IMAGES", "data.image_size=8"],
+            "set model.in_channels|model takes 1x8x8",
         ),
         (
-            lambda f: save_file(
-                {"moments": torch.zeros(2, 8, 8, 8), "labels": torch.tensor([0, 3])}, f / "1.safetensors"
-            ),
-            "labels outside 0..2",
-        ),
-        (
-            lambda f: save_file(
-                {"moments": torch.zeros(2, 8, 4, 4), "labels": torch.tensor([0, 2])}, f / "1.safetensors"
-            ),
-            "one shape",
+            [
+                "data.name=images",
+                "data.path=IMAGES",
+                "data.image_size=8",
+                "model.in_channels=3",
+                "model.num_classes=2",
+            ],
+            "the data has 3 classes, the model 2",
         ),
     ],
 )
-def test_a_folder_that_does_not_fit_is_refused_by_name(folder: Path, change, says: str):
-    change(folder)
+def test_data_that_does_not_fit_the_model(overrides: list[str], says: str, images: Path, tmp_path: Path):
+    overrides = [word.replace("IMAGES", str(images)) for word in overrides]
     with pytest.raises(UsageError, match=says):
-        Latents.open(str(folder), flip=False)
-    if says == "one shape":
-        with pytest.raises(
-            UsageError, match=r"no moments_flipped; encode both flips or set data\.flip=false"
-        ):
-            Latents.open(str(folder), flip=True)
+        list(train(tiny(*overrides), tmp_path / "run", device="cpu"))
+    assert not (tmp_path / "run").exists()

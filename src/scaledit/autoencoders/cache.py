@@ -1,6 +1,6 @@
 """Filling a folder with encoded images: resumable, by any number of processes, always the same bytes.
 
-    images [k S, (k+1) S) --encode, and mirrored--> 00000k.safetensors, parts/00000k.json        S = 1024
+    images [k S, (k+1) S) --encode, and mirrored--> 00000k.safetensors, parts/00000k.json        S = per_file
     all parts there --> index.json
 
 Shard i of n makes the files k with k mod n = i, without a word between the processes. A file is whole or not
@@ -29,8 +29,6 @@ from scaledit.data.posterior import split
 from scaledit.errors import RunError, UsageError
 from scaledit.parts import WHOLE, Shard, claim, whole
 
-SHARD = 1024
-"""Images a file: at 256 x 256 and f8, 32 MB in float16 with both flips."""
 REQUEST, PARTS = "request.json", "parts"
 
 
@@ -45,12 +43,13 @@ class Encoded(NamedTuple):
 
 @dataclass(frozen=True)
 class Encoding:
-    """How images become a cache. flip: mirrored ones too. on_bad: what a damaged image does; at most max_bad
-    are left out."""
+    """How images become a cache. flip: mirrored ones too. per_file: images a file (1,024 of 256 x 256 at f8:
+    32 MB). on_bad: what a damaged image does; at most max_bad are left out."""
 
     flip: bool = True
     dtype: DType = "float16"
     batch_size: int = 16
+    per_file: int = 1024
     on_bad: Literal["stop", "skip"] = "stop"
     max_bad: int = 100
 
@@ -98,7 +97,7 @@ def encode(
     _check_fits(source, autoencoder)
     total = len(source.names)
     claim(out, REQUEST, _job(source, autoencoder, how), "encoded images")
-    numbers = range(-(-total // SHARD))
+    numbers = range(-(-total // how.per_file))
     mine = [k for k in numbers if shard.has(k)]
     if repair:
         _forget_damaged(out, mine)
@@ -106,8 +105,9 @@ def encode(
         skipped = Index.read(out).skipped
         return Encoded(out, total - len(skipped), skipped, True)
     todo = [k for k in mine if not _is_there(out, k)]
-    done = sum(len(_indices(k, total)) for k in mine) - sum(len(_indices(k, total)) for k in todo)
-    all_mine = sum(len(_indices(k, total)) for k in mine)
+    sizes = {k: len(_indices(k, total, how.per_file)) for k in mine}
+    all_mine = sum(sizes.values())
+    done = all_mine - sum(sizes[k] for k in todo)
     bad = sum(len(_part(out, k).skipped) for k in numbers if _is_there(out, k))
     for k in todo:
         before = _index_entry(out, k)
@@ -119,7 +119,7 @@ def encode(
         part, tensors = _encode_part(source, autoencoder, how, k, bad, on_batch)
         _write(out, k, part, tensors, before)
         bad += len(part.skipped)
-        done += len(_indices(k, total))
+        done += sizes[k]
     there = [k for k in numbers if _is_there(out, k)]
     parts = [_part(out, k) for k in there]
     skipped = tuple(name for part in parts for name in part.skipped)
@@ -149,12 +149,12 @@ def _job(source: Readable, autoencoder: Autoencoder, how: Encoding) -> dict[str,
         "dtype": how.dtype,
         "batch_size": how.batch_size,
         "on_bad": how.on_bad,
-        "shard": SHARD,
+        "per_file": how.per_file,
     }
 
 
-def _indices(k: int, total: int) -> range:
-    return range(k * SHARD, min((k + 1) * SHARD, total))
+def _indices(k: int, total: int, per_file: int) -> range:
+    return range(k * per_file, min((k + 1) * per_file, total))
 
 
 def _file(out: Path, k: int) -> Path:
@@ -203,7 +203,7 @@ def _encode_part(
     on_batch: Callable[[int], None],
 ) -> tuple[Part, dict[str, Tensor]]:
     """The tensors of file k, and what is known of them but their hash."""
-    indices = _indices(k, len(source.names))
+    indices = _indices(k, len(source.names), how.per_file)
     kept: list[int] = []
     skipped: list[str] = []
     straight, mirrored = [], []

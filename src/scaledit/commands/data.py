@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from scaledit.commands import common
-from scaledit.errors import UsageError
+from scaledit.errors import RunError, UsageError
 
 SUMMARY = """look at images or latents before training on them
 
@@ -54,4 +53,4 @@ def run(given: argparse.Namespace) -> None:
         for line in found.lines():
             print(line)
     if found.refused:
-        sys.exit(1)
+        raise RunError(f"{len(found.refused)} of what {path} holds cannot be used")

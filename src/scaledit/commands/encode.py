@@ -35,6 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="of encoding")
     parser.add_argument("--batch-size", type=int, default=16, metavar="N")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="threads that read images")
+    parser.add_argument("--per-file", type=int, default=1024, metavar="N", help="images (default: 1024)")
     parser.add_argument("--on-bad", choices=["stop", "skip"], default="stop", help="at an image that is bad")
     parser.add_argument("--max-bad", type=int, default=100, metavar="N", help="skip at most so many")
     parser.add_argument("--shard", default="0/1", metavar="i/n", help="make only this share of the files")
@@ -44,7 +45,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> None:
-    common.at_least(given, 1, "image_size", "batch_size", "workers")
+    common.at_least(given, 1, "image_size", "batch_size", "workers", "per_file")
     common.at_least(given, 0, "max_bad")
     if given.images not in BUILT_IN and not Path(given.images).exists():
         raise UsageError(f"there is no {given.images}")
@@ -66,7 +67,9 @@ def run(given: argparse.Namespace) -> None:
     device = str(assemble.device(given.device))
     where = given.autoencoder if given.autoencoder == "pixels" else _absolute(given.autoencoder)
     autoencoder = open_autoencoder(where, device=device, precision=given.precision)
-    how = Encoding(not given.no_flip, given.dtype, given.batch_size, given.on_bad, given.max_bad)
+    how = Encoding(
+        not given.no_flip, given.dtype, given.batch_size, given.per_file, given.on_bad, given.max_bad
+    )
     with common.shown_progress("encoding") as progress:
         made = encode(source, autoencoder, given.out, how, shard, given.repair, progress)
     if given.json:

@@ -20,8 +20,8 @@ LARGEST_PIXELS = 1 << 26
 """8192 x 8192, 200 MB decoded: what declares more is taken for a decompression bomb. Pillow warns later."""
 ORIENTATION = 0x0112
 """The EXIF tag."""
-ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
-"""How a whole file of a format ends (after which there may be padding)."""
+ENDS = {b"\xff\xd8\xff": ("JPEG", b"\xff\xd9"), b"\x89PNG\r\n": ("PNG", b"IEND\xaeB`\x82")}
+"""By how a file begins: its format, and how a whole one ends (after which there may be padding)."""
 TAIL = 4096
 
 
@@ -57,6 +57,9 @@ def decode(data: bytes, name: str) -> Image.Image:
 
 
 def _opened(data: bytes, name: str) -> Image.Image:
+    for begin, (kind, end) in ENDS.items():
+        if data.startswith(begin) and end not in data[-TAIL:]:
+            raise BadImage(f"{name} is cut short: a {kind} ends in other bytes")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
@@ -71,9 +74,6 @@ def _opened(data: bytes, name: str) -> Image.Image:
             f"{name} declares {image.width}x{image.height} pixels, more than {LARGEST_PIXELS}; "
             "make it smaller"
         )
-    end = ENDS.get(image.format or "")
-    if end is not None and end not in data[-TAIL:]:
-        raise BadImage(f"{name} is cut short: a {image.format} ends in other bytes")
     return image
 
 

@@ -137,9 +137,6 @@ class Latents:
             raise UsageError(f"{folder} holds no mirrored images; encode with flips or set data.flip=false")
         tables = tuple(_map(folder, shard, index) for shard in index.shards)
         labels = torch.from_numpy(np.concatenate([table[LABELS] for table in tables]))
-        last = len(index.class_names) - 1
-        if not 0 <= int(labels.min()) <= int(labels.max()) <= last:
-            raise RunError(f"{folder} has labels outside 0..{last}, the classes of {INDEX}")
         return cls(folder, index, tables, np.cumsum([shard.images for shard in index.shards]), labels, flip)
 
     def __len__(self) -> int:
@@ -230,5 +227,9 @@ def _map(folder: Path, shard: ShardFile, index: Index) -> dict[str, np.ndarray]:
             tables[name] = np.memmap(path, kind, "r", 8 + length + begin, shape) if shard.images else empty
     except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
         raise RunError(f"{path} is damaged ({error}); run scaledit encode again with --repair") from None
-    tables[LABELS] = np.array(tables[LABELS])
-    return tables
+    labels, last = np.array(tables[LABELS]), len(index.class_names) - 1
+    if ((labels < 0) | (labels > last)).any():
+        raise RunError(
+            f"{path} is damaged (labels outside 0..{last}); run scaledit encode again with --repair"
+        )
+    return {**tables, LABELS: labels}

@@ -19,6 +19,7 @@ from scaledit.errors import UsageError
 
 CLASSES = "classes.txt"
 LABEL_KEYS = ("label", "cls", "class")
+END = bytes(512)
 LARGEST_LABEL = 1 << 20
 """Bytes of a .cls or .json."""
 
@@ -92,10 +93,10 @@ def _members(k: int, shard: Path) -> list[tuple[str, Place]]:
                     found.append((member.name, Place(k, member.offset_data, member.size)))
     except (tarfile.TarError, EOFError) as error:
         raise UsageError(f"{shard} is no tar archive, or is damaged ({error})") from None
-    if found:
-        last = found[-1][1]
-        if last.offset + last.size > shard.stat().st_size:
-            raise UsageError(f"{shard} is cut short inside {found[-1][0]}")
+    with shard.open("rb") as file:
+        file.seek(max(0, shard.stat().st_size - len(END)))
+        if file.read() != END:
+            raise UsageError(f"{shard} is cut short: a tar archive ends in zeros")
     return found
 
 
