@@ -31,12 +31,12 @@ from scaledit.evaluation.fidelity import psnr, ssim
 from scaledit.report import autoencoder as report
 from scaledit.training import log
 from scaledit.training.autoencoder import train
-from scaledit.training.autoencoder_state import build
+from scaledit.training.autoencoder_state import build, cropped
 from scaledit.training.events import Event, Exported, Finished, Fitted, Reconstructed, Saved, Skipped
 from scaledit.training.log import JsonLog
 
 SCALE = 0.31
-TINY = ("model.widths=[8,8]", "train.batch_size=4", "train.log_every=1", "evaluate.num=6")
+TINY = ("model.widths=[8,8]", "train.batch_size=4", "train.log_every=1", "evaluate.num=6", "train.crop=12")
 
 
 def pictures(n: int, seed: int = 0) -> Images:
@@ -228,6 +228,20 @@ def test_gradients_of_losses_by_hand():
     assert torch.autograd.gradcheck(lambda r: gradient_difference(x, r), (xhat,))
 
 
+def test_crops_are_parts_of_their_image_and_keyed_by_position():
+    x = torch.arange(2 * 20 * 24).reshape(2, 1, 20, 24)
+    parts = cropped(x, 8, range(3, 5), seed=0)
+    assert parts.shape == (2, 1, 8, 8)
+    for part, image in zip(parts, x, strict=True):
+        top, left = divmod(int(part[0, 0, 0] - image[0, 0, 0]), 24)
+        assert torch.equal(part, image[:, top : top + 8, left : left + 8])
+    assert torch.equal(cropped(x[1:], 8, range(4, 5), seed=0), parts[1:])
+    seen = {
+        tuple(part.flatten().tolist()) for part in cropped(x[:1].expand(500, -1, -1, -1), 19, range(500), 0)
+    }
+    assert len(seen) == 2 * 6  # every corner, the last ones too
+
+
 def test_psnr_and_ssim_are_those_of_skimage():
     from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -362,9 +376,14 @@ def test_data_and_starting_points_that_do_not_fit_are_refused(folder: Path, tmp_
     with pytest.raises(UsageError, match="take 3 channels"):
         start("data.name=digits")
     with pytest.raises(UsageError, match="does not divide images of 16x16"):
-        start("model.widths=[8,8,8,8,8,8]", dataset=pictures(4), held_out=pictures(4))
+        start("model.widths=[8,8,8,8,8,8]", "train.crop=0", dataset=pictures(4), held_out=pictures(4))
     with pytest.raises(UsageError, match=r"another model.widths; set model.widths=\[8, 16, 16\]"):
         start(f"train.init={folder}", dataset=pictures(4), held_out=pictures(4))
+    for crop in (7, 18):
+        with pytest.raises(
+            UsageError, match=f"train.crop {crop} must be a multiple of 2 and at most the images' 16"
+        ):
+            start(f"train.crop={crop}", dataset=pictures(4), held_out=pictures(4))
     assert not (tmp_path / "run").exists()
 
 

@@ -8,6 +8,7 @@ from importlib.resources import files
 
 import pytest
 
+from scaledit.autoencoders.config import AutoencoderRun
 from scaledit.config import RECIPES, RunConfig, load, recipe_names
 from scaledit.models.config import DiTConfig
 from scaledit.scaling import paper
@@ -34,6 +35,17 @@ def test_header_states_command_cost_and_goal(name: str):
     assert config.name == name
     assert config.data.name != "latents" or config.data.path == "LATENTS"
     assert RunConfig.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize("name", recipe_names("autoencoder"))
+def test_header_of_an_autoencoder_states_command_cost_and_goal(name: str):
+    said = header(name)
+    assert said.keys() == {"command", "cost", "must reach"}
+    assert "TODO" not in "".join(said.values())
+    command = re.sub(r"\(.*\)", "", said["command"]).split()
+    assert command[:4] == ["scaledit", "autoencoder", "train", name]
+    config = load(name, command[4:], AutoencoderRun)
+    assert AutoencoderRun.from_json(config.to_json()) == config
 
 
 @pytest.mark.parametrize("name", IMAGENET)

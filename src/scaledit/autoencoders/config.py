@@ -40,11 +40,13 @@ class AutoencoderTrainConfig:
     """init: an autoencoder to start from (a folder or hub id), which must be what [model] says. decoder_only:
     leave the encoder and the scale of `init` as they are, so that both decoders fit the same latents.
 
-    max_skips: non-finite steps in a row after which the run stops.
+    crop: side of the random part of each image that a step sees, 0 for the whole: steps on small crops are
+    cheap, and convolutions do not mind. max_skips: non-finite steps in a row after which the run stops.
     """
 
     steps: int = 10_000
     batch_size: int = 16
+    crop: int = 0
     seed: int = 0
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     init: str = ""
@@ -92,6 +94,7 @@ class AutoencoderRun(Config):
                 "optimizer.clip": 0,
                 "train.steps": 1,
                 "train.batch_size": 1,
+                "train.crop": 0,
                 "train.log_every": 1,
                 "train.max_skips": 1,
                 "checkpoint.every": 1,

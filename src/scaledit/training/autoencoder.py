@@ -110,6 +110,11 @@ def _check_fits(config: AutoencoderRun, dataset: TrainingSet) -> None:
     f = 2 ** (len(config.model.widths) - 1)
     if channels != 3:
         raise UsageError(f"autoencoders take 3 channels, data.name={config.data.name!r} has {channels}")
+    crop = config.train.crop
+    if crop > min(height, width) or crop % f:
+        raise UsageError(
+            f"train.crop {crop} must be a multiple of {f} and at most the images' {min(height, width)}"
+        )
     if height % f or width % f:
         raise UsageError(
             f"{len(config.model.widths)} model.widths make latents of 1/{f} of the side, which does not "

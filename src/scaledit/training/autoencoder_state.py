@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ from scaledit.checkpoint import Checkpoint
 from scaledit.data.order import samples_at
 from scaledit.data.posterior import draw
 from scaledit.data.sets import TrainingSet
-from scaledit.diffusion.noise import Stream, normal
+from scaledit.diffusion.noise import Stream, generator, normal
 from scaledit.errors import UsageError
 from scaledit.pipeline import load_weights
 from scaledit.training.state import autocast, learning_rate, optimizer_tensors, restore_optimizer
@@ -55,6 +56,19 @@ def architecture(net: Any) -> AutoencoderConfig:
         layers=config.layers_per_block,
         groups=config.norm_num_groups,
         attention=config.get("mid_block_add_attention", True),
+    )
+
+
+def cropped(x: Tensor, side: int, positions: range, seed: int) -> Tensor:
+    """A random side x side part of each image (N, C, H, W), keyed by its position in the stream."""
+    spans = np.array(x.shape[2:]) - side + 1
+    draws = [generator(seed, position, Stream.CROP).random(2) for position in positions]
+    corners = np.floor(np.array(draws) * spans).astype(int)
+    return torch.stack(
+        [
+            image[:, top : top + side, left : left + side]
+            for image, (top, left) in zip(x, corners, strict=True)
+        ]
     )
 
 
@@ -107,6 +121,8 @@ class AutoencoderState:
         """Of the samples at these positions of the stream."""
         config, seed = self.config, self.config.train.seed
         x = dataset.batch(samples_at(positions, len(dataset), seed), positions, seed).x0
+        if config.train.crop:
+            x = cropped(x, config.train.crop, positions, seed)
         x = x.to(self.device, memory_format=torch.channels_last)
         with autocast(config.train.precision, self.device):
             with torch.set_grad_enabled(not config.train.decoder_only):
