@@ -17,11 +17,12 @@ from torch.nn.functional import conv2d, pad
 
 from scaledit import images
 from scaledit.data.sets import Images, digits
-from scaledit.evaluation.digits import DigitExtractor, random_twin, trained
+from scaledit.evaluation.digits import random_twin, trained
 from scaledit.evaluation.metrics import Statistics, frechet_distance
+from scaledit.evaluation.small import SmallExtractor
 
 SEEDS = 5
-EXTRACTORS: dict[str, Callable[[], DigitExtractor]] = {
+EXTRACTORS: dict[str, Callable[[], SmallExtractor]] = {
     "FD-digits": trained,
     "FD-digits-random": random_twin,
 }
@@ -57,7 +58,7 @@ DAMAGE: dict[str, tuple[Callable[[Images, float, int], Tensor], tuple[float, ...
 }
 
 
-def distance(extractor: DigitExtractor, x: Tensor) -> float:
+def distance(extractor: SmallExtractor, x: Tensor) -> float:
     """Of pictures in [-1, 1], rounded to 8 bits as samples are, to the training digits."""
 
     def features(x: Tensor):
@@ -66,7 +67,7 @@ def distance(extractor: DigitExtractor, x: Tensor) -> float:
     return frechet_distance(Statistics.of(features(digits().images)), features(x))
 
 
-def measure(extractor: DigitExtractor, damage: str, seed: int) -> list[float]:
+def measure(extractor: SmallExtractor, damage: str, seed: int) -> list[float]:
     """The distance at each level of a damage."""
     spoil, levels = DAMAGE[damage]
     return [distance(extractor, spoil(digits(held_out=True), level, seed)) for level in levels]

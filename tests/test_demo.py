@@ -62,7 +62,7 @@ def test_report_says_it(demo: Path):
         "real, held out",
         "class score",
         "recall",
-        "Real digits (held out)",
+        "Real images (held out)",
         "images/s in training",
         "During training",
     ):

@@ -24,7 +24,7 @@ from scaledit.errors import UsageError
 SIDE = 64
 HELD_OUT_WIDTH = 72
 """Columns at one edge of each photograph that training crops never touch."""
-TRAINING_CROPS, HELD_OUT_CROPS = 512, 64
+TRAINING_CROPS, HELD_OUT_CROPS, FRESH_CROPS = 512, 64, 32
 """A class."""
 SEED = 0
 
@@ -59,35 +59,41 @@ PHOTOGRAPHS = (
 CLASS_NAMES = tuple(photograph.name for photograph in PHOTOGRAPHS)
 
 
+def fresh_photos() -> Images:
+    """More crops of the regions that are trained on, 12 x 32, none of them in the training list: at which
+    distance from it lies what is of the same kind."""
+    images, labels = _crops(False, TRAINING_CROPS, FRESH_CROPS)
+    return Images(images, labels, CLASS_NAMES)
+
+
 def photos(*, held_out: bool = False, flip: bool = False) -> Images:
     """The crops of all classes: 12 x 512 to train on or 12 x 64 held out, (N, 3, 64, 64) in [-1, 1].
 
     Classes follow each other: crop i is of class i // (crops a class). Grey photographs have three equal
     channels. Raises UsageError with what to install where scikit-image is missing.
     """
-    images, labels = _crops(held_out)
+    images, labels = _crops(held_out, 0, HELD_OUT_CROPS if held_out else TRAINING_CROPS)
     return Images(images, labels, CLASS_NAMES, flip)
 
 
-@lru_cache(maxsize=2)
-def _crops(held_out: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    each = HELD_OUT_CROPS if held_out else TRAINING_CROPS
+@lru_cache(maxsize=3)
+def _crops(held_out: bool, first: int, each: int) -> tuple[torch.Tensor, torch.Tensor]:
+    numbers = range(first, first + each)
     out = np.empty((len(PHOTOGRAPHS) * each, SIDE, SIDE, 3), np.uint8)
     for label, photograph in enumerate(PHOTOGRAPHS):
         pixels = load(photograph)
-        for i, (top, left) in enumerate(corners(label, pixels.shape[1], pixels.shape[0], held_out)):
+        for i, (top, left) in enumerate(corners(label, pixels.shape[1], pixels.shape[0], held_out, numbers)):
             out[label * each + i] = pixels[top : top + SIDE, left : left + SIDE]
     images = torch.from_numpy(out).permute(0, 3, 1, 2).float() / 127.5 - 1
     return images.contiguous(), torch.arange(len(PHOTOGRAPHS)).repeat_interleave(each)
 
 
-def corners(label: int, width: int, height: int, held_out: bool) -> np.ndarray:
-    """(crops, 2) int64: the upper left corner (top, left) of each crop of a class."""
+def corners(label: int, width: int, height: int, held_out: bool, numbers: range) -> np.ndarray:
+    """(N, 2) int64: the upper left corner (top, left) of the numbered crops of a class."""
     at_right = PHOTOGRAPHS[label].held_out == "right"
     columns = HELD_OUT_WIDTH if held_out else width - HELD_OUT_WIDTH
     first = width - columns if held_out == at_right else 0
-    each = HELD_OUT_CROPS if held_out else TRAINING_CROPS
-    draws = [generator(SEED, i, Stream.CROP, 2 * label + held_out).random(2) for i in range(each)]
+    draws = [generator(SEED, i, Stream.CROP, 2 * label + held_out).random(2) for i in numbers]
     choices = np.array([height - SIDE + 1, columns - SIDE + 1])
     return np.array([0, first]) + np.floor(np.array(draws) * choices).astype(np.int64)
 

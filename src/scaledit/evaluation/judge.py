@@ -11,14 +11,15 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
 from scaledit import images
 from scaledit.config import EvaluateConfig, SampleConfig
-from scaledit.data.sets import digits
+from scaledit.data.photos import fresh_photos, photos
+from scaledit.data.sets import Images, digits
 from scaledit.errors import UsageError, did_you_mean
 from scaledit.evaluation import metrics
 from scaledit.evaluation.features import PROGRESS, Extractor, Features, extract
@@ -31,9 +32,6 @@ from scaledit.pipeline import Pipeline
 from scaledit.sampling.request import Request
 
 T = TypeVar("T")
-
-DIGITS = "digits"
-"""The one built-in reference."""
 
 NEIGHBOURS = ("precision", "recall", "density", "coverage")
 NAMES = {
@@ -59,6 +57,13 @@ NAMES = {
         "nearest": "nearest",
     },
     "digits-random": {"fd_digits_random": "distance"},
+    "photos": {
+        "fd_photos": "distance",
+        **{name: name for name in NEIGHBOURS},
+        "class_accuracy": "accuracy",
+        "class_score": "score",
+    },
+    "photos-random": {"fd_photos_random": "distance"},
 }
 """By kind of extractor: the printed name of a figure, and what it is."""
 
@@ -80,14 +85,19 @@ class View:
 @dataclass(frozen=True)
 class Judge:
     """held_out: real images' figures where there are some left (the digits). nearest: the mean distance of
-    real held-out images to the nearest training image. labels: the classes of the held-out images."""
+    real held-out images to the nearest training image. real: those held-out images."""
 
     views: tuple[View, ...]
     precision: Precision = "fp32"
     device: str = "cpu"
     held_out: Mapping[str, float] | None = None
     nearest: float = 1.0
-    labels: tuple[int, ...] = ()
+    real: InMemory | None = None
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The classes of the held-out images."""
+        return () if self.real is None or self.real.labels is None else tuple(self.real.labels.tolist())
 
     def score(self, sets: Sequence[SampleSet], progress: PROGRESS | None = None) -> Result:
         """The figures of one or several sample sets (several seeds of the same sampling) with their
@@ -168,11 +178,12 @@ def open_judge(
     else Inception. Raises UsageError for missing or foreign weights, a reference without what the figures
     need, or an unknown figure.
     """
-    if config.reference == DIGITS:
-        return _digits_judge(_wanted(config, "digits", "digits-random"), config.precision)
+    if config.reference in BUILT_IN:
+        wanted = _wanted(config, config.reference, f"{config.reference}-random")
+        return _built_in_judge(config.reference, wanted, config.precision)
     if not config.reference:
         raise UsageError(
-            f"say what to compare with: a reference .npz, a folder of real images, or {DIGITS!r}"
+            f"say what to compare with: a reference .npz, a folder of real images, or {' or '.join(BUILT_IN)}"
         )
     kind = "dinov2" if config.dinov2 else "inception"
     wanted = _wanted(config, kind)[kind]
@@ -228,28 +239,47 @@ def _check_reference(reference: Reference, wanted: Mapping[str, str]) -> None:
         )
 
 
-def _digits_judge(wanted: Mapping[str, Mapping[str, str]], precision: Precision) -> Judge:
-    """Against the training digits; the held-out ones give the floor."""
-    from scaledit.evaluation.digits import random_twin, trained
+class BuiltIn(NamedTuple):
+    """A reference that comes with scaledit: its extractor and the random twin, what it is of, and as many
+    other real images, which give the floor."""
 
-    train, held_out = (_real_digits(part) for part in (False, True))
+    extractors: tuple[Extractor, Extractor]
+    train: Images
+    held_out: Images
+
+
+def _built_in(name: str) -> BuiltIn:
+    if name == "digits":
+        from scaledit.evaluation import digits as of_digits
+
+        return BuiltIn((of_digits.trained(), of_digits.random_twin()), digits(), digits(held_out=True))
+    from scaledit.evaluation import photos as of_photos
+
+    # Another part of a photograph is another thing: the floor is of other crops of the same part.
+    return BuiltIn((of_photos.trained(), of_photos.random_twin()), photos(), fresh_photos())
+
+
+BUILT_IN = ("digits", "photos")
+
+
+def _built_in_judge(name: str, wanted: Mapping[str, Mapping[str, str]], precision: Precision) -> Judge:
+    """Against the training split; the held-out images give the floor."""
+    built_in = _built_in(name)
+    train = _in_memory(f"{name}, training split", built_in.train)
+    held_out = _in_memory(f"{name}, held out", built_in.held_out)
     sha256 = hashlib.sha256(train.images.tobytes()).hexdigest()
-    extractors: list[Extractor] = [
-        extractor for extractor in (trained(), random_twin()) if wanted[extractor.name]
-    ]
+    extractors = [extractor for extractor in built_in.extractors if wanted[extractor.name]]
     views = tuple(
-        View(extractor, Reference.of("digits, training split", sha256, features), wanted[extractor.name])
+        View(extractor, Reference.of(train.name, sha256, features), wanted[extractor.name])
         for extractor, features in zip(extractors, extract(train, extractors), strict=True)
     )
     real = extract(held_out, extractors)
-    nearest = float(_there(real[0].nearest).mean())
-    bare = Judge(views, precision, nearest=nearest, labels=tuple(_there(held_out.labels).tolist()))
+    nearest = 1.0 if real[0].nearest is None else float(real[0].nearest.mean())
+    bare = Judge(views, precision, nearest=nearest, real=held_out)
     return replace(bare, held_out=bare.figures(real))
 
 
-def _real_digits(held_out: bool) -> InMemory:
-    data = digits(held_out=held_out)
-    name = f"digits, {'held-out' if held_out else 'training'} split"
+def _in_memory(name: str, data: Images) -> InMemory:
     return InMemory(name, images.to_uint8(data.images), data.labels.numpy(), {})
 
 
@@ -266,7 +296,7 @@ def drawn(
     if config.labels == "real":
         if not judge.labels:
             raise UsageError(
-                'labels "real" need a reference of known classes (digits); take equal or uniform'
+                'labels "real" need a reference of known classes (digits, photos); take equal or uniform'
             )
         classes = judge.labels
     return [

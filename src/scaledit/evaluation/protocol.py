@@ -90,7 +90,7 @@ def warnings(
                 "compare only with the same N"
             )
         found += _unlike_the_paper(protocol)
-    if "fd_digits" in figures and len(sets) < FEWEST_SETS:
+    if {"fd_digits", "fd_photos"} & set(figures) and len(sets) < FEWEST_SETS:
         found.append(
             f"{len(sets)} sample set; a distance on a small extractor is told over {FEWEST_SETS} seeds"
         )

@@ -24,6 +24,8 @@ TITLES = {
     "inception_score": "Inception Score",
     "fd_digits": "FD-digits",
     "fd_digits_random": "FD-digits-random",
+    "fd_photos": "FD-photos",
+    "fd_photos_random": "FD-photos-random",
     "fd_dinov2": "FD-DINOv2",
     "fd_dinov2_infinity": "FD-DINOv2-infinity",
     "class_accuracy": "class accuracy",

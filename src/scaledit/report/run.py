@@ -13,7 +13,7 @@ import numpy as np
 
 from scaledit import images
 from scaledit.config import RunConfig, changes
-from scaledit.evaluation.judge import DIGITS, drawn, open_judge
+from scaledit.evaluation.judge import BUILT_IN, Judge, drawn, open_judge
 from scaledit.evaluation.result import TITLES, Result
 from scaledit.models import flops
 from scaledit.pipeline import Pipeline, load
@@ -33,10 +33,11 @@ def write(run: Path, device: str = "auto", progress: PROGRESS | None = None) -> 
     pipeline = load(run, device)
     events = log.read(run)
     sections = [_headline(pipeline, events)]
-    if pipeline.config.data.name == "digits":
-        sections.append(_samples(pipeline))
-    if pipeline.config.evaluate.reference == DIGITS:
-        sections.append(_quality(pipeline, progress))
+    if pipeline.config.evaluate.reference in BUILT_IN:
+        judge = open_judge(pipeline.config.evaluate, pipeline.device)
+        sections += [_samples(pipeline, judge), _quality(pipeline, judge, progress)]
+        if pipeline.config.autoencoder.compare:
+            sections.append(_decoders(pipeline, judge, run, device))
     sections += [_over_training(events), loss_curve(events), _film(run, events), _origin(pipeline, run)]
     path = run / REPORT
     path.write_text(page.page(pipeline.config.name, sections), encoding="utf-8")
@@ -69,27 +70,26 @@ def _guidance(scale: float) -> str:
     return "unguided" if scale == 1 else f"guidance {scale}"
 
 
-def _samples(pipeline: Pipeline) -> str:
-    """Samples at each guidance from the same noise, beside real digits of the held-out split."""
-    from scaledit.data.sets import digits
-
-    settings = pipeline.config.sample
+def _samples(pipeline: Pipeline, judge: Judge) -> str:
+    """Samples at each guidance from the same noise, beside real held-out images."""
+    settings, real = pipeline.config.sample, judge.real
+    assert real is not None and real.labels is not None  # as every built-in reference has
     per_class = settings.per_class
     classes = settings.grid_classes(pipeline.config.model.num_classes)
-    real = digits(held_out=True)
-    rows = [np.flatnonzero(real.labels.numpy() == c)[:per_class] for c in dict.fromkeys(classes)]
+    rows = [np.flatnonzero(real.labels == c)[:per_class] for c in dict.fromkeys(classes)]
     sheets = {
         f"Samples, {_guidance(scale)}": pipeline(classes, seed=settings.seed, cfg_scale=scale)
         for scale in GUIDANCE
-    } | {"Real digits (held out)": images.to_uint8(real.images[np.concatenate(rows)])}
+    } | {"Real images (held out)": real.images[np.concatenate(rows)]}
     shown = {title: page.png(images.grid(sheet, per_class)) for title, sheet in sheets.items()}
-    return f"<h2>One row a class</h2>{page.row(shown, width=250)}"
+    width = max(250, images.SMALLEST_SHOWN * min(per_class, 8))
+    names = ", ".join(pipeline.class_names[c] for c in dict.fromkeys(classes))
+    return f"<h2>One row a class</h2>{page.row(shown, width)}<p class='small'>{html.escape(names)}</p>"
 
 
-def _quality(pipeline: Pipeline, progress: PROGRESS | None) -> str:
+def _quality(pipeline: Pipeline, judge: Judge, progress: PROGRESS | None) -> str:
     """The run's own judge at each guidance, and real held-out images judged the same way."""
     config = pipeline.config
-    judge = open_judge(config.evaluate, pipeline.device)
     found, each = [], config.evaluate.num * config.evaluate.seeds
     for i, scale in enumerate(GUIDANCE):
         sets = drawn(judge, pipeline, replace(config.evaluate, cfg_scale=scale))
@@ -99,16 +99,43 @@ def _quality(pipeline: Pipeline, progress: PROGRESS | None) -> str:
                 progress(before + done, len(GUIDANCE) * each)
 
         found.append(replace(judge.score(sets, on_image), name=_guidance(scale)))
+    of = config.evaluate.reference
+    copies = (
+        " Nearest distance: to the nearest training image, over that of held-out ones; well below 1 the "
+        "model copies."
+        if "nearest" in found[0].figures
+        else ""
+    )
     return (
         f"<h2>How good</h2>{page.results(found, real='real, held out')}<p class='small'>EMA weights; "
         f"{config.evaluate.num} samples for each of {config.evaluate.seeds} seeds, mean ± standard "
-        f"deviation over seeds; {config.sample.sampler} with {config.sample.steps} steps, 8-bit. FD-digits: "
-        "Fréchet distance to the training digits on the features of a small classifier (not FID: it "
-        "compares with nothing else); FD-digits-random: on the same network untrained, which sees fine "
-        "noise. The last row is what real held-out digits score: at that distance nothing is left to gain. "
-        "Class score: as the Inception Score, on that classifier; 10 if each sample is certain and all "
-        "classes are equally frequent. Nearest distance: to the nearest training digit, over that of "
-        "held-out digits; well below 1 the model copies.</p>"
+        f"deviation over seeds; {config.sample.sampler} with {config.sample.steps} steps, 8-bit. FD-{of}: "
+        "Fréchet distance to the training images on the features of a small classifier (not FID: it "
+        f"compares with nothing else); FD-{of}-random: on the same network untrained, which sees fine "
+        "noise. The last row is what real images that were held out score: at that distance nothing is left "
+        "to gain. Class score: as the Inception Score, on that classifier; at most the number of classes."
+        f"{copies}</p>"
+    )
+
+
+def _decoders(pipeline: Pipeline, judge: Judge, run: Path, device: str) -> str:
+    """The same latents through two decoders (the paper's table 5)."""
+    config = pipeline.config
+    other = load(run, device, replace(config.autoencoder, path=config.autoencoder.compare))
+    assert pipeline.decoder is not None and other.decoder is not None  # only latents have decoders
+    both = {Path(one.decoder.where).name: one for one in (pipeline, other) if one.decoder is not None}
+    classes = config.sample.grid_classes(config.model.num_classes)
+    found, shown = [], {}
+    for name, one in both.items():
+        found.append(replace(judge.score(drawn(judge, one, config.evaluate)), name=name))
+        sheet = one(classes, seed=config.sample.seed)
+        shown[name] = page.png(images.grid(sheet, config.sample.per_class))
+    width = max(250, images.SMALLEST_SHOWN * min(config.sample.per_class, 8))
+    return (
+        f"<h2>Two decoders of the same latents</h2>{page.row(shown, width)}"
+        f"{page.results(found, real='real, held out')}"
+        "<p class='small'>The diffusion model and its latents are the same; only what turns them into "
+        "pictures differs (the paper's table 5). Unguided for the figures.</p>"
     )
 
 
@@ -154,7 +181,7 @@ def loss_curve(events: Events, kind: str = "stepped") -> str:
 
 
 def _film(run: Path, events: Events) -> str:
-    """How the same noise turned into digits over training."""
+    """How the same noise turned into pictures over training."""
     sampled = {event["step"]: run / event["path"] for event in events if event["event"] == "sampled"}
     shown = [(step, path) for step, path in sorted(sampled.items()) if path.is_file()]
     if not shown:
