@@ -1,4 +1,5 @@
 # make demo   set up .venv, train on real handwritten digits, write runs/demo/report.html (about 3 minutes)
+# make demo-latent   an autoencoder and a latent DiT of twelve photographs, into runs/photos (about 15 minutes)
 # make test   set up .venv with the test tools, run the tests (minutes)
 # make check  formatting, lint, types, layering
 #
@@ -23,7 +24,7 @@ else
 $(error TORCH=$(TORCH) is not known: use cpu, cuda or keep)
 endif
 
-.PHONY: setup demo test test-slow check format clean
+.PHONY: setup demo demo-latent test test-slow check format clean
 
 setup: $(VENV)/.installed
 
@@ -65,6 +66,19 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 demo: $(VENV)/.installed
 	@$(BIN)/scaledit train digits --out runs/demo --resume auto
+
+$(VENV)/.installed-latent: $(VENV)/.installed
+	@echo "installing diffusers and scikit-image"
+	@$(PIP) $(CONSTRAINT) --editable '.[diffusers,photos]' 2>$(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
+	@touch $@
+
+demo-latent: $(VENV)/.installed-latent
+	@$(BIN)/scaledit autoencoder train photos-ae --out runs/photos-ae --resume auto
+	@$(BIN)/scaledit encode photos --autoencoder runs/photos-ae --out runs/photos-latents
+	@$(BIN)/scaledit autoencoder train photos-ae-decoder --out runs/photos-ae-decoder --resume auto \
+	  train.init=runs/photos-ae
+	@$(BIN)/scaledit train photos --out runs/photos --resume auto data.path=runs/photos-latents \
+	  autoencoder.compare=runs/photos-ae-decoder
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 -m "not slow"

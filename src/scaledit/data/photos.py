@@ -24,7 +24,7 @@ from scaledit.errors import UsageError
 SIDE = 64
 HELD_OUT_WIDTH = 72
 """Columns at one edge of each photograph that training crops never touch."""
-TRAINING_CROPS, HELD_OUT_CROPS, FRESH_CROPS = 512, 64, 32
+TRAINING_CROPS, HELD_OUT_CROPS, FRESH_CROPS = 512, 64, 16
 """A class."""
 SEED = 0
 
@@ -60,7 +60,7 @@ CLASS_NAMES = tuple(photograph.name for photograph in PHOTOGRAPHS)
 
 
 def fresh_photos() -> Images:
-    """More crops of the regions that are trained on, 12 x 32, none of them in the training list: at which
+    """More crops of the regions that are trained on, 12 x 16, none of them in the training list: at which
     distance from it lies what is of the same kind."""
     images, labels = _crops(False, TRAINING_CROPS, FRESH_CROPS)
     return Images(images, labels, CLASS_NAMES)

@@ -35,9 +35,10 @@ def write(run: Path, device: str = "auto", progress: PROGRESS | None = None) -> 
     sections = [_headline(pipeline, events)]
     if pipeline.config.evaluate.reference in BUILT_IN:
         judge = open_judge(pipeline.config.evaluate, pipeline.device)
-        sections += [_samples(pipeline, judge), _quality(pipeline, judge, progress)]
+        found = _judged(pipeline, judge, progress)
+        sections += [_samples(pipeline, judge), _quality(pipeline, found)]
         if pipeline.config.autoencoder.compare:
-            sections.append(_decoders(pipeline, judge, run, device))
+            sections.append(_decoders(pipeline, judge, found[0], run, device))
     sections += [_over_training(events), loss_curve(events), _film(run, events), _origin(pipeline, run)]
     path = run / REPORT
     path.write_text(page.page(pipeline.config.name, sections), encoding="utf-8")
@@ -87,8 +88,8 @@ def _samples(pipeline: Pipeline, judge: Judge) -> str:
     return f"<h2>One row a class</h2>{page.row(shown, width)}<p class='small'>{html.escape(names)}</p>"
 
 
-def _quality(pipeline: Pipeline, judge: Judge, progress: PROGRESS | None) -> str:
-    """The run's own judge at each guidance, and real held-out images judged the same way."""
+def _judged(pipeline: Pipeline, judge: Judge, progress: PROGRESS | None) -> list[Result]:
+    """By the run's own judge, at each guidance."""
     config = pipeline.config
     found, each = [], config.evaluate.num * config.evaluate.seeds
     for i, scale in enumerate(GUIDANCE):
@@ -99,6 +100,12 @@ def _quality(pipeline: Pipeline, judge: Judge, progress: PROGRESS | None) -> str
                 progress(before + done, len(GUIDANCE) * each)
 
         found.append(replace(judge.score(sets, on_image), name=_guidance(scale)))
+    return found
+
+
+def _quality(pipeline: Pipeline, found: list[Result]) -> str:
+    """At each guidance, and real held-out images judged the same way."""
+    config = pipeline.config
     of = config.evaluate.reference
     copies = (
         " Nearest distance: to the nearest training image, over that of held-out ones; well below 1 the "
@@ -118,16 +125,19 @@ def _quality(pipeline: Pipeline, judge: Judge, progress: PROGRESS | None) -> str
     )
 
 
-def _decoders(pipeline: Pipeline, judge: Judge, run: Path, device: str) -> str:
-    """The same latents through two decoders (the paper's table 5)."""
+def _decoders(pipeline: Pipeline, judge: Judge, unguided: Result, run: Path, device: str) -> str:
+    """The same latents through two decoders (the paper's table 5). unguided: what the run's own scored."""
     config = pipeline.config
     other = load(run, device, replace(config.autoencoder, path=config.autoencoder.compare))
     assert pipeline.decoder is not None and other.decoder is not None  # only latents have decoders
-    both = {Path(one.decoder.where).name: one for one in (pipeline, other) if one.decoder is not None}
+    own, others = (Path(one.decoder.where).name for one in (pipeline, other) if one.decoder is not None)
+    found = [
+        replace(unguided, name=own),
+        replace(judge.score(drawn(judge, other, replace(config.evaluate, cfg_scale=1.0))), name=others),
+    ]
     classes = config.sample.grid_classes(config.model.num_classes)
-    found, shown = [], {}
-    for name, one in both.items():
-        found.append(replace(judge.score(drawn(judge, one, config.evaluate)), name=name))
+    shown = {}
+    for name, one in ((own, pipeline), (others, other)):
         sheet = one(classes, seed=config.sample.seed)
         shown[name] = page.png(images.grid(sheet, config.sample.per_class))
     width = max(250, images.SMALLEST_SHOWN * min(config.sample.per_class, 8))
