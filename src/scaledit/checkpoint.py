@@ -102,11 +102,12 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if not path.is_file():
         raise damaged(folder, f"{MANIFEST} is missing")
     try:
-        manifest = json.loads(path.read_bytes())
-        claimed = manifest.pop("sha256")
+        data = path.read_bytes()
+        manifest = json.loads(data)
+        del manifest["sha256"]
     except (ValueError, KeyError, AttributeError, TypeError):
         raise damaged(folder, f"{MANIFEST} cannot be read") from None
-    if claimed != _digest(manifest):
+    if data != _written(manifest):  # every byte, white space too
         raise damaged(folder, f"{MANIFEST} does not match its SHA-256")
     if manifest["format"] != FORMAT:
         raise RunError(
@@ -116,8 +117,10 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, manifest)
 
 
-def _digest(manifest: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+def _written(manifest: Mapping[str, Any]) -> bytes:
+    """A manifest as a file: itself and the SHA-256 of its values."""
+    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    return (json.dumps({**manifest, "sha256": digest}, indent=1) + "\n").encode()
 
 
 def save(
@@ -150,8 +153,7 @@ def save(
             "files": files,
         }
         manifest = json.loads(json.dumps(manifest))
-        text = json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1) + "\n"
-        _write(partial / MANIFEST, text.encode())
+        _write(partial / MANIFEST, _written(manifest))
         _sync(partial)
         partial.rename(final)
         _sync(checkpoints)

@@ -82,22 +82,23 @@ class Index:
         value["shards"] = [shard._asdict() for shard in self.shards]
         value = {"format": FORMAT, **value}
         with whole(folder / INDEX) as file:
-            file.write((json.dumps({**value, "sha256": _digest(value)}, indent=1) + "\n").encode())
+            file.write(_written(value))
 
     @classmethod
     def read(cls, folder: Path) -> Index:
         """Raises UsageError where there is none, RunError where it is not what was written."""
         path = folder / INDEX
         try:
-            value = json.loads(path.read_bytes())
+            data = path.read_bytes()
+            value = json.loads(data)
         except FileNotFoundError:
             raise UsageError(f"{folder} holds no encoded images: there is no {INDEX}") from None
         except (OSError, ValueError):
             raise RunError(f"{path} is damaged; run scaledit encode again with --repair") from None
         if not isinstance(value, dict) or "format" not in value:
             raise UsageError(f"{path} is not an index of encoded images")
-        claimed = value.pop("sha256", None)
-        if claimed != _digest(value):
+        value.pop("sha256", None)
+        if data != _written(value):  # every byte, white space too
             raise RunError(f"{path} does not match its SHA-256; run scaledit encode again with --repair")
         if value.pop("format") != FORMAT:
             raise UsageError(f"{path} has another format than this scaledit reads ({FORMAT}); encode again")
@@ -113,8 +114,10 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _digest(value: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+def _written(value: Mapping[str, Any]) -> bytes:
+    """An index as a file: itself and the SHA-256 of its values."""
+    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return (json.dumps({**value, "sha256": digest}, indent=1) + "\n").encode()
 
 
 @dataclass(frozen=True)
