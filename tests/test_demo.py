@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import pictures
 from scaledit import load
 from scaledit.evaluation.judge import drawn, open_judge
 from scaledit.evaluation.result import Figure
@@ -78,7 +79,9 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("command", commands())
 def test_commands_of_the_readme(demo: Path, command: str):
     words = shlex.split(command)[1:]
-    if words[0] == "train":
+    if not (demo.parent.parent / "pictures").exists():
+        pictures.tree(demo.parent.parent / "pictures")
+    if "train" in words[:2]:
         words.append("train.steps=20")  # the command is the README's, the length is not
     done = subprocess.run(
         [*SCALEDIT, *words], env=ENVIRONMENT, cwd=demo.parent.parent, capture_output=True, text=True
