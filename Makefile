@@ -74,7 +74,7 @@ $(VENV)/.installed-latent: $(VENV)/.installed
 
 demo-latent: $(VENV)/.installed-latent
 	@$(BIN)/scaledit autoencoder train photos-ae --out runs/photos-ae --resume auto
-	@$(BIN)/scaledit encode photos --autoencoder runs/photos-ae --out runs/photos-latents
+	@$(BIN)/scaledit encode photos --autoencoder runs/photos-ae --no-flip --out runs/photos-latents
 	@$(BIN)/scaledit autoencoder train photos-ae-decoder --out runs/photos-ae-decoder --resume auto \
 	  train.init=runs/photos-ae
 	@$(BIN)/scaledit train photos --out runs/photos --resume auto data.path=runs/photos-latents \

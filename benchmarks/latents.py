@@ -29,7 +29,7 @@ from scaledit.data.photos import photos
 from scaledit.data.sets import Images
 from scaledit.training.autoencoder_state import build
 
-BATCH = 64
+BATCH = 256
 SIZES = {64: 1024, 256: 128}
 """Images by their side: the recipe's own, and the paper's (the same crops, enlarged)."""
 
@@ -37,7 +37,7 @@ SIZES = {64: 1024, 256: 128}
 def rate(read: Callable[[np.ndarray, range], object], count: int, seconds: float = 4) -> float:
     """Images a second, in batches of random order."""
     rng = np.random.default_rng(0)
-    read(np.arange(BATCH), range(BATCH))
+    read(rng.integers(0, count, BATCH), range(BATCH))
     began, done = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
         read(rng.integers(0, count, BATCH), range(done, done + BATCH))

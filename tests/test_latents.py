@@ -223,6 +223,8 @@ def test_another_request_does_not_mix_with_what_is_there(images: Path, tmp_path:
     assert main(command(images, "pixels", tmp_path / "x", "--image-size", "0")) == 2
     assert main(command(images, "nowhere", tmp_path / "x")) == 2
     assert main(command(tmp_path / "nowhere", "pixels", tmp_path / "x")) == 2
+    assert main(command(Path("photos"), "pixels", tmp_path / "x")) == 2
+    assert "photos are 64x64; leave --image-size out" in capsys.readouterr().err
 
 
 def test_images_that_do_not_fit_the_autoencoder(images: Path, autoencoder: Path, tmp_path: Path, capsys):
@@ -402,6 +404,9 @@ def test_from_a_folder_to_decoded_samples(
     again = ["sample", str(run), "--classes", "chelsea,0", "--num", "4", "--out", str(tmp_path / "t.npz")]
     assert main([*again, "--decoder", str(swapped)]) == 0
     assert not np.array_equal(np.load(tmp_path / "t.npz")["arr_0"], made["arr_0"])
+    assert main([*again, "--decoder-precision", "bf16", "--tiled"]) == 0
+    rough = np.load(tmp_path / "t.npz")["arr_0"].astype(int) - made["arr_0"]
+    assert 0 < np.abs(rough).max() <= 16
     other = saved_autoencoder(tmp_path / "other", seed=1)
     assert main([*again, "--decoder", str(other)]) == 2
     assert "has another encoder than" in capsys.readouterr().err

@@ -28,7 +28,15 @@ class Decoder:
     @cached_property
     def autoencoder(self) -> Autoencoder:
         """Raises UsageError where it is not there, or decodes other latents."""
-        opened = open_autoencoder(self.where, device=self.device, precision=self.precision, tiled=self.tiled)
+        try:
+            opened = open_autoencoder(
+                self.where, device=self.device, precision=self.precision, tiled=self.tiled
+            )
+        except UsageError as error:
+            raise UsageError(
+                f"{error}; it decodes what this model makes: say where it is now (autoencoder.path=AE in "
+                "training, --decoder AE after)"
+            ) from None
         check_same_latents(opened, self.made_by)
         return opened
 

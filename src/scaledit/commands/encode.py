@@ -27,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--autoencoder", metavar="AE", required=True, help="a folder, a hub id, or pixels")
     parser.add_argument("--out", type=Path, metavar="LATENTS", required=True)
-    parser.add_argument("--image-size", type=int, default=256, metavar="S", help="(default: 256)")
+    parser.add_argument("--image-size", type=int, metavar="S", help="of files (default: 256)")
     parser.add_argument("--no-flip", action="store_true", help="no mirrored images: half the size")
     parser.add_argument(
         "--dtype", choices=["float16", "bfloat16", "float32"], default="float16", help="(default: float16)"
@@ -62,8 +62,11 @@ def run(given: argparse.Namespace) -> None:
     source: Readable
     if given.images in BUILT_IN:
         source = BuiltIn(given.images, photos())
+        side = source.shape[1]
+        if given.image_size not in (None, side):
+            raise UsageError(f"{given.images} are {side}x{side}; leave --image-size out")
     else:
-        source = ImageFiles(open_source(given.images), given.image_size, workers=given.workers)
+        source = ImageFiles(open_source(given.images), given.image_size or 256, workers=given.workers)
     device = str(assemble.device(given.device))
     where = given.autoencoder if given.autoencoder == "pixels" else _absolute(given.autoencoder)
     autoencoder = open_autoencoder(where, device=device, precision=given.precision)

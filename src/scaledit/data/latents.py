@@ -203,10 +203,11 @@ class Latents:
         """(N, 2C, h, w) in the type that they are stored in; `draw` and `split` compute in float32."""
         at = np.asarray(indices)
         which = np.searchsorted(self.ends, at, side="right")
-        rows = at - self.starts[which]
-        out = np.empty((len(indices), int(np.prod(self.index.shape))), self.rows[0][0].dtype)
-        for place, f, k, row in zip(out, mirrored, which.tolist(), rows.tolist(), strict=True):
-            place[:] = self.rows[f][k][row]
+        tables, size = self.rows, self.rows[0][0].shape[1]
+        out = np.empty((len(at), size), tables[0][0].dtype)
+        rows = (at - self.starts[which]).tolist()
+        for place, f, k, row in zip(out, mirrored, which.tolist(), rows, strict=True):
+            place[:] = tables[f][k][row]
         _, as_torch = STORED[_SAFETENSORS[self.index.dtype]]
         return torch.from_numpy(out.reshape(-1, *self.index.shape)).view(as_torch)
 

@@ -35,7 +35,7 @@ def write(run: Path, device: str = "auto", progress: PROGRESS | None = None) -> 
     sections = [_headline(pipeline, events)]
     if pipeline.config.evaluate.reference in BUILT_IN:
         judge = open_judge(pipeline.config.evaluate, pipeline.device)
-        found = _judged(pipeline, judge, progress)
+        found = _judged(pipeline, judge, events, progress)
         sections += [_samples(pipeline, judge), _quality(pipeline, found)]
         if pipeline.config.autoencoder.compare:
             sections.append(_decoders(pipeline, judge, found[0], run, device))
@@ -88,11 +88,20 @@ def _samples(pipeline: Pipeline, judge: Judge) -> str:
     return f"<h2>One row a class</h2>{page.row(shown, width)}<p class='small'>{html.escape(names)}</p>"
 
 
-def _judged(pipeline: Pipeline, judge: Judge, progress: PROGRESS | None) -> list[Result]:
-    """By the run's own judge, at each guidance."""
+def _judged(pipeline: Pipeline, judge: Judge, events: Events, progress: PROGRESS | None) -> list[Result]:
+    """By the run's own judge, at each guidance; what training has measured at this step is taken from the
+    log."""
     config = pipeline.config
+    logged = {
+        event["protocol"]["cfg_scale"]: Result.from_json(event)
+        for event in events
+        if event["event"] == "evaluated" and event["step"] == pipeline.origin["step"]
+    }
     found, each = [], config.evaluate.num * config.evaluate.seeds
     for i, scale in enumerate(GUIDANCE):
+        if scale in logged:
+            found.append(replace(logged[scale], name=_guidance(scale)))
+            continue
         sets = drawn(judge, pipeline, replace(config.evaluate, cfg_scale=scale))
 
         def on_image(done: int, _: int, before: int = i * each) -> None:

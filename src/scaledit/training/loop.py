@@ -183,10 +183,7 @@ def _check_pictures(config: RunConfig, decoder: Decoder | None) -> None:
     try:
         _ = decoder.autoencoder
     except UsageError as error:
-        raise UsageError(
-            f"{error}; say where the latents' autoencoder is with autoencoder.path=FOLDER, or train without "
-            "pictures: sample.every=0 evaluate.every=0"
-        ) from None
+        raise UsageError(f"{error}; or train without pictures: sample.every=0 evaluate.every=0") from None
 
 
 def _check_same_latents(saved: checkpoint.Checkpoint, decoder: Decoder | None) -> None:
