@@ -110,7 +110,7 @@ def test_run_folder_holds_what_others_rely_on(run: Path):
     assert set(manifest["files"]) == {path.name for path in latest.glob("*.safetensors")}
     assert Image.open(run / "samples" / "step-00000004.png").width > 100
     page = (run / "report.html").read_text()
-    for part in ("class accuracy", "Real digits", "images/s in training", "training loss", "data:image/png"):
+    for part in ("class accuracy", "Real images", "images/s in training", "training loss", "data:image/png"):
         assert part in page
 
 

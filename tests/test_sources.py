@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import sys
 import tarfile
 import zlib
 from pathlib import Path
@@ -199,7 +200,7 @@ def test_shards_that_are_wrong_are_named(tmp_path: Path):
         open_source(folder)
 
 
-def test_tables_that_are_wrong_are_named(tmp_path: Path):
+def test_tables_that_are_wrong_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
