@@ -215,6 +215,10 @@ def test_tables_that_are_wrong_are_named(tmp_path: Path, monkeypatch: pytest.Mon
         pq.write_table(pa.table(columns), tmp_path / f"{i}.parquet")
         with pytest.raises(UsageError, match=says):
             open_source(tmp_path / f"{i}.parquet")
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pyarrow", None)
+        with pytest.raises(UsageError, match=r"pip install .scaledit\[parquet\]"):
+            open_source(tmp_path / "0.parquet")
     pq.write_table(
         pa.table({"image": [{"bytes": None, "path": "x.png"}], "label": [0]}), tmp_path / "p.parquet"
     )
