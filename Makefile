@@ -1,5 +1,5 @@
 # make demo   set up .venv, train on real handwritten digits, write runs/demo/report.html (about 3 minutes)
-# make demo-latent   an autoencoder and a latent DiT of twelve photographs, into runs/photos (about 15 minutes)
+# make demo-latent   an autoencoder and a latent DiT of twelve photographs, into runs/photos (14 minutes)
 # make test   set up .venv with the test tools, run the tests (minutes)
 # make check  formatting, lint, types, layering
 #
