@@ -23,6 +23,7 @@ from torch import Tensor
 
 from scaledit import __version__
 from scaledit.errors import RunError
+from scaledit.parts import sealed
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -107,7 +108,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         del manifest["sha256"]
     except (ValueError, KeyError, AttributeError, TypeError):
         raise damaged(folder, f"{MANIFEST} cannot be read") from None
-    if data != _written(manifest):  # every byte, white space too
+    if data != sealed(manifest):
         raise damaged(folder, f"{MANIFEST} does not match its SHA-256")
     if manifest["format"] != FORMAT:
         raise RunError(
@@ -115,12 +116,6 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             f"{FORMAT}; use the scaledit that wrote it ({manifest['version']})"
         )
     return Checkpoint(folder, manifest)
-
-
-def _written(manifest: Mapping[str, Any]) -> bytes:
-    """A manifest as a file: itself and the SHA-256 of its values."""
-    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-    return (json.dumps({**manifest, "sha256": digest}, indent=1) + "\n").encode()
 
 
 def save(
@@ -153,7 +148,7 @@ def save(
             "files": files,
         }
         manifest = json.loads(json.dumps(manifest))
-        _write(partial / MANIFEST, _written(manifest))
+        _write(partial / MANIFEST, sealed(manifest))
         _sync(partial)
         partial.rename(final)
         _sync(checkpoints)

@@ -8,6 +8,7 @@ others compare with. To go on after an interruption, run it again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -52,6 +53,19 @@ def whole(out: Path) -> Iterator[BinaryIO]:
         os.replace(partial, out)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sealed(value: Mapping[str, Any]) -> bytes:
+    """A JSON file of `value` and the SHA-256 of it. A reader compares the whole file with this, so that every
+    byte counts, white space too."""
+    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return (json.dumps({**value, "sha256": digest}, indent=1) + "\n").encode()
 
 
 def claim(folder: Path, name: str, job: Mapping[str, Any], what: str) -> None:

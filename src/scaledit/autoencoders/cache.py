@@ -24,10 +24,10 @@ from scaledit.autoencoders import Autoencoder
 from scaledit.autoencoders.decoder import made_by
 from scaledit.data.decode import BadImage
 from scaledit.data.files import Readable
-from scaledit.data.latents import FLIPPED, INDEX, LABELS, MOMENTS, DType, Index, ShardFile, sha256_of
+from scaledit.data.latents import FLIPPED, INDEX, LABELS, MOMENTS, DType, Index, ShardFile
 from scaledit.data.posterior import split
 from scaledit.errors import RunError, UsageError
-from scaledit.parts import WHOLE, Shard, claim, whole
+from scaledit.parts import WHOLE, Shard, claim, sha256_of, whole
 
 REQUEST, PARTS = "request.json", "parts"
 

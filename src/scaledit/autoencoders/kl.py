@@ -23,6 +23,7 @@ from torch import Tensor
 
 from scaledit.autoencoders import Precision
 from scaledit.errors import RunError, UsageError
+from scaledit.parts import sha256_of
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 CLASS = "AutoencoderKL"
@@ -73,7 +74,7 @@ class KLAutoencoder:
             scale=float(config["scaling_factor"]),
             channels=int(config["latent_channels"]),
             downsampling=2 ** (len(config["block_out_channels"]) - 1),
-            sha256=hashlib.sha256(weights.read_bytes()).hexdigest(),
+            sha256=sha256_of(weights),
             encoder_sha256=encoder_sha256(net.state_dict()),
             precision=precision,
             tiled=tiled,

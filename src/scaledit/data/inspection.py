@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from scaledit.data.decode import BadImage, Header, crop, decode, header
-from scaledit.data.latents import Index, ShardFile, sha256_of
+from scaledit.data.latents import Index, ShardFile
 from scaledit.data.sources import Source, open_source
+from scaledit.parts import sha256_of
 
 PROGRESS = Callable[[int, int], None]
 THUMBNAIL, A_ROW, ROWS, MARGIN = 64, 8, 40, 150

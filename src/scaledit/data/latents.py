@@ -24,7 +24,7 @@ from scaledit.data.posterior import draw
 from scaledit.data.sets import Batch, flips
 from scaledit.diffusion.noise import Stream, normal
 from scaledit.errors import RunError, UsageError
-from scaledit.parts import whole
+from scaledit.parts import sealed, whole
 
 INDEX = "index.json"
 FORMAT = 1
@@ -82,7 +82,7 @@ class Index:
         value["shards"] = [shard._asdict() for shard in self.shards]
         value = {"format": FORMAT, **value}
         with whole(folder / INDEX) as file:
-            file.write(_written(value))
+            file.write(sealed(value))
 
     @classmethod
     def read(cls, folder: Path) -> Index:
@@ -98,7 +98,7 @@ class Index:
         if not isinstance(value, dict) or "format" not in value:
             raise UsageError(f"{path} is not an index of encoded images")
         value.pop("sha256", None)
-        if data != _written(value):  # every byte, white space too
+        if data != sealed(value):
             raise RunError(f"{path} does not match its SHA-256; run scaledit encode again with --repair")
         if value.pop("format") != FORMAT:
             raise UsageError(f"{path} has another format than this scaledit reads ({FORMAT}); encode again")
@@ -106,18 +106,6 @@ class Index:
         value["shards"] = [ShardFile(**shard) for shard in value["shards"]]
         plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}
         return cls(**plain)
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _written(value: Mapping[str, Any]) -> bytes:
-    """An index as a file: itself and the SHA-256 of its values."""
-    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-    return (json.dumps({**value, "sha256": digest}, indent=1) + "\n").encode()
 
 
 @dataclass(frozen=True)
