@@ -30,8 +30,8 @@ from scaledit.data.latents import INDEX, Latents
 from scaledit.data.sources import open_source
 from scaledit.errors import RunError, UsageError
 from scaledit.training.autoencoder_state import build
+from scaledit.training.dit import train
 from scaledit.training.events import Stepped
-from scaledit.training.loop import train
 from tiny import TINY, tiny
 
 SIDE = 32

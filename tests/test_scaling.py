@@ -24,6 +24,7 @@ from scaledit.scaling.plan import (
     evaluations,
     plan,
 )
+from scaledit.training.ranks import Ranks
 from scaledit.training.state import TrainState
 
 # A TPU v3 chip has two cores and 123 TFLOP/s (docs.cloud.google.com/tpu/docs/v3); v3-256 counts cores.
@@ -138,8 +139,8 @@ def test_sampling_cost_of_the_paper():
 def test_state_is_20_bytes_a_parameter():
     """Of a real training state: weights, gradients, Adam's two moments, EMA."""
     config = load("digits", ["train.batch_size=4", "model.depth=2"])
-    state = TrainState.create(config, torch.device("cpu"))
-    state.advance(assemble.dataset(config.data))
+    state = TrainState.create(config, assemble.dataset(config.data), Ranks(torch.device("cpu")))
+    state.advance()
     held = [*state.net.parameters(), *state.ema.parameters()]
     held += [p.grad for p in state.net.parameters() if p.grad is not None]
     held += [moment for s in state.optimizer.state.values() for key, moment in s.items() if key != "step"]

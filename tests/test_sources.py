@@ -51,7 +51,7 @@ def test_adm_crop():
 
 def test_pixels_and_flips(tmp_path: Path):
     source = open_source(tree(tmp_path / "tree"))
-    plain, flipping = ImageFiles(source, 36), ImageFiles(source, 36, flip=True, workers=1)
+    plain, flipping = ImageFiles(source, 36), ImageFiles(source, 36, flip=True, threads=2)
     x0, _ = plain.batch(np.arange(4), range(4), seed=1)
     by_hand = decode.crop(Image.open(io.BytesIO(source.read(2))), 36)
     torch.testing.assert_close(x0[2], torch.from_numpy(by_hand / 127.5 - 1).permute(2, 0, 1).float())

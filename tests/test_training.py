@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-import shutil
 from pathlib import Path
 
 import pytest
@@ -18,11 +17,15 @@ from scaledit.config import EMAConfig, OptimizerConfig, RunConfig
 from scaledit.data.sets import digits
 from scaledit.errors import RunError, UsageError
 from scaledit.training import ema, log
-from scaledit.training.events import Event, Finished, Saved, Skipped, Started, Stepped
+from scaledit.training.dit import train
+from scaledit.training.events import Event, Finished, PassedOver, Saved, Skipped, Started, Stepped
+from scaledit.training.learner import learning_rate
 from scaledit.training.log import JsonLog
-from scaledit.training.loop import train
-from scaledit.training.state import TrainState, learning_rate
+from scaledit.training.ranks import Ranks
+from scaledit.training.state import TrainState
 from tiny import tiny
+
+ALONE = Ranks(torch.device("cpu"))
 
 
 def run(config: RunConfig, out: Path, **options) -> list[Event]:
@@ -95,8 +98,8 @@ def test_training_learns_and_finished_run_is_left_alone(tmp_path: Path):
 def test_accumulation_changes_nothing_but_rounding(tmp_path: Path):
     weights = []
     for accumulate in (1, 4):
-        state = TrainState.create(tiny(f"train.accumulate={accumulate}"), torch.device("cpu"))
-        results = [state.advance(digits()) for _ in range(3)]
+        state = TrainState.create(tiny(f"train.accumulate={accumulate}"), digits(), ALONE)
+        results = [state.advance() for _ in range(3)]
         weights.append((results[-1].loss, results[-1].grad_norm))
     assert weights[0] == pytest.approx(weights[1], rel=1e-4)
 
@@ -105,10 +108,9 @@ def test_a_sample_is_trained_the_same_whatever_the_batch_size():
     """Batch 16 twice sees the same samples, times and noise as batch 32: equal losses at equal weights."""
     losses = []
     for batch in (16, 32):
-        state = TrainState.create(
-            tiny(f"train.batch_size={batch}", "optimizer.learning_rate=0"), torch.device("cpu")
-        )
-        per_step = [state.advance(digits()).loss for _ in range(64 // batch)]
+        config = tiny(f"train.batch_size={batch}", "optimizer.learning_rate=0")
+        state = TrainState.create(config, digits(), ALONE)
+        per_step = [state.advance().loss for _ in range(64 // batch)]
         losses.append(sum(per_step) / len(per_step))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
@@ -130,11 +132,12 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path: Path):
     assert 0 < len(skipped) < 30
     assert events[-1] == Finished(30, events[-1].seconds, len(skipped))
     assert all(bool(value.isfinite().all()) for value in final_weights(tmp_path / "run").values())
-    state = TrainState.create(config, torch.device("cpu"))
-    state.advance(digits())
-    before = {key: value.clone() for part in state.parts().values() for key, value in part.items()}
-    assert state.advance(poisoned(share=1.0)).skipped
-    after = {key: value for part in state.parts().values() for key, value in part.items()}
+    state = TrainState.create(config, digits(), ALONE)
+    state.advance()
+    before = {key: value.clone() for part in state.held().values() for key, value in part.items()}
+    state.loader.read = dataclasses.replace(state.loader.read, dataset=poisoned(share=1.0))
+    assert state.advance().skipped
+    after = {key: value for part in state.held().values() for key, value in part.items()}
     assert identical(before, after)
 
 
@@ -162,8 +165,9 @@ def test_weights_that_overflowed_are_never_saved(tmp_path: Path):
     "part", ["model.safetensors", "optimizer.safetensors", "ema.safetensors", "manifest.json"]
 )
 @pytest.mark.parametrize("fault", ["truncate", "flip", "remove"])
-def test_a_damaged_checkpoint_is_named_and_nothing_is_overwritten(tmp_path: Path, part: str, fault: str):
-    config = tiny("train.steps=12", "checkpoint.every=4", "checkpoint.keep=2")
+def test_a_damaged_checkpoint_is_named_and_the_one_before_gone_on_from(tmp_path: Path, part: str, fault: str):
+    config = tiny("train.steps=12", "checkpoint.every=4", "checkpoint.keep=3")
+    run(config, tmp_path / "whole")
     stop_after(config, tmp_path / "run", saves=2)
     file = tmp_path / "run" / "checkpoints" / "step-00000008" / part
     data = bytearray(file.read_bytes())
@@ -174,15 +178,17 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_overwritten(tmp_path: Path
         file.write_bytes(data)
     else:
         file.unlink()
-    before = snapshot(tmp_path / "run")
-    with pytest.raises(RunError, match=r"step-00000008 is damaged: .*delete it to go on from step-00000004"):
-        run(config, tmp_path / "run", resume="auto")
-    assert snapshot(tmp_path / "run") == before
+    before = {path.name: path.read_bytes() for path in file.parent.iterdir()}
     if part in ("ema.safetensors", "manifest.json"):
-        with pytest.raises(RunError, match="step-00000008 is damaged"):
+        with pytest.raises(RunError, match=r"step-00000008 is damaged.*the one before it is .*step-00000004"):
             load(tmp_path / "run")
-    shutil.rmtree(file.parent)  # what the message says to do
-    assert run(config, tmp_path / "run", resume="auto")[0].step == 4
+    passed_over, started, *_ = run(config, tmp_path / "run", resume="auto")
+    assert isinstance(passed_over, PassedOver)
+    assert "step-00000008 is damaged" in passed_over.why
+    aside = tmp_path / "run" / "checkpoints" / "damaged-step-00000008"
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == before
+    assert started.step == 4
+    assert identical(final_weights(tmp_path / "run"), final_weights(tmp_path / "whole"))
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -291,7 +297,7 @@ def test_learning_rate_schedules():
 def test_bf16_autocast_is_close_to_fp32():
     losses = {}
     for precision in ("fp32", "bf16"):
-        state = TrainState.create(tiny(f"train.precision={precision}"), torch.device("cpu"))
-        losses[precision] = [state.advance(digits()).loss for _ in range(8)]
+        state = TrainState.create(tiny(f"train.precision={precision}"), digits(), ALONE)
+        losses[precision] = [state.advance().loss for _ in range(8)]
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
     assert losses["bf16"] != losses["fp32"]

@@ -52,7 +52,7 @@ def network(config: DiTConfig, seed: int) -> DiT:
         return DiT(config)
 
 
-def denoiser(config: DiffusionConfig, net: DiT) -> diffusion.NetDenoiser:
+def denoiser(config: DiffusionConfig, net: diffusion.Network) -> diffusion.NetDenoiser:
     """The network read the way it is trained."""
     parameterization = PREDICTIONS[config.prediction]()
     if config.objective == "hybrid":
@@ -93,7 +93,7 @@ def _images(config: DataConfig) -> TrainingSet:
     from scaledit.data.files import ImageFiles
     from scaledit.data.sources import open_source
 
-    return ImageFiles(open_source(config.path), config.image_size, config.flip, config.workers)
+    return ImageFiles(open_source(config.path), config.image_size, config.flip)
 
 
 def _latents(config: DataConfig) -> TrainingSet:

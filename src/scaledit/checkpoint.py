@@ -1,10 +1,11 @@
 """Checkpoints: folders of safetensors that are either whole or not there.
 
-    write  .step-N.partial/  ->  fsync each file  ->  rename to step-N/  ->  fsync the parent
+    write  .step-N.partial/  ->  fsync each file  ->  rename to step-N/  ->  fsync the parent  ->  verify
     read   manifest.json (its own SHA-256 checked)  ->  size and SHA-256 of each file  ->  tensors
 
-safetensors does not notice a flipped bit, so every file is hashed before it is believed. Nothing is
-unpickled.
+safetensors does not notice a flipped bit, so every file is hashed before it is believed. Nothing is pickled
+or unpickled. sharded/ holds what several ranks wrote a share of each (torch.distributed.checkpoint, its
+safetensors format).
 """
 
 from __future__ import annotations
@@ -15,27 +16,30 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from scaledit import __version__
 from scaledit.errors import RunError
-from scaledit.parts import sealed
+from scaledit.parts import sealed, sha256_of
 
 MANIFEST = "manifest.json"
+SHARDED = "sharded"
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on disk: its folder and its (verified) manifest."""
+    """A checkpoint on disk: its folder and its (verified) manifest. checked: the files that have been found
+    to be the ones that were written."""
 
     folder: Path
     manifest: Mapping[str, Any]
+    checked: set[str] = field(default_factory=set, compare=False)
 
     @property
     def step(self) -> int:
@@ -55,34 +59,87 @@ class Checkpoint:
 
         Raises RunError naming the file if it is missing or not the one that was written.
         """
-        from safetensors.torch import load
+        from safetensors.torch import load_file
 
         name = f"{part}.safetensors"
         if name not in self.files:
             raise RunError(f"{self.folder} has no {name}; it holds {', '.join(self.files)}")
-        return load(self._verified(name))
+        self._check(name)
+        return load_file(self.folder / name)
+
+    @property
+    def is_sharded(self) -> bool:
+        return any(name.startswith(f"{SHARDED}/") for name in self.files)
 
     def verify(self) -> None:
         """Checks every file; raises RunError naming the first that differs."""
         for name in self.files:
-            self._verified(name)
+            self._check(name)
 
-    def _verified(self, name: str) -> bytes:
+    def _check(self, name: str) -> None:
+        """Once in the life of this object."""
+        if name in self.checked:
+            return
         expected, path = self.files[name], self.folder / name
         if not path.is_file():
             raise damaged(self.folder, f"{name} is missing")
-        data = path.read_bytes()
-        if len(data) != expected["size"]:
-            raise damaged(self.folder, f"{name} has {len(data)} bytes instead of {expected['size']}")
-        if hashlib.sha256(data).hexdigest() != expected["sha256"]:
+        size = path.stat().st_size
+        if size != expected["size"]:
+            raise damaged(self.folder, f"{name} has {size} bytes instead of {expected['size']}")
+        if sha256_of(path) != expected["sha256"]:
             raise damaged(self.folder, f"{name} does not match its SHA-256")
-        return data
+        self.checked.add(name)
+
+
+class OtherFormat(RunError):
+    """A whole checkpoint that another scaledit must read."""
 
 
 def damaged(folder: Path, what: str) -> RunError:
     earlier = [other for other in find(folder.parent) if other.name < folder.name]
-    fix = f"delete it to go on from {earlier[-1].name}" if earlier else "delete it and train again"
-    return RunError(f"checkpoint {folder} is damaged: {what}; {fix}")
+    fix = f"; the one before it is {earlier[-1]}" if earlier else ""
+    return RunError(f"checkpoint {folder} is damaged: {what}{fix}")
+
+
+class Latest(NamedTuple):
+    """The newest checkpoint that is whole, verified, and why newer ones are not."""
+
+    checkpoint: Checkpoint | None
+    passed_over: dict[Path, str]
+
+
+def latest(checkpoints: Path) -> Latest:
+    """Looks at every checkpoint, newest first, until one is whole; follows no pointer.
+
+    Raises RunError if there are some and all are damaged, or if the newest whole one is of another format.
+    """
+    passed_over = {}
+    for folder in reversed(find(checkpoints)):
+        try:
+            found = open_checkpoint(folder)
+            found.verify()
+        except OtherFormat:
+            raise
+        except RunError as error:
+            passed_over[folder] = str(error)
+        else:
+            return Latest(found, passed_over)
+    if passed_over:
+        raise RunError(
+            f"no checkpoint in {checkpoints} is whole: {'; '.join(passed_over.values())}. Restore one from a "
+            "copy, or choose another --out"
+        )
+    return Latest(None, {})
+
+
+def set_aside(folder: Path) -> Path:
+    """Renames a damaged checkpoint, so that its step can be saved again; nothing is deleted."""
+    for number in range(1000):
+        aside = folder.with_name(f"damaged-{folder.name}" + (f".{number}" if number else ""))
+        if not aside.exists():
+            folder.rename(aside)
+            return aside
+    raise RunError(f"{folder.parent} holds a thousand damaged copies of {folder.name}; remove some")
 
 
 def find(checkpoints: Path) -> list[Path]:
@@ -111,11 +168,68 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if data != sealed(manifest):
         raise damaged(folder, f"{MANIFEST} does not match its SHA-256")
     if manifest["format"] != FORMAT:
-        raise RunError(
+        raise OtherFormat(
             f"{folder} has checkpoint format {manifest['format']}, this scaledit ({__version__}) reads "
             f"{FORMAT}; use the scaledit that wrote it ({manifest['version']})"
         )
     return Checkpoint(folder, manifest)
+
+
+def begin(checkpoints: Path, step: int) -> Path:
+    """An empty folder to write the checkpoint of `step` into, under another name. Raises RunError."""
+    partial = checkpoints / f".{folder_name(step)}.partial"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise not_saved(partial, error) from error
+    return partial
+
+
+def finish(
+    partial: Path,
+    step: int,
+    parts: Mapping[str, Mapping[str, Tensor]],
+    config: Mapping[str, Any],
+    world: int = 1,
+    **state: Any,
+) -> Path:
+    """Makes a checkpoint of the folder that `begin` gave: `parts` become NAME.safetensors beside what is
+    there already, `state` (plain values) and the number of ranks go to the manifest.
+
+    Until the rename nothing carries the checkpoint's name, so an interrupted save leaves the ones before
+    intact; after it every file is read again and compared. Raises RunError (a full disk, say) after removing
+    what was written.
+    """
+    checkpoints, final = partial.parent, partial.parent / folder_name(step)
+    try:
+        there = sorted(path for path in partial.rglob("*") if path.is_file())
+        files = {
+            str(path.relative_to(partial)): {"size": path.stat().st_size, "sha256": sha256_of(path)}
+            for path in there
+        }
+        for name, tensors in parts.items():
+            files[f"{name}.safetensors"] = write_tensors(partial / f"{name}.safetensors", tensors)
+        manifest = {
+            "format": FORMAT,
+            "version": __version__,
+            "step": step,
+            "world": world,
+            "config": config,
+            "state": state,
+            "files": files,
+        }
+        manifest = json.loads(json.dumps(manifest))
+        _write(partial / MANIFEST, sealed(manifest))
+        for folder in {partial, *(path.parent for path in there)}:
+            _sync(folder)
+        partial.rename(final)
+        _sync(checkpoints)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise not_saved(final, error) from error
+    open_checkpoint(final).verify()
+    return final
 
 
 def save(
@@ -125,44 +239,20 @@ def save(
     config: Mapping[str, Any],
     **state: Any,
 ) -> Path:
-    """Writes one checkpoint; `parts` become NAME.safetensors, `state` (plain values) goes to the manifest.
-
-    Until the last rename nothing carries the checkpoint's name, so an interrupted save leaves the ones
-    before intact. Raises RunError (a full disk, say) after removing what it had written.
-    """
-    final = checkpoints / folder_name(step)
-    partial = checkpoints / f".{final.name}.partial"
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        files = {
-            f"{name}.safetensors": _write_tensors(partial / f"{name}.safetensors", tensors)
-            for name, tensors in parts.items()
-        }
-        manifest = {
-            "format": FORMAT,
-            "version": __version__,
-            "step": step,
-            "config": config,
-            "state": state,
-            "files": files,
-        }
-        manifest = json.loads(json.dumps(manifest))
-        _write(partial / MANIFEST, sealed(manifest))
-        _sync(partial)
-        partial.rename(final)
-        _sync(checkpoints)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise RunError(
-            f"could not save {final}: {error.strerror or error}; earlier checkpoints are intact"
-        ) from error
-    return final
+    """Writes one checkpoint of whole tensors: `begin` and `finish`."""
+    return finish(begin(checkpoints, step), step, parts, config, **state)
 
 
-def prune(checkpoints: Path, keep: int) -> None:
-    """Removes the oldest checkpoints but `keep`; each disappears under its name at once."""
+def not_saved(folder: Path, error: OSError) -> RunError:
+    return RunError(f"could not save {folder}: {error.strerror or error}; earlier checkpoints are intact")
+
+
+def prune(checkpoints: Path, keep: int, keep_every: int = 0) -> None:
+    """Removes the oldest checkpoints but `keep`, and but those of steps that keep_every divides; each
+    disappears under its name at once."""
     for folder in find(checkpoints)[:-keep]:
+        if keep_every and int(folder.name.removeprefix("step-")) % keep_every == 0:
+            continue
         gone = folder.with_name(f".{folder.name}.removed")
         folder.rename(gone)
         shutil.rmtree(gone)
@@ -174,12 +264,35 @@ def clean(checkpoints: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    from safetensors.torch import save as serialize
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """A safetensors file, tensor after tensor from where they lie in memory; its size and SHA-256.
 
-    data = serialize({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    _write(path, data)
-    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    safetensors' own writer holds Python's lock for the whole of it, which would stop training meanwhile.
+    """
+    import torch
+
+    names = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+    names |= {torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"}
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+    header, end = {}, 0
+    for name, tensor in ready.items():
+        begin, end = end, end + tensor.nbytes
+        header[name] = {
+            "dtype": names[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        pieces = (tensor.reshape(-1).view(torch.uint8).numpy().data for tensor in ready.values())
+        for piece in (len(text).to_bytes(8, "little"), text, *pieces):
+            digest.update(piece)
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"size": 8 + len(text) + end, "sha256": digest.hexdigest()}
 
 
 def _write(path: Path, data: bytes) -> None:

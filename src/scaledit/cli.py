@@ -1,7 +1,8 @@
 """The command line: parse, call, print. Each command imports what it needs when it runs, so that --help and
 wrong calls are answered at once.
 
-Exit codes: 0 done, 1 the work failed, 2 a wrong call, 130 interrupted.
+Exit codes: 0 done, 1 the work failed, 2 a wrong call, 130 interrupted; 75 and 143 are training's
+(commands.rank).
 """
 
 from __future__ import annotations
@@ -109,8 +110,7 @@ def _dispatch(arguments: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.arguments(parser)
-    command.run(parser.parse(arguments[1:]))
-    return 0
+    return command.run(parser.parse(arguments[1:])) or 0
 
 
 def _overview() -> str:

@@ -40,8 +40,11 @@ class DiffusionConfig:
 @dataclass(frozen=True)
 class DataConfig:
     """name: "digits" or "photos" (built in); or, with path, "images" (a folder a class, tar shards, Parquet,
-    a .zip: read at image_size squared by `workers` threads) or "latents" (what `scaledit encode` made, every
-    byte of it checked before training where `verify`)."""
+    a .zip: read at image_size squared) or "latents" (what `scaledit encode` made, every byte of it checked
+    before training where `verify`).
+
+    workers: processes a rank that read ahead, 0 for none. The built-in sets lie in memory and need none.
+    """
 
     name: Literal["digits", "photos", "images", "latents"] = "digits"
     path: str = ""
@@ -81,9 +84,12 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """batch_size is the global batch; accumulate splits it into that many micro-batches.
+    """batch_size is the global batch, whatever the number of ranks; each rank goes through its share in
+    `accumulate` micro-batches.
 
-    max_skips: non-finite steps in a row after which the run stops.
+    max_skips: non-finite steps in a row after which the run stops. spike: a loss that lies so many standard
+    deviations above the median of the steps before is flagged with its samples, 0 for never; rollback: and
+    then the run goes back to its last checkpoint and on with the batches after the spike.
     """
 
     steps: int = 400_000
@@ -93,6 +99,25 @@ class TrainConfig:
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     log_every: int = 100
     max_skips: int = 5
+    spike: float = 10.0
+    rollback: bool = False
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How training is computed, not what: nothing here changes the result but for rounding.
+
+    parallel: what several ranks do: "ddp" copies the model, "fsdp" shards weights, gradients and optimizer
+    over all of them, "hybrid" shards within a machine and copies between machines. recompute: activations
+    that the backward pass makes anew: "none", those inside "blocks", or "selective": all but the results of
+    products and attention. compile: each block by torch.compile. timeout: seconds without any progress after
+    which the job is ended with the name of what is stuck.
+    """
+
+    parallel: Literal["ddp", "fsdp", "hybrid"] = "ddp"
+    recompute: Literal["none", "blocks", "selective"] = "none"
+    compile: bool = False
+    timeout: float = 600.0
 
 
 @dataclass(frozen=True)
@@ -105,8 +130,13 @@ class EMAConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
+    """every: steps between checkpoints. keep: how many of the newest stay, at least 2, and keep_every: those
+    of steps that it divides stay as well (0 for none). background: write while training goes on."""
+
     every: int = 10_000
     keep: int = 3
+    keep_every: int = 0
+    background: bool = True
 
 
 @dataclass(frozen=True)
@@ -165,6 +195,9 @@ class Config:
     name: str
     data: DataConfig
     optimizer: OptimizerConfig
+    train: TrainConfig
+    checkpoint: CheckpointConfig
+    engine: EngineConfig
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` is its inverse."""
@@ -195,6 +228,7 @@ class RunConfig(Config):
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     ema: EMAConfig = field(default_factory=EMAConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
@@ -212,11 +246,14 @@ class RunConfig(Config):
 # These say how often a run looks at itself, not what it computes; a resumed run may change them.
 FREE_ON_RESUME = (
     "checkpoint.",
+    "engine.",
     "sample.",
     "evaluate.",
     "autoencoder.",  # what made the latents is compared by its hash
     "train.log_every",
     "train.max_skips",
+    "train.spike",
+    "train.rollback",
     "data.path",
     "data.workers",
     "data.verify",
@@ -441,6 +478,27 @@ def _value(kind: Any, key: str, value: Any) -> Any:
     return value
 
 
+TRAINING_BOUNDS: Mapping[str, float] = {
+    "train.steps": 1,
+    "train.batch_size": 1,
+    "train.accumulate": 1,
+    "train.log_every": 1,
+    "train.max_skips": 1,
+    "train.spike": 0,
+    "engine.timeout": 1,
+    "checkpoint.every": 1,
+    "checkpoint.keep": 2,
+    "checkpoint.keep_every": 0,
+    "data.workers": 0,
+    "data.image_size": 0,
+    "optimizer.learning_rate": 0,
+    "optimizer.warmup_steps": 0,
+    "optimizer.weight_decay": 0,
+    "optimizer.clip": 0,
+}
+"""Smallest values of what all kinds of runs have."""
+
+
 def check_bounds(config: Config, at_least: Mapping[str, float]) -> None:
     """Raises UsageError where a 'section.key' is below its smallest value, or a float is not finite."""
     values = flatten(dataclasses.asdict(config))  # pyright: ignore[reportArgumentType]
@@ -457,13 +515,7 @@ def check_bounds(config: Config, at_least: Mapping[str, float]) -> None:
 def _check(config: RunConfig) -> None:
     """Bounds of single keys and of keys together."""
     at_least = {
-        "train.steps": 1,
-        "train.batch_size": 1,
-        "train.accumulate": 1,
-        "train.log_every": 1,
-        "train.max_skips": 1,
-        "checkpoint.every": 1,
-        "checkpoint.keep": 1,
+        **TRAINING_BOUNDS,
         "sample.every": 0,
         "sample.per_class": 1,
         "sample.classes": 1,
@@ -473,12 +525,6 @@ def _check(config: RunConfig) -> None:
         "evaluate.seeds": 1,
         "evaluate.batch_size": 1,
         "diffusion.steps": 2,
-        "data.workers": 1,
-        "data.image_size": 0,
-        "optimizer.learning_rate": 0,
-        "optimizer.warmup_steps": 0,
-        "optimizer.weight_decay": 0,
-        "optimizer.clip": 0,
     }
     check_bounds(config, at_least)
     if not 0 <= config.ema.decay < 1:

@@ -15,12 +15,17 @@ from scaledit.training.events import (
     Exported,
     Finished,
     Fitted,
+    Halved,
+    PassedOver,
     Reconstructed,
+    RolledBack,
     Sampled,
     Saved,
     Skipped,
+    Spiked,
     Started,
     Stepped,
+    Stopped,
     Verifying,
 )
 
@@ -82,9 +87,10 @@ class TrainingProgress:
                 )
                 self.progress.start_task(self.task)
                 resumed = f", resumed at step {event.step}" if event.step else ""
+                ranks = f", {event.ranks} ranks" if event.ranks > 1 else ""
                 self._say(
                     f"{event.run}: {event.params / 1e6:.2f} M parameters, {event.macs / 1e9:.4g} G "
-                    f"multiply-adds an image, {event.samples} samples, on {event.device}{resumed}"
+                    f"multiply-adds an image, {event.samples} samples, on {event.device}{ranks}{resumed}"
                 )
             case Stepped() | Fitted():
                 self.progress.update(
@@ -101,6 +107,28 @@ class TrainingProgress:
                 self._say(
                     f"step {event.step} skipped: loss {event.loss}, gradient norm {event.grad_norm} "
                     f"({event.in_a_row} in a row, {event.skipped} in all); no weight was changed"
+                )
+            case Spiked():
+                self._say(
+                    f"step {event.step}  loss {event.loss:.4f} is above {event.threshold:.4f}, far from "
+                    f"those before it; worst samples: {', '.join(map(str, event.samples[:4]))}"
+                )
+            case RolledBack():
+                self._say(
+                    f"back to step {event.step} from {event.spiked}; {event.passed_over} batches are left out"
+                )
+                self.progress.update(self.task, completed=event.step)
+            case PassedOver():
+                self._say(f"{event.why}; renamed to {event.path.name}, going on from step {event.step}")
+            case Halved():
+                self._say(
+                    f"step {event.step}  memory ran out: from now on {event.micro_batch} samples at once, "
+                    "the batch stays the same"
+                )
+            case Stopped():
+                self._say(
+                    f"stopped by {event.signal} after step {event.step}, which is saved; the same command "
+                    "with --resume auto goes on"
                 )
             case Evaluated():
                 shown = [f"{TITLES[key]} {figure}" for key, figure in event.result.figures.items()]

@@ -6,9 +6,18 @@ recipe with trains = "autoencoder"  +  section.key=value overrides  ->  Autoenco
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from scaledit.config import CheckpointConfig, Config, DataConfig, OptimizerConfig, check_bounds
+from scaledit.config import (
+    TRAINING_BOUNDS,
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    EngineConfig,
+    OptimizerConfig,
+    TrainConfig,
+    check_bounds,
+)
 from scaledit.errors import UsageError
 
 
@@ -36,23 +45,19 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
-class AutoencoderTrainConfig:
+class AutoencoderTrainConfig(TrainConfig):
     """init: an autoencoder to start from (a folder or hub id), which must be what [model] says. decoder_only:
     leave the encoder and the scale of `init` as they are, so that both decoders fit the same latents.
 
     crop: side of the random part of each image that a step sees, 0 for the whole: steps on small crops are
-    cheap, and convolutions do not mind. max_skips: non-finite steps in a row after which the run stops.
+    cheap, and convolutions do not mind.
     """
 
     steps: int = 10_000
     batch_size: int = 16
     crop: int = 0
-    seed: int = 0
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     init: str = ""
     decoder_only: bool = False
-    log_every: int = 100
-    max_skips: int = 5
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ class AutoencoderRun(Config):
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    train: AutoencoderTrainConfig = field(default_factory=AutoencoderTrainConfig)
+    train: AutoencoderTrainConfig = field(default_factory=AutoencoderTrainConfig)  # pyright: ignore[reportIncompatibleVariableOverride]
+    engine: EngineConfig = field(default_factory=EngineConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluate: ReconstructionConfig = field(default_factory=ReconstructionConfig)
 
@@ -88,17 +94,8 @@ class AutoencoderRun(Config):
                 "model.groups": 1,
                 "loss.kl_weight": 0,
                 "loss.gradient_weight": 0,
-                "optimizer.learning_rate": 0,
-                "optimizer.warmup_steps": 0,
-                "optimizer.weight_decay": 0,
-                "optimizer.clip": 0,
-                "train.steps": 1,
-                "train.batch_size": 1,
+                **TRAINING_BOUNDS,
                 "train.crop": 0,
-                "train.log_every": 1,
-                "train.max_skips": 1,
-                "checkpoint.every": 1,
-                "checkpoint.keep": 1,
                 "evaluate.every": 0,
                 "evaluate.num": 1,
             },

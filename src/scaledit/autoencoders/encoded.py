@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from scaledit.autoencoders import Autoencoder
 from scaledit.data.posterior import draw
@@ -39,5 +40,9 @@ class EncodedImages:
 
     def batch(self, indices: np.ndarray, positions: range, seed: int) -> Batch:
         images, y = self.images.batch(indices, positions, seed)
+        return Batch(self.encoded(images, positions, seed), y)
+
+    def encoded(self, images: Tensor, positions: range, seed: int) -> Tensor:
+        """The latents of the images at these positions, (N, C, h, w)."""
         eps = normal(seed, positions, self.shape, Stream.TRAIN_LATENT)
-        return Batch(draw(self.autoencoder.encode(images), eps, self.autoencoder.scale), y)
+        return draw(self.autoencoder.encode(images), eps, self.autoencoder.scale)

@@ -1,4 +1,4 @@
-"""What an autoencoder of one's own is trained on; all means are over pixel values (3 H W an image).
+"""What an autoencoder of one's own is trained on; all means are over an image's 3 H W pixel values.
 
     L = mean |x - xhat| + kl_weight KL / (3 H W) + gradient_weight mean(|d_x (x - xhat)| + |d_y (x - xhat)|)
 
@@ -20,7 +20,7 @@ from scaledit.data.posterior import kl_divergence
 
 
 class AutoencoderLosses(NamedTuple):
-    """Scalars: the weighted sum, and each term before its weight."""
+    """(N,) each: the weighted sum, and each term before its weight."""
 
     total: Tensor
     l1: Tensor
@@ -29,14 +29,19 @@ class AutoencoderLosses(NamedTuple):
 
 
 def losses(config: LossConfig, x: Tensor, xhat: Tensor, moments: Tensor) -> AutoencoderLosses:
-    """Images and reconstructions (N, 3, H, W), raw moments (N, 2C, h, w) -> means over the batch."""
-    l1 = (x - xhat).abs().mean()
-    kl = kl_divergence(moments).sum() / x.numel()
+    """Images and reconstructions (N, 3, H, W), raw moments (N, 2C, h, w) -> what each image scores."""
+    l1 = _mean((x - xhat).abs())
+    kl = kl_divergence(moments) / x[0].numel()
     gradient = gradient_difference(x, xhat)
     return AutoencoderLosses(l1 + config.kl_weight * kl + config.gradient_weight * gradient, l1, kl, gradient)
 
 
 def gradient_difference(x: Tensor, xhat: Tensor) -> Tensor:
-    """Mean |difference of horizontal differences| plus the same of vertical ones; 0 for a constant offset."""
+    """Mean |difference of horizontal differences| plus the same of vertical ones, (N,); 0 for a constant
+    offset."""
     error = x - xhat
-    return error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    return _mean(error.diff(dim=-1).abs()) + _mean(error.diff(dim=-2).abs())
+
+
+def _mean(x: Tensor) -> Tensor:
+    return x.flatten(1).mean(1)

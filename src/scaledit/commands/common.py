@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,6 @@ from scaledit.errors import UsageError
 
 if TYPE_CHECKING:
     from scaledit.pipeline import Pipeline
-    from scaledit.training.events import Event
 
 
 def recipe(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +39,25 @@ def device(parser: argparse.ArgumentParser) -> None:
 
 def as_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def ranks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--nproc", type=int, metavar="N", help="train as N processes on this machine")
+
+
+def launched(given: argparse.Namespace, command: Sequence[str]) -> int | None:
+    """Starts the ranks that --nproc wants and waits for them: their exit code; None where it wants none.
+    command: the words before the recipe. Raises UsageError."""
+    at_least(given, 1, "nproc")
+    if given.nproc is None:
+        return None
+    if "RANK" in os.environ:
+        raise UsageError("--nproc starts ranks, and this process is one already (RANK is set); leave it out")
+    from scaledit import launch
+
+    words = [*command, given.recipe, *given.overrides, "--resume", given.resume, "--device", given.device]
+    words += ["--out", str(given.out)] if given.out else []
+    return launch.run([*words, "--json"] if given.json else words, given.nproc)
 
 
 def sampling(parser: argparse.ArgumentParser) -> None:
@@ -107,32 +126,6 @@ def at_least(given: argparse.Namespace, smallest: int, *names: str) -> None:
         value = getattr(given, name)
         if value is not None and value < smallest:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {smallest}, got {value}")
-
-
-def shown_training(events: Iterable[Event], out: Path) -> dict[type, Event]:
-    """Goes through a run's events, logging and showing each; gives the last of every type."""
-    from rich.console import Console
-
-    from scaledit.progress import TrainingProgress
-    from scaledit.training.events import Saved
-    from scaledit.training.log import JsonLog
-
-    console, log = Console(stderr=True), JsonLog(out)
-    last: dict[type, Event] = {}
-    try:
-        with TrainingProgress(console) as progress:
-            for event in events:
-                log(event)
-                progress(event)
-                last[type(event)] = event
-    except KeyboardInterrupt:
-        saved = last.get(Saved)
-        step = f"from step {saved.step} " if isinstance(saved, Saved) else ""
-        console.print(
-            f"interrupted; the same command with --resume auto goes on {step}in {out}", highlight=False
-        )
-        raise
-    return last
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def run(given: argparse.Namespace) -> None:
         if given.image_size not in (None, side):
             raise UsageError(f"{given.images} are {side}x{side}; leave --image-size out")
     else:
-        source = ImageFiles(open_source(given.images), given.image_size or 256, workers=given.workers)
+        source = ImageFiles(open_source(given.images), given.image_size or 256, threads=given.workers)
     device = str(assemble.device(given.device))
     where = given.autoencoder if given.autoencoder == "pixels" else _absolute(given.autoencoder)
     autoencoder = open_autoencoder(where, device=device, precision=given.precision)

@@ -47,12 +47,13 @@ class Readable(Protocol):
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """A training set of a Source's images at side x side. workers: threads that read and decode."""
+    """A training set of a Source's images at side x side. threads: that read and decode; more than one must
+    not be used before a process is forked (training has processes instead)."""
 
     source: Source
     side: int
     flip: bool = False
-    workers: int = 2
+    threads: int = 1
 
     def __len__(self) -> int:
         return len(self.source)
@@ -78,7 +79,9 @@ class ImageFiles:
         return self.source.fingerprint
 
     def read(self, indices: Sequence[int]) -> list[Tensor | BadImage]:
-        return list(_pool(self.workers).map(self._read, indices))
+        if self.threads == 1:
+            return [self._read(i) for i in indices]
+        return list(_pool(self.threads).map(self._read, indices))
 
     def _read(self, i: int) -> Tensor | BadImage:
         try:
@@ -101,8 +104,8 @@ class ImageFiles:
 
 
 @lru_cache(maxsize=1)
-def _pool(workers: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(workers, thread_name_prefix="scaledit-read")
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="scaledit-read")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ The order is that of the names, the same on every machine. Nothing is unpacked t
 from __future__ import annotations
 
 import hashlib
+import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,11 +116,15 @@ def open_zip(path: Path) -> Source:
         if PurePosixPath(info.filename).suffix.lower() in SUFFIXES and not _hidden(Path(info.filename))
     }
     names, labels, classes = by_folder(list(entries), path)
+    # A forked process must not share a file's position with its parent.
+    archives = {os.getpid(): archive}
 
     def read(i: int) -> bytes:
         check_size(entries[names[i]].file_size, names[i])
         try:
-            return archive.read(entries[names[i]])
+            if os.getpid() not in archives:
+                archives[os.getpid()] = zipfile.ZipFile(path)
+            return archives[os.getpid()].read(entries[names[i]])
         except (zipfile.BadZipFile, OSError, EOFError) as error:
             raise BadImage(f"{names[i]} is damaged: {error}") from None
 

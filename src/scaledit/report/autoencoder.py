@@ -13,7 +13,7 @@ from scaledit.config import changes
 from scaledit.report import page
 from scaledit.report.run import REPORT, Events, loss_curve
 from scaledit.training import log
-from scaledit.training.loop import CONFIG
+from scaledit.training.folder import CONFIG
 
 
 def write(run: Path) -> Path:

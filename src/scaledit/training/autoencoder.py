@@ -8,10 +8,8 @@ out/autoencoder/    the result: config.json and diffusion_pytorch_model.safetens
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scaledit import assemble, checkpoint, images
+from scaledit import assemble, checkpoint, images, machine
 from scaledit.autoencoders import kl
 from scaledit.autoencoders.config import AutoencoderRun
 from scaledit.data.order import samples_at
@@ -28,9 +26,13 @@ from scaledit.data.posterior import split
 from scaledit.data.sets import Images, TrainingSet
 from scaledit.errors import RunError, UsageError
 from scaledit.evaluation.fidelity import psnr, ssim
+from scaledit.parts import sha256_of
 from scaledit.training.autoencoder_state import AutoencoderState, build
-from scaledit.training.events import Event, Exported, Finished, Fitted, Reconstructed, Saved, Skipped, Started
-from scaledit.training.loop import CHECKPOINTS, SAMPLES, claim, due, gone_wrong
+from scaledit.training.events import Event, Exported, Finished, Fitted, Reconstructed, Started, Stopped
+from scaledit.training.folder import SAMPLES
+from scaledit.training.learner import StepResult
+from scaledit.training.loop import Run, Speed, Surroundings, claimed, due
+from scaledit.training.ranks import Ranks
 
 FOLDER = kl.SUBFOLDERS[0]
 SCALE_IMAGES = 1024
@@ -46,63 +48,54 @@ def train(
     device: str = "auto",
     dataset: TrainingSet | None = None,
     held_out: Images | None = None,
+    around: Surroundings | None = None,
 ) -> Iterator[Event]:
     """Trains `config` in the run folder `out`, yielding what happens; the result is out/autoencoder.
 
-    `dataset` and `held_out` replace the ones that config.data names. Raises UsageError before anything is
-    written if the folder holds another run or the images do not fit; RunError if a checkpoint is damaged or
-    the numbers go wrong train.max_skips times in a row.
+    `dataset` and `held_out` replace the ones that config.data names; `around` is needed for several ranks,
+    and to be stopped. Raises UsageError before anything is written if the folder holds another run or the
+    images do not fit; RunError if no checkpoint is whole or the numbers go wrong train.max_skips times in a
+    row.
     """
-    where = assemble.device(device)
+    around = around or Surroundings(Ranks(assemble.device(device)))
+    ranks, where = around.ranks, around.ranks.device
+    ranks.share(config.train.batch_size)
     dataset = assemble.dataset(config.data) if dataset is None else dataset
     held_out = assemble.held_out(config.data) if held_out is None else held_out
     _check_fits(config, dataset)
-    state = AutoencoderState.create(config, dataset.shape[1], where)
-    saved = claim(config, out, resume)
-    checkpoints = out / CHECKPOINTS
-    if saved is not None:
-        state.restore(saved)
-    checkpoint.clean(checkpoints)
-    steps = config.train.steps
-    params = sum(parameter.numel() for parameter in state.net.parameters())
-    macs = multiply_adds(state.net, dataset.shape)
-    yield Started(config.name, state.step, steps, str(where), params, macs, len(dataset))
+    state = AutoencoderState.create(config, dataset, ranks)
+    with claimed(config, out, resume, around) as found:
+        params = sum(parameter.numel() for parameter in state.net.parameters())
+        macs = multiply_adds(state.net, dataset.shape)
+        manifest = {"class_names": dataset.class_names}
 
-    in_a_row, logged_step, logged_seconds = 0, state.step, state.seconds
-    while state.step < steps:
-        began = time.perf_counter()
-        found, norm, skipped = state.advance(dataset)
-        state.seconds += time.perf_counter() - began
-        if skipped:
-            in_a_row += 1
-            yield Skipped(state.step, float(found.total), norm, in_a_row, state.skipped)
-            if in_a_row >= config.train.max_skips:
-                what = f"{in_a_row} steps in a row were not finite (loss {float(found.total)})"
-                raise RunError(gone_wrong(what, state.step, checkpoints))
-        else:
-            in_a_row = 0
-            if due(state.step, config.train.log_every) or state.step == steps:
-                images_done = (state.step - logged_step) * config.train.batch_size
-                rate = images_done / max(state.seconds - logged_seconds, 1e-9)
-                logged_step, logged_seconds = state.step, state.seconds
-                pace = state.optimizer.param_groups[0]["lr"]
-                terms = found._asdict()
-                yield Fitted(
-                    step=state.step,
-                    loss=float(terms.pop("total")),
-                    **{name: float(term) for name, term in terms.items()},
-                    grad_norm=norm,
-                    learning_rate=pace,
-                    seconds=state.seconds,
-                    images_per_second=rate,
-                )
-        last = state.step == steps
-        if due(state.step, config.evaluate.every) or last:
-            yield reconstruct(state, held_out, out)
-        if due(state.step, config.checkpoint.every) or last:
-            yield _save(state, dataset, checkpoints)
-    yield export(state, dataset, out / FOLDER)
-    yield Finished(state.step, state.seconds, state.skipped)
+        def fitted(result: StepResult, speed: Speed) -> Fitted:
+            return Fitted(
+                step=state.step,
+                **result.means,
+                grad_norm=result.grad_norm,
+                learning_rate=state.optimizer.param_groups[0]["lr"],
+                seconds=state.seconds,
+                **speed._asdict(),
+            )
+
+        def looks(last: bool) -> Iterator[Event]:
+            if due(state.step, config.evaluate.every) or last:
+                yield from around.first_only(state.step, lambda: iter([reconstruct(state, held_out, out)]))
+
+        run = Run(state, out, around, macs, manifest, fitted, looks)
+        yield from run.restored(found)
+        machine.roof(where, config.train.precision)  # while nothing else runs
+        steps, samples = config.train.steps, len(dataset)
+        yield Started(config.name, state.step, steps, str(where), ranks.world, params, macs, samples)
+        ended = None
+        for event in run.steps():
+            ended = event
+            yield event
+        if not isinstance(ended, Stopped):
+            folder = out / FOLDER
+            yield from around.first_only(state.step, lambda: iter([export(state, dataset, folder)]))
+            yield Finished(state.step, state.seconds, state.skipped)
 
 
 def _check_fits(config: AutoencoderRun, dataset: TrainingSet) -> None:
@@ -120,22 +113,6 @@ def _check_fits(config: AutoencoderRun, dataset: TrainingSet) -> None:
             f"{len(config.model.widths)} model.widths make latents of 1/{f} of the side, which does not "
             f"divide images of {height}x{width}"
         )
-
-
-def _save(state: AutoencoderState, dataset: TrainingSet, checkpoints: Path) -> Saved:
-    if not state.is_finite():
-        raise RunError(gone_wrong("the weights are not finite", state.step, checkpoints))
-    folder = checkpoint.save(
-        checkpoints,
-        state.step,
-        state.parts(),
-        state.config.to_json(),
-        class_names=dataset.class_names,
-        skipped=state.skipped,
-        seconds=state.seconds,
-    )
-    checkpoint.prune(checkpoints, state.config.checkpoint.keep)
-    return Saved(state.step, folder)
 
 
 def reconstruct(state: AutoencoderState, held_out: Images, out: Path) -> Reconstructed:
@@ -157,7 +134,7 @@ def reconstruct(state: AutoencoderState, held_out: Images, out: Path) -> Reconst
 
 
 def _mode(state: AutoencoderState, x: Tensor) -> Tensor:
-    mean, _ = split(state.net.encode(x.to(state.device)).latent_dist.parameters)
+    mean, _ = split(state.net.encode(x.to(state.ranks.device)).latent_dist.parameters)
     return state.net.decode(mean).sample.float().cpu()
 
 
@@ -169,7 +146,7 @@ def measured_scale(state: AutoencoderState, dataset: TrainingSet) -> float:
     for first in range(0, SCALE_IMAGES, size):
         positions = range(first, min(first + size, SCALE_IMAGES))
         x = dataset.batch(samples_at(positions, len(dataset), seed), positions, seed).x0
-        mean, log_variance = split(state.net.encode(x.to(state.device)).latent_dist.parameters)
+        mean, log_variance = split(state.net.encode(x.to(state.ranks.device)).latent_dist.parameters)
         mean, log_variance = mean.double(), log_variance.double()
         count += mean.numel()
         total += float(mean.sum())
@@ -199,7 +176,7 @@ def export(state: AutoencoderState, dataset: TrainingSet, folder: Path) -> Expor
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise RunError(f"could not save {folder}: {error.strerror or error}") from error
-    sha256 = hashlib.sha256((folder / kl.WEIGHTS).read_bytes()).hexdigest()
+    sha256 = sha256_of(folder / kl.WEIGHTS)
     return Exported(state.step, folder, scale, sha256, kl.encoder_sha256(net.state_dict()))
 
 

@@ -8,7 +8,7 @@ Flips and eps are keyed by (seed, position in the stream), as everywhere: there 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -16,15 +16,17 @@ from torch import Tensor, nn
 
 from scaledit.autoencoders import kl
 from scaledit.autoencoders.config import AutoencoderConfig, AutoencoderRun
-from scaledit.autoencoders.losses import AutoencoderLosses, losses
-from scaledit.checkpoint import Checkpoint
+from scaledit.autoencoders.losses import losses
+from scaledit.config import EngineConfig
+from scaledit.data.loader import Loader
 from scaledit.data.order import samples_at
 from scaledit.data.posterior import draw
-from scaledit.data.sets import TrainingSet
+from scaledit.data.sets import BUILT_IN, TrainingSet
 from scaledit.diffusion.noise import Stream, generator, normal
 from scaledit.errors import UsageError
-from scaledit.pipeline import load_weights
-from scaledit.training.state import autocast, learning_rate, optimizer_tensors, restore_optimizer
+from scaledit.training.learner import Learner, Scored, adamw, autocast, optimizer_tensors
+from scaledit.training.parallel import Parallel
+from scaledit.training.ranks import Ranks
 
 DECODER_PARTS = ("decoder.", "post_quant_conv.")
 
@@ -72,23 +74,62 @@ def cropped(x: Tensor, side: int, positions: range, seed: int) -> Tensor:
     )
 
 
-@dataclass
-class AutoencoderState:
-    """Everything that training changes. scale: None until it is measured at the end; that of `train.init`
-    where the encoder stays."""
+class Autoencoding(nn.Module):
+    """Encoding, drawing and decoding as one forward pass, which is what ranks share."""
 
-    config: AutoencoderRun
+    def __init__(self, net: Any, *, decoder_only: bool):
+        super().__init__()
+        self.net, self.decoder_only = net, decoder_only
+
+    def forward(self, x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+        """x (N, 3, H, W), standard normal eps (N, C, h, w) -> reconstructions, raw moments; float32."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.decoder_only):
+            moments = self.net.encode(x).latent_dist.parameters.float()
+        return self.net.decode(draw(moments, eps)).sample.float(), moments
+
+
+class Read(NamedTuple):
+    """What a loader makes of some positions of the stream: images and the noise of their latents."""
+
+    x: Tensor
+    eps: Tensor
+
+
+@dataclass(frozen=True)
+class Reader:
+    """positions -> Read; runs in the loader's processes. shape: (channels, downsampling) of the latents."""
+
+    dataset: TrainingSet
+    seed: int
+    crop: int
+    channels: int
+    downsampling: int
+
+    def __call__(self, positions: range) -> Read:
+        x = self.dataset.batch(samples_at(positions, len(self.dataset), self.seed), positions, self.seed).x0
+        if self.crop:
+            x = cropped(x, self.crop, positions, self.seed)
+        latent = (self.channels, *(side // self.downsampling for side in x.shape[2:]))
+        return Read(x, normal(self.seed, positions, latent, Stream.TRAIN_LATENT))
+
+
+@dataclass(eq=False, kw_only=True)
+class AutoencoderState(Learner[Read]):
+    """An AutoencoderKL in training. scale: None until it is measured at the end; that of `train.init` where
+    the encoder stays."""
+
+    COLUMNS: ClassVar[tuple[str, ...]] = ("l1", "kl", "gradient")
+
+    config: AutoencoderRun  # pyright: ignore[reportIncompatibleVariableOverride]
     net: Any
-    optimizer: torch.optim.AdamW
-    device: torch.device
     scale: float | None = None
-    step: int = 0
-    skipped: int = 0
-    seconds: float = 0.0
 
     @classmethod
-    def create(cls, config: AutoencoderRun, side: int, device: torch.device) -> AutoencoderState:
-        """Raises UsageError where train.init is missing or is not what [model] says."""
+    def create(cls, config: AutoencoderRun, dataset: TrainingSet, ranks: Ranks) -> AutoencoderState:
+        """Raises UsageError where train.init is missing or is not what [model] says, and for shards: these
+        networks fit everywhere."""
+        if config.engine != EngineConfig(timeout=config.engine.timeout):
+            raise UsageError("autoencoders are trained as they are: of [engine] only timeout may be set")
         scale = None
         if config.train.init:
             start = kl.KLAutoencoder.open(config.train.init)
@@ -102,70 +143,33 @@ class AutoencoderState:
                 )
             scale = start.scale if config.train.decoder_only else None
         else:
-            net = build(config.model, side, config.train.seed)
+            net = build(config.model, dataset.shape[1], config.train.seed)
         for name, parameter in net.named_parameters():
             parameter.requires_grad_(name.startswith(DECODER_PARTS) or not config.train.decoder_only)
         # Convolutions are faster in this layout on a CPU.
-        net = net.to(device, memory_format=torch.channels_last).train()
-        settings = config.optimizer
-        optimizer = torch.optim.AdamW(
-            [parameter for parameter in net.parameters() if parameter.requires_grad],
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-            fused=True,
+        net = net.to(ranks.device, memory_format=torch.channels_last).train()
+        train, model = config.train, config.model
+        module = Autoencoding(net, decoder_only=train.decoder_only)
+        reader = Reader(dataset, train.seed, train.crop, model.channels, 2 ** (len(model.widths) - 1))
+        workers = 0 if config.data.name in BUILT_IN else config.data.workers
+        return cls(
+            config=config,
+            net=net,
+            parallel=Parallel(module, nn.ModuleList(), config.engine, train.precision, ranks),
+            optimizer=adamw(net, config.optimizer),
+            ranks=ranks,
+            loader=Loader(reader, train.batch_size, workers, config.engine.timeout),
+            samples=len(dataset),
+            scale=scale,
         )
-        return cls(config, net, optimizer, device, scale)
 
-    def losses(self, dataset: TrainingSet, positions: range) -> AutoencoderLosses:
-        """Of the samples at these positions of the stream."""
-        config, seed = self.config, self.config.train.seed
-        x = dataset.batch(samples_at(positions, len(dataset), seed), positions, seed).x0
-        if config.train.crop:
-            x = cropped(x, config.train.crop, positions, seed)
-        x = x.to(self.device, memory_format=torch.channels_last)
-        with autocast(config.train.precision, self.device):
-            with torch.set_grad_enabled(not config.train.decoder_only):
-                moments = self.net.encode(x).latent_dist.parameters.float()
-            latent = (moments.shape[1] // 2, *moments.shape[2:])
-            eps = normal(seed, positions, latent, Stream.TRAIN_LATENT).to(self.device)
-            xhat = self.net.decode(draw(moments, eps)).sample.float()
-        return losses(config.loss, x, xhat, moments)
+    def score(self, item: Read, part: slice, positions: range) -> Scored:
+        x = item.x[part].to(self.ranks.device, memory_format=torch.channels_last)
+        with autocast(self.config.train.precision, self.ranks.device):
+            xhat, moments = self.parallel(x, item.eps[part].to(self.ranks.device))
+        found = losses(self.config.loss, x, xhat, moments)
+        return Scored(found.total, tuple(term.detach() for term in found[1:]))
 
-    def advance(self, dataset: TrainingSet) -> tuple[AutoencoderLosses, float, bool]:
-        """One optimizer step on the next batch; counts it even if it is skipped. Gives the losses, the norm
-        of the gradient, and whether they were not finite, so that nothing was changed."""
-        config, size = self.config, self.config.train.batch_size
-        self.optimizer.zero_grad()
-        found = self.losses(dataset, range(self.step * size, (self.step + 1) * size))
-        found.total.backward()
-        weights = [parameter for parameter in self.net.parameters() if parameter.grad is not None]
-        norm = nn.utils.get_total_norm([weight.grad for weight in weights])
-        skipped = not bool(torch.isfinite(found.total) & torch.isfinite(norm))
-        if skipped:
-            self.skipped += 1
-        else:
-            if config.optimizer.clip > 0:
-                nn.utils.clip_grads_with_norm_(weights, config.optimizer.clip, norm)
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(config.optimizer, self.step, config.train.steps)
-            self.optimizer.step()
-        self.step += 1
-        return AutoencoderLosses(*(term.detach() for term in found)), float(norm), skipped
-
-    def is_finite(self) -> bool:
-        return all(bool(parameter.isfinite().all()) for parameter in self.net.parameters())
-
-    def parts(self) -> dict[str, dict[str, Tensor]]:
-        """What a checkpoint holds, a file each."""
+    def held(self) -> dict[str, dict[str, Tensor]]:
         optimizer = optimizer_tensors(self.net, self.optimizer)
         return {"model": dict(self.net.state_dict()), "optimizer": optimizer}
-
-    def restore(self, saved: Checkpoint) -> None:
-        """Continues from a checkpoint; every file is verified before anything is changed."""
-        model, optimizer = saved.tensors("model"), saved.tensors("optimizer")
-        load_weights(self.net, model, saved.folder)
-        restore_optimizer(self.net, self.optimizer, optimizer)
-        self.step = saved.step
-        self.skipped = saved.manifest["state"]["skipped"]
-        self.seconds = saved.manifest["state"]["seconds"]

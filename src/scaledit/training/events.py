@@ -17,12 +17,13 @@ class Verifying(NamedTuple):
 
 
 class Started(NamedTuple):
-    """The run begins at `step` (more than 0 when resumed) and ends at `steps`."""
+    """The run begins at `step` (more than 0 when resumed) and ends at `steps`. ranks: processes."""
 
     run: str
     step: int
     steps: int
     device: str
+    ranks: int
     params: int
     macs: int
     samples: int
@@ -30,7 +31,13 @@ class Started(NamedTuple):
 
 class Stepped(NamedTuple):
     """`step` optimizer steps are done. `loss` and its parts are means over this step's batch; `seconds` is
-    training time so far, over all resumes, without sampling and saving."""
+    training time so far, over all resumes, without sampling and saving.
+
+    Since the last such event: images_per_second; macs_per_second, multiply-adds of all ranks, three forward
+    passes an image; share_of_roof, of what matrix products reach on the same devices; data_wait, the share of
+    time in which the first rank waited for data. memory: bytes, the most so far: of a GPU what torch has
+    allocated, of a CPU the process's resident set. ema_distance: |ema - weights| / |weights|.
+    """
 
     step: int
     loss: float
@@ -40,6 +47,11 @@ class Stepped(NamedTuple):
     learning_rate: float
     seconds: float
     images_per_second: float
+    macs_per_second: float
+    share_of_roof: float
+    data_wait: float
+    memory: int
+    ema_distance: float
 
 
 class Fitted(NamedTuple):
@@ -54,16 +66,59 @@ class Fitted(NamedTuple):
     learning_rate: float
     seconds: float
     images_per_second: float
+    macs_per_second: float
+    share_of_roof: float
+    data_wait: float
+    memory: int
 
 
 class Skipped(NamedTuple):
-    """A step whose loss or gradient was not finite: no weight was changed. `in_a_row` counts them."""
+    """A step whose loss or gradient was not finite on some rank: nothing was changed on any. `in_a_row`
+    counts them. samples: of the batch, as indices into the set; culprits: those whose own loss was not finite
+    (none where only the gradient was not)."""
 
     step: int
     loss: float
     grad_norm: float
     in_a_row: int
     skipped: int
+    samples: list[int]
+    culprits: list[int]
+
+
+class Spiked(NamedTuple):
+    """A loss far above those before (scaledit.training.spikes). samples: of the batch, as indices into the
+    set, the highest loss first."""
+
+    step: int
+    loss: float
+    threshold: float
+    samples: list[int]
+
+
+class RolledBack(NamedTuple):
+    """After a spike: the run is at `step` again, the step of its last checkpoint, and goes on with the
+    batches after the spike. passed_over: batches left out so far."""
+
+    step: int
+    spiked: int
+    passed_over: int
+
+
+class PassedOver(NamedTuple):
+    """A damaged checkpoint was not gone on from, and renamed to `path`."""
+
+    step: int
+    path: Path
+    why: str
+
+
+class Halved(NamedTuple):
+    """Memory ran out: from this step on so many samples go through a rank at once, more often. The global
+    batch is what it was."""
+
+    step: int
+    micro_batch: int
 
 
 class Sampled(NamedTuple):
@@ -106,6 +161,13 @@ class Saved(NamedTuple):
     path: Path
 
 
+class Stopped(NamedTuple):
+    """A signal asked the run to stop; all is saved."""
+
+    step: int
+    signal: str
+
+
 class Finished(NamedTuple):
     step: int
     seconds: float
@@ -118,10 +180,15 @@ Event = (
     | Stepped
     | Fitted
     | Skipped
+    | Spiked
+    | RolledBack
+    | PassedOver
+    | Halved
     | Sampled
     | Evaluated
     | Reconstructed
     | Exported
     | Saved
+    | Stopped
     | Finished
 )

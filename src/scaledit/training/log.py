@@ -2,8 +2,8 @@
 
     {"event": "stepped", "step": 100, "loss": 0.48, ...}
 
-A run that was killed had logged steps that its last checkpoint does not hold; when it resumes, those are
-dropped, so that the log tells of every step once.
+A run that was killed had logged steps that its last checkpoint does not hold; when it resumes, or is rolled
+back, those are dropped, so that the log tells of every step once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from scaledit.training.events import Evaluated, Event, Started, Verifying
+from scaledit.training.events import Evaluated, Event, RolledBack, Started, Verifying
 
 LOG = "log.jsonl"
 
@@ -28,8 +28,8 @@ class JsonLog:
     def __call__(self, event: Event) -> None:
         if isinstance(event, Verifying):
             return
-        if isinstance(event, Started):
-            self._rewind(event.step)
+        if isinstance(event, Started | RolledBack):
+            self._rewind(event.step, but="spiked" if isinstance(event, RolledBack) else "")
         record = {"event": type(event).__name__.lower(), **event._asdict()}
         if isinstance(event, Evaluated):
             record |= record.pop("result").to_json()
@@ -44,12 +44,17 @@ class JsonLog:
             return str(value)  # JSON has no nan
         return value
 
-    def _rewind(self, step: int) -> None:
+    def _rewind(self, step: int, but: str) -> None:
+        """Drops what was logged after `step`, but events of one name."""
         path = self.out / LOG
         if not path.exists():
             return
-        ends = ("exported", "finished")  # these come again when a run that is done is called again
-        kept = [record for record in read(self.out) if record["step"] <= step and record["event"] not in ends]
+        ends = ("exported", "stopped", "finished")  # these come again when a run is called again
+        kept = [
+            record
+            for record in read(self.out)
+            if (record["step"] <= step or record["event"] == but) and record["event"] not in ends
+        ]
         partial = path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
         os.replace(partial, path)

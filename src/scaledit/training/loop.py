@@ -1,219 +1,280 @@
-"""The training loop as a stream of events, over a run folder that survives being killed.
+"""The training loop as a stream of events, whatever is trained, over a run folder that survives being killed.
 
-for event in train(config, out, resume="auto"): ...
+    claim the folder  ->  restore  ->  (step, look at the result, save) ...  ->  Finished or Stopped
 
-out/config.json   out/log.jsonl   out/checkpoints/step-XXXXXXXX/   out/samples/step-XXXXXXXX.png
+All ranks go through the same loop and come to the same decisions; the first one looks and writes.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import time
-from collections.abc import Iterator
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
 import torch
 
-from scaledit import assemble, checkpoint, images
-from scaledit.autoencoders.decoder import Decoder
-from scaledit.config import Config, RunConfig, differences
-from scaledit.data.latents import Latents
-from scaledit.data.sets import TrainingSet, check_fits
-from scaledit.errors import RunError, UsageError
-from scaledit.evaluation.judge import drawn, open_judge
-from scaledit.models import flops
-from scaledit.pipeline import Pipeline
+from scaledit import checkpoint, machine
+from scaledit.config import Config
+from scaledit.data import loader
+from scaledit.errors import RunError
+from scaledit.models.flops import TRAIN_FORWARDS
+from scaledit.training import folder
 from scaledit.training.events import (
-    Evaluated,
     Event,
-    Finished,
-    Sampled,
+    Halved,
+    PassedOver,
+    RolledBack,
     Saved,
     Skipped,
-    Started,
-    Stepped,
-    Verifying,
+    Spiked,
+    Stopped,
 )
-from scaledit.training.state import TrainState
+from scaledit.training.learner import Learner, StepResult
+from scaledit.training.ranks import EndedElsewhere, Ranks
+from scaledit.training.saving import Saving
+from scaledit.training.signals import Stopping, StopRequest
+from scaledit.training.spikes import SpikeDetector
+from scaledit.training.watch import WAITING, Watch
 
-CONFIG, CHECKPOINTS, SAMPLES = "config.json", "checkpoints", "samples"
+MOST_ROLLBACKS = 5
+"""Without a checkpoint in between."""
+State = TypeVar("State", bound=Learner[Any])
 
 
-def train(
-    config: RunConfig,
-    out: Path,
-    *,
-    resume: Literal["auto", "never"] = "never",
-    device: str = "auto",
-    dataset: TrainingSet | None = None,
-) -> Iterator[Event]:
-    """Trains `config` in the run folder `out`, yielding what happens.
+@dataclass(frozen=True)
+class Surroundings:
+    """What a run is told by, and tells, the world outside its loop. watch: None for a caller that does not
+    want its process ended when nothing moves."""
 
-    resume="auto" goes on from the latest checkpoint of the same config, or starts if there is none.
-    `dataset` replaces the one that config.data names. Raises UsageError before anything is written if the
-    folder holds another run or the data does not fit; RunError if a checkpoint is damaged or the numbers
-    go wrong train.max_skips times in a row.
-    """
-    where = assemble.device(device)
-    if dataset is None:
-        encoder = assemble.autoencoder(config.autoencoder, config.data, where)
-        dataset = assemble.dataset(config.data, encoder)
-    check_fits(dataset, config.model.shape, config.model.num_classes)
-    decoder = assemble.decoder(config.autoencoder, dataset, where)
-    _check_pictures(config, decoder)
-    judge = open_judge(config.evaluate, where) if config.evaluate.every else None
-    if isinstance(dataset, Latents) and config.data.verify:
-        yield from (Verifying(done, total) for done, total in dataset.verify())
-    saved = claim(config, out, resume)
-    if saved is not None:
-        _check_same_latents(saved, decoder)
-    state = TrainState.create(config, where)
-    checkpoints = out / CHECKPOINTS
-    if saved is not None:
-        state.restore(saved)
-    checkpoint.clean(checkpoints)
-    counts = flops.count(config.model)
-    steps = config.train.steps
-    yield Started(config.name, state.step, steps, str(where), counts.params, counts.macs, len(dataset))
+    ranks: Ranks
+    stop: StopRequest = field(default_factory=StopRequest)
+    watch: Watch | None = None
 
-    def save() -> Saved:
-        if not state.is_finite():
-            raise RunError(gone_wrong("the weights are not finite", state.step, checkpoints))
-        folder = checkpoint.save(
-            checkpoints,
-            state.step,
-            state.parts(),
-            config.to_json(),
-            class_names=dataset.class_names,
-            made_by=None if decoder is None else decoder.made_by._asdict(),
-            **state.counters(),
+    def doing(self, what: str, step: int) -> None:
+        if self.watch is not None:
+            self.watch.doing(what, step)
+
+    def first_only(self, step: int, work: Callable[[], Iterator[Event]]) -> Iterator[Event]:
+        """What only the first rank does between steps, while the others wait for it."""
+        with suppress(Stopping):  # all hear of it at the next step
+            yield from work() if self.ranks.first else ()
+        self.doing(WAITING, step)
+        self.ranks.barrier()
+
+
+@contextmanager
+def claimed(config: Config, out: Path, resume: str, around: Surroundings) -> Iterator[checkpoint.Latest]:
+    """The run folder, for as long as the block lasts, watched, and the checkpoint to go on from. Raises what
+    `folder.claim` does, on all ranks."""
+    locks: list[folder.Lock] = []
+
+    def claim() -> checkpoint.Latest:
+        lock, found = folder.claim(config, out, resume)
+        locks.append(lock)
+        return found
+
+    try:
+        found = around.ranks.on_first(claim)
+        with around.watch or nullcontext():
+            yield found
+    finally:
+        for lock in locks:
+            lock.release()
+
+
+class Speed(NamedTuple):
+    """As in events.Stepped."""
+
+    images_per_second: float
+    macs_per_second: float
+    share_of_roof: float
+    data_wait: float
+    memory: int
+
+
+class Run(Generic[State]):
+    """One life of a run. The owner says what is reported and looked at between steps: `logged` makes the
+    event of a step that is reported; `looks` gives the events of what is due after a step, told whether it is
+    the last, on all ranks. macs: multiply-adds of a forward pass of one image. manifest: what else a
+    checkpoint's should say."""
+
+    def __init__(
+        self,
+        state: State,
+        out: Path,
+        around: Surroundings,
+        macs: int,
+        manifest: dict[str, Any],
+        logged: Callable[[StepResult, Speed], Event],
+        looks: Callable[[bool], Iterator[Event]],
+    ):
+        self.state, self.around, self.manifest = state, around, manifest
+        self.logged, self.looks, self.macs = logged, looks, macs
+        self.config: Config = state.config
+        self.checkpoints = out / folder.CHECKPOINTS
+        self.saving = Saving(
+            self.checkpoints, self.config.checkpoint, around.ranks, sharded=state.parallel.sharded
         )
-        checkpoint.prune(checkpoints, config.checkpoint.keep)
-        return Saved(state.step, folder)
+        self.spikes = SpikeDetector(self.config.train.spike)
+        self.skips, self.rollbacks = 0, 0
+        self._since = (0, 0.0, 0.0)
+        state.doing = around.doing
 
-    def pipeline() -> Pipeline:
-        """The averaged weights as they are now, ready to sample."""
-        origin = {"run": config.name, "step": state.step, "weights": "ema"}
-        return Pipeline(config, state.ema, where, dataset.class_names, origin, decoder)
+    def restored(self, found: checkpoint.Latest) -> Iterator[Event]:
+        """Goes on from a checkpoint, if there is one, after renaming the damaged ones that are newer."""
+        if found.checkpoint is not None:
+            self._restore(found.checkpoint)
+        if self.around.ranks.first:
+            checkpoint.clean(self.checkpoints)
+            for path, why in found.passed_over.items():
+                yield PassedOver(self.state.step, checkpoint.set_aside(path), why)
 
-    in_a_row, logged_step, logged_seconds = 0, state.step, state.seconds
-    while state.step < steps:
-        began = time.perf_counter()
-        result = state.advance(dataset)
-        state.seconds += time.perf_counter() - began
-        if result.skipped:
-            in_a_row += 1
-            yield Skipped(state.step, result.loss, result.grad_norm, in_a_row, state.skipped)
-            if in_a_row >= config.train.max_skips:
-                what = f"{in_a_row} steps in a row were not finite (loss {result.loss})"
-                raise RunError(gone_wrong(what, state.step, checkpoints))
-        else:
-            in_a_row = 0
-            if state.step % config.train.log_every == 0 or state.step == steps:
-                images_done = (state.step - logged_step) * config.train.batch_size
-                rate = images_done / max(state.seconds - logged_seconds, 1e-9)
-                logged_step, logged_seconds = state.step, state.seconds
-                yield Stepped(
-                    step=state.step,
-                    loss=result.loss,
-                    mse=result.mse,
-                    vlb=result.vlb,
-                    grad_norm=result.grad_norm,
-                    learning_rate=state.optimizer.param_groups[0]["lr"],
-                    seconds=state.seconds,
-                    images_per_second=rate,
-                )
-        last = state.step == steps
-        if due(state.step, config.sample.every) or (last and config.sample.every):
-            yield Sampled(state.step, _draw_samples(pipeline(), state.step, out))
-        if judge is not None and (due(state.step, config.evaluate.every) or last):
-            yield Evaluated(state.step, judge.score(drawn(judge, pipeline(), config.evaluate)))
-        if due(state.step, config.checkpoint.every) or last:
-            yield save()
-    yield Finished(state.step, state.seconds, state.skipped)
+    def steps(self) -> Iterator[Event]:
+        """From where the state is to the end. Raises RunError where the numbers go wrong, memory or the disk
+        does not suffice, or a loader's process is lost."""
+        try:
+            yield from self._steps()
+        except RuntimeError as error:
+            raise loader.killed(error) or error from error
+        finally:
+            self.saving.close()
+
+    def _steps(self) -> Iterator[Event]:
+        state, train = self.state, self.config.train
+        self._mark()
+        while state.step < train.steps:
+            micro_batch = state.micro_batch
+            result = state.advance(stop=self.around.stop.signal is not None)
+            last = state.step == train.steps
+            if result.micro_batch != micro_batch:
+                yield Halved(state.step, result.micro_batch)
+            yield from self._saved(self.saving.finished())
+            if result.skipped:
+                yield self._skipped(result)
+            else:
+                self.skips = 0
+                if due(state.step, train.log_every) or last:
+                    yield self.logged(result, self._speed())
+                    self._mark()
+                threshold = self.spikes.see(result.loss)
+                if threshold is not None:
+                    yield self._spiked(result, threshold)
+                    if train.rollback and (back := self._rolled_back()):
+                        yield back
+                        continue
+            yield from self.looks(last)
+            stopping = result.stop and not last
+            if due(state.step, self.config.checkpoint.every) or last or stopping:
+                yield from self._save()
+            if stopping:
+                yield from self._saved(self.saving.wait())
+                yield Stopped(state.step, self.around.stop.signal or "a signal to another rank")
+                return
+        yield from self._saved(self.saving.wait())
+        self.around.doing(WAITING, state.step)
+        self.around.ranks.barrier()
+
+    def _skipped(self, result: StepResult) -> Skipped:
+        state, train = self.state, self.config.train
+        self.skips += 1
+        if self.skips >= train.max_skips:
+            self._give_up(f"{self.skips} steps in a row were not finite (loss {result.loss})")
+        samples = state.indices(state.step - 1)
+        wrong = ~result.table.isfinite().all(dim=1).numpy()
+        return Skipped(
+            state.step,
+            result.loss,
+            result.grad_norm,
+            self.skips,
+            state.skipped,
+            samples.tolist(),
+            samples[wrong].tolist(),
+        )
+
+    def _spiked(self, result: StepResult, threshold: float) -> Spiked:
+        order = result.table[:, 0].argsort(descending=True).numpy()
+        samples = self.state.indices(self.state.step - 1)[order]
+        return Spiked(self.state.step, result.loss, threshold, samples.tolist())
+
+    def _rolled_back(self) -> RolledBack | None:
+        """None where there is no checkpoint yet to go back to."""
+        state, spiked, passed_over = self.state, self.state.step, self.state.passed_over
+        self.saving.wait()
+        found = self.around.ranks.on_first(lambda: checkpoint.latest(self.checkpoints)).checkpoint
+        if found is None:
+            return None
+        self.rollbacks += 1
+        if self.rollbacks > MOST_ROLLBACKS:
+            self._give_up(f"the loss spiked again after {MOST_ROLLBACKS} roll-backs to step {found.step}")
+        self._restore(found)
+        state.passed_over = passed_over + spiked - state.step
+        self._mark()
+        return RolledBack(state.step, spiked, state.passed_over)
+
+    def _restore(self, saved: checkpoint.Checkpoint) -> None:
+        self.state.restore(saved)
+        self.spikes.losses.clear()
+        self.spikes.losses.extend(saved.manifest["state"].get("losses", ()))
+
+    def _save(self) -> Iterator[Event]:
+        state = self.state
+        self.around.doing("saving", state.step)
+        if not state.is_finite():
+            self._give_up("the weights are not finite")
+        self.rollbacks = 0
+        yield from self._saved(
+            self.saving.start(
+                state.step,
+                state.held(),
+                self.config.to_json(),
+                losses=list(self.spikes.losses),
+                **self.manifest,
+                **state.counters(),
+            )
+        )
+
+    def _saved(self, written: list[Path]) -> Iterator[Event]:
+        for path in written if self.around.ranks.first else ():
+            yield Saved(int(path.name.removeprefix("step-")), path)
+
+    def _give_up(self, what: str) -> NoReturn:
+        """Ends the run on all ranks, which have come to this together."""
+        if not self.around.ranks.first:
+            raise EndedElsewhere(1)
+        found = checkpoint.find(self.checkpoints)
+        good = f"the last good checkpoint is {found[-1]}" if found else "no checkpoint had been saved yet"
+        raise RunError(
+            f"{what}; stopped after step {self.state.step}; {good}. Try a lower optimizer.learning_rate, or "
+            "optimizer.clip=1"
+        )
+
+    def _mark(self) -> None:
+        """Speeds are told from here on."""
+        self._since = (self.state.step, self.state.seconds, self.state.waited)
+
+    def _speed(self) -> Speed:
+        state, ranks = self.state, self.around.ranks
+        step, seconds, waited = self._since
+        images = (state.step - step) * self.config.train.batch_size
+        passed = max(state.seconds - seconds, 1e-9)
+        macs = images * self.macs * TRAIN_FORWARDS / passed
+        roof = machine.roof(ranks.device, self.config.train.precision) * ranks.world / 2  # in multiply-adds
+        return Speed(
+            images / passed, macs, macs / roof, (state.waited - waited) / passed, memory(ranks.device)
+        )
+
+
+def memory(device: torch.device) -> int:
+    """Bytes, as in events.Stepped."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def claim(config: Config, out: Path, resume: str) -> checkpoint.Checkpoint | None:
-    """Makes `out` this run's folder, or finds the checkpoint to go on from; writes nothing if it refuses."""
-    path = out / CONFIG
-    if path.exists():
-        try:
-            existing = type(config).from_json(json.loads(path.read_bytes()))
-        except (ValueError, TypeError) as error:
-            raise UsageError(
-                f"{path} cannot be read as a run's config ({error}); choose another --out"
-            ) from None
-        changed = differences(existing, config)
-        if changed:
-            raise UsageError(
-                f"{out} holds a run of another config ({'; '.join(changed[:3])}"
-                + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
-                + "); choose another --out, or give that run's config"
-            )
-        if resume != "auto":
-            raise UsageError(
-                f"{out} already holds this run; add --resume auto to go on, or choose another --out"
-            )
-    elif out.exists() and any(out.iterdir()):
-        raise UsageError(f"{out} is not empty and holds no run; choose another --out")
-    found = checkpoint.find(out / CHECKPOINTS)
-    latest = checkpoint.open_checkpoint(found[-1]) if found else None
-    if latest is not None:
-        latest.verify()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(config.to_json(), indent=1) + "\n")
-        os.replace(partial, path)
-    except OSError as error:
-        raise RunError(f"could not write {path}: {error.strerror}") from error
-    return latest
-
-
-def _check_pictures(config: RunConfig, decoder: Decoder | None) -> None:
-    """Raises UsageError where pictures are wanted of latents whose autoencoder is not here."""
-    if decoder is None or not (config.sample.every or config.evaluate.every):
-        return
-    try:
-        _ = decoder.autoencoder
-    except UsageError as error:
-        raise UsageError(f"{error}; or train without pictures: sample.every=0 evaluate.every=0") from None
-
-
-def _check_same_latents(saved: checkpoint.Checkpoint, decoder: Decoder | None) -> None:
-    """Raises UsageError where a run would go on with another autoencoder's latents."""
-    before = saved.manifest["state"].get("made_by") or {}
-    now = {} if decoder is None else decoder.made_by._asdict()
-    if any(before.get(key) != now.get(key) for key in ("encoder_sha256", "scale")):
-        names = [maker.get("name", "no autoencoder") for maker in (before, now)]
-        raise UsageError(
-            f"{saved.folder} was trained on the latents of {names[0]}, these are of {names[1]}, which has "
-            "another encoder; choose another --out"
-        )
-
-
-def _draw_samples(pipeline: Pipeline, step: int, out: Path) -> Path:
-    """A grid of the EMA weights: one row a class, the same noise at every step."""
-    config = pipeline.config
-    with torch.no_grad():
-        classes = config.sample.grid_classes(config.model.num_classes)
-        sheet = images.grid(pipeline(classes, seed=config.sample.seed), config.sample.per_class)
-    path = out / SAMPLES / f"{checkpoint.folder_name(step)}.png"
-    origin = {"run": config.name, "step": step, "sample": config.to_json()["sample"]}
-    images.save_png(path, sheet, origin)
-    return path
-
-
-def gone_wrong(what: str, step: int, checkpoints: Path) -> str:
-    """Why a run stopped after `step`, and what to go on from."""
-    found = checkpoint.find(checkpoints)
-    good = f"the last good checkpoint is {found[-1]}" if found else "no checkpoint had been saved yet"
-    return (
-        f"{what}; stopped after step {step}; {good}. Try a lower optimizer.learning_rate, or optimizer.clip=1"
-    )

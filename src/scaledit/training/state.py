@@ -1,6 +1,7 @@
-"""Everything that training changes, and one step of it.
+"""The training of a DiT: what is learned besides the weights, and how samples are scored.
 
     theta <- AdamW(theta, grad of the mean over the batch of  weight L(theta; x_0, y, t, eps))
+    ema   <- beta ema + (1 - beta) theta
 
 All randomness of step i is keyed by (seed, position in the stream): there is no generator to save, and
 a resumed run draws what an uninterrupted one would have.
@@ -8,138 +9,137 @@ a resumed run draws what an uninterrupted one would have.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scaledit import assemble
-from scaledit.checkpoint import Checkpoint
-from scaledit.config import OptimizerConfig, RunConfig
+from scaledit.autoencoders.encoded import EncodedImages
+from scaledit.config import RunConfig
+from scaledit.data.loader import Loader
 from scaledit.data.order import samples_at
-from scaledit.data.sets import TrainingSet
+from scaledit.data.sets import BUILT_IN, Batch, TrainingSet
 from scaledit.diffusion import NetDenoiser, TimeDistribution
-from scaledit.diffusion.noise import training_draws
+from scaledit.diffusion.noise import TrainingDraws, training_draws
 from scaledit.diffusion.objectives import Objective
 from scaledit.models.dit import DiT
-from scaledit.pipeline import load_weights
 from scaledit.training import ema
+from scaledit.training.learner import Learner, Scored, adamw, autocast, optimizer_tensors
+from scaledit.training.parallel import Parallel, local, shard, whole
+from scaledit.training.ranks import Ranks
 
 
-class StepResult(NamedTuple):
-    """Means over the batch. `skipped`: loss or gradient was not finite, so nothing was changed."""
+class Read(NamedTuple):
+    """What a loader makes of some positions of the stream."""
 
-    loss: float
-    mse: float
-    vlb: float | None
-    grad_norm: float
-    skipped: bool
+    batch: Batch
+    draws: TrainingDraws
 
 
-@dataclass
-class TrainState:
-    """The weights, their average, the optimizer, what the time distribution has learned, and counters."""
+@dataclass(frozen=True)
+class Reader:
+    """positions -> Read; runs in the loader's processes."""
 
-    config: RunConfig
-    net: DiT
+    dataset: TrainingSet
+    seed: int
+    shape: tuple[int, ...]
+
+    def __call__(self, positions: range) -> Read:
+        indices = samples_at(positions, len(self.dataset), self.seed)
+        batch = self.dataset.batch(indices, positions, self.seed)
+        return Read(batch, training_draws(self.seed, positions, self.shape))
+
+
+class Network(NamedTuple):
+    """What a denoiser asks of a network, with the ranks behind it."""
+
+    parallel: Parallel
+    null_label: int
+
+    def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return self.parallel(x, t, y)
+
+
+@dataclass(eq=False, kw_only=True)
+class TrainState(Learner[Read]):
+    """A DiT, its average, and what the time distribution has learned. encoder: what turns images into latents
+    as they come; None where the set holds what the model sees."""
+
+    COLUMNS: ClassVar[tuple[str, ...]] = ("mse", "vlb", "unweighted", "fraction")
+
+    config: RunConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+    net: DiT  # pyright: ignore[reportIncompatibleVariableOverride]
     ema: DiT
-    optimizer: torch.optim.AdamW
     times: TimeDistribution
-    device: torch.device
-    step: int = 0
-    skipped: int = 0
-    seconds: float = 0.0
+    encoder: EncodedImages | None = None
 
     @classmethod
-    def create(cls, config: RunConfig, device: torch.device) -> TrainState:
-        net, average = (assemble.network(config.model, config.train.seed).to(device) for _ in range(2))
+    def create(cls, config: RunConfig, dataset: TrainingSet, ranks: Ranks) -> TrainState:
+        """A fresh state, the same on all ranks. Raises UsageError for more ranks than samples in a batch."""
+        net, average = (assemble.network(config.model, config.train.seed).to(ranks.device) for _ in range(2))
         for parameter in average.parameters():
             parameter.requires_grad_(False)
-        settings = config.optimizer
-        optimizer = torch.optim.AdamW(
-            net.parameters(),
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-            fused=True,
+        precision = config.train.precision
+        parallel = Parallel(net.train(), net.blocks, config.engine, precision, ranks)
+        if parallel.sharded:
+            shard(average, average.blocks, config.engine.parallel == "hybrid", precision, ranks)
+        encoder = dataset if isinstance(dataset, EncodedImages) else None
+        reader = Reader(dataset if encoder is None else encoder.images, config.train.seed, config.model.shape)
+        in_memory = config.data.name in BUILT_IN
+        return cls(
+            config=config,
+            net=net,
+            ema=average.eval(),
+            parallel=parallel,
+            optimizer=adamw(net, config.optimizer),
+            times=assemble.TIMES[config.diffusion.times](),
+            ranks=ranks,
+            loader=Loader(
+                reader,
+                config.train.batch_size,
+                0 if in_memory else config.data.workers,
+                config.engine.timeout,
+            ),
+            samples=len(dataset),
+            encoder=encoder,
         )
-        times = assemble.TIMES[config.diffusion.times]()
-        return cls(config, net.train(), average.eval(), optimizer, times, device)
 
     def __post_init__(self) -> None:
-        # Made once: walking the modules and computing the schedule's tables anew would cost each step.
-        self.weights: list[Tensor] = list(self.net.parameters())
-        self.averages: list[Tensor] = list(self.ema.parameters())
-        self.denoiser: NetDenoiser = assemble.denoiser(self.config.diffusion, self.net)
+        super().__post_init__()
+        self.averages: list[Tensor] = [local(parameter) for parameter in self.ema.parameters()]
+        self.averaged: list[Tensor] = [local(parameter.detach()) for parameter in self.net.parameters()]
+        network = Network(self.parallel, self.net.null_label)
+        self.denoiser: NetDenoiser = assemble.denoiser(self.config.diffusion, network)
         self.objective: Objective = assemble.OBJECTIVES[self.config.diffusion.objective]()
 
-    def advance(self, dataset: TrainingSet) -> StepResult:
-        """One optimizer step on the next train.batch_size samples; counts it even if it is skipped."""
-        config = self.config.train
-        first, micro = self.step * config.batch_size, config.batch_size // config.accumulate
-        self.optimizer.zero_grad()
-        loss, mse, vlb = 0.0, 0.0, None
-        learned = []
-        for i in range(config.accumulate):
-            positions = range(first + i * micro, first + (i + 1) * micro)
-            part = self._backward(dataset, positions)
-            loss += part.loss / config.accumulate
-            mse += part.mse / config.accumulate
-            vlb = None if part.vlb is None else (vlb or 0.0) + part.vlb / config.accumulate
-            learned.append((part.fraction, part.losses))
-        gradients = [weight.grad for weight in self.weights if weight.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        grad_norm = float(norm)
-        skipped = not (math.isfinite(loss) and math.isfinite(grad_norm))
-        if skipped:
-            self.skipped += 1
-        else:
-            if self.config.optimizer.clip > 0:
-                nn.utils.clip_grads_with_norm_(self.weights, self.config.optimizer.clip, norm)
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(self.config.optimizer, self.step, config.steps)
-            self.optimizer.step()
-            ema.update(self.averages, self.weights, ema.decay_at(self.config.ema, self.step))
-            for fraction, losses in learned:
-                self.times.update(fraction, losses)
-        self.step += 1
-        return StepResult(loss, mse, vlb, grad_norm, skipped)
-
-    def _backward(self, dataset: TrainingSet, positions: range) -> _Micro:
-        """Accumulates the gradient of one micro-batch."""
-        config, seed = self.config, self.config.train.seed
-        x0, y = dataset.batch(samples_at(positions, len(dataset), seed), positions, seed)
-        draws = training_draws(seed, positions, config.model.shape)
-        y = self.net.drop_labels(y, draws.label_drop)
-        fraction, weight = self.times.draw(draws.time)
-        with autocast(config.train.precision, self.device):
+    def score(self, item: Read, part: slice, positions: range) -> Scored:
+        config, device = self.config, self.ranks.device
+        x0, y = (one[part] for one in item.batch)
+        time, label_drop, eps = (one[part] for one in item.draws)
+        if self.encoder is not None:
+            x0 = self.encoder.encoded(x0, positions, config.train.seed)
+        y = self.net.drop_labels(y, label_drop)
+        fraction, weight = self.times.draw(time)
+        with autocast(config.train.precision, device):
             losses = self.objective(
                 self.denoiser,
-                x0.to(self.device),
-                y.to(self.device),
+                x0.to(device),
+                y.to(device),
                 self.denoiser.schedule.at(fraction),
-                draws.eps.to(self.device),
+                eps.to(device),
             )
-        loss = (losses.total * weight.to(losses.total)).mean()
-        (loss / config.train.accumulate).backward()
-        return _Micro(
-            loss=loss.item(),
-            mse=losses.mse.mean().item(),
-            vlb=None if losses.vlb is None else losses.vlb.mean().item(),
-            fraction=fraction,
-            losses=losses.total.detach(),
-        )
+        total = losses.total.detach()
+        vlb = torch.zeros_like(total) if losses.vlb is None else losses.vlb.detach()
+        columns = (losses.mse.detach(), vlb, total, fraction)
+        return Scored(losses.total * weight.to(total), columns)
 
-    def is_finite(self) -> bool:
-        """Whether every weight and its average are finite: what must hold before they are saved."""
-        return all(bool(tensor.isfinite().all()) for tensor in (*self.weights, *self.averages))
+    def applied(self, table: Tensor) -> None:
+        ema.update(self.averages, self.averaged, ema.decay_at(self.config.ema, self.step))
+        self.times.update(table[:, -1], table[:, -2])
 
-    def parts(self) -> dict[str, dict[str, Tensor]]:
-        """What a checkpoint holds, a file each."""
+    def held(self) -> dict[str, dict[str, Tensor]]:
         return {
             "model": dict(self.net.state_dict()),
             "ema": dict(self.ema.state_dict()),
@@ -147,67 +147,22 @@ class TrainState:
             "times": self.times.state(),
         }
 
-    def counters(self) -> dict[str, Any]:
-        return {"skipped": self.skipped, "seconds": self.seconds}
+    @torch.no_grad()
+    def ema_distance(self) -> float:
+        """|ema - weights| / |weights|, over all of them: how far the average lags behind."""
+        pairs = zip(self.averages, self.averaged, strict=True)
+        here = torch.zeros(2, dtype=torch.float64)
+        for average, weight in pairs:
+            here += torch.stack([(average - weight).square().sum(), weight.square().sum()]).to(here)
+        if self.parallel.sharded:
+            self.ranks.sum_(here)
+        return float((here[0] / here[1]).sqrt())
 
-    def restore(self, saved: Checkpoint) -> None:
-        """Continues from a checkpoint; every file is verified before anything is changed."""
-        parts = {part: saved.tensors(part) for part in ("model", "ema", "optimizer", "times")}
-        load_weights(self.net, parts["model"], saved.folder)
-        load_weights(self.ema, parts["ema"], saved.folder)
-        restore_optimizer(self.net, self.optimizer, parts["optimizer"])
-        for name, tensor in self.times.state().items():
-            tensor.copy_(parts["times"][name])
-        self.step = saved.step
-        self.skipped = saved.manifest["state"]["skipped"]
-        self.seconds = saved.manifest["state"]["seconds"]
-
-
-class _Micro(NamedTuple):
-    loss: float
-    mse: float
-    vlb: float | None
-    fraction: Tensor
-    losses: Tensor
-
-
-def optimizer_tensors(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """{"kind/parameter": tensor} of what the optimizer keeps for the parameters that it trains."""
-    return {
-        f"{kind}/{name}": value
-        for name, parameter in net.named_parameters()
-        if parameter.requires_grad
-        for kind, value in optimizer.state[parameter].items()
-    }
-
-
-def restore_optimizer(
-    net: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
-) -> None:
-    """The inverse of `optimizer_tensors`. Moments get their parameter's strides: the fused AdamW walks both
-    in the order of memory, so that moments of another layout would meet other weights."""
-    parameters, by_parameter = dict(net.named_parameters()), dict[str, dict[str, Tensor]]()
-    for key, value in tensors.items():
-        kind, name = key.split("/", 1)
-        if value.shape == parameters[name].shape:
-            value = torch.empty_like(parameters[name], dtype=value.dtype, device="cpu").copy_(value)
-        by_parameter.setdefault(name, {})[kind] = value
-    order = [name for name, parameter in net.named_parameters() if parameter.requires_grad]
-    state = {i: by_parameter[name] for i, name in enumerate(order) if name in by_parameter}
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-
-
-def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
-    """The rate of step `step` (0 for the first) of `steps`."""
-    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    done = step / steps
-    decay = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
-    return config.learning_rate * warm * decay[config.decay]
-
-
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """bf16 autocast, or nothing; "tf32" lets float32 products round their inputs to 10 bits (CUDA)."""
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    if precision == "bf16":
-        return torch.autocast(device.type, torch.bfloat16)
-    return nullcontext()
+    def averaged_network(self) -> DiT:
+        """The average as a plain network on this rank; where it is sharded, all ranks must call this."""
+        if not self.parallel.sharded:
+            return self.ema
+        tensors = {name: whole(tensor) for name, tensor in self.ema.state_dict().items()}
+        plain = assemble.network(self.config.model, seed=0).to(self.ranks.device).eval()
+        plain.load_state_dict(tensors)
+        return plain

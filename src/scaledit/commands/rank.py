@@ -1,0 +1,154 @@
+"""One process of a training run: its loop, its watch, and on the first rank those who listen to the events.
+
+Exit codes: 0 done, 1 failed, 2 a wrong call, 75 stopped by a signal with everything saved, 130 interrupted,
+143 told twice to stop. status.json in the run folder says the same, with the step and the reason.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from scaledit.config import Config
+from scaledit.errors import RunError, UsageError
+from scaledit.progress import TrainingProgress
+from scaledit.training.events import Event, Finished, Saved, Started, Stopped
+from scaledit.training.folder import write_status
+from scaledit.training.log import JsonLog
+from scaledit.training.loop import Surroundings
+from scaledit.training.ranks import EndedElsewhere, Ranks, leave
+from scaledit.training.signals import STOPPED, StopRequest
+from scaledit.training.watch import Watch
+
+Events = Callable[[Surroundings], Iterator[Event]]
+"""Starts a run: scaledit.training.dit.train, or the autoencoder's, of some config."""
+
+
+def run(config: Config, out: Path, device: str, events: Events, report: Callable[[], None]) -> int:
+    """Trains as one rank, or as the only process, and gives the exit code. report: what the first rank does
+    after the end. Raises UsageError and RunError; one of several ranks prints them and ends its process."""
+    ranks = Ranks.join(device)
+    rank = Rank(out, ranks, config.engine.timeout)
+    if not ranks.grouped:
+        return rank.run(events, report)
+    try:
+        code = rank.run(events, report)
+    except EndedElsewhere as ended:
+        code = ended.code
+    except (UsageError, RunError) as error:
+        print(f"scaledit: {error}", file=sys.stderr)
+        code = 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        code = 130
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    return leave(code)
+
+
+class Rank:
+    """One rank's life: its loop, its watch, and on the first rank the listeners."""
+
+    def __init__(self, out: Path, ranks: Ranks, timeout: float):
+        self.out, self.ranks = out, ranks
+        self.console = Console(stderr=True)
+        self.watch = Watch(out, ranks, timeout, self._stuck)
+        self.around = Surroundings(ranks, StopRequest().listen(), self.watch)
+        self.step: int | None = None  # none before the folder is this run's
+        self.saved: int | None = None
+
+    def run(self, events: Events, report: Callable[[], None]) -> int:
+        """The exit code; raises what ended the run, after status.json and the other ranks were told."""
+        try:
+            code = self._through(events(self.around))
+            if code == 0 and self.ranks.first:
+                report()
+            return code
+        except KeyboardInterrupt:
+            if self.ranks.first:
+                step = f"from step {self.saved} " if self.saved is not None else ""
+                self._say(f"interrupted; the same command with --resume auto goes on {step}in {self.out}")
+            self._status("failed", reason="interrupted", exit_code=130)
+            raise
+        except (UsageError, RunError) as error:
+            self._failed(str(error))
+            raise
+        except RuntimeError as error:
+            if not (self.ranks.grouped and lost_contact(error)):
+                self._failed(f"{type(error).__name__}: {error}")
+                raise
+            who = self.watch.culprit()
+            self.watch.ended(f"lost contact: {who}")
+            if not self.watch.speaks():
+                raise EndedElsewhere(1) from error
+            self._status("failed", reason=who, exit_code=1)
+            raise RunError(f"{who}; the same command with --resume auto goes on") from error
+
+    def _through(self, events: Iterator[Event]) -> int:
+        """Listens to the events of this rank; the exit code that they mean."""
+        last: Event | None = None
+        with self._listening() as listen:
+            for event in events:
+                listen(event)
+                last = event
+                if isinstance(event, Started):
+                    self.step = event.step
+                    self._status("running")
+                elif isinstance(event, Saved):
+                    self.step = self.saved = event.step
+        if isinstance(last, Stopped):
+            self.step = last.step
+            self._status("stopped", reason=last.signal, exit_code=STOPPED)
+            return STOPPED
+        assert isinstance(last, Finished)
+        self.step = last.step
+        self._status("finished", exit_code=0)
+        return 0
+
+    @contextmanager
+    def _listening(self) -> Iterator[Callable[[Event], None]]:
+        """What is told of each event: the log and the display, on the first rank."""
+        if not self.ranks.first:
+            yield lambda event: None
+            return
+        log = JsonLog(self.out)
+        with TrainingProgress(self.console) as progress:
+
+            def listen(event: Event) -> None:
+                log(event)
+                progress(event)
+
+            yield listen
+
+    def _stuck(self, why: str) -> None:
+        """From the watch's thread, when nothing moves any more."""
+        self.watch.ended("nothing moved")
+        if self.watch.speaks():
+            self._say(f"scaledit: {why}. The same command with --resume auto goes on")
+            self._status("failed", reason=why, exit_code=1)
+        leave(1)
+
+    def _failed(self, why: str) -> None:
+        self.watch.ended(why)
+        self._status("failed", reason=why, exit_code=1)
+
+    def _status(self, state: str, **more: Any) -> None:
+        """Of a run whose folder this is; a disk that is full must not hide the reason."""
+        if self.step is None:
+            return
+        with suppress(OSError):
+            write_status(self.out, state, self.step, ranks=self.ranks.world, **more)
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, soft_wrap=True)
+
+
+def lost_contact(error: RuntimeError) -> bool:
+    """Whether a message to other ranks could not be sent or received."""
+    return any(word in str(error) for word in ("gloo", "Gloo", "NCCL", "Connection", "Socket", "TCPStore"))

@@ -1,0 +1,95 @@
+"""Several ranks on this machine: starts them, hands signals on, and ends all when one is lost.
+
+scaledit train RECIPE --nproc N  =  N processes of  scaledit train RECIPE,  with torchrun's variables set
+
+No torch is imported here, and there is no deadline for a rank that saves after SIGTERM (torchrun has 30 s).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+LAST_WORDS = 15.0
+"""Seconds for the others to find out, and say, that a rank is gone."""
+POLL = 0.1
+
+
+def run(arguments: Sequence[str], nproc: int) -> int:
+    """Runs `scaledit *arguments` as `nproc` ranks and gives the exit code: that of the first rank that failed
+    (1 if a signal ended it), else the highest. Ctrl-C and stop signals reach every rank once."""
+    ranks = [_start(arguments, rank, nproc, port) for port in [_free_port()] for rank in range(nproc)]
+
+    def forward(number: int, _: FrameType | None) -> None:
+        for rank in ranks:
+            if rank.poll() is None:
+                rank.send_signal(number)
+
+    for number in FORWARDED:
+        signal.signal(number, forward)
+    try:
+        return _wait(ranks)
+    finally:
+        for rank in ranks:
+            if rank.poll() is None:
+                rank.kill()
+
+
+def _start(arguments: Sequence[str], rank: int, nproc: int, port: int) -> subprocess.Popen[bytes]:
+    environment = {
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nproc)),
+        **os.environ,
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(nproc),
+        "LOCAL_WORLD_SIZE": str(nproc),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    command = [sys.executable, "-m", "scaledit.cli", *arguments]
+    # Of their own session: a terminal's Ctrl-C comes from here alone, once.
+    return subprocess.Popen(command, env=environment, start_new_session=True)
+
+
+def _wait(ranks: list[subprocess.Popen[bytes]]) -> int:
+    """Until all have ended by themselves, or LAST_WORDS after one failed."""
+    failed, deadline = None, float("inf")
+    while any(rank.poll() is None for rank in ranks) and time.monotonic() < deadline:
+        for number, rank in enumerate(ranks):
+            if failed is None and _is_failure(rank.poll()):
+                failed, deadline = number, time.monotonic() + LAST_WORDS
+                _tell(number, rank)
+        time.sleep(POLL)
+    if failed is None:
+        codes = [rank.returncode for rank in ranks]
+        failed = next((number for number, code in enumerate(codes) if _is_failure(code)), None)
+        if failed is None:
+            return max(codes)
+        _tell(failed, ranks[failed])
+    return max(1, ranks[failed].returncode)
+
+
+def _is_failure(code: int | None) -> bool:
+    return code not in (None, 0, 75)
+
+
+def _tell(number: int, rank: subprocess.Popen[bytes]) -> None:
+    """Of a rank that could not say it itself."""
+    if rank.returncode < 0:
+        name = signal.Signals(-rank.returncode).name
+        print(
+            f"scaledit: rank {number} (process {rank.pid}) was ended by {name}", file=sys.stderr, flush=True
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

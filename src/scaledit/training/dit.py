@@ -1,0 +1,189 @@
+"""Training a DiT as a stream of events, over a run folder that survives being killed.
+
+for event in train(config, out, resume="auto"): ...
+
+out/config.json   out/log.jsonl   out/checkpoints/step-XXXXXXXX/   out/samples/step-XXXXXXXX.png
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from scaledit import assemble, checkpoint, images, machine
+from scaledit.autoencoders.decoder import Decoder
+from scaledit.config import RunConfig
+from scaledit.data.latents import Latents
+from scaledit.data.sets import TrainingSet, check_fits
+from scaledit.errors import UsageError
+from scaledit.evaluation.judge import Judge, drawn, open_judge
+from scaledit.models import flops
+from scaledit.pipeline import PROGRESS, Pipeline
+from scaledit.training.events import Evaluated, Event, Finished, Sampled, Started, Stepped, Stopped, Verifying
+from scaledit.training.folder import SAMPLES
+from scaledit.training.learner import StepResult
+from scaledit.training.loop import Run, Speed, Surroundings, claimed, due
+from scaledit.training.ranks import Ranks
+from scaledit.training.state import TrainState
+
+
+def train(
+    config: RunConfig,
+    out: Path,
+    *,
+    resume: Literal["auto", "never"] = "never",
+    device: str = "auto",
+    dataset: TrainingSet | None = None,
+    around: Surroundings | None = None,
+) -> Iterator[Event]:
+    """Trains `config` in the run folder `out`, yielding what happens.
+
+    resume="auto" goes on from the latest whole checkpoint of the same config, or starts if there is none.
+    `dataset` replaces the one that config.data names; `around` is needed for several ranks, and to be
+    stopped. Raises UsageError before anything is written if the folder holds another run or the data does not
+    fit; RunError if no checkpoint is whole or the numbers go wrong train.max_skips times in a row.
+    """
+    around = around or Surroundings(Ranks(assemble.device(device)))
+    ranks, where = around.ranks, around.ranks.device
+    ranks.share(config.train.batch_size)
+    if dataset is None:
+        encoder = assemble.autoencoder(config.autoencoder, config.data, where)
+        dataset = assemble.dataset(config.data, encoder)
+    check_fits(dataset, config.model.shape, config.model.num_classes)
+    decoder = assemble.decoder(config.autoencoder, dataset, where)
+    _check_pictures(config, decoder)
+    judge = open_judge(config.evaluate, where) if config.evaluate.every and ranks.first else None
+    with claimed(config, out, resume, around) as found:
+        if found.checkpoint is not None:
+            _check_same_latents(found.checkpoint, decoder)
+        if isinstance(dataset, Latents) and config.data.verify:
+            yield from around.first_only(0, lambda: _verified(dataset, around))
+        state = TrainState.create(config, dataset, ranks)
+        looks = Looks(state, out, around, dataset.class_names, decoder, judge)
+        counts = flops.count(config.model)
+        manifest = {
+            "class_names": dataset.class_names,
+            "made_by": None if decoder is None else decoder.made_by._asdict(),
+        }
+        run = Run(state, out, around, counts.macs, manifest, looks.stepped, looks.due)
+        yield from run.restored(found)
+        machine.roof(where, config.train.precision)  # while nothing else runs
+        started = Started(
+            config.name,
+            state.step,
+            config.train.steps,
+            str(where),
+            ranks.world,
+            counts.params,
+            counts.macs,
+            len(dataset),
+        )
+        yield started
+        ended = None
+        for event in run.steps():
+            ended = event
+            yield event
+        if not isinstance(ended, Stopped):
+            yield Finished(state.step, state.seconds, state.skipped)
+
+
+class Looks:
+    """What is reported of the training of a DiT, and what is drawn from its average."""
+
+    def __init__(
+        self,
+        state: TrainState,
+        out: Path,
+        around: Surroundings,
+        class_names: tuple[str, ...],
+        decoder: Decoder | None,
+        judge: Judge | None,
+    ):
+        self.state, self.out, self.around = state, out, around
+        self.class_names, self.decoder, self.judge = class_names, decoder, judge
+
+    def stepped(self, result: StepResult, speed: Speed) -> Stepped:
+        state = self.state
+        return Stepped(
+            step=state.step,
+            loss=result.loss,
+            mse=result.means["mse"],
+            vlb=result.means["vlb"] if state.config.diffusion.objective == "hybrid" else None,
+            grad_norm=result.grad_norm,
+            learning_rate=state.optimizer.param_groups[0]["lr"],
+            seconds=state.seconds,
+            **speed._asdict(),
+            ema_distance=state.ema_distance(),
+        )
+
+    def due(self, last: bool) -> Iterator[Event]:
+        step, config = self.state.step, self.state.config
+        sampled = due(step, config.sample.every) or (last and config.sample.every > 0)
+        judged = due(step, config.evaluate.every) or (last and config.evaluate.every > 0)
+        if not (sampled or judged):
+            return
+        net = self.state.averaged_network()
+
+        def look() -> Iterator[Event]:
+            origin = {"run": config.name, "step": step, "weights": "ema"}
+            where = self.around.ranks.device
+            pipeline = Pipeline(config, net, where, self.class_names, origin, self.decoder)
+            if sampled:
+                yield Sampled(step, self._draw_samples(pipeline))
+            if judged and self.judge is not None:
+                sets = drawn(self.judge, pipeline, config.evaluate)
+                yield Evaluated(step, self.judge.score(sets, self._moving("judging samples")))
+
+        yield from self.around.first_only(step, look)
+
+    def _moving(self, what: str) -> PROGRESS:
+        """A progress callback for long work: tells the watch, and stops where a signal asks for it."""
+
+        def on_progress(_: int, __: int) -> None:
+            self.around.doing(what, self.state.step)
+            self.around.stop.check()
+
+        return on_progress
+
+    def _draw_samples(self, pipeline: Pipeline) -> Path:
+        """A grid of the EMA weights: one row a class, the same noise at every step."""
+        config, step = pipeline.config, self.state.step
+        classes = config.sample.grid_classes(config.model.num_classes)
+        with torch.no_grad():
+            drawing = self._moving("drawing samples")
+            sheet = pipeline(classes, seed=config.sample.seed, progress=drawing)
+        path = self.out / SAMPLES / f"{checkpoint.folder_name(step)}.png"
+        origin = {"run": config.name, "step": step, "sample": config.to_json()["sample"]}
+        images.save_png(path, images.grid(sheet, config.sample.per_class), origin)
+        return path
+
+
+def _verified(dataset: Latents, around: Surroundings) -> Iterator[Event]:
+    for done, total in dataset.verify():
+        around.doing("verifying the latents", 0)
+        yield Verifying(done, total)
+
+
+def _check_pictures(config: RunConfig, decoder: Decoder | None) -> None:
+    """Raises UsageError where pictures are wanted of latents whose autoencoder is not here."""
+    if decoder is None or not (config.sample.every or config.evaluate.every):
+        return
+    try:
+        _ = decoder.autoencoder
+    except UsageError as error:
+        raise UsageError(f"{error}; or train without pictures: sample.every=0 evaluate.every=0") from None
+
+
+def _check_same_latents(saved: checkpoint.Checkpoint, decoder: Decoder | None) -> None:
+    """Raises UsageError where a run would go on with another autoencoder's latents."""
+    before = saved.manifest["state"].get("made_by") or {}
+    now = {} if decoder is None else decoder.made_by._asdict()
+    if any(before.get(key) != now.get(key) for key in ("encoder_sha256", "scale")):
+        names = [maker.get("name", "no autoencoder") for maker in (before, now)]
+        raise UsageError(
+            f"{saved.folder} was trained on the latents of {names[0]}, these are of {names[1]}, which has "
+            "another encoder; choose another --out"
+        )
