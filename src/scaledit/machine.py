@@ -1,0 +1,117 @@
+"""On what something was measured, and how much the machine can do at best.
+
+    roof = 2 n^3 / the shortest time of a product of two n x n matrices        (a multiply-add counts two)
+
+Speed as a share of the roof says how much of the machine is used, whatever machine it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import platform
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scaledit import __version__
+
+if TYPE_CHECKING:
+    import torch
+
+SMALLEST, LARGEST, LONG = 256, 8192, 0.003
+"""n doubles from SMALLEST until a product takes LONG seconds, enough for the device's best rate."""
+BUDGET, AT_LEAST, AT_MOST = 0.05, 3, 50
+"""Seconds of products of the last n; how many of any n at least, and of the last at most."""
+
+
+def roof(device: str | torch.device = "cpu", precision: str = "fp32") -> float:
+    """FLOP/s of the best of a few large matrix products on `device`, a multiply-add counting two; measured
+    once a process, with the threads of that moment, in about
+    0.1 seconds.
+
+    precision: a run's: "fp32", "tf32" (on CUDA; fp32 elsewhere), "bf16" or "fp16".
+    """
+    import torch
+
+    return _roof(str(torch.device(device)), precision)
+
+
+@functools.cache
+def _roof(device: str, precision: str) -> float:
+    import torch
+
+    where = torch.device(device)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    # Not zeros: a device draws less power on those, and clocks higher.
+    draw = torch.Generator(where).manual_seed(0)
+
+    def product_of(side: int) -> Callable[[], None]:
+        a, b = (torch.randn(side, side, generator=draw, device=where).to(dtype) for _ in range(2))
+
+        def product() -> None:
+            torch.mm(a, b)
+            wait(where)
+
+        product()  # the first one sets things up
+        return product
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        side, product = SMALLEST, product_of(SMALLEST)
+        best = 0.0
+        while (took := seconds(product, repeats=AT_LEAST)) < LONG and side < LARGEST:
+            best = max(best, 2 * side**3 / took)
+            side *= 2
+            product = product_of(side)
+        repeats = min(AT_MOST, math.ceil(BUDGET / took))
+        return max(best, 2 * side**3 / min(took, seconds(product, repeats)))
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def wait(device: torch.device) -> None:
+    """Until `device` has done what it was given; a CPU always has."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def seconds(call: Callable[[], object], repeats: int = 3) -> float:
+    """The fastest of `repeats` calls: what the machine can do when nothing else is in the way."""
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def described() -> dict[str, Any]:
+    """What a result's reader needs to know of the machine and the libraries."""
+    import torch
+
+    return {
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": version("numpy"),
+        "scipy": version("scipy"),
+        "scaledit": __version__,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
