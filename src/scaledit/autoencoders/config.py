@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from scaledit.config import CheckpointConfig, Config, DataConfig, OptimizerConfig, check_bounds
+from scaledit.config import CheckpointConfig, Config, DataConfig, LogConfig, OptimizerConfig, check_bounds
 from scaledit.errors import UsageError
 
 
@@ -78,6 +78,7 @@ class AutoencoderRun(Config):
     train: AutoencoderTrainConfig = field(default_factory=AutoencoderTrainConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluate: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+    log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
         check_bounds(

@@ -33,8 +33,10 @@ def run(given: argparse.Namespace) -> None:
     from scaledit.report import autoencoder as report
     from scaledit.training import log
     from scaledit.training.autoencoder import train
+    from scaledit.training.trackers import trackers
 
-    common.shown_training(train(config, out, resume=given.resume, device=given.device), out)
+    told = trackers(config, out)
+    common.shown_training(train(config, out, resume=given.resume, device=given.device), out, told)
     page = report.write(out)
     last = {event["event"]: event for event in log.read(out)}  # a run that was done already has no new ones
     exported, judged = last["exported"], last["reconstructed"]

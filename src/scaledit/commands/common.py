@@ -14,6 +14,7 @@ from scaledit.errors import UsageError
 if TYPE_CHECKING:
     from scaledit.pipeline import Pipeline
     from scaledit.training.events import Event
+    from scaledit.training.trackers import Tracker
 
 
 def recipe(parser: argparse.ArgumentParser) -> None:
@@ -109,8 +110,8 @@ def at_least(given: argparse.Namespace, smallest: int, *names: str) -> None:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {smallest}, got {value}")
 
 
-def shown_training(events: Iterable[Event], out: Path) -> dict[type, Event]:
-    """Goes through a run's events, logging and showing each; gives the last of every type."""
+def shown_training(events: Iterable[Event], out: Path, trackers: Iterable[Tracker] = ()) -> dict[type, Event]:
+    """Goes through a run's events, logging, tracking and showing each; gives the last of every type."""
     from rich.console import Console
 
     from scaledit.progress import TrainingProgress
@@ -120,10 +121,13 @@ def shown_training(events: Iterable[Event], out: Path) -> dict[type, Event]:
     console, log = Console(stderr=True), JsonLog(out)
     last: dict[type, Event] = {}
     try:
-        with TrainingProgress(console) as progress:
+        with ExitStack() as stack:
+            told: list[Callable[[Event], None]] = [stack.enter_context(each) for each in trackers]
+            told.append(stack.enter_context(TrainingProgress(console)))
             for event in events:
-                log(event)
-                progress(event)
+                log(event)  # first: trackers read log.jsonl when a run is resumed
+                for listener in told:
+                    listener(event)
                 last[type(event)] = event
     except KeyboardInterrupt:
         saved = last.get(Saved)

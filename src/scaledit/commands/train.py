@@ -30,9 +30,11 @@ def run(given: argparse.Namespace) -> None:
     from scaledit.report import run as report
     from scaledit.training.events import Finished
     from scaledit.training.loop import train
+    from scaledit.training.trackers import trackers
 
+    told = trackers(config, out)
     events = train(config, out, resume=given.resume, device=given.device)
-    finished = common.shown_training(events, out)[Finished]
+    finished = common.shown_training(events, out, told)[Finished]
     assert isinstance(finished, Finished)
     with common.shown_progress("judging for the report") as judged:
         page = report.write(out, given.device, judged)
