@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import described, roof, seconds
 from scipy.linalg import sqrtm
 
 from scaledit.evaluation.inception import Inception, InceptionExtractor
 from scaledit.evaluation.metrics import Statistics, frechet_distance, neighbourhoods
+from scaledit.machine import described, roof, seconds
 
 DIMENSION = 2048
 REFERENCES, SAMPLES = 20_000, 10_000

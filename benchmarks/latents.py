@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import described
 
 from scaledit.autoencoders import open_autoencoder
 from scaledit.autoencoders.cache import Encoding, encode
@@ -27,6 +26,7 @@ from scaledit.data.files import BuiltIn
 from scaledit.data.latents import Latents
 from scaledit.data.photos import photos
 from scaledit.data.sets import Images
+from scaledit.machine import described
 from scaledit.training.autoencoder_state import build
 
 BATCH = 256

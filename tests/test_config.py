@@ -182,6 +182,7 @@ def test_a_model_by_its_name_in_the_paper(recipe: Callable[[str, str], str]):
     [
         (["checkpoint.every=7", "checkpoint.keep=9", "sample.steps=3", "sample.every=0"], []),
         (["train.log_every=1", "train.max_skips=9", "data.path=/moved"], []),
+        (["log.tensorboard=true", "log.wandb=project", "log.wandb_mode=offline"], []),
         (["train.steps=17"], []),
         (["train.seed=1"], ["train.seed: 0 -> 1"]),
         (["train.batch_size=32"], ["train.batch_size: 64 -> 32"]),

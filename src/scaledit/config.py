@@ -185,6 +185,20 @@ class EvaluateConfig:
     batch_size: int = 125
 
 
+@dataclass(frozen=True)
+class LogConfig:
+    """Who else is told what log.jsonl is told (scaledit.training.trackers).
+
+    tensorboard: event files in the run folder's tensorboard/. wandb: a Weights & Biases project, or
+    ENTITY/PROJECT, "" for none. wandb_mode: "auto" is what WANDB_MODE says, else online, as everywhere with
+    W&B; "offline" writes the run folder's wandb/ only, for `wandb sync`.
+    """
+
+    tensorboard: bool = False
+    wandb: str = ""
+    wandb_mode: Literal["auto", "online", "offline"] = "auto"
+
+
 class Config:
     """What the configs of all kinds of runs share: a frozen dataclass of `name` (the recipe's) and sections.
 
@@ -198,6 +212,7 @@ class Config:
     train: TrainConfig
     checkpoint: CheckpointConfig
     engine: EngineConfig
+    log: LogConfig
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` is its inverse."""
@@ -232,6 +247,7 @@ class RunConfig(Config):
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -249,6 +265,7 @@ FREE_ON_RESUME = (
     "engine.",
     "sample.",
     "evaluate.",
+    "log.",
     "autoencoder.",  # what made the latents is compared by its hash
     "train.log_every",
     "train.max_skips",

@@ -14,6 +14,7 @@ from scaledit.config import (
     Config,
     DataConfig,
     EngineConfig,
+    LogConfig,
     OptimizerConfig,
     TrainConfig,
     check_bounds,
@@ -84,6 +85,7 @@ class AutoencoderRun(Config):
     engine: EngineConfig = field(default_factory=EngineConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluate: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+    log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
         check_bounds(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from scaledit.training.log import JsonLog
 from scaledit.training.loop import Surroundings
 from scaledit.training.ranks import EndedElsewhere, Ranks, leave
 from scaledit.training.signals import STOPPED, StopRequest
+from scaledit.training.trackers import Tracker, trackers
 from scaledit.training.watch import Watch
 
 Events = Callable[[Surroundings], Iterator[Event]]
@@ -34,7 +35,7 @@ def run(config: Config, out: Path, device: str, events: Events, report: Callable
     """Trains as one rank, or as the only process, and gives the exit code. report: what the first rank does
     after the end. Raises UsageError and RunError; one of several ranks prints them and ends its process."""
     ranks = Ranks.join(device)
-    rank = Rank(out, ranks, config.engine.timeout)
+    rank = Rank(config, out, ranks)
     if not ranks.grouped:
         return rank.run(events, report)
     try:
@@ -52,13 +53,30 @@ def run(config: Config, out: Path, device: str, events: Events, report: Callable
     return leave(code)
 
 
+@contextmanager
+def listening(out: Path, trackers: Iterable[Tracker], console: Console) -> Iterator[Callable[[Event], None]]:
+    """What is to be told of each event: the log, the trackers, the display."""
+    log = JsonLog(out)
+    with ExitStack() as stack:
+        others: list[Callable[[Event], None]] = [stack.enter_context(tracker) for tracker in trackers]
+        others.append(stack.enter_context(TrainingProgress(console)))
+
+        def listen(event: Event) -> None:
+            log(event)  # first: trackers read log.jsonl when a run is resumed
+            for tell in others:
+                tell(event)
+
+        yield listen
+
+
 class Rank:
     """One rank's life: its loop, its watch, and on the first rank the listeners."""
 
-    def __init__(self, out: Path, ranks: Ranks, timeout: float):
-        self.out, self.ranks = out, ranks
+    def __init__(self, config: Config, out: Path, ranks: Ranks):
+        self.config, self.out, self.ranks = config, out, ranks
         self.console = Console(stderr=True)
-        self.watch = Watch(out, ranks, timeout, self._stuck)
+        self.watch = Watch(out, ranks, config.engine.timeout, self._stuck)
+        self.trackers: list[Tracker] = []
         self.around = Surroundings(ranks, StopRequest().listen(), self.watch)
         self.step: int | None = None  # none before the folder is this run's
         self.saved: int | None = None
@@ -66,6 +84,7 @@ class Rank:
     def run(self, events: Events, report: Callable[[], None]) -> int:
         """The exit code; raises what ended the run, after status.json and the other ranks were told."""
         try:
+            self.ranks.on_first(lambda: self.trackers.extend(trackers(self.config, self.out)))
             code = self._through(events(self.around))
             if code == 0 and self.ranks.first:
                 report()
@@ -93,9 +112,12 @@ class Rank:
     def _through(self, events: Iterator[Event]) -> int:
         """Listens to the events of this rank; the exit code that they mean."""
         last: Event | None = None
-        with self._listening() as listen:
+        with (
+            listening(self.out, self.trackers, self.console) if self.ranks.first else nullcontext() as listen
+        ):
             for event in events:
-                listen(event)
+                if listen is not None:
+                    listen(event)
                 last = event
                 if isinstance(event, Started):
                     self.step = event.step
@@ -110,21 +132,6 @@ class Rank:
         self.step = last.step
         self._status("finished", exit_code=0)
         return 0
-
-    @contextmanager
-    def _listening(self) -> Iterator[Callable[[Event], None]]:
-        """What is told of each event: the log and the display, on the first rank."""
-        if not self.ranks.first:
-            yield lambda event: None
-            return
-        log = JsonLog(self.out)
-        with TrainingProgress(self.console) as progress:
-
-            def listen(event: Event) -> None:
-                log(event)
-                progress(event)
-
-            yield listen
 
     def _stuck(self, why: str) -> None:
         """From the watch's thread, when nothing moves any more."""

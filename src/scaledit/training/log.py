@@ -30,19 +30,9 @@ class JsonLog:
             return
         if isinstance(event, Started | RolledBack):
             self._rewind(event.step, but="spiked" if isinstance(event, RolledBack) else "")
-        record = {"event": type(event).__name__.lower(), **event._asdict()}
-        if isinstance(event, Evaluated):
-            record |= record.pop("result").to_json()
-        line = json.dumps({key: self._plain(value) for key, value in record.items()})
+        line = json.dumps(record(event, self.out))
         with (self.out / LOG).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-
-    def _plain(self, value: Any) -> Any:
-        if isinstance(value, Path):
-            return str(value.relative_to(self.out))
-        if isinstance(value, float) and not math.isfinite(value):
-            return str(value)  # JSON has no nan
-        return value
 
     def _rewind(self, step: int, but: str) -> None:
         """Drops what was logged after `step`, but events of one name."""
@@ -51,13 +41,29 @@ class JsonLog:
             return
         ends = ("exported", "stopped", "finished")  # these come again when a run is called again
         kept = [
-            record
-            for record in read(self.out)
-            if (record["step"] <= step or record["event"] == but) and record["event"] not in ends
+            line
+            for line in read(self.out)
+            if (line["step"] <= step or line["event"] == but) and line["event"] not in ends
         ]
         partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         os.replace(partial, path)
+
+
+def record(event: Event, out: Path) -> dict[str, Any]:
+    """An event as its line of log.jsonl says it: plain values, paths relative to `out`."""
+    found = {"event": type(event).__name__.lower(), **event._asdict()}
+    if isinstance(event, Evaluated):
+        found |= found.pop("result").to_json()
+    return {key: _plain(value, out) for key, value in found.items()}
+
+
+def _plain(value: Any, out: Path) -> Any:
+    if isinstance(value, Path):
+        return str(value.relative_to(out))
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no nan
+    return value
 
 
 def read(out: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,111 @@
+"""Weights & Biases, online or offline: one run there, however often it was resumed here.
+
+what it has got  =  online: its server's last step     offline: that of the .wandb files in out/wandb
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scaledit.config import Config
+from scaledit.errors import RunError, UsageError
+from scaledit.training.trackers.base import Tracker, first_line, imported, pictures, scalars
+from scaledit.training.trackers.wandb_file import last_step
+
+FOLDER = "wandb"  # W&B's own choice
+_OFFLINE = "log.wandb_mode=offline"
+
+
+class WeightsAndBiases(Tracker):
+    """A run of a W&B project, whose id lies in out/wandb, so that a resumed run is the same one there.
+
+    Values of one step go into one row, which is sent when the next step comes: W&B takes no more for a step
+    that it has, and nothing back. After a roll-back it keeps the steps that were undone, and goes on after
+    them. What it has got is asked of W&B, not remembered: a kill loses what it had not written yet.
+    """
+
+    name = "W&B"
+
+    def __init__(self, config: Config, out: Path):
+        super().__init__(config, out)
+        self._package = imported("wandb", "wandb")
+        self.step, self.row, self.sent = -1, {}, -1
+        self.mode = config.log.wandb_mode
+        if self.mode == "auto":
+            self.mode = self._package.setup().settings.mode
+        if self.mode == "online":
+            self._log_in()
+
+    def _log_in(self) -> None:
+        try:
+            done = self._package.login()  # asks for the key where there is a terminal
+        except self._package.errors.Error as error:
+            raise UsageError(f"W&B: {first_line(error)}; or choose {_OFFLINE}") from None
+        if not done:
+            raise UsageError(f"nobody is logged in to W&B: wandb login, or choose {_OFFLINE}")
+
+    def _open(self, step: int) -> int:
+        entity, _, project = self.config.log.wandb.rpartition("/")
+        online = self.mode == "online"
+        try:
+            number = self._id()
+            self.run = self._package.init(
+                project=project,
+                entity=entity or None,
+                dir=str(self.out),
+                id=number,
+                name=self.config.name,
+                config=self.config.to_json(),
+                mode=self.mode,
+                resume="allow" if online else None,
+                # The console is ours; of W&B's own words only the run's address is worth a line.
+                settings=self._package.Settings(console="off", quiet=True, silent=not online),
+            )
+        except (self._package.errors.Error, OSError) as error:
+            raise RunError(f"could not start W&B: {first_line(error)}; or choose {_OFFLINE}") from error
+        if online:
+            return self.run.step - 1
+        files = (self.out / FOLDER).glob(f"*run-*-{number}/run-{number}.wandb")
+        return max((last_step(path) for path in files), default=-1)
+
+    def _id(self) -> str:
+        """This run's id in its project: the one that was chosen when it was first tracked."""
+        path = self.out / FOLDER / "ids.json"
+        ids = json.loads(path.read_bytes()) if path.exists() else {}
+        if self.config.log.wandb not in ids:
+            ids[self.config.log.wandb] = uuid.uuid4().hex[:8]
+            path.parent.mkdir(exist_ok=True)
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps(ids) + "\n", encoding="utf-8")
+            os.replace(partial, path)
+        return ids[self.config.log.wandb]
+
+    def _take(self, record: Mapping[str, Any]) -> None:
+        values: dict[str, Any] = {**scalars(record)}
+        for name, path in pictures(record, self.out).items():
+            values[name] = self._package.Image(str(path))
+        if not values or record["step"] < self.step:  # what is saved in the background is told of late
+            return
+        if record["step"] > self.step:
+            self._send()
+            self.step = record["step"]
+        self.row |= values
+
+    def _send(self) -> None:
+        if self.row:
+            self.run.log(self.row, step=self.step, commit=True)
+            self.row, self.sent = {}, self.step
+
+    def _go_back(self, step: int) -> int:
+        if self.step > step:
+            self.row, self.step = {}, step
+        return self.sent if self.known is None else max(self.known, self.sent)
+
+    def _close(self, failed: bool) -> None:
+        self._send()
+        self.run.finish(exit_code=int(failed))

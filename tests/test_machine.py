@@ -1,0 +1,47 @@
+"""The machine's own rate, which speeds are shares of."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from scaledit import machine
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Products of several threads slow down tenfold while other programs run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    machine._roof.cache_clear()
+    yield
+    torch.set_num_threads(before)
+    machine._roof.cache_clear()
+
+
+def test_the_roof_is_the_rate_of_a_matrix_product_in_its_own_precision():
+    before = torch.get_float32_matmul_precision()
+    roof = machine.roof("cpu", "fp32")
+    a, b = torch.randn(768, 768), torch.randn(768, 768)
+    measured = 2 * 768**3 / machine.seconds(lambda: a @ b, repeats=10)
+    assert 0.4 < roof / measured < 2.5  # other people's programs come and go
+    began = time.perf_counter()
+    assert machine.roof(torch.device("cpu")) == roof  # measured once a process
+    assert time.perf_counter() - began < 0.01
+    assert machine.roof("cpu", "bf16") != roof
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_measuring_draws_nothing_from_the_global_generator():
+    before = torch.get_rng_state()
+    machine.roof()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_results_say_the_same_of_a_machine_as_they_did():
+    results = Path(__file__).parents[1] / "benchmarks" / "results" / "latents.json"
+    assert machine.described().keys() == json.loads(results.read_text())["machine"].keys()
