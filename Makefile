@@ -24,7 +24,7 @@ else
 $(error TORCH=$(TORCH) is not known: use cpu, cuda or keep)
 endif
 
-.PHONY: setup demo demo-latent test test-slow check format clean
+.PHONY: setup demo demo-latent test test-slow test-faults check format clean
 
 setup: $(VENV)/.installed
 
@@ -81,10 +81,13 @@ demo-latent: $(VENV)/.installed-latent
 	  autoencoder.compare=runs/photos-ae-decoder
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not faults"
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
+
+test-faults: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m faults tests/faults --table docs/reliability.md
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check src tests benchmarks

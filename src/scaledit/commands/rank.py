@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from scaledit.config import Config
+from scaledit.data.loader import end_workers
 from scaledit.errors import RunError, UsageError
 from scaledit.progress import TrainingProgress
 from scaledit.training.events import Event, Finished, Saved, Started, Stopped
@@ -121,17 +122,19 @@ class Rank:
                 last = event
                 if isinstance(event, Started):
                     self.step = event.step
-                    self._status("running")
+                    if self.ranks.first:
+                        self._status("running")
                 elif isinstance(event, Saved):
                     self.step = self.saved = event.step
-        if isinstance(last, Stopped):
-            self.step = last.step
-            self._status("stopped", reason=last.signal, exit_code=STOPPED)
-            return STOPPED
-        assert isinstance(last, Finished)
+        assert isinstance(last, Stopped | Finished)
         self.step = last.step
-        self._status("finished", exit_code=0)
-        return 0
+        if isinstance(last, Finished):
+            state, code, more = "finished", 0, {}
+        else:
+            state, code, more = "stopped", STOPPED, {"reason": last.signal}
+        if self.ranks.first:
+            self._status(state, **more, exit_code=code)
+        return code
 
     def _stuck(self, why: str) -> None:
         """From the watch's thread, when nothing moves any more."""
@@ -139,9 +142,11 @@ class Rank:
         if self.watch.speaks():
             self._say(f"scaledit: {why}. The same command with --resume auto goes on")
             self._status("failed", reason=why, exit_code=1)
+        end_workers()
         leave(1)
 
     def _failed(self, why: str) -> None:
+        end_workers()
         self.watch.ended(why)
         self._status("failed", reason=why, exit_code=1)
 

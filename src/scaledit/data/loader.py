@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import Any, Generic, TypeVar
 
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -21,6 +21,8 @@ from scaledit.errors import RunError
 Item = TypeVar("Item")
 AHEAD = 2
 """Steps that each worker is ahead."""
+PATIENCE = 0.75
+"""Of engine.timeout: who waits for a worker should find out before it seems stuck itself."""
 
 
 class Loader(Generic[Item]):
@@ -28,7 +30,8 @@ class Loader(Generic[Item]):
     `stride` further on; anything else is right as well, and starts them anew.
 
     timeout: seconds to wait for a worker. Raises what `read` raises, and RunError naming a worker that was
-    killed or is stuck.
+    killed or is stuck. (One that is stopped after it announced an item is waited for without end, in torch's
+    passing on of shared memory; that is the watch's to find.)
     """
 
     def __init__(self, read: Callable[[range], Item], stride: int, workers: int = 0, timeout: float = 600.0):
@@ -38,6 +41,14 @@ class Loader(Generic[Item]):
         self._taken = 0
         self._pids: Any = None
 
+    @property
+    def source(self) -> str:
+        """What the next item comes from, for messages."""
+        if self.workers == 0 or self._pids is None:
+            return "the data"
+        worker = self._taken % self.workers
+        return f"loader worker {worker} (process {self._pids[worker]})"
+
     def take(self, positions: range) -> Item:
         if self.workers == 0:
             return self.read(positions)
@@ -45,19 +56,26 @@ class Loader(Generic[Item]):
             self._items, self._taken = self._started(positions), 0
         try:
             item = next(self._items)
-        except RuntimeError as error:
+        except (RuntimeError, OSError, EOFError) as error:
+            if lost := killed(error) or self._lost():
+                raise lost from error
             if "timed out" not in str(error):
-                raise killed(error) or error from error
-            worker = self._taken % self.workers
+                raise
             raise RunError(
-                f"loader worker {worker} (process {self._pids[worker]}) has made nothing for "
-                f"{self.timeout:g} s: the storage is stuck, or engine.timeout is too short"
+                f"{self.source} has made nothing for {self.timeout:g} s: the storage is stuck, or "
+                "engine.timeout is too short"
             ) from error
         if isinstance(item, _Failed):
             raise item.error
         self._next = _further(positions, self.stride)
         self._taken += 1
         return item
+
+    def _lost(self) -> RunError | None:
+        """What to say where a worker has ended; the error may be of a connection to it."""
+        there = {child.pid for child in active_children()}
+        gone = [str(pid) for pid in self._pids if pid and pid not in there]
+        return RunError(f"loader worker (process {', '.join(gone)}) has ended") if gone else None
 
     def _started(self, first: range) -> Iterator[Item | _Failed]:
         context = get_context("fork")
@@ -87,6 +105,13 @@ def killed(error: BaseException) -> RunError | None:
     if found is None:
         return None
     return RunError(f"loader worker (process {found[1]}) {found[2].rstrip('. ')}")
+
+
+def end_workers() -> None:
+    """Ends all workers of this process at once. One that is stopped would not hear anything gentler, and
+    would be waited for."""
+    for child in active_children():
+        child.kill()
 
 
 def _further(positions: range, stride: int) -> range:

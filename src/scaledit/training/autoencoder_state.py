@@ -18,7 +18,7 @@ from scaledit.autoencoders import kl
 from scaledit.autoencoders.config import AutoencoderConfig, AutoencoderRun
 from scaledit.autoencoders.losses import losses
 from scaledit.config import EngineConfig
-from scaledit.data.loader import Loader
+from scaledit.data.loader import PATIENCE, Loader
 from scaledit.data.order import samples_at
 from scaledit.data.posterior import draw
 from scaledit.data.sets import BUILT_IN, TrainingSet
@@ -158,7 +158,7 @@ class AutoencoderState(Learner[Read]):
             parallel=Parallel(module, nn.ModuleList(), config.engine, train.precision, ranks),
             optimizer=adamw(net, config.optimizer),
             ranks=ranks,
-            loader=Loader(reader, train.batch_size, workers, config.engine.timeout),
+            loader=Loader(reader, train.batch_size, workers, PATIENCE * config.engine.timeout),
             samples=len(dataset),
             scale=scale,
         )

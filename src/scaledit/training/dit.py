@@ -56,11 +56,11 @@ def train(
     decoder = assemble.decoder(config.autoencoder, dataset, where)
     _check_pictures(config, decoder)
     judge = open_judge(config.evaluate, where) if config.evaluate.every and ranks.first else None
+    if isinstance(dataset, Latents) and config.data.verify:
+        yield from around.first_only(0, lambda: _verified(dataset, around))
     with claimed(config, out, resume, around) as found:
         if found.checkpoint is not None:
             _check_same_latents(found.checkpoint, decoder)
-        if isinstance(dataset, Latents) and config.data.verify:
-            yield from around.first_only(0, lambda: _verified(dataset, around))
         state = TrainState.create(config, dataset, ranks)
         looks = Looks(state, out, around, dataset.class_names, decoder, judge)
         counts = flops.count(config.model)

@@ -22,6 +22,9 @@ from scaledit.parts import whole
 
 CONFIG, STATUS, CHECKPOINTS, SAMPLES, PRIVATE = "config.json", "status.json", "checkpoints", "samples", ".run"
 
+PATIENCE = 2.0
+"""Seconds in which a job that was just killed may let go of the folder."""
+
 
 class Lock:
     """The right to write into a run folder. A POSIX record lock: not inherited by the loader's processes, and
@@ -31,17 +34,26 @@ class Lock:
         path = out / PRIVATE / "lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        deadline = time.monotonic() + PATIENCE
+        while not self._taken():
+            if time.monotonic() < deadline:
+                time.sleep(0.05)
+                continue
             holder = os.read(self._file, 200).decode(errors="replace").strip()
             os.close(self._file)
             raise UsageError(
                 f"another job is training in {out} ({holder or 'just started'}); wait for it, stop it, or "
                 "choose another --out"
-            ) from None
+            )
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+    def _taken(self) -> bool:
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
 
     def release(self) -> None:
         os.close(self._file)

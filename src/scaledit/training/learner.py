@@ -128,7 +128,7 @@ class Learner(abc.ABC, Generic[Item]):
         began = time.perf_counter()
         settings, batch = self.config.optimizer, self.positions(self.step)
         mine = batch[self.mine.start : self.mine.stop]
-        self.doing("reading its data", self.step)
+        self.doing(f"waiting for {self.loader.source}", self.step)
         item = self.loader.take(mine)
         self.doing(COMPUTING, self.step)
         self.waited += time.perf_counter() - began

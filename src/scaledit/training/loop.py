@@ -137,11 +137,12 @@ class Run(Generic[State]):
         """From where the state is to the end. Raises RunError where the numbers go wrong, memory or the disk
         does not suffice, or a loader's process is lost."""
         try:
-            yield from self._steps()
+            try:
+                yield from self._steps()
+            finally:
+                self.saving.close()
         except RuntimeError as error:
             raise loader.killed(error) or error from error
-        finally:
-            self.saving.close()
 
     def _steps(self) -> Iterator[Event]:
         state, train = self.state, self.config.train
@@ -154,7 +155,10 @@ class Run(Generic[State]):
                 yield Halved(state.step, result.micro_batch)
             yield from self._saved(self.saving.finished())
             if result.skipped:
+                self.skips += 1
                 yield self._skipped(result)
+                if self.skips >= train.max_skips:
+                    self._give_up(f"{self.skips} steps in a row were not finite (loss {result.loss})")
             else:
                 self.skips = 0
                 if due(state.step, train.log_every) or last:
@@ -179,10 +183,7 @@ class Run(Generic[State]):
         self.around.ranks.barrier()
 
     def _skipped(self, result: StepResult) -> Skipped:
-        state, train = self.state, self.config.train
-        self.skips += 1
-        if self.skips >= train.max_skips:
-            self._give_up(f"{self.skips} steps in a row were not finite (loss {result.loss})")
+        state = self.state
         samples = state.indices(state.step - 1)
         wrong = ~result.table.isfinite().all(dim=1).numpy()
         return Skipped(

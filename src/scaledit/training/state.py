@@ -18,7 +18,7 @@ from torch import Tensor
 from scaledit import assemble
 from scaledit.autoencoders.encoded import EncodedImages
 from scaledit.config import RunConfig
-from scaledit.data.loader import Loader
+from scaledit.data.loader import PATIENCE, Loader
 from scaledit.data.order import samples_at
 from scaledit.data.sets import BUILT_IN, Batch, TrainingSet
 from scaledit.diffusion import NetDenoiser, TimeDistribution
@@ -100,7 +100,7 @@ class TrainState(Learner[Read]):
                 reader,
                 config.train.batch_size,
                 0 if in_memory else config.data.workers,
-                config.engine.timeout,
+                PATIENCE * config.engine.timeout,
             ),
             samples=len(dataset),
             encoder=encoder,

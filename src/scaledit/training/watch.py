@@ -97,6 +97,8 @@ class Watch:
             time.sleep(self.interval / 2)
         if gone := self._gone():
             return "; ".join(gone)
+        if not self._seen:
+            return "another rank has ended"  # before this one had seen any
         step = min(seen.says["step"] for seen in self._seen.values())
         behind = [seen.says for seen in self._seen.values() if seen.says["step"] == step]
         to_blame = [says for says in behind if says["doing"] not in TOGETHER] or behind

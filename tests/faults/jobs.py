@@ -1,0 +1,215 @@
+"""Real training processes to be hurt: `scaledit train` of a tiny run, alone or as ranks, and what it left.
+
+A job alone is forked from a server that has torch loaded, so that a hundred of them cost seconds; it is the
+process that a shell would start in all else. Ranks are started by `scaledit train --nproc`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from scaledit import checkpoint
+from tiny import TINY
+
+QUIET = ("evaluate.reference=", "train.steps=40", "checkpoint.every=7", "engine.timeout=6")
+_server = multiprocessing.get_context("forkserver")
+_server.set_forkserver_preload(
+    [
+        "scaledit.cli",
+        "scaledit.commands.rank",
+        "scaledit.training.dit",
+        "scaledit.report.run",
+        "sklearn.datasets",
+    ]
+)
+
+
+def _main(arguments: list[str], output: str, before: Callable[[], None] | None) -> None:
+    os.setsid()
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    torch.set_num_threads(1)
+    if before is not None:
+        before()
+    from scaledit import cli
+
+    code = cli.main(arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+@dataclass
+class Job:
+    """A process of its own session. said: all that it printed."""
+
+    process: Any
+    output: Path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def running(self) -> bool:
+        if isinstance(self.process, subprocess.Popen):
+            return self.process.poll() is None
+        return self.process.is_alive()
+
+    def wait(self, timeout: float = 120.0) -> int:
+        if isinstance(self.process, subprocess.Popen):
+            return self.process.wait(timeout)
+        self.process.join(timeout)
+        assert self.process.exitcode is not None, f"still running after {timeout} s: {self.said()}"
+        return self.process.exitcode
+
+    def kill(self) -> None:
+        """kill -9, and waits for the end."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        self.wait()
+
+    def said(self) -> str:
+        return self.output.read_text() if self.output.exists() else ""
+
+
+def start(
+    out: Path, *overrides: str, recipe: str = "digits", before: Callable[[], None] | None = None
+) -> Job:
+    """`scaledit train` as one process. before: runs in it first."""
+    output = out.with_name(f"{out.name}.output")
+    process = _server.Process(target=_main, args=(words(out, *overrides, recipe=recipe), str(output), before))
+    process.start()
+    return Job(process, output)
+
+
+def words(out: Path, *overrides: str, recipe: str = "digits") -> list[str]:
+    return [
+        "train",
+        recipe,
+        "--device",
+        "cpu",
+        "--resume",
+        "auto",
+        "--out",
+        str(out),
+        *TINY,
+        *QUIET,
+        *overrides,
+    ]
+
+
+def start_ranks(out: Path, nproc: int, *overrides: str) -> Job:
+    """`scaledit train --nproc`."""
+    return _started(
+        [sys.executable, "-m", "scaledit.cli", *words(out, *overrides), "--nproc", str(nproc)], out
+    )
+
+
+def start_script_ranks(script: Path, out: Path, nproc: int, *overrides: str) -> Job:
+    """A script that stands for `scaledit`, as torchrun's ranks."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(nproc)]
+    return _started([*torchrun, str(script), *words(out, *overrides)], out)
+
+
+def _started(command: list[str], out: Path) -> Job:
+    output = out.with_name(f"{out.name}.output")
+    with output.open("a") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+    return Job(process, output)
+
+
+def ranks_of(out: Path, nproc: int) -> list[int]:
+    """The processes of a job's ranks, as they say themselves; waits until all do."""
+    files = [out / ".run" / f"rank-{rank}.json" for rank in range(nproc)]
+    until(lambda: all(file.exists() for file in files))
+    return [json.loads(file.read_text())["process"] for file in files]
+
+
+def until(what: Callable[[], object], timeout: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not what():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.002)
+
+
+def steps_logged(out: Path) -> int:
+    try:
+        lines = (out / "log.jsonl").read_text().splitlines()
+        return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
+    except OSError:
+        return 0
+
+
+def reaches(job: Job, out: Path, step: int) -> None:
+    """Waits until the job has logged a step."""
+    until(lambda: steps_logged(out) >= step or not job.running())
+    assert job.running(), job.said()
+
+
+def events(out: Path, name: str) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [event for event in found if event["event"] == name]
+
+
+def status(out: Path) -> dict[str, Any]:
+    return json.loads((out / "status.json").read_text())
+
+
+def checkpoints(out: Path) -> list[Path]:
+    return checkpoint.find(out / "checkpoints")
+
+
+def newest(out: Path) -> checkpoint.Checkpoint:
+    """The newest checkpoint that is whole."""
+    found = checkpoint.latest(out / "checkpoints").checkpoint
+    assert found is not None
+    return found
+
+
+def weights(out: Path, step: int) -> dict[str, torch.Tensor]:
+    """All that the checkpoint of `step` holds: weights, average, optimizer."""
+    folder = out / "checkpoints" / checkpoint.folder_name(step)
+    checkpoint.open_checkpoint(folder).verify()
+    files = sorted(folder.rglob("*.safetensors"))
+    return {f"{file.name}/{key}": value for file in files for key, value in load_file(file).items()}
+
+
+def contents(out: Path) -> dict[Path, bytes]:
+    """Every file of a run folder but those that only running jobs need."""
+    files = (path for path in out.rglob("*") if path.is_file() and ".run" not in path.parts)
+    return {path: path.read_bytes() for path in files}
+
+
+def identical(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[None]:
+    """A file system of `size` bytes, mounted at folder. Skips the test where that is not allowed."""
+    import pytest
+
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

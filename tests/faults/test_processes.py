@@ -1,0 +1,307 @@
+"""Processes that are killed, stopped, asked to stop, stuck, or two where one should be."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import jobs
+import pytest
+from jobs import identical, reaches, start, start_ranks, status, steps_logged, until, weights
+from safetensors.torch import load_file
+
+from pictures import tree
+from scaledit import checkpoint
+
+pytestmark = pytest.mark.faults
+
+
+def test_killed_at_random_moments(tmp_path: Path, happened, repeats):
+    """A process killed at a random moment, again and again"""
+    kills = repeats(50)
+    steps = f"train.steps={150 + 60 * kills}"
+    whole, out = start(tmp_path / "whole", steps), tmp_path / "killed"
+    assert whole.wait() == 0, whole.said()
+    rng, struck = random.Random(kills), 0
+    while struck < kills:
+        job, before = start(out, steps), log_file(out)
+        until(lambda job=job, before=before: log_file(out) != before or not job.running())
+        time.sleep(rng.uniform(0, 0.25))
+        assert job.running(), f"the run ended after {struck} kills: {job.said()}"
+        job.kill()
+        struck += 1
+    last = start(out, steps)
+    assert last.wait() == 0, last.said()
+    step = 150 + 60 * kills
+    assert identical(weights(tmp_path / "whole", step), weights(out, step))
+    logged = [event["step"] for event in jobs.events(out, "stepped")]
+    assert logged == list(range(1, step + 1))
+    assert not list((out / "checkpoints").glob(".*"))
+    happened(
+        f"`kill -9`, {kills} times, 0 to 0.25 s into training, resumed each time",
+        f"after {step} steps weights, average and optimizer are bit for bit those of an undisturbed run; the "
+        "log has every step once",
+    )
+
+
+def log_file(out: Path) -> int | None:
+    """Which file log.jsonl is: every life replaces it when its training begins."""
+    path = out / "log.jsonl"
+    return path.stat().st_ino if path.exists() else None
+
+
+def test_killed_while_saving(tmp_path: Path, happened, repeats):
+    """A process killed while it writes a checkpoint"""
+    kills, out, rng = repeats(100), tmp_path / "run", random.Random(1)
+    often = ("train.steps=100000", "checkpoint.every=1", "model.hidden_size=64", "train.log_every=100000")
+    interrupted, loaded = 0, 0
+    for _ in range(kills):
+        job = start(out, *often)
+        until(lambda job=job: (jobs.checkpoints(out) and partial(out)) or not job.running())
+        time.sleep(rng.uniform(0, 0.01))
+        job.kill()
+        interrupted += bool(partial(out))
+        found = checkpoint.latest(out / "checkpoints")
+        assert found.checkpoint is not None
+        assert not found.passed_over
+        loaded += all(load_file(path) for path in found.checkpoint.folder.glob("model.safetensors"))
+    assert loaded == kills
+    assert interrupted >= kills // 2, interrupted
+    happened(
+        f"`kill -9`, {kills} times, up to 10 ms after a checkpoint's folder appeared",
+        f"{interrupted} saves were cut short; every time the newest checkpoint was whole (each file's "
+        "SHA-256) and loaded",
+    )
+
+
+def partial(out: Path) -> list[Path]:
+    return list((out / "checkpoints").glob(".step-*.partial"))
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_asked_to_stop(tmp_path: Path, happened, name: str, nproc: int):
+    """A job asked to stop"""
+    out, steps = tmp_path / "run", "train.steps=300"
+    job = start(out, steps) if nproc == 1 else start_ranks(out, nproc, steps)
+    reaches(job, out, 20)
+    os.kill(job.pid, getattr(signal, name))
+    code, said = job.wait(), job.said()
+    assert code == 75, said
+    step = steps_logged(out)
+    assert status(out) | {"time": ""} == {
+        "state": "stopped",
+        "step": step,
+        "time": "",
+        "ranks": nproc,
+        "reason": name,
+        "exit_code": 75,
+    }
+    assert jobs.newest(out).step == step
+    assert 20 <= step < 300
+    again = start(out, steps) if nproc == 1 else start_ranks(out, nproc, steps)
+    assert again.wait() == 0, again.said()
+    whole = tmp_path / "whole"
+    undisturbed = start(whole, steps) if nproc == 1 else start_ranks(whole, nproc, steps)
+    assert undisturbed.wait() == 0
+    assert identical(weights(out, 300), weights(whole, 300))
+    ranks = "one process" if nproc == 1 else f"{nproc} ranks, to the process that started them"
+    happened(
+        f"{name}, {ranks}",
+        f"exit 75 after step {step}, saved; status.json says so; resumed, bit-identical at the end",
+    )
+
+
+def test_told_twice(tmp_path: Path, happened):
+    """A job told a second time to stop"""
+    out = tmp_path / "run"
+    job = start(out, "train.steps=300", "train.batch_size=4096", "model.hidden_size=64")
+    reaches(job, out, 1)
+    os.kill(job.pid, signal.SIGTERM)
+    time.sleep(0.05)  # two of a kind that wait are one
+    os.kill(job.pid, signal.SIGTERM)
+    began = time.monotonic()
+    assert job.wait() == 143
+    assert time.monotonic() - began < 5
+    again = start(out, "train.steps=3", "train.batch_size=4096", "model.hidden_size=64")
+    assert again.wait() == 0, again.said()
+    happened("SIGTERM twice", "exit 143 at once; what was saved is whole")
+
+
+def test_asked_to_stop_while_judging(tmp_path: Path, happened):
+    """A job asked to stop while it judges samples"""
+    out = tmp_path / "run"
+    judging = ("evaluate.every=10", "evaluate.reference=digits", "sample.steps=1000", "evaluate.num=2000")
+    job = start(out, *judging)
+    reaches(job, out, 10)
+    time.sleep(1)
+    os.kill(job.pid, signal.SIGTERM)
+    assert job.wait(30) == 75, job.said()
+    assert not jobs.events(out, "evaluated")
+    assert jobs.newest(out).step == 11
+    happened("SIGTERM during an evaluation of minutes", "the evaluation is given up, step 11 saved, exit 75")
+
+
+def test_a_rank_is_killed(tmp_path: Path, happened):
+    """A rank is killed"""
+    out = tmp_path / "run"
+    job = start_ranks(out, 2, "train.steps=100000")
+    reaches(job, out, 20)
+    victim = jobs.ranks_of(out, 2)[1]
+    os.kill(victim, signal.SIGKILL)
+    assert job.wait(40) == 1
+    said = job.said()
+    assert f"rank 1 (process {victim}" in said, said
+    assert "Traceback" not in said
+    assert status(out)["state"] == "failed"
+    assert gone(jobs.ranks_of(out, 2))
+    resumes(out)
+    happened("`kill -9` to rank 1 of 2", f"exit 1; says “{line_with(said, 'rank 1')}”; resumed")
+
+
+def test_the_first_rank_is_killed(tmp_path: Path, happened):
+    """The first rank is killed"""
+    out = tmp_path / "run"
+    job = start_ranks(out, 2, "train.steps=100000")
+    reaches(job, out, 20)
+    victim = jobs.ranks_of(out, 2)[0]
+    os.kill(victim, signal.SIGKILL)
+    assert job.wait(40) == 1
+    said = job.said()
+    assert f"rank 0 (process {victim}" in said, said
+    assert gone(jobs.ranks_of(out, 2))
+    resumes(out)
+    happened("`kill -9` to rank 0 of 2", f"exit 1; says “{line_with(said, 'rank 0')}”; resumed")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_hangs(tmp_path: Path, happened, rank: int):
+    """A rank hangs"""
+    out = tmp_path / "run"
+    job = start_ranks(out, 2, "train.steps=100000")
+    reaches(job, out, 20)
+    victim = jobs.ranks_of(out, 2)[rank]
+    os.kill(victim, signal.SIGSTOP)
+    assert job.wait(60) == 1
+    said = job.said()
+    assert f"rank {rank} (process {victim}" in said, said
+    assert "does not answer" in said
+    assert status(out)["state"] == "failed"
+    assert gone(jobs.ranks_of(out, 2))
+    resumes(out)
+    happened(
+        f"SIGSTOP to rank {rank} of 2, engine.timeout 6 s",
+        f"exit 1; says “{line_with(said, 'does not answer')}”; resumed",
+    )
+
+
+def test_the_starter_is_killed(tmp_path: Path, happened):
+    """The process that started the ranks is killed"""
+    out = tmp_path / "run"
+    job = start_ranks(out, 2, "train.steps=100000")
+    reaches(job, out, 20)
+    victims = jobs.ranks_of(out, 2)
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait()
+    until(lambda: gone(victims), 30)
+    resumes(out)
+    happened("`kill -9` to it", "its ranks end by themselves within seconds; resumed")
+
+
+LOADING = ("data.name=images", "data.image_size=8", "model.in_channels=3", "train.steps=100000")
+
+
+@pytest.mark.parametrize("how", ["killed", "hung"])
+def test_a_loader_worker(tmp_path: Path, happened, how: str):
+    """A process that reads images ahead is lost"""
+    pictures = tree(tmp_path / "pictures")
+    classes = len([path for path in pictures.iterdir() if path.is_dir()])
+    out = tmp_path / "run"
+    overrides = (*LOADING, f"data.path={pictures}", f"model.num_classes={classes}", "data.workers=2")
+    job = start(out, *overrides)
+    reaches(job, out, 10)
+    victim = children(job.pid)[0]
+    os.kill(victim, signal.SIGKILL if how == "killed" else signal.SIGSTOP)
+    code, said = job.wait(60), job.said()
+    assert code == 1
+    assert f"process {victim}" in said, said
+    assert "loader worker" in said
+    assert "Traceback" not in said
+    assert status(out)["state"] == "failed"
+    until(lambda: gone([victim]), 30)
+    resumes(out, *overrides, "data.workers=0")
+    signalled = "`kill -9`" if how == "killed" else "SIGSTOP"
+    happened(
+        f"{signalled} to one of two, engine.timeout 6 s",
+        f"exit 1; says “{line_with(said, 'loader worker')}”; resumed",
+    )
+
+
+def test_two_jobs_on_one_folder(tmp_path: Path, happened):
+    """Two jobs on one folder"""
+    out = tmp_path / "run"
+    first = start(out, "train.steps=600")
+    reaches(first, out, 5)
+    second = start(out.with_name("run"), "train.steps=600")
+    assert second.wait() == 2
+    assert f"another job is training in {out} (process {first.pid} on " in first.said() + second.said()
+    assert first.wait() == 0
+    whole = start(tmp_path / "whole", "train.steps=600")
+    assert whole.wait() == 0
+    assert identical(weights(out, 600), weights(tmp_path / "whole", 600))
+    happened(
+        "the same command a second time",
+        "exit 2, naming the process that trains; the first ends as if nothing had been",
+    )
+
+
+def test_a_changed_config_on_resume(tmp_path: Path, happened):
+    """A changed config on resume"""
+    out = tmp_path / "run"
+    assert start(out).wait() == 0
+    before = jobs.contents(out)
+    job = start(out, "optimizer.learning_rate=0.1")
+    assert job.wait() == 2
+    assert "optimizer.learning_rate: 0.005 -> 0.1" in job.said()
+    assert jobs.contents(out) == before
+    happened(
+        "optimizer.learning_rate=0.1", "exit 2, naming the key, its old and its new value; nothing written"
+    )
+
+
+def resumes(out: Path, *overrides: str) -> None:
+    """The same run goes on as one process, from a checkpoint."""
+    at = jobs.newest(out).step
+    job = start(out, *(overrides or ("train.steps=100000",)), "checkpoint.every=1")
+    until(lambda: jobs.newest(out).step > at or not job.running())
+    assert job.running(), job.said()
+    os.kill(job.pid, signal.SIGTERM)
+    assert job.wait() == 75
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process has started."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(child) for child in (task / "children").read_text().split()]
+    return found
+
+
+def gone(processes: list[int]) -> bool:
+    for process in processes:
+        try:
+            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if state != "Z":
+            return False
+    return True
+
+
+def line_with(said: str, words: str) -> str:
+    """The line of a job's output that says it, without what differs from run to run."""
+    line = next(line for line in said.splitlines() if words in line)
+    return line.removeprefix("scaledit: ").split(";")[0].split(". The same")[0]
