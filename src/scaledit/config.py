@@ -267,6 +267,7 @@ FREE_ON_RESUME = (
     "evaluate.",
     "log.",
     "autoencoder.",  # what made the latents is compared by its hash
+    "train.accumulate",  # rounding, as engine: where memory ran out a run goes on with more
     "train.log_every",
     "train.max_skips",
     "train.spike",

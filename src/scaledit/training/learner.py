@@ -95,7 +95,9 @@ class Learner(abc.ABC, Generic[Item]):
         # Made once: walking the modules anew would cost each step.
         self.weights: list[Tensor] = [p for p in self.net.parameters() if p.requires_grad]
         self.mine = self.ranks.share(self.config.train.batch_size)
-        self.micro_batch = -(-len(self.mine) // self.config.train.accumulate)
+        # Of the largest share, so that it is the same on all ranks, and one checkpoint's right for all.
+        largest = -(-self.config.train.batch_size // self.ranks.world)
+        self.micro_batch = -(-largest // self.config.train.accumulate)
         self._fits = not self.ranks.grouped  # one process finds out as it goes
 
     @abc.abstractmethod
@@ -172,7 +174,7 @@ class Learner(abc.ABC, Generic[Item]):
         that runs out of memory in the middle of a sum over ranks would leave the others waiting."""
         while not self.parallel.sharded:
             with self.parallel.without_sum():
-                fits = self._through(item, mine, self.micro_batch) is not None
+                fits = self._through(item, mine, min(self.micro_batch, len(mine))) is not None
             self.optimizer.zero_grad()
             if self.ranks.all_agree(fits):
                 break
@@ -184,8 +186,7 @@ class Learner(abc.ABC, Generic[Item]):
         size = self.config.train.batch_size
         found: list[Tensor] = []
         try:
-            for start in range(0, count, self.micro_batch):
-                part = slice(start, min(start + self.micro_batch, count))
+            for part in self._parts(count):
                 last = part.stop == len(mine)
                 with nullcontext() if last else self.parallel.without_sum():
                     scored = self.score(item, part, mine[part])
@@ -206,6 +207,15 @@ class Learner(abc.ABC, Generic[Item]):
                     "the last checkpoint"
                 ) from error
         return None
+
+    def _parts(self, count: int) -> list[slice]:
+        """`count` of this rank's samples in micro-batches. Ranks with shards work on each together, so they
+        make the same number of them of unequal shares."""
+        number = -(-count // self.micro_batch)
+        if self.parallel.sharded:
+            size, world = self.config.train.batch_size, self.ranks.world
+            number = min(-(-size // world // self.micro_batch), size // world)
+        return [slice(count * k // number, count * (k + 1) // number) for k in range(number)]
 
     def _halve(self) -> None:
         if self.micro_batch == 1:
