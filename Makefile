@@ -87,7 +87,7 @@ test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
 
 test-faults: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m faults tests/faults --table docs/reliability.md
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m faults tests/faults --table docs/reliability.md
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check src tests benchmarks

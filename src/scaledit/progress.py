@@ -96,7 +96,8 @@ class TrainingProgress:
                 self.progress.update(
                     self.task,
                     completed=event.step,
-                    note=f"loss {event.loss:.4f}  {event.images_per_second:.0f} images/s",
+                    note=f"loss {event.loss:.4f}  {event.images_per_second:.0f} images/s  "
+                    f"{event.share_of_roof:.0%} of roof",
                 )
                 if not self.console.is_terminal:
                     self._say(

@@ -1,20 +1,34 @@
 """Every row says what happened; with --table FILE all rows together become the table of that page.
 
-`make test-faults` runs the whole matrix and writes docs/reliability.md. FAULTS=0.2
-does a fifth of the repeats.
+`make test-faults` runs the whole matrix and writes docs/reliability.md. FAULTS=0.2 does a fifth of the repeats.
 """
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-ROWS: list[tuple[str, str, str, float]] = []
+from scaledit import machine
+
 BEGIN, END = "<!-- table: made by make test-faults -->", "<!-- end of table -->"
+
+
+class Row(NamedTuple):
+    """Where the test stands, so that the order is that of the files; and what the page says."""
+
+    file: str
+    line: int
+    test: str
+    fault: str
+    how: str
+    what: str
+
+
+FOUND: list[tuple[Row, float]] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,20 +36,35 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture
-def happened(request: pytest.FixtureRequest) -> Iterator[Callable[[str, str], None]]:
+def happened(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     """Call with how the fault was injected and what happened, once all of it has been asserted."""
-    began, told = time.monotonic(), []
-    yield lambda how, what: told.append((how, what))
+    file, line, test = request.node.location
     fault = request.function.__doc__.strip().rstrip(".")
-    ROWS.extend((fault, how, what, time.monotonic() - began) for how, what in told)
+
+    def tell(how: str, what: str) -> None:
+        request.node.user_properties.append(("row", Row(file, line, test, fault, how, what)))
+
+    return tell
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """In the process that writes the page, of tests in any process."""
+    if report.when == "call" and report.passed:
+        FOUND.extend((Row(*value), report.duration) for name, value in report.user_properties if name == "row")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     path = session.config.getoption("--table")
-    if path is None or exitstatus != 0:
+    if path is None or exitstatus != 0 or hasattr(session.config, "workerinput"):
         return
-    lines = ["| Fault | Injected by | What happened | Took |", "|---|---|---|---|"]
-    lines += [f"| {fault} | {how} | {what} | {seconds:.0f} s |" for fault, how, what, seconds in ROWS]
+    about = machine.described()
+    lines = [
+        f"All of them held: {len(FOUND)} rows, on {about['processor']}, 2 at a time, PyTorch {about['torch']}.",
+        "",
+        "| Fault | Injected by | What happened | Took |",
+        "|---|---|---|---|",
+    ]
+    lines += [f"| {row.fault} | {row.how} | {row.what} | {took:.0f} s |" for row, took in sorted(FOUND)]
     page = path.read_text(encoding="utf-8")
     before, _, rest = page.partition(BEGIN)
     after = rest.partition(END)[2]

@@ -61,10 +61,16 @@ def _headline(pipeline: Pipeline, events: Events) -> str:
             f"an image ({config.model.conditioning}, width {config.model.hidden_size}, depth "
             f"{config.model.depth}, patch {config.model.patch_size})",
             "Trained": f"{step} steps of batch {config.train.batch_size}, {seconds:.0f} s on {device}",
-            "Speed": f"{rate:.0f} images/s in training, {macs / 1e9:.1f} G multiply-adds/s",
+            "Speed": f"{rate:.0f} images/s in training, {macs / 1e9:.1f} G multiply-adds/s{_of_roof(stepped)}",
             "Skipped steps": f"{skipped}",
         }
     )
+
+
+def _of_roof(stepped: Events) -> str:
+    """The median of what was logged; older logs have none."""
+    shares = [event["share_of_roof"] for event in stepped if "share_of_roof" in event]
+    return f", {np.median(shares):.0%} of the rate of large matrix products here" if shares else ""
 
 
 def _guidance(scale: float) -> str:
