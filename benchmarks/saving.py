@@ -1,10 +1,12 @@
 """What saving costs the training loop: the recipe digits with a checkpoint every 100 steps, and without any.
 
-    python benchmarks/saving.py            prints the figures and writes results/saving.json (5 minutes)
+    python benchmarks/saving.py            prints the figures and writes results/saving.json (8 minutes)
 
-Three runs in one process take turns, 100 steps each, so that what else the machine does meets all alike: one
-that saves in the background, one that waits for its saves, one that does not save. A turn begins right before
-a save and holds all of it. cost = 1 - turn without / turn with, the median over turns of the same round.
+Three runs in one process take turns, so that what else the machine does meets all alike: one saves in the
+background, one waits for its saves, one does not save. A turn is 20 steps; it begins right before a save and
+holds all of it, so the difference of two turns of a round is what one save costs.
+
+    cost = median of (turn with a save - turn without)  /  (5 median turn without)
 """
 
 from __future__ import annotations
@@ -18,13 +20,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from scaledit.checkpoint import find
 from scaledit.config import load
 from scaledit.machine import described
 from scaledit.training.dit import train
 from scaledit.training.events import Event, Stepped
 
-EVERY, ROUNDS = 100, 12
+EVERY, TURN, ROUNDS = 100, 20, 40
 KINDS = {
     "nothing": ["checkpoint.every=1000000"],
     "background": ["checkpoint.background=true"],
@@ -41,12 +45,12 @@ class Turn(NamedTuple):
 
 def begun(kind: str, out: Path) -> Iterator[Event]:
     overrides = [
-        f"train.steps={EVERY * (ROUNDS + 2)}",
-        f"train.log_every={EVERY}",
+        f"train.steps={TURN * (ROUNDS + 2)}",
+        f"train.log_every={TURN}",
         "sample.every=0",
         "evaluate.every=0",
         "optimizer.decay=constant",
-        f"checkpoint.every={EVERY}",
+        f"checkpoint.every={TURN}",
     ]
     events = train(load("digits", [*overrides, *KINDS[kind]]), out, device="cpu")
     turn(events)  # the first one sets things up
@@ -54,14 +58,15 @@ def begun(kind: str, out: Path) -> Iterator[Event]:
 
 
 def turn(events: Iterator[Event]) -> Turn:
-    """To the next report, EVERY steps on: its save comes after it."""
+    """To the next report, TURN steps on: its save comes after it."""
     began = time.perf_counter(), time.process_time()
     while not isinstance(next(events), Stepped):
         pass
     return Turn(time.perf_counter() - began[0], time.process_time() - began[1])
 
 
-def measure() -> dict[str, Any]:
+def measure(threads: int) -> dict[str, Any]:
+    torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
         runs = {kind: begun(kind, Path(folder) / kind) for kind in KINDS}
         turns: dict[str, list[Turn]] = {kind: [] for kind in KINDS}
@@ -74,27 +79,29 @@ def measure() -> dict[str, Any]:
         for run in runs.values():
             run.close()  # pyright: ignore[reportAttributeAccessIssue]
 
-    def cost(kind: str, of: str) -> list[float]:
-        pairs = zip(turns["nothing"], turns[kind], strict=True)
-        return sorted(1 - getattr(a, of) / getattr(b, of) for a, b in pairs)
+    def seconds(kind: str, of: str) -> list[float]:
+        return [getattr(one, of) for one in turns[kind]]
 
-    found: dict[str, Any] = {"checkpoint_bytes": size, "steps_a_checkpoint": EVERY, "rounds": ROUNDS}
+    without = statistics.median(seconds("nothing", "clock")) * EVERY / TURN
+    found: dict[str, Any] = {"seconds_of_100_steps": without, "checkpoint_bytes": size}
     for kind in ("background", "waiting"):
-        clock = cost(kind, "clock")
+        clock, processor = (
+            [b - a for a, b in zip(seconds("nothing", of), seconds(kind, of), strict=True)]
+            for of in Turn._fields
+        )
         found[kind] = {
-            "cost": statistics.median(clock),
-            "cost_quartiles": statistics.quantiles(clock, n=4)[::2],
-            "cost_in_processor_time": statistics.median(cost(kind, "processor")),
-            "seconds_a_turn": statistics.median(turn.clock for turn in turns[kind]),
+            "cost": statistics.median(clock) / without,
+            "cost_quartiles": [quartile / without for quartile in statistics.quantiles(clock, n=4)[::2]],
+            "seconds_a_save": statistics.median(clock),
+            "processor_seconds_a_save": statistics.median(processor),
         }
-    found["nothing"] = {"seconds_a_turn": statistics.median(turn.clock for turn in turns["nothing"])}
     return found
 
 
 def main() -> None:
-    load_before = os.getloadavg()[0]
-    found: dict[str, Any] = {"machine": {**described(), "cores": os.cpu_count(), "load_before": load_before}}
-    found |= measure()
+    found: dict[str, Any] = {"machine": {**described(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}}
+    for threads in sorted({1, os.cpu_count() or 1}):
+        found[f"threads={threads}"] = measure(threads)
     print(json.dumps(found, indent=1))
     (Path(__file__).parent / "results" / "saving.json").write_text(json.dumps(found, indent=1) + "\n")
 

@@ -40,18 +40,19 @@ PATIENCE = 240.0
 @dataclass(frozen=True)
 class Job:
     """The tiny digits with `overrides`: a run in the folder `out`, or without one `steps` steps of the bare
-    state. Images that the stream shows at the positions `not_a_number` are made so."""
+    state. Images that the stream shows at the positions `poisoned` are multiplied by `factor`."""
 
     overrides: tuple[str, ...] = ()
     steps: int = 50
     out: str = ""
-    not_a_number: tuple[int, ...] = ()
+    poisoned: tuple[int, ...] = ()
+    factor: float = float("nan")
 
     def dataset(self) -> Images:
         images = digits()
-        wrong = samples_at(self.not_a_number, len(images), tiny(*self.overrides).train.seed)  # type: ignore[arg-type]
+        wrong = samples_at(self.poisoned, len(images), tiny(*self.overrides).train.seed)  # type: ignore[arg-type]
         x = images.images.clone()
-        x[torch.from_numpy(wrong).long()] = float("nan")
+        x[torch.from_numpy(wrong).long()] *= self.factor
         return dataclasses.replace(images, images=x)
 
 

@@ -67,7 +67,7 @@ def test_two_ranks_train_as_one_process(tmp_path: Path):
         "learned times, shards": Job(
             ("diffusion.times=loss_second_moment", "optimizer.clip=0.2", FSDP), steps=12
         ),
-        "poisoned": Job(steps=8, not_a_number=(wrong,)),
+        "poisoned": Job(steps=8, poisoned=(wrong,)),
     }
     bf16 = ("train.precision=bf16", *PAPER_RATE)
     rough = {"copies": Job(bf16, steps=10), "shards": Job((*bf16, FSDP), steps=10)}
@@ -138,7 +138,7 @@ def test_a_run_goes_on_with_other_ranks(tmp_path: Path):
             f"{kind}, ended": job(f"{kind}-parts", 20, how, settings=odd),
         }
     bad = [2 * 16 + 3, 5 * 16 + 12]  # in rank 0's half of a batch, in rank 1's
-    jobs["poisoned"] = Job(("train.steps=8",), out=str(tmp_path / "poisoned"), not_a_number=tuple(bad))
+    jobs["poisoned"] = Job(("train.steps=8",), out=str(tmp_path / "poisoned"), poisoned=tuple(bad))
     found = across(2, jobs, tmp_path)
     check_culprits(found["poisoned"].events, bad)
     assert not [trained.error for trained in found.values() if trained.error]

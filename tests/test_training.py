@@ -51,7 +51,9 @@ def identical(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 def stop_after(config: RunConfig, out: Path, saves: int, **options) -> None:
-    """Runs until `saves` checkpoints are on disk, then abandons the loop, as a kill between steps would."""
+    """Runs until `saves` checkpoints are on disk, then abandons the loop, as a kill between steps would.
+    Waits for each save: how far training gets meanwhile is not the same every time."""
+    config = dataclasses.replace(config, checkpoint=dataclasses.replace(config.checkpoint, background=False))
     listen = JsonLog(out)
     for event in train(config, out, device="cpu", **options):
         listen(event)

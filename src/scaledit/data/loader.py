@@ -54,6 +54,7 @@ class Loader(Generic[Item]):
             return self.read(positions)
         if self._items is None or positions != self._next:
             self._items, self._taken = self._started(positions), 0
+        self._next = None  # what failed is not gone on from
         try:
             item = next(self._items)
         except (RuntimeError, OSError, EOFError) as error:
