@@ -1,6 +1,7 @@
 """Every row says what happened; with --table FILE all rows together become the table of that page.
 
-`make test-faults` runs the whole matrix and writes docs/reliability.md. FAULTS=0.2 does a fifth of the repeats.
+`make test-faults` runs the whole matrix and writes docs/reliability.md. FAULTS=0.2 does a fifth of the
+repeats.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def happened(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """In the process that writes the page, of tests in any process."""
     if report.when == "call" and report.passed:
-        FOUND.extend((Row(*value), report.duration) for name, value in report.user_properties if name == "row")
+        FOUND.extend(
+            (Row(*value), report.duration) for name, value in report.user_properties if name == "row"
+        )
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

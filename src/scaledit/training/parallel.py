@@ -13,19 +13,20 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from scaledit.config import EngineConfig
 from scaledit.errors import UsageError
 from scaledit.training.ranks import Ranks
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import DTensor
 
 aten = torch.ops.aten
 KEPT = {
@@ -89,6 +90,8 @@ def _keep_products(context: Any, op: Any, *args: Any, **kwargs: Any) -> Checkpoi
 def shard(module: nn.Module, blocks: nn.ModuleList, hybrid: bool, precision: str, ranks: Ranks) -> None:
     """FSDP2, in place: each block alone, then what is left. Inputs keep their type: a time in bf16 would be
     another time."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard  # 0.7 s to import
+
     policy = MixedPrecisionPolicy(cast_forward_inputs=False)
     if precision == "bf16":
         policy = MixedPrecisionPolicy(
@@ -103,6 +106,8 @@ def shard(module: nn.Module, blocks: nn.ModuleList, hybrid: bool, precision: str
 def mesh(hybrid: bool, ranks: Ranks) -> DeviceMesh:
     """All ranks in a row, or (hybrid) a row for each machine. Raises UsageError for machines of unequal
     numbers of ranks."""
+    from torch.distributed.device_mesh import init_device_mesh
+
     if not hybrid:
         return init_device_mesh(ranks.device.type, (ranks.world,))
     if ranks.world % ranks.local_world:
@@ -114,20 +119,27 @@ def mesh(hybrid: bool, ranks: Ranks) -> DeviceMesh:
     return init_device_mesh(ranks.device.type, shape, mesh_dim_names=("copies", "shards"))
 
 
+def is_shard(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Whether it is spread over ranks; without importing what would tell by its type."""
+    return hasattr(tensor, "full_tensor")
+
+
 def local(tensor: Tensor) -> Tensor:
     """What of it lies here; shares its memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_shard(tensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
     """All of it, gathered from the ranks."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_shard(tensor) else tensor
 
 
 @torch.no_grad()
 def copy_whole(target: Tensor, source: Tensor) -> None:
     """Copies a whole tensor, which each rank has, into one that may be sharded."""
-    if isinstance(target, DTensor):
+    if is_shard(target):
+        from torch.distributed.tensor import distribute_tensor
+
         mine = distribute_tensor(
             source.to(target.device), target.device_mesh, target.placements, src_data_rank=None
         )

@@ -9,7 +9,6 @@ number of ranks.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -18,16 +17,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load as load_shards
-from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from scaledit import checkpoint
 from scaledit.checkpoint import SHARDED, Checkpoint
 from scaledit.config import CheckpointConfig
-from scaledit.errors import RunError, UsageError
+from scaledit.errors import UsageError
 from scaledit.training.parallel import copy_whole, whole
 from scaledit.training.ranks import Ranks
 
@@ -94,6 +88,8 @@ class Saving:
     def _start_sharded(
         self, step: int, parts: Parts, config: Mapping[str, Any], state: Mapping[str, Any]
     ) -> None:
+        from scaledit.training import shards
+
         partial = self.ranks.on_first(lambda: checkpoint.begin(self.checkpoints, step))
         in_shards = {f"{part}/{key}": value for part in IN_SHARDS for key, value in parts[part].items()}
         others = {
@@ -101,19 +97,17 @@ class Saving:
             for part in parts
             if part not in IN_SHARDS
         }
-        writer = HuggingFaceStorageWriter(str(partial / SHARDED), save_distributed=True)
-        shards = async_save(in_shards, storage_writer=writer, process_group=self._group)
-        assert isinstance(shards, Future)
-        if self.ranks.first:
-            copies, ready = self._copied(others)
+        written = shards.write(partial / SHARDED, in_shards, self._group)
+        if not self.ranks.first:
+            self._writing = self._thread.submit(lambda: (written(), partial)[1])
+            return
+        copies, ready = self._copied(others)
 
-            def all_ready() -> None:
-                ready()
-                _written(shards, partial)
+        def all_ready() -> None:
+            ready()
+            written()
 
-            self._submit(lambda: partial, step, copies, all_ready, config, state)
-        else:
-            self._writing = self._thread.submit(lambda: _written(shards, partial))
+        self._submit(lambda: partial, step, copies, all_ready, config, state)
 
     def _copied(self, parts: Parts) -> tuple[Parts, Callable[[], None]]:
         """Copies on the CPU, in memory that is kept for the next time, and what waits until they are made."""
@@ -133,18 +127,6 @@ class Saving:
         copied = torch.cuda.Event()
         copied.record()
         return copies, copied.synchronize
-
-
-def _written(shards: Future[Any], partial: Path) -> Path:
-    """Waits for the shards of all ranks. Raises RunError naming the rank that could not write."""
-    try:
-        shards.result()
-    except CheckpointException as error:
-        rank, failure = next(iter(error.failures.items()))
-        raise RunError(
-            f"rank {rank} could not save its shard of {partial}: {failure[0]}; earlier checkpoints are intact"
-        ) from error
-    return partial
 
 
 def keys(saved: Checkpoint, part: str) -> set[str]:
@@ -176,9 +158,9 @@ def read_into(saved: Checkpoint, targets: Parts) -> None:
         for key, value in tensors.items()
     }
     if in_shards:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process reads alone
-            load_shards(in_shards, storage_reader=_reader(saved))
+        from scaledit.training import shards
+
+        shards.read(saved.folder / SHARDED, in_shards)
 
 
 def _whole(saved: Checkpoint, part: str) -> bool:
@@ -186,17 +168,11 @@ def _whole(saved: Checkpoint, part: str) -> bool:
 
 
 def _in_shards(saved: Checkpoint, part: str) -> dict[str, tuple[int, ...]]:
-    """The shapes of a part's tensors, by name, as their shards' headers tell."""
-    found = _reader(saved).read_metadata().state_dict_metadata
-    return {
-        key.removeprefix(f"{part}/"): tuple(tensor.size)
-        for key, tensor in found.items()
-        if key.startswith(f"{part}/") and isinstance(tensor, TensorStorageMetadata)
-    }
+    """The shapes of a part's tensors, by name."""
+    from scaledit.training import shards
 
-
-def _reader(saved: Checkpoint) -> HuggingFaceStorageReader:
-    return HuggingFaceStorageReader(str(saved.folder / SHARDED))
+    found = shards.shapes(saved.folder / SHARDED)
+    return {key.removeprefix(f"{part}/"): shape for key, shape in found.items() if key.startswith(f"{part}/")}
 
 
 def _check_fits(where: Path, have: Mapping[str, Any], want: Mapping[str, Any]) -> None:
