@@ -61,8 +61,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if path is None or exitstatus != 0 or hasattr(session.config, "workerinput"):
         return
     about = machine.described()
+    on = f"{about['processor']}, PyTorch {about['torch']}"
     lines = [
-        f"All of them held: {len(FOUND)} rows, on {about['processor']}, 2 at a time, PyTorch {about['torch']}.",
+        f"All of them held: {len(FOUND)} rows, two at a time on {on}.",
         "",
         "| Fault | Injected by | What happened | Took |",
         "|---|---|---|---|",

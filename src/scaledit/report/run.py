@@ -61,8 +61,9 @@ def _headline(pipeline: Pipeline, events: Events) -> str:
             f"an image ({config.model.conditioning}, width {config.model.hidden_size}, depth "
             f"{config.model.depth}, patch {config.model.patch_size})",
             "Trained": f"{step} steps of batch {config.train.batch_size}, {seconds:.0f} s on {device}",
-            "Speed": f"{rate:.0f} images/s in training, {macs / 1e9:.1f} G
-            multiply-adds/s{_of_roof(stepped)}", "Skipped steps": f"{skipped}",
+            "Speed": f"{rate:.0f} images/s in training, {macs / 1e9:.1f} G multiply-adds/s"
+            f"{_of_roof(stepped)}",
+            "Skipped steps": f"{skipped}",
         }
     )
 
