@@ -43,7 +43,7 @@ def happened(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     fault = request.function.__doc__.strip().rstrip(".")
 
     def tell(how: str, what: str) -> None:
-        request.node.user_properties.append(("row", Row(file, line, test, fault, how, what)))
+        request.node.user_properties.append(("row", (file, line, test, fault, how, what)))
 
     return tell
 

@@ -25,7 +25,9 @@ from safetensors.torch import load_file
 from scaledit import checkpoint
 from tiny import TINY
 
-QUIET = ("evaluate.reference=", "train.steps=40", "checkpoint.every=7", "engine.timeout=6")
+QUIET = ("evaluate.reference=", "train.steps=40", "checkpoint.every=7", "engine.timeout=60")
+SOON = "engine.timeout=8"
+"""For jobs that will hang: found soon, and not too soon for a start on a busy machine."""
 _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(
     [

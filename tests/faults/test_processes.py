@@ -181,7 +181,7 @@ def test_the_first_rank_is_killed(tmp_path: Path, happened):
 def test_a_rank_hangs(tmp_path: Path, happened, rank: int):
     """A rank hangs"""
     out = tmp_path / "run"
-    job = start_ranks(out, 2, "train.steps=100000")
+    job = start_ranks(out, 2, "train.steps=100000", jobs.SOON)
     reaches(job, out, 20)
     victim = jobs.ranks_of(out, 2)[rank]
     os.kill(victim, signal.SIGSTOP)
@@ -193,7 +193,7 @@ def test_a_rank_hangs(tmp_path: Path, happened, rank: int):
     assert gone(jobs.ranks_of(out, 2))
     resumes(out)
     happened(
-        f"SIGSTOP to rank {rank} of 2, engine.timeout 6 s",
+        f"SIGSTOP to rank {rank} of 2, engine.timeout 8 s",
         f"exit 1; says “{line_with(said, 'does not answer')}”; resumed",
     )
 
@@ -220,7 +220,13 @@ def test_a_loader_worker(tmp_path: Path, happened, how: str):
     pictures = tree(tmp_path / "pictures")
     classes = len([path for path in pictures.iterdir() if path.is_dir()])
     out = tmp_path / "run"
-    overrides = (*LOADING, f"data.path={pictures}", f"model.num_classes={classes}", "data.workers=2")
+    overrides = (
+        *LOADING,
+        f"data.path={pictures}",
+        f"model.num_classes={classes}",
+        "data.workers=2",
+        jobs.SOON,
+    )
     job = start(out, *overrides)
     reaches(job, out, 10)
     victim = children(job.pid)[0]
@@ -235,7 +241,7 @@ def test_a_loader_worker(tmp_path: Path, happened, how: str):
     resumes(out, *overrides, "data.workers=0")
     signalled = "`kill -9`" if how == "killed" else "SIGSTOP"
     happened(
-        f"{signalled} to one of two, engine.timeout 6 s",
+        f"{signalled} to one of two, engine.timeout 8 s",
         f"exit 1; says “{line_with(said, 'loader worker')}”; resumed",
     )
 

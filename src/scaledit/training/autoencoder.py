@@ -85,6 +85,7 @@ def train(
 
         run = Run(state, out, around, macs, manifest, fitted, looks)
         yield from run.restored(found)
+        around.doing("measuring the machine", state.step)
         machine.roof(where, config.train.precision)  # while nothing else runs
         steps, samples = config.train.steps, len(dataset)
         yield Started(config.name, state.step, steps, str(where), ranks.world, params, macs, samples)

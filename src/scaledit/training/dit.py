@@ -61,6 +61,7 @@ def train(
     with claimed(config, out, resume, around) as found:
         if found.checkpoint is not None:
             _check_same_latents(found.checkpoint, decoder)
+        around.doing("building the model", 0)
         state = TrainState.create(config, dataset, ranks)
         looks = Looks(state, out, around, dataset.class_names, decoder, judge)
         counts = flops.count(config.model)
@@ -70,6 +71,7 @@ def train(
         }
         run = Run(state, out, around, counts.macs, manifest, looks.stepped, looks.due)
         yield from run.restored(found)
+        around.doing("measuring the machine", state.step)
         machine.roof(where, config.train.precision)  # while nothing else runs
         started = Started(
             config.name,

@@ -126,6 +126,7 @@ class Run(Generic[State]):
 
     def restored(self, found: checkpoint.Latest) -> Iterator[Event]:
         """Goes on from a checkpoint, if there is one, after renaming the damaged ones that are newer."""
+        self.around.doing("reading a checkpoint", 0)
         if found.checkpoint is not None:
             self._restore(found.checkpoint)
         if self.around.ranks.first:
