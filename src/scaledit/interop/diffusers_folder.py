@@ -318,6 +318,7 @@ def measured(model: Model, folder: Path) -> Difference | None:
     try:
         import diffusers
         from diffusers import DiTTransformer2DModel  # pyright: ignore[reportPrivateImportUsage]
+        from diffusers.utils import logging
     except ImportError:
         return None
     import torch
@@ -333,7 +334,16 @@ def measured(model: Model, folder: Path) -> Difference | None:
         ours.load_state_dict({key: lazy.read() for key, lazy in model.weights.items()})
         expected, embedded = ours.eval()(x, t, y), ours.time_embed(t)
         del ours
-        net: Any = DiTTransformer2DModel.from_pretrained(folder / TRANSFORMER, local_files_only=True)
+        before = logging.get_verbosity()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
+            net: Any = DiTTransformer2DModel.from_pretrained(
+                folder / TRANSFORMER, local_files_only=True, low_cpu_mem_usage=False
+            )
+        finally:
+            logging.set_verbosity(before)
+            logging.enable_progress_bar()
         found = net(x, timestep=t, class_labels=y).sample
         emb = net.transformer_blocks[0].norm1.emb
         theirs = emb.timestep_embedder(emb.time_proj(t))

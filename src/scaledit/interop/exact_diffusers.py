@@ -7,6 +7,7 @@ A subclass with the same weights under the same names. It needs diffusers and no
 this file into the folders that it exports, where diffusers finds it (trust_remote_code=True).
 """
 
+import functools
 import math
 from typing import Any
 
@@ -39,6 +40,7 @@ class ExactDiTTransformer2DModel(DiTTransformer2DModel):
     """As DiTTransformer2DModel, with the official function. Labels from the number of classes on are the null
     label, so that DiTPipeline, whose null label is always 1000, guides models of fewer classes too."""
 
+    @functools.wraps(DiTTransformer2DModel.__init__)  # diffusers reads the names of the config from it
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         blocks: Any = self.transformer_blocks

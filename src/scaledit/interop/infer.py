@@ -23,6 +23,8 @@ from scaledit.models.layers import position_table
 
 FLOW_NAMES = {name.replace("DiT-", "SiT-"): name for name in MODEL_NAMES}
 """SiT's sizes are the DiT's."""
+MOST_TOKENS = 1 << 16
+"""Of an input that is believed: 4096x4096 pixels at patch 2 in an f8 autoencoder's latents."""
 KNOWN_NAMES = (*MODEL_NAMES, *FLOW_NAMES)
 
 
@@ -75,7 +77,7 @@ def config_of(
             f"{hints.num_classes}"
         )
     _check_name(depth, width, patch, hints)
-    return DiTConfig(
+    config = DiTConfig(
         input_size=_input_size(position, width, patch, hints),
         patch_size=patch,
         in_channels=channels,
@@ -87,6 +89,9 @@ def config_of(
         conditioning=_conditioning(shapes, width),
         mlp_ratio=_shape(shapes, "blocks.0.mlp.fc1.weight", 2)[0] / width,
     )
+    if config.tokens > MOST_TOKENS:
+        raise UsageError(f"an input of {config.height}x{config.width} is {config.tokens} patches: too large")
+    return config
 
 
 def name_of(config: DiTConfig) -> str | None:
@@ -148,7 +153,7 @@ def _input_size(position: Tensor | None, width: int, patch: int, hints: Hints) -
     shapes = [(side, side)] if side * side == tokens else []
     shapes += [(rows, tokens // rows) for rows in range(1, tokens + 1) if tokens % rows == 0 and rows != side]
     tolerance = max(POSITION_TOLERANCE, torch.finfo(position.dtype).eps)
-    for rows, columns in shapes if tokens <= 1 << 16 and width == table.shape[1] else []:
+    for rows, columns in shapes if tokens <= MOST_TOKENS and width == table.shape[1] else []:
         if torch.allclose(position_table(width, rows, columns), table, rtol=0, atol=tolerance):
             return rows * patch if rows == columns else (rows * patch, columns * patch)
     raise UsageError(

@@ -20,6 +20,7 @@ from scaledit.interop.lazily import DTYPES, Lazy, there
 from scaledit.models.config import DiTConfig
 from scaledit.models.dit import DiT
 from scaledit.models.layers import position_table
+from scaledit.models.shapes import shapes as needed_shapes
 
 _NAMES = (
     ("x_embedder.proj.", "patch_embed."),
@@ -93,9 +94,10 @@ def position(config: DiTConfig) -> Tensor:
 
 def check_position(table: Tensor, config: DiTConfig) -> None:
     """Raises UsageError unless `table` (1, T, D) is the sin-cos table, to its own precision."""
-    own = position(config).unsqueeze(0)
     tolerance = max(POSITION_TOLERANCE, torch.finfo(table.dtype).eps)
-    if table.shape != own.shape or not torch.allclose(table.float(), own, rtol=0, atol=tolerance):
+    if tuple(table.shape) != (1, config.tokens, config.hidden_size) or not torch.allclose(
+        table.float(), position(config).unsqueeze(0), rtol=0, atol=tolerance
+    ):
         raise UsageError(
             f"{POSITION} is not the sin-cos table of a {config.height}x{config.width} input at patch "
             f"{config.patch_size}; check input_size and patch_size"
@@ -105,8 +107,7 @@ def check_position(table: Tensor, config: DiTConfig) -> None:
 def check_shapes(shapes: Mapping[str, tuple[int, ...]], config: DiTConfig) -> None:
     """shapes: by our names. Raises UsageError naming the first key (as the official layout calls it) that is
     missing, unknown or of another shape than `config` needs."""
-    with torch.device("meta"):
-        expected = {key: tuple(value.shape) for key, value in DiT(config).state_dict().items()}
+    expected = needed_shapes(config)
     missing, unknown = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected.keys())
     if missing or unknown:
         raise UsageError(
@@ -116,8 +117,8 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], config: DiTConfig) -> No
         )
     for key, shape in shapes.items():
         if shape != expected[key]:
-            needed = _theirs_shape(config, key, expected[key])
-            raise UsageError(f"{_theirs(key)} has shape {shape}, this config needs {needed}")
+            wanted = _theirs_shape(config, key, expected[key])
+            raise UsageError(f"{_theirs(key)} has shape {shape}, this config needs {wanted}")
 
 
 def load(config: DiTConfig, state_dict: Mapping[str, Tensor]) -> DiT:

@@ -20,12 +20,12 @@ import zipfile
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple
 
-MEMORY = 256 << 20
-"""Bytes of address space for this process. Its own imports take about 30 MB."""
-SECONDS = 4
+MEMORY = 128 << 20
+"""Bytes of address space for this process, above what the interpreter has when it starts."""
+SECONDS = 3
 """Of processor time. The trainer checkpoint of an XL/2 takes 0.2."""
-LARGEST_PICKLE = 32 << 20
-"""Bytes: descriptions only. A trainer checkpoint of an XL/2 has 0.2 MB."""
+LARGEST_PICKLE = 2 << 20
+"""Bytes: descriptions only. A trainer checkpoint of an XL/2 has 0.4 MB."""
 MOST_TENSORS, MOST_AXES = 100_000, 8
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6
 
@@ -236,6 +236,8 @@ def members(file: BinaryIO, size: int) -> Members:
     def span(info: zipfile.ZipInfo) -> tuple[int, int]:
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
             raise Refused(f"has a compressed member ({info.filename:.60}); torch.save compresses nothing")
+        if info.header_offset < 0:
+            raise Damaged("is a zip with a piece missing")
         file.seek(info.header_offset)
         header = file.read(30)
         if len(header) < 30 or header[:4] != b"PK\3\4" or header[6] & 1:
@@ -331,8 +333,13 @@ def limit() -> None:
         import resource
     except ImportError:  # not on Windows: there only the interpreter's own rules and the parent's clock hold
         return
+    try:  # some systems map hundreds of megabytes of locales at the start
+        with open("/proc/self/statm") as file:
+            present = int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        present = 64 << 20
     limits = (
-        (resource.RLIMIT_AS, MEMORY),
+        (resource.RLIMIT_AS, present + MEMORY),
         (resource.RLIMIT_CPU, SECONDS),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
