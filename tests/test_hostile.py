@@ -17,12 +17,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from layouts import config, official_state, random_dit
+from layouts import OPTIONS, config, convert, official_state, random_dit
+from scaledit import load
 from scaledit.errors import RunError, UsageError
 from scaledit.interop import pickle_reader
 from scaledit.interop.convert import open_model
 from scaledit.interop.infer import Hints
 from scaledit.interop.pickled import open_pickled
+from scaledit.parts import sealed
 
 SECONDS, MEGABYTES = 5, 300
 """What the project promises for any refusal, above the imports' own."""
@@ -328,6 +330,26 @@ def test_old_torch_opens_no_pickle(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
     with pytest.raises(UsageError, match=r"install torch 2\.10 or newer"):
         open_pickled(tmp_path / "fine.pt")
+
+
+@pytest.mark.parametrize(
+    ("claim", "says"),
+    [
+        ({"depth": 10**9}, "claims 1000000000 blocks"),
+        ({"input_size": 10**7}, "too large"),
+        ({"hidden_size": 1 << 20}, "does not fit its config"),
+    ],
+)
+def test_a_folder_that_claims_a_huge_network(claim: dict[str, int], says: str, tmp_path: Path):
+    """A manifest proves that a folder is whole, not that it means well."""
+    torch.save(official_state(random_dit(config())), tmp_path / "in.pt")
+    convert(tmp_path / "in.pt", tmp_path / "out", "--to", "scaledit", *OPTIONS)
+    manifest = json.loads((tmp_path / "out/manifest.json").read_bytes())
+    del manifest["sha256"]
+    manifest["config"]["model"] |= claim
+    (tmp_path / "out/manifest.json").write_bytes(sealed(manifest))
+    with pytest.raises(UsageError, match=says):
+        load(tmp_path / "out")
 
 
 def test_a_shard_index_names_only_its_neighbours(tmp_path: Path):

@@ -29,22 +29,35 @@ from layouts import (
 )
 from scaledit import DiT, DiTConfig, assemble, load
 from scaledit.cli import main
-from scaledit.diffusion import OfficialNoise
+from scaledit.diffusion import (
+    DDPM,
+    ClassifierFree,
+    Epsilon,
+    LearnedRange,
+    LinearBeta,
+    NetDenoiser,
+    Noise,
+    OfficialNoise,
+    sample,
+)
 from scaledit.errors import RunError, UsageError
+from scaledit.interop import official, program
 from scaledit.interop.convert import open_model
 from scaledit.interop.infer import Hints
+from scaledit.interop.lazily import Lazy
 from scaledit.models.config import SIZES
+from scaledit.models.shapes import shapes
 
 SHAPES = {
     **{size: config(depth=depth) for size, (depth, _, _) in SIZES.items()},
-    "S/8": DiTConfig.named("DiT-S/8", image_size=64),
+    "S/8": DiTConfig.named("DiT-S/8", image_size=256),
 }
 
 
 @pytest.mark.parametrize("name", SHAPES)
 @torch.no_grad()
 def test_official_and_diffusers_there_and_back(name: str, tmp_path: Path):
-    """official -> ours -> official, and ours -> diffusers -> ours, exact and plain."""
+    """official -> ours -> official, and ours -> diffusers -> ours; the outputs of each."""
     shape = SHAPES[name]
     dit = random_dit(shape)
     state, expected = official_state(dit), dit(*inputs(shape))
@@ -92,7 +105,7 @@ def test_what_is_inferred_and_what_is_asked_for(tmp_path: Path, capsys: pytest.C
     dit = random_dit(config(depth=3, input_size=(6, 4), learn_sigma=False, mlp_ratio=2.0))
     torch.save(official_state(dit), tmp_path / "odd.pt")
     assert main(["convert", str(tmp_path / "odd.pt"), str(tmp_path / "x"), "--to", "scaledit"]) == 2
-    assert "say --heads" in capsys.readouterr().err
+    assert "convert it with --heads N" in capsys.readouterr().err
     found = open_model(tmp_path / "odd.pt", Hints(heads=HEADS)).config
     assert found.model == dit.config
     assert found.diffusion.objective == "simple"
@@ -149,6 +162,26 @@ def test_a_run_is_exported_and_draws_the_same(pixel_run: Path, tmp_path: Path):
     config_file.write_text(config_file.read_text().replace('"cfg_scale": 2.0', '"cfg_scale": 1.0'))
     with pytest.raises(RunError, match="bytes instead of"):
         load(tmp_path / "out")
+
+
+@torch.no_grad()
+def test_an_exported_program_samples_the_same(tmp_path: Path):
+    """torch.export, saved and loaded: every batch size, 1 among them; a guided loop through it."""
+    dit = random_dit(config())
+    torch.save(official_state(dit), tmp_path / "in.pt")
+    convert(tmp_path / "in.pt", tmp_path / "out.pt2", "--to", "program", *OPTIONS)
+    net = program.load(tmp_path / "out.pt2")
+    x, t, y = inputs(config())
+    for n in (1, 2, 4):
+        assert distance(net(x[:n], t[:n].float(), y[:n]), dit(x[:n], t[:n], y[:n])) <= TOLERANCE
+    pictures = []
+    for network in (net, dit):
+        denoiser = NetDenoiser(network, LinearBeta(), LearnedRange(Epsilon()))
+        noise = Noise(0, range(3), config().shape)
+        pictures.append(sample(ClassifierFree(denoiser, 2.0), DDPM(steps=5), noise, y[:3]))
+    assert distance(pictures[0], pictures[1]) <= 1e-5
+    with pytest.raises(UsageError, match="is no program"):
+        program.load(tmp_path / "in.pt")
 
 
 def test_sit_is_read_as_a_flow(tmp_path: Path):
@@ -261,3 +294,31 @@ def test_the_hub_is_asked_only_with_an_id(
     monkeypatch.chdir(pixel_run.parent)
     assert main(["sample", "run/typo", "--out", "x.png"]) == 2
     assert "there is no run/typo" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["scaledit", "official"])
+def test_xl_2_is_converted_in_less_than_1_6_times_its_size(to: str, tmp_path: Path):
+    """675 M parameters, 2.7 GB; 5.4 GB of disk. Peak memory of the whole command, torch included."""
+    shape = DiTConfig.named("DiT-XL/2")
+    state = {
+        key: torch.from_numpy(lazy.read().numpy()) if key == "pos_embed" else torch.zeros(lazy.shape)
+        for key, lazy in official.to_official(
+            {key: Lazy("F32", size, lambda: torch.empty(0)) for key, size in shapes(shape).items()}, shape
+        ).items()
+    }
+    torch.save(state, tmp_path / "xl2.pt")
+    del state
+    code = (
+        "import sys; from scaledit.cli import main\n"
+        "assert main(sys.argv[1:]) == 0\n"
+        "lines = open('/proc/self/status').read().splitlines()\n"
+        "print(next(line.split()[1] for line in lines if line.startswith('VmHWM')))"
+    )
+    out = tmp_path / ("out.pt" if to == "official" else "out")
+    arguments = ["convert", str(tmp_path / "xl2.pt"), str(out), "--to", to]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) * 1024 < 1.6 * (tmp_path / "xl2.pt").stat().st_size
+    assert "674,834,720 parameters" in done.stdout
+    assert "converting, MB" in done.stderr

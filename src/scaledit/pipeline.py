@@ -25,9 +25,11 @@ from scaledit.errors import UsageError
 from scaledit.interop import card, hub, ours
 from scaledit.interop.convert import open_model
 from scaledit.interop.infer import Hints
-from scaledit.interop.lazily import Lazy, there
+from scaledit.interop.lazily import there
 from scaledit.interop.model import Model
+from scaledit.interop.official import check_size
 from scaledit.models.dit import DiT
+from scaledit.models.shapes import shapes as needed_shapes
 
 DECODED_AT_ONCE = 16
 """Images: decoding takes far more memory than sampling."""
@@ -207,8 +209,13 @@ def load(
     """
     model, where = open_model(hub.local(path), hints), assemble.device(device)
     config = model.config
+    check_size(config.model, len(model.weights))
+    _check_fits(needed_shapes(config.model), {key: lazy.shape for key, lazy in model.weights.items()}, path)
     net = assemble.network(config.model, seed=0)
-    _copy_weights(net, model.weights, path)
+    own = net.state_dict()
+    with torch.no_grad():
+        for key, lazy in model.weights.items():  # one of them in memory at a time
+            own[key].copy_(lazy.read())
     return Pipeline(
         config=config,
         net=net.to(where).eval(),
@@ -218,19 +225,6 @@ def load(
         decoder=_decoder(decoder or config.autoencoder, model.made_by, where),
         source=model.source,
     )
-
-
-def _copy_weights(net: DiT, weights: Mapping[str, Lazy], where: str | Path) -> None:
-    """One tensor in memory at a time. Raises UsageError naming the first that does not fit the config."""
-    own = net.state_dict()
-    _check_fits(
-        {key: tuple(value.shape) for key, value in own.items()},
-        {key: lazy.shape for key, lazy in weights.items()},
-        where,
-    )
-    with torch.no_grad():
-        for key, lazy in weights.items():
-            own[key].copy_(lazy.read())
 
 
 def _decoder(config: LatentConfig, made_by: MadeBy | None, device: torch.device) -> Decoder | None:

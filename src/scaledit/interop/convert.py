@@ -1,6 +1,6 @@
 """From any layout to any other: open_model(path) -> Model -> write(model, out, to).
 
-    our folders, official .pt or .safetensors (DiT, fast-DiT, SiT), diffusers' folders
+    our folders, official .pt or .safetensors (DiT, fast-DiT, SiT), diffusers' folders; and out, .pt2
 
 Weights stay in their files until they are written: memory holds one tensor at a time, except for an official
 .pt, which torch.save takes whole.
@@ -22,7 +22,7 @@ from scaledit.interop.pickled import open_pickled
 from scaledit.models.config import LATENT_DOWNSAMPLING
 from scaledit.parts import sha256_of, whole
 
-Layout = Literal["scaledit", "official", "diffusers"]
+Layout = Literal["scaledit", "official", "diffusers", "program"]
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 TENSORS = ".safetensors"
 PATCHES = "patch_embed.weight"
@@ -61,11 +61,11 @@ def _official(path: Path, hints: Hints, kind: str) -> Model:
     else:
         raise UsageError(f"{path} is neither {', '.join(PICKLES)} nor {TENSORS}")
     tensors = official.unwrapped(tensors)
-    hints = _with_args(hints, args)
     weights = official.to_ours(tensors)
     shapes = {key: lazy.shape for key, lazy in weights.items()}
     patches, table = tensors.get(official.PATCHES), tensors.get(official.POSITION)
-    position = None if table is None else _small(table).read()
+    position = None if table is None else _table(table).read()
+    hints = _with_args(hints, args, position is None)
     config = config_of(shapes, hints, None if patches is None else patches.shape, position)
     official.check_shapes(shapes, config)
     if position is not None:
@@ -93,21 +93,24 @@ def _part(parts: Mapping[str, Mapping[str, Lazy]], kind: str, path: Path) -> tup
     raise UsageError(f"{path} holds {', '.join(sorted(parts))[:200]}; say which with --weights")
 
 
-def _small(table: Lazy) -> Lazy:
+def _table(table: Lazy) -> Lazy:
     if len(table.shape) != 3 or table.shape[0] != 1:
         raise UsageError(f"{official.POSITION} has shape {table.shape}, not (1, patches, width)")
     return table
 
 
-def _with_args(hints: Hints, args: Mapping[str, Any]) -> Hints:
-    """What is asked on the command line, else what the program's own arguments say, where they are plain.
-
-    num_classes is left to the label table: the official trainer's argument does not count the null label.
-    """
+def _with_args(hints: Hints, args: Mapping[str, Any], ask_size: bool) -> Hints:
+    """What the user says, else what the arguments of the program that wrote the file say of the same."""
     model, size = args.get("model"), args.get("image_size")
     if hints.model is None and model in KNOWN_NAMES:
         hints = dataclasses.replace(hints, model=model)
-    if hints.input_size is None and type(size) is int and size > 0 and size % LATENT_DOWNSAMPLING == 0:
+    if (
+        ask_size
+        and hints.input_size is None
+        and type(size) is int
+        and size > 0
+        and size % LATENT_DOWNSAMPLING == 0
+    ):
         hints = dataclasses.replace(hints, input_size=size // LATENT_DOWNSAMPLING)
     return hints
 
@@ -138,6 +141,8 @@ def write(
         return Written(ours.write(model, out, card.text(model, results), progress))
     if to == "official":
         return _write_official(model, out, progress)
+    if to == "program":
+        return _write_program(model, out, progress)
     text = card.text(model, results, "plain" if plain else "diffusers")
     written = diffusers_folder.write(model, out, text, progress, plain, shard)
     sha256, notes = next(iter(written.sha256.values())), []
@@ -196,4 +201,23 @@ def _write_official(model: Model, out: Path, progress: Progress) -> Written:
             torch.save(state, file)
     except OSError as error:
         raise RunError(f"could not write {out}: {error.strerror or error}") from error
+    return Written(sha256_of(out))
+
+
+def _write_program(model: Model, out: Path, progress: Progress) -> Written:
+    """The network as a .pt2 of torch.export; it has the weights inside, in float32."""
+    if out.exists():
+        raise UsageError(f"{out} exists; choose another name or delete it")
+    from scaledit.interop import program
+    from scaledit.models.dit import DiT
+
+    official.check_shapes({key: lazy.shape for key, lazy in model.weights.items()}, model.config.model)
+    net = DiT(model.config.model)
+    net.load_state_dict({key: lazy.read() for key, lazy in model.weights.items()})
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        program.save(net, out)
+    except OSError as error:
+        raise RunError(f"could not write {out}: {error.strerror or error}") from error
+    progress(model.nbytes, model.nbytes)
     return Written(sha256_of(out))

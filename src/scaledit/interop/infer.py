@@ -17,14 +17,12 @@ import torch
 from torch import Tensor
 
 from scaledit.errors import UsageError, did_you_mean
-from scaledit.interop.official import POSITION_TOLERANCE
+from scaledit.interop.official import MOST_TOKENS, POSITION_TOLERANCE, check_size
 from scaledit.models.config import MODEL_NAMES, PATCHES, SIZES, Conditioning, DiTConfig
 from scaledit.models.layers import position_table
 
 FLOW_NAMES = {name.replace("DiT-", "SiT-"): name for name in MODEL_NAMES}
 """SiT's sizes are the DiT's."""
-MOST_TOKENS = 1 << 16
-"""Of an input that is believed: 4096x4096 pixels at patch 2 in an f8 autoencoder's latents."""
 KNOWN_NAMES = (*MODEL_NAMES, *FLOW_NAMES)
 
 
@@ -89,8 +87,7 @@ def config_of(
         conditioning=_conditioning(shapes, width),
         mlp_ratio=_shape(shapes, "blocks.0.mlp.fc1.weight", 2)[0] / width,
     )
-    if config.tokens > MOST_TOKENS:
-        raise UsageError(f"an input of {config.height}x{config.width} is {config.tokens} patches: too large")
+    check_size(config, len(shapes))
     return config
 
 
@@ -135,7 +132,9 @@ def _patch(area: int, patches: tuple[int, ...] | None, hints: Hints) -> int:
     elif hints.patch_size is not None:
         patch = hints.patch_size
     else:
-        raise UsageError("the patch size cannot be seen in these weights; say --patch-size or --model")
+        raise UsageError(
+            "the patch size cannot be seen in these weights; convert them with --patch-size P or --model"
+        )
     if hints.patch_size not in (None, patch) or patch < 1 or area % patch**2:
         raise UsageError(f"the patch size is not {hints.patch_size or patch}: a patch has {area} values here")
     return patch
@@ -146,7 +145,8 @@ def _input_size(position: Tensor | None, width: int, patch: int, hints: Hints) -
         return hints.input_size
     if position is None:
         raise UsageError(
-            "the input size cannot be seen in these weights; say --input-size (32 for 256 pixels)"
+            "the input size cannot be seen in these weights; convert them with --input-size S (32 for 256 "
+            "pixels)"
         )
     tokens, table = position.shape[-2], position.reshape(-1, position.shape[-1]).float()
     side = math.isqrt(tokens)
@@ -169,7 +169,7 @@ def _heads(depth: int, width: int, hints: Hints) -> int:
     if named is None:
         raise UsageError(
             f"weights do not show their number of heads, and {depth} blocks of width {width} are none of the "
-            "paper's sizes; say --heads"
+            "paper's sizes; convert it with --heads N"
         )
     return named
 

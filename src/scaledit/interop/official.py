@@ -33,6 +33,8 @@ _NAMES = (
 PATCHES = "x_embedder.proj.weight"
 POSITION = "pos_embed"
 POSITION_TOLERANCE = 1e-5
+MOST_TOKENS = 1 << 16
+"""Of an input that is believed: 4096x4096 pixels at patch 2 in an f8 autoencoder's latents."""
 WRAPPERS = ("module.", "_orig_mod.")
 """What DistributedDataParallel and torch.compile put before every key."""
 
@@ -75,13 +77,13 @@ def to_ours(weights: Mapping[str, Lazy]) -> dict[str, Lazy]:
 
 
 def to_official(weights: Mapping[str, Lazy], config: DiTConfig) -> dict[str, Lazy]:
-    """The official names and shapes, `pos_embed` (in the weights' dtype) first."""
+    """The official names and shapes in that program's order, `pos_embed` (in the weights' dtype) first."""
     check_conditioning(config)
     dtype = weights["patch_embed.weight"].dtype
     table = position(config).unsqueeze(0).to(DTYPES[dtype])
     named = {
-        _theirs(key): value.reshaped(_theirs_shape(config, key, value.shape))
-        for key, value in weights.items()
+        _theirs(key): weights[key].reshaped(_theirs_shape(config, key, shape))
+        for key, shape in needed_shapes(config).items()
     }
     return {POSITION: there(table), **named}
 
@@ -104,9 +106,19 @@ def check_position(table: Tensor, config: DiTConfig) -> None:
         )
 
 
+def check_size(config: DiTConfig, tensors: int) -> None:
+    """Raises UsageError for what a config claims and no weight shows: an input whose position table alone
+    would fill the memory, or more blocks than there are `tensors`."""
+    if config.tokens > MOST_TOKENS:
+        raise UsageError(f"an input of {config.height}x{config.width} is {config.tokens} patches: too large")
+    if config.depth > tensors:
+        raise UsageError(f"the config claims {config.depth} blocks, the state dict has {tensors} tensors")
+
+
 def check_shapes(shapes: Mapping[str, tuple[int, ...]], config: DiTConfig) -> None:
     """shapes: by our names. Raises UsageError naming the first key (as the official layout calls it) that is
     missing, unknown or of another shape than `config` needs."""
+    check_size(config, len(shapes))
     expected = needed_shapes(config)
     missing, unknown = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected.keys())
     if missing or unknown:

@@ -50,16 +50,20 @@ def read(folder: Path, weights: str = "ema") -> Model:
     entry = opened.files[name]
     if CONFIG in opened.files and sha256_of(folder / CONFIG) != opened.files[CONFIG]["sha256"]:
         raise RunError(f"{folder / CONFIG} was changed after {checkpoint.MANIFEST} was written; restore it")
-    config, made_by = RunConfig.from_json(opened.config), state.get("made_by")
+    try:
+        names, size, sha256 = tuple(state["class_names"]), entry["size"], entry["sha256"]
+        made_by = None if state.get("made_by") is None else MadeBy(**state["made_by"])
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{folder / checkpoint.MANIFEST} lacks what a model needs ({error})") from None
     return Model(
-        config=config,
-        weights=open_verified(folder, name, entry["size"], entry["sha256"]),
-        class_names=tuple(state["class_names"]),
-        made_by=None if made_by is None else MadeBy(**made_by),
+        config=RunConfig.from_json(opened.config),
+        weights=open_verified(folder, name, size, sha256),
+        class_names=names,
+        made_by=made_by,
         source=state.get("source", {}),
         step=opened.step,
         kind=weights,
-        sha256=entry["sha256"],
+        sha256=sha256,
     )
 
 

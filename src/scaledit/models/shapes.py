@@ -39,8 +39,8 @@ def shapes(config: DiTConfig) -> Shapes:
         **_linear("time_embed.fc2", d, d),
         "label_embed.weight": (config.num_classes + 1, d),
         **{f"blocks.{i}.{name}": shape for i in range(config.depth) for name, shape in block.items()},
-        **(_linear("final.modulation", FINAL_MODULATIONS * d, d) if modulated else _norm("final.norm", d)),
         **_linear("final.linear", config.out_channels * area, d),
+        **(_linear("final.modulation", FINAL_MODULATIONS * d, d) if modulated else _norm("final.norm", d)),
     }
 
 
