@@ -5,7 +5,6 @@ A local path never needs the network; HF_HUB_OFFLINE=1 and huggingface_hub's oth
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -63,10 +62,10 @@ def push(folder: Path, repo_id: str, private: bool) -> str:
     if not ID.fullmatch(name):
         raise UsageError(f"{repo_id} is no id of the Hub; they look like org/name")
     try:
-        from huggingface_hub import HfApi
+        from huggingface_hub import HfApi, constants
     except ImportError:
         raise UsageError(_INSTALL) from None
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+    if constants.HF_HUB_OFFLINE:
         raise RunError(f"{name} was not sent: HF_HUB_OFFLINE is set")
     try:
         api = HfApi()
