@@ -101,7 +101,7 @@ def stride_bomb(path: Path) -> None:
 
 def shared_bomb(path: Path) -> None:
     one = tensor((256,), (1,), 256)
-    archive(path, pickled({f"x{i}": one for i in range(9 << 12)}), {"0": b"\0" * 1024})
+    archive(path, pickled({f"x{i}": one for i in range(9 << 10)}), {"0": b"\0" * 1024})
 
 
 def offset_bomb(path: Path) -> None:

@@ -250,6 +250,8 @@ def test_the_official_samplers_pictures(scale: float, tmp_path: Path):
     settings = pipeline.settings(seed, steps=steps, cfg_scale=scale)
     found = pipeline.latents(classes, settings, batch_size=2)  # the batch is whole all the same
     assert np.abs(found.numpy() - expected).max() <= 2e-5 * np.abs(expected).max()
+    straight = load(tmp_path / "in.pt", hints=Hints(heads=HEADS)).with_official_noise()
+    assert torch.equal(straight.latents(classes, settings), found)
     keyed = load(tmp_path / "ours").latents(classes, settings)
     assert np.abs(keyed.numpy() - expected).max() > 0.1 * np.abs(expected).max()
     with pytest.raises(UsageError, match="leave start at 0"):

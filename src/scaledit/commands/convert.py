@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "out", metavar="OUT", type=Path, help="a folder; official: .pt or .safetensors; program: .pt2"
     )
     parser.add_argument("--to", choices=["scaledit", "official", "diffusers", "program"], required=True)
-    parser.add_argument("--weights", choices=["ema", "model"], default="ema", help="which (default: ema)")
+    parser.add_argument("--weights", default="ema", metavar="PART", help="ema (default), model, or another")
     parser.add_argument(
         "--model", metavar="NAME", help="what IN is, where it does not say: DiT-XL/2, SiT-XL/2"
     )

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from scaledit.errors import RunError, UsageError
 from scaledit.interop import card, diffusers_folder, official, ours, sit
+from scaledit.interop.difference import Difference, measured
 from scaledit.interop.infer import KNOWN_NAMES, Hints, config_of
 from scaledit.interop.lazily import Lazy, Progress, open_safetensors, write_safetensors
 from scaledit.interop.model import EPSILON, SIT, Model, described
@@ -120,7 +121,7 @@ class Written(NamedTuple):
     folder, as measured. notes: what a person should know of the result."""
 
     sha256: str
-    difference: diffusers_folder.Difference | None = None
+    difference: Difference | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -159,7 +160,7 @@ def write(
         notes.append(
             "DiTPipeline's null label is 1000, which this model has not: it cannot guide the plain folder"
         )
-    difference = diffusers_folder.measured(model, out)
+    difference = measured(model, out)
     if difference is None:
         notes.append("diffusers is not installed: the difference of the plain layout was not measured")
     return Written(sha256, difference, tuple(notes))
@@ -172,12 +173,13 @@ def _write_official(model: Model, out: Path, progress: Progress) -> Written:
     if out.exists():
         raise UsageError(f"{out} exists; choose another name or delete it")
     weights, config = model.weights, model.config.model
-    if model.config.diffusion == SIT:
+    diffusion = model.config.diffusion
+    if (diffusion.schedule, diffusion.prediction) == (SIT.schedule, SIT.prediction):
         weights, config = sit.to_sit(weights, config)
-    elif model.config.diffusion.schedule != "linear" or model.config.diffusion.prediction != "epsilon":
+    elif (diffusion.schedule, diffusion.prediction, diffusion.steps) != ("linear", "epsilon", 1000):
         raise UsageError(
-            f"the official programs sample linear betas and epsilon only; this model has "
-            f"{model.config.diffusion.schedule} and {model.config.diffusion.prediction}"
+            "the official programs sample epsilon on 1000 linear betas only; this model has "
+            f"{diffusion.prediction} on {diffusion.schedule}, {diffusion.steps} steps"
         )
     tensors = official.to_official(weights, config)
     total, done = sum(lazy.nbytes for lazy in tensors.values()), 0

@@ -2,8 +2,8 @@
 
     open_safetensors(path) -> {name: Lazy}  --renamed, reshaped, cut, joined-->  write_safetensors(file, ...)
 
-What a header says is checked against the file's length before anything is read. Reading is by position
-(pread), not by mapping: a file that shrinks meanwhile is an error, not a crash.
+What a header says is checked against the file's length before anything is read. Files are read, not mapped:
+one that shrinks meanwhile is an error, not a crash.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ import torch
 from torch import Tensor
 
 from scaledit.errors import RunError, UsageError
-from scaledit.parts import sha256_of
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """By safetensors' names; weights come in no others."""
@@ -81,16 +79,10 @@ def in_file(
         if not numel:
             return torch.empty(shape, dtype=DTYPES[dtype])
         data = bytearray(extent * DTYPES[dtype].itemsize)
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        try:
-            view, at = memoryview(data), 0
-            while at < len(data):
-                got = os.preadv(descriptor, [view[at:]], start + at)
-                if not got:
-                    raise RunError(f"{path} became shorter while it was read")
-                at += got
-        finally:
-            os.close(descriptor)
+        with path.open("rb") as file:
+            file.seek(start)
+            if file.readinto(data) != len(data):
+                raise RunError(f"{path} became shorter while it was read")
         return torch.frombuffer(data, dtype=DTYPES[dtype]).as_strided(shape, strides).contiguous()
 
     return Lazy(dtype, shape, read)
@@ -139,19 +131,6 @@ def _entry(name: str, entry: Mapping[str, Any]) -> tuple[str, str, tuple[int, ..
     if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
         raise ValueError(name)
     return name, str(entry["dtype"]), shape, (begin, end)
-
-
-def open_verified(folder: Path, name: str, size: int, sha256: str) -> dict[str, Lazy]:
-    """As `open_safetensors`, after comparing the file with its manifest; it is hashed in blocks. Raises
-    RunError."""
-    path = folder / name
-    if not path.is_file():
-        raise RunError(f"{folder} is damaged: {name} is missing")
-    if path.stat().st_size != size:
-        raise RunError(f"{folder} is damaged: {name} has {path.stat().st_size} bytes instead of {size}")
-    if sha256_of(path) != sha256:
-        raise RunError(f"{folder} is damaged: {name} does not match its SHA-256")
-    return open_safetensors(path)
 
 
 def write_safetensors(file: BinaryIO, tensors: Mapping[str, Lazy], step: Callable[[int], None]) -> str:

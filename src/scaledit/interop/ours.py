@@ -21,7 +21,7 @@ from scaledit import __version__, checkpoint
 from scaledit.config import RunConfig
 from scaledit.data.latents import MadeBy
 from scaledit.errors import RunError, UsageError
-from scaledit.interop.lazily import Progress, open_verified, write_safetensors
+from scaledit.interop.lazily import Lazy, Progress, open_safetensors, write_safetensors
 from scaledit.interop.model import Model
 from scaledit.parts import sealed, sha256_of
 
@@ -57,7 +57,7 @@ def read(folder: Path, weights: str = "ema") -> Model:
         raise RunError(f"{folder / checkpoint.MANIFEST} lacks what a model needs ({error})") from None
     return Model(
         config=RunConfig.from_json(opened.config),
-        weights=open_verified(folder, name, size, sha256),
+        weights=_verified(folder, name, size, sha256),
         class_names=names,
         made_by=made_by,
         source=state.get("source", {}),
@@ -65,6 +65,18 @@ def read(folder: Path, weights: str = "ema") -> Model:
         kind=weights,
         sha256=sha256,
     )
+
+
+def _verified(folder: Path, name: str, size: int, sha256: str) -> dict[str, Lazy]:
+    """The tensors of a file, unread, after comparing its every byte with the manifest."""
+    path = folder / name
+    if not path.is_file():
+        raise checkpoint.damaged(folder, f"{name} is missing")
+    if path.stat().st_size != size:
+        raise checkpoint.damaged(folder, f"{name} has {path.stat().st_size} bytes instead of {size}")
+    if sha256_of(path) != sha256:
+        raise checkpoint.damaged(folder, f"{name} does not match its SHA-256")
+    return open_safetensors(path)
 
 
 def write(model: Model, out: Path, card: str, progress: Progress) -> str:

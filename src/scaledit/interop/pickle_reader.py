@@ -26,7 +26,7 @@ SECONDS = 3
 """Of processor time. The trainer checkpoint of an XL/2 takes 0.2."""
 LARGEST_PICKLE = 2 << 20
 """Bytes: descriptions only. A trainer checkpoint of an XL/2 has 0.4 MB."""
-MOST_TENSORS, MOST_AXES = 100_000, 8
+MOST_TENSORS, MOST_AXES = 10_000, 8
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6
 
 DTYPES = {"FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16"}
