@@ -88,7 +88,8 @@ def run(given: argparse.Namespace) -> None:
         )
     pushed = hub.push(given.out, given.push, given.private) if given.push else None
     notes = [*model.notes, *written.notes]
-    if model.made_by is not None and not (model.config.autoencoder.path or model.made_by.name):
+    recorded = model.made_by is None or model.config.autoencoder.path or model.made_by.name
+    if given.to == "scaledit" and not recorded:
         notes.append(
             "no autoencoder is recorded: sampling will ask for --decoder (or convert with --autoencoder AE)"
         )

@@ -81,7 +81,7 @@ def text(model: Model, results: Sequence[Mapping[str, Any]] = (), usage: Usage =
         "## Weights",
         "",
         "- SHA-256 of the weights file: `{sha256}`",
-        f"- {'average (EMA) of the weights' if model.kind == 'ema' else 'weights'}"
+        f"- {'average (EMA) of the weights' if model.kind == 'ema' else 'weights as they were in the file'}"
         + (f" at step {model.step}" if model.step else ""),
         f"- written by scaledit {__version__}" + _came_from(model),
         f"- sampled, unless told otherwise, with {run.sample.sampler}, {run.sample.steps} steps, guidance "
