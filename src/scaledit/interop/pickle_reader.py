@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 MEMORY = 128 << 20
 """Bytes of address space for this process, above what the interpreter has when it starts."""
-SECONDS = 3
+SECONDS = 2
 """Of processor time. The trainer checkpoint of an XL/2 takes 0.2."""
 LARGEST_PICKLE = 2 << 20
 """Bytes: descriptions only. A trainer checkpoint of an XL/2 has 0.4 MB."""
