@@ -21,6 +21,7 @@ from scaledit.models import flops
 from scaledit.models.blocks import Condition
 from scaledit.models.config import Conditioning
 from scaledit.models.layers import patchify, position_table, unpatchify
+from scaledit.models.shapes import shapes
 
 DESIGNS = get_args(Conditioning)
 every_design = pytest.mark.parametrize("design", DESIGNS)
@@ -341,3 +342,10 @@ def test_an_input_of_another_shape_is_refused():
     dit = DiT(small())
     with pytest.raises(UsageError, match=r"\(N, 3, 4, 6\), got \(1, 3, 6, 4\)"):
         dit(torch.zeros(1, 3, 6, 4), torch.zeros(1), torch.zeros(1, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("conditioning", get_args(Conditioning))
+@pytest.mark.parametrize("learn_sigma", [True, False])
+def test_shapes_in_closed_form(conditioning: Conditioning, learn_sigma: bool):
+    config = DiTConfig((8, 4), 2, 3, 16, 2, 2, 7, learn_sigma, conditioning, mlp_ratio=2.5)
+    assert shapes(config) == {key: tuple(value.shape) for key, value in DiT(config).state_dict().items()}

@@ -24,6 +24,7 @@ SCHEDULES = {
     "cosine": diffusion.CosineBeta,
     "quadratic": diffusion.QuadraticBeta,
     "flow": diffusion.LinearFlow,
+    "interpolant": diffusion.Interpolant,
 }
 PREDICTIONS = {
     "epsilon": diffusion.Epsilon,

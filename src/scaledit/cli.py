@@ -16,6 +16,7 @@ from typing import NoReturn
 from scaledit import __version__
 from scaledit.commands import (
     autoencoder,
+    convert,
     data,
     encode,
     evaluate,
@@ -55,6 +56,7 @@ COMMANDS = {
     "encode": encode,
     "sample": sample,
     "generate": generate,
+    "convert": convert,
     "evaluate": evaluate,
     "reference": reference,
     "models": models,

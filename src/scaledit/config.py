@@ -27,10 +27,11 @@ RECIPES = Path(__file__).parent / "recipes"
 class DiffusionConfig:
     """Which parts of scaledit.diffusion the model is trained and sampled with.
 
-    objective: "hybrid" trains a learned variance (and implies model.learn_sigma), "simple" none.
+    schedule: "interpolant" is the flow of a network that is told 1 - t, as SiT's. objective: "hybrid" trains
+    a learned variance (and implies model.learn_sigma), "simple" none.
     """
 
-    schedule: Literal["linear", "cosine", "quadratic", "flow"] = "linear"
+    schedule: Literal["linear", "cosine", "quadratic", "flow", "interpolant"] = "linear"
     steps: int = 1000
     prediction: Literal["epsilon", "velocity", "start"] = "epsilon"
     objective: Literal["simple", "hybrid"] = "hybrid"
@@ -552,7 +553,10 @@ def _check(config: RunConfig) -> None:
             f"train.accumulate {config.train.accumulate} does not divide train.batch_size "
             f"{config.train.batch_size}"
         )
-    if config.diffusion.schedule != "flow" and config.sample.steps > config.diffusion.steps:
+    if (
+        config.diffusion.schedule not in ("flow", "interpolant")
+        and config.sample.steps > config.diffusion.steps
+    ):
         raise UsageError(
             f"sample.steps {config.sample.steps} exceeds the schedule's own diffusion.steps "
             f"{config.diffusion.steps}"

@@ -7,21 +7,29 @@ Image i depends on (seed, start + i) and its class alone, whatever the batch it 
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from scaledit import assemble, checkpoint, diffusion, images
+from scaledit import assemble, diffusion, images
 from scaledit.autoencoders.decoder import Decoder
 from scaledit.config import LatentConfig, RunConfig, SampleConfig
 from scaledit.data.latents import MadeBy
 from scaledit.errors import UsageError
+from scaledit.interop import card, hub, ours
+from scaledit.interop.convert import open_model
+from scaledit.interop.infer import Hints
+from scaledit.interop.lazily import there
+from scaledit.interop.model import Model
+from scaledit.interop.official import check_size
 from scaledit.models.dit import DiT
+from scaledit.models.shapes import shapes as needed_shapes
 
 DECODED_AT_ONCE = 16
 """Images: decoding takes far more memory than sampling."""
@@ -32,7 +40,8 @@ PROGRESS = Callable[[int, int], None]
 @dataclass(frozen=True)
 class Pipeline:
     """A model ready to sample from. origin: where its weights came from. decoder: of the latents that it
-    makes, None where they are pixels."""
+    makes, None where they are pixels. official_noise: the official sample.py's numbers for a seed instead of
+    ours; then a picture depends on its whole batch. source: the file that converted weights came from."""
 
     config: RunConfig
     net: DiT
@@ -40,6 +49,8 @@ class Pipeline:
     class_names: tuple[str, ...]
     origin: dict[str, Any]
     decoder: Decoder | None = None
+    official_noise: bool = False
+    source: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(
         self,
@@ -106,6 +117,10 @@ class Pipeline:
     ) -> Tensor:
         """(N, C, H, W) float32 on the CPU: what the model makes, before decoding."""
         labels = self.labels(classes)
+        if self.official_noise:
+            if start:
+                raise UsageError("official noise begins with the first image: leave start at 0")
+            batch_size = max(1, len(labels))
         if batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, got {batch_size}")
         sampler = assemble.sampler(settings.sampler, settings.steps)
@@ -117,8 +132,7 @@ class Pipeline:
         batches, done = [torch.empty(0, *self.config.model.shape)], 0
         for first in range(0, len(labels), batch_size):
             y = labels[first : first + batch_size]
-            indices = range(start + first, start + first + len(y))
-            noise = diffusion.Noise(settings.seed, indices, self.config.model.shape, self.device)
+            noise = self._noise(settings, start + first, len(y))
 
             def on_step(i: int, _: Tensor, done: int = done) -> None:
                 if progress is not None:
@@ -128,6 +142,49 @@ class Pipeline:
             batches.append(x.float().cpu())
             done += sampler.steps
         return torch.cat(batches)
+
+    def _noise(self, settings: SampleConfig, first: int, n: int) -> diffusion.NoiseSource:
+        """Of the images first..first + n - 1."""
+        shape = self.config.model.shape
+        if self.official_noise:
+            guided = settings.cfg_scale != 1
+            return diffusion.OfficialNoise(settings.seed, n, shape, self.device, doubled=guided)
+        return diffusion.Noise(settings.seed, range(first, first + n), shape, self.device)
+
+    def with_official_noise(self) -> Pipeline:
+        """The same model, drawing the official sample.py's numbers: the same seed and classes, in the same
+        order, give the pictures of that program."""
+        return replace(self, official_noise=True, origin={**self.origin, "noise": "official sample.py"})
+
+    def save_pretrained(
+        self, folder: str | Path, metrics: Sequence[Mapping[str, Any]] = (), progress: PROGRESS | None = None
+    ) -> Path:
+        """Writes config.json, model.safetensors, manifest.json and a model card; `load` takes the folder.
+
+        metrics: results of `scaledit evaluate --json`, shown in the card with their protocol. Raises
+        UsageError if `folder` holds something.
+        """
+        model = Model(
+            config=self.config,
+            weights={key: there(value) for key, value in self.net.state_dict().items()},
+            class_names=self.class_names,
+            made_by=None if self.decoder is None else self.decoder.made_by,
+            source=self.source,
+            step=self.origin.get("step", 0),
+            kind=self.origin.get("weights", "model"),
+        )
+        ours.write(model, Path(folder), card.text(model, metrics), progress or (lambda done, total: None))
+        return Path(folder)
+
+    def push_to_hub(
+        self, repo_id: str, metrics: Sequence[Mapping[str, Any]] = (), private: bool = False
+    ) -> str:
+        """Sends what `save_pretrained` writes to the Hub as `repo_id`; gives its address.
+
+        Raises RunError where the Hub refuses or HF_HUB_OFFLINE is set.
+        """
+        with tempfile.TemporaryDirectory() as parent:
+            return hub.push(self.save_pretrained(Path(parent) / "model", metrics), repo_id, private)
 
     def labels(self, classes: Sequence[int]) -> Tensor:
         """(N,) int64. Raises UsageError where a class is none of the model's."""
@@ -139,54 +196,48 @@ class Pipeline:
         return y
 
 
-def load(path: str | Path, device: str = "auto", decoder: LatentConfig | None = None) -> Pipeline:
-    """The Pipeline of a run folder (its latest checkpoint) or of one checkpoint, with the EMA weights.
+def load(
+    path: str | Path, device: str = "auto", decoder: LatentConfig | None = None, hints: Hints | None = None
+) -> Pipeline:
+    """The Pipeline of a run folder (its latest checkpoint), a checkpoint or an exported folder of ours; of an
+    official .pt, or a folder of diffusers; or of any of these folders on the Hub, by its id. EMA weights,
+    where there are.
 
-    decoder: what to decode its latents with, instead of the run's own [autoencoder]. Raises UsageError if
-    there is no model at `path`, RunError if its files are damaged.
+    decoder: what to decode its latents with, instead of the model's own. hints: what weights from elsewhere
+    do not say. Local paths need no network. Raises UsageError if there is no model at `path`, RunError if its
+    files are damaged.
     """
-    path = Path(path)
-    if not path.exists():
-        raise UsageError(f"there is no {path}")
-    folder = path
-    if not (path / checkpoint.MANIFEST).is_file() and not path.name.startswith("step-"):
-        found = checkpoint.find(path / "checkpoints")
-        if not found:
-            raise UsageError(f"{path} holds no checkpoint; give a run folder or a checkpoint of one")
-        folder = found[-1]
-    opened = checkpoint.open_checkpoint(folder)
-    config, where = RunConfig.from_json(opened.config), assemble.device(device)
+    model, where = open_model(hub.local(path), hints), assemble.device(device)
+    config = model.config
+    check_size(config.model, len(model.weights))
+    _check_fits(needed_shapes(config.model), {key: lazy.shape for key, lazy in model.weights.items()}, path)
     net = assemble.network(config.model, seed=0)
-    load_weights(net, opened.tensors("ema"), folder)
+    own = net.state_dict()
+    with torch.no_grad():
+        for key, lazy in model.weights.items():  # one of them in memory at a time
+            own[key].copy_(lazy.read())
     return Pipeline(
         config=config,
         net=net.to(where).eval(),
         device=where,
-        class_names=tuple(opened.manifest["state"]["class_names"]),
-        origin={
-            "run": config.name,
-            "step": opened.step,
-            "weights": "ema",
-            "sha256": opened.files["ema.safetensors"]["sha256"],
-        },
-        decoder=_decoder(decoder or config.autoencoder, opened.manifest["state"].get("made_by"), where),
+        class_names=model.class_names,
+        origin={"run": config.name, "step": model.step, "weights": model.kind, "sha256": model.sha256},
+        decoder=_decoder(decoder or config.autoencoder, model.made_by, where),
+        source=model.source,
     )
 
 
-def _decoder(config: LatentConfig, maker: Mapping[str, Any] | None, device: torch.device) -> Decoder | None:
-    """maker: the autoencoder of the latents that the run was trained on, as its checkpoint says."""
-    if maker is None:
+def _decoder(config: LatentConfig, made_by: MadeBy | None, device: torch.device) -> Decoder | None:
+    """made_by: the autoencoder of the latents that the run was trained on, as its checkpoint says."""
+    if made_by is None:
         return None
-    made_by = MadeBy(**maker)
     return Decoder(config.path or made_by.name, made_by, str(device), config.precision, config.tiled)
 
 
-def load_weights(net: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
-    """Copies `tensors` into `net`; raises UsageError naming the first that does not fit the config."""
-    own = net.state_dict()
-    for key in sorted(own.keys() | tensors.keys()):
-        if key not in tensors or key not in own or tensors[key].shape != own[key].shape:
-            have = tuple(tensors[key].shape) if key in tensors else "nothing"
-            want = tuple(own[key].shape) if key in own else "nothing"
+def _check_fits(
+    own: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]], where: str | Path
+) -> None:
+    for key in sorted(own.keys() | given.keys()):
+        have, want = given.get(key, "nothing"), own.get(key, "nothing")
+        if have != want:
             raise UsageError(f"{where} does not fit its config: {key} is {have}, the config says {want}")
-    net.load_state_dict(tensors)

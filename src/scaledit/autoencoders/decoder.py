@@ -28,6 +28,11 @@ class Decoder:
     @cached_property
     def autoencoder(self) -> Autoencoder:
         """Raises UsageError where it is not there, or decodes other latents."""
+        if not self.where:
+            raise UsageError(
+                "this model makes latents, and nobody has said which autoencoder decodes them: say --decoder "
+                "AE (official DiT and SiT weights go with stabilityai/sd-vae-ft-mse or -ema)"
+            )
         try:
             opened = open_autoencoder(
                 self.where, device=self.device, precision=self.precision, tiled=self.tiled
@@ -64,14 +69,14 @@ def made_by(autoencoder: Autoencoder) -> MadeBy:
 
 def check_same_latents(opened: Autoencoder, made_by: MadeBy) -> None:
     """Raises UsageError where an autoencoder is not of the latents that `made_by` makes: shape, scale, and
-    the encoder itself. (The decoder may be another: the paper's table 5.)"""
+    the encoder itself, where it is known (of converted weights it is not). (The decoder may be another: the
+    paper's table 5.)"""
+    maker = made_by.name or "official ones"
     for key in ("channels", "downsampling", "scale"):
         theirs, ours = getattr(opened, key), getattr(made_by, key)
         if theirs != ours:
-            raise UsageError(
-                f"{opened.name} has the {key} {theirs}; these latents have {ours} ({made_by.name})"
-            )
-    if opened.encoder_sha256 != made_by.encoder_sha256:
+            raise UsageError(f"{opened.name} has the {key} {theirs}; these latents have {ours} ({maker})")
+    if made_by.encoder_sha256 and opened.encoder_sha256 != made_by.encoder_sha256:
         raise UsageError(
             f"{opened.name} has another encoder than {made_by.name}, which made these latents: its decoder "
             "would show something else"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from scaledit.commands import common
 from scaledit.errors import UsageError
+from scaledit.interop import hub
 
 SUMMARY = """draw many samples (50,000 for FID): resumable, and divisible among processes
 
@@ -18,7 +19,9 @@ To go on after an interruption, run it again. The last shard to finish joins the
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a run folder or a checkpoint")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a run, a checkpoint, an exported folder, a .pt, hf://id"
+    )
     parser.add_argument("--num", type=int, default=50_000, metavar="N", help="(default: 50000)")
     parser.add_argument("--classes", metavar="0,1,2", help="class numbers or names (default: all)")
     parser.add_argument(
@@ -45,8 +48,7 @@ def run(given: argparse.Namespace) -> None:
         raise UsageError(f"--out {out}: give a .npz or a folder")
     common.at_least(given, 2, "num")
     common.at_least(given, 1, "batch_size")
-    if not Path(given.model).exists():
-        raise UsageError(f"there is no {given.model}")
+    hub.check(given.model)
 
     from scaledit.parts import Shard
     from scaledit.sampling.generate import generate

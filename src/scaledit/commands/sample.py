@@ -8,6 +8,7 @@ from pathlib import Path
 
 from scaledit.commands import common
 from scaledit.errors import UsageError
+from scaledit.interop import hub
 
 SUMMARY = """draw images from a run
 
@@ -16,7 +17,9 @@ SUMMARY = """draw images from a run
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a run folder or a checkpoint")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a run, a checkpoint, an exported folder, a .pt, hf://id"
+    )
     parser.add_argument("--classes", metavar="0,1,2", help="class numbers or names (default: all)")
     how_many = parser.add_mutually_exclusive_group()
     how_many.add_argument("--per-class", type=int, metavar="N", help="N images of each class (default: 8)")
@@ -28,6 +31,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     common.sampling(parser)
     common.decoder(parser)
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="changes speed, not images")
+    parser.add_argument(
+        "--official-noise",
+        action="store_true",
+        help="the official sample.py's random numbers: its pictures for the same seed and classes",
+    )
     common.device(parser)
     parser.add_argument(
         "--out",
@@ -45,13 +53,14 @@ def run(given: argparse.Namespace) -> None:
         raise UsageError(f"--out {out}: give a .png (a grid), a .npz (a batch) or a folder")
     common.at_least(given, 1, "per_class", "num", "batch_size")
     common.at_least(given, 0, "start")
-    if not Path(given.model).exists():
-        raise UsageError(f"there is no {given.model}")
+    hub.check(given.model)
 
     from scaledit.sampling import files
     from scaledit.sampling.request import Request, parse_classes, run
 
     pipeline = common.loaded(given, given.model)
+    if given.official_noise:
+        pipeline = pipeline.with_official_noise()
     request = Request(
         classes=parse_classes(given.classes, pipeline),
         settings=pipeline.settings(

@@ -9,7 +9,7 @@ Small parts that compose; each is a frozen dataclass, so the part is its own con
 
 from scaledit.diffusion.denoiser import Denoiser, NetDenoiser, Network
 from scaledit.diffusion.guidance import ClassifierFree
-from scaledit.diffusion.noise import Noise
+from scaledit.diffusion.noise import Noise, OfficialNoise
 from scaledit.diffusion.objectives import Hybrid, Losses, Simple, diffuse
 from scaledit.diffusion.parameterization import (
     Epsilon,
@@ -20,7 +20,14 @@ from scaledit.diffusion.parameterization import (
     Velocity,
 )
 from scaledit.diffusion.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, NoiseSource, Sampler, sample
-from scaledit.diffusion.schedule import CosineBeta, LinearBeta, LinearFlow, QuadraticBeta, Schedule
+from scaledit.diffusion.schedule import (
+    CosineBeta,
+    Interpolant,
+    LinearBeta,
+    LinearFlow,
+    QuadraticBeta,
+    Schedule,
+)
 from scaledit.diffusion.timesteps import LogitNormal, LossSecondMoment, TimeDistribution, Uniform
 
 __all__ = [
@@ -34,6 +41,7 @@ __all__ = [
     "Euler",
     "Heun",
     "Hybrid",
+    "Interpolant",
     "LearnedRange",
     "LinearBeta",
     "LinearFlow",
@@ -44,6 +52,7 @@ __all__ = [
     "Network",
     "Noise",
     "NoiseSource",
+    "OfficialNoise",
     "Parameterization",
     "Prediction",
     "QuadraticBeta",

@@ -98,3 +98,40 @@ class Noise:
 
     def step(self, i: int) -> Tensor:
         return self._draw(Stream.SAMPLE_STEP, i)
+
+
+class OfficialNoise:
+    """The noise of the official sample.py for one batch: torch.manual_seed(seed), then numbers in its order.
+
+    z (N, C, H, W) once; under guidance the batch is doubled (both halves start at the same z), and every step
+    draws for the doubled batch, of which the first half is used. Its last step's draw is multiplied by zero
+    and nothing is drawn after it, so that it may be left out. On the device it is sampled on: a GPU has other
+    numbers for the same seed.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        n: int,
+        shape: tuple[int, ...],
+        device: torch.device | str = "cpu",
+        doubled: bool = True,
+    ):
+        self.seed, self.n, self.shape, self.doubled = seed, n, shape, doubled
+        self.generator = torch.Generator(device)
+        self.next = 0
+
+    def initial(self) -> Tensor:
+        self.generator.manual_seed(self.seed)
+        self.next = 0
+        return self._draw(self.n)
+
+    def step(self, i: int) -> Tensor:
+        """Raises ValueError out of order: a generator has only a next number."""
+        if i != self.next:
+            raise ValueError(f"official noise is drawn in order: step {self.next} comes next, not {i}")
+        self.next += 1
+        return self._draw(2 * self.n if self.doubled else self.n)[: self.n]
+
+    def _draw(self, n: int) -> Tensor:
+        return torch.randn((n, *self.shape), generator=self.generator, device=self.generator.device)

@@ -228,6 +228,14 @@ class LinearFlow:
         return times(t) * NETWORK_TIME_MAX
 
 
+@dataclass(frozen=True)
+class Interpolant(LinearFlow):
+    """The linear flow of a network that is told alpha, in [0, 1]: SiT's (Ma et al. 2024)."""
+
+    def network_time(self, t: Tensor) -> Tensor:
+        return 1 - times(t)
+
+
 def coefficient(value: Tensor, like: Tensor) -> Tensor:
     """A coefficient, () or (N,), shaped to multiply `like` (N, ...) and in its dtype and device."""
     value = value.to(like.device, like.dtype)

@@ -1,0 +1,225 @@
+"""From any layout to any other: open_model(path) -> Model -> write(model, out, to).
+
+    our folders, official .pt or .safetensors (DiT, fast-DiT, SiT), diffusers' folders; and out, .pt2
+
+Weights stay in their files until they are written: memory holds one tensor at a time, except for an official
+.pt, which torch.save takes whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from scaledit.errors import RunError, UsageError
+from scaledit.interop import card, diffusers_folder, official, ours, sit
+from scaledit.interop.difference import Difference, measured
+from scaledit.interop.infer import KNOWN_NAMES, Hints, config_of
+from scaledit.interop.lazily import Lazy, Progress, open_safetensors, write_safetensors
+from scaledit.interop.model import EPSILON, SIT, Model, described
+from scaledit.interop.pickled import open_pickled
+from scaledit.models.config import LATENT_DOWNSAMPLING
+from scaledit.parts import sha256_of, whole
+
+Layout = Literal["scaledit", "official", "diffusers", "program"]
+PICKLES = (".pt", ".pth", ".ckpt", ".bin")
+TENSORS = ".safetensors"
+PATCHES = "patch_embed.weight"
+
+
+def open_model(path: Path, hints: Hints | None = None, weights: str = "ema") -> Model:
+    """What lies at `path`. weights: "ema" or "model", where it holds both.
+
+    Raises UsageError where it is no model, or leaves something to ask for; RunError where it is damaged.
+    """
+    hints = hints or Hints()
+    if not path.exists():
+        raise UsageError(f"there is no {path}")
+    if path.is_file():
+        return _official(path, hints, weights)
+    folder = ours.locate(path)
+    if folder is not None:
+        return ours.read(folder, weights)
+    if diffusers_folder.transformer_folder(path) is not None:
+        return diffusers_folder.read(path, hints)
+    raise UsageError(
+        f"{path} holds no checkpoint; give a run folder or a checkpoint of one, a folder of diffusers, or an "
+        "official .pt"
+    )
+
+
+def _official(path: Path, hints: Hints, kind: str) -> Model:
+    """A file of the official layout, or of our own names."""
+    args: Mapping[str, Any] = {}
+    if path.suffix == TENSORS:
+        tensors, kind = open_safetensors(path), "model"
+    elif path.suffix in PICKLES:
+        opened = open_pickled(path)
+        args = opened.args
+        tensors, kind = _part(opened.parts, kind, path)
+    else:
+        raise UsageError(f"{path} is neither {', '.join(PICKLES)} nor {TENSORS}")
+    tensors = official.unwrapped(tensors)
+    weights = official.to_ours(tensors)
+    shapes = {key: lazy.shape for key, lazy in weights.items()}
+    patches, table = tensors.get(official.PATCHES), tensors.get(official.POSITION)
+    position = None if table is None else _table(table).read()
+    hints = _with_args(hints, args, position is None)
+    config = config_of(shapes, hints, None if patches is None else patches.shape, position)
+    official.check_shapes(shapes, config)
+    if position is not None:
+        official.check_position(position, config)
+    source = {"layout": "official", "name": path.name, "sha256": sha256_of(path)}
+    source |= {key: args[key] for key in ("model", "image_size", "vae") if key in args}
+    notes: tuple[str, ...] = ()
+    if hints.is_flow:
+        weights, config = sit.from_sit(weights, config)
+        source["layout"] = "official (SiT)"
+    elif hints.model is None:
+        notes = (
+            "read as a DiT (linear betas, epsilon); SiT's files look the same: say --model SiT-XL/2 for one",
+        )
+    model = described(config, weights, SIT if hints.is_flow else EPSILON, source, notes)
+    return dataclasses.replace(model, kind=kind, sha256=source["sha256"])
+
+
+def _part(parts: Mapping[str, Mapping[str, Lazy]], kind: str, path: Path) -> tuple[Mapping[str, Lazy], str]:
+    """The state dict that is asked for, and its kind; a bare one is simply the weights."""
+    if "" in parts:
+        return parts[""], "model"
+    if kind in parts:
+        return parts[kind], kind
+    raise UsageError(f"{path} holds {', '.join(sorted(parts))[:200]}; say which with --weights")
+
+
+def _table(table: Lazy) -> Lazy:
+    if len(table.shape) != 3 or table.shape[0] != 1:
+        raise UsageError(f"{official.POSITION} has shape {table.shape}, not (1, patches, width)")
+    return table
+
+
+def _with_args(hints: Hints, args: Mapping[str, Any], ask_size: bool) -> Hints:
+    """What the user says, else what the arguments of the program that wrote the file say of the same."""
+    model, size = args.get("model"), args.get("image_size")
+    if hints.model is None and model in KNOWN_NAMES:
+        hints = dataclasses.replace(hints, model=model)
+    if (
+        ask_size
+        and hints.input_size is None
+        and type(size) is int
+        and size > 0
+        and size % LATENT_DOWNSAMPLING == 0
+    ):
+        hints = dataclasses.replace(hints, input_size=size // LATENT_DOWNSAMPLING)
+    return hints
+
+
+class Written(NamedTuple):
+    """sha256: of the weights (of the first file, where there are several). difference: of a plain diffusers
+    folder, as measured. notes: what a person should know of the result."""
+
+    sha256: str
+    difference: Difference | None = None
+    notes: tuple[str, ...] = ()
+
+
+def write(
+    model: Model,
+    out: Path,
+    to: Layout,
+    progress: Progress,
+    results: tuple[Mapping[str, Any], ...] = (),
+    plain: bool = False,
+    shard: int | None = None,
+) -> Written:
+    """Writes the model. results: of `scaledit evaluate --json`, for the card. plain, shard: of diffusers.
+
+    Raises UsageError where the layout cannot hold such a model or `out` exists.
+    """
+    if to == "scaledit":
+        return Written(ours.write(model, out, card.text(model, results), progress))
+    if to == "official":
+        return _write_official(model, out, progress)
+    if to == "program":
+        return _write_program(model, out, progress)
+    text = card.text(model, results, "plain" if plain else "diffusers")
+    written = diffusers_folder.write(model, out, text, progress, plain, shard)
+    sha256, notes = next(iter(written.sha256.values())), []
+    if not written.has_pipeline:
+        notes.append(
+            f"diffusers' DiTPipeline does not sample a {model.config.diffusion.schedule} schedule of "
+            f"{model.config.diffusion.steps} steps: the folder holds the transformer alone"
+        )
+    elif not model.config.autoencoder.path:
+        notes.append("no autoencoder is recorded: give DiTPipeline.from_pretrained one with vae=")
+    if not plain:
+        return Written(sha256, None, tuple(notes))
+    if written.has_pipeline and model.config.model.num_classes != 1000:
+        notes.append(
+            "DiTPipeline's null label is 1000, which this model has not: it cannot guide the plain folder"
+        )
+    difference = measured(model, out)
+    if difference is None:
+        notes.append("diffusers is not installed: the difference of the plain layout was not measured")
+    return Written(sha256, difference, tuple(notes))
+
+
+def _write_official(model: Model, out: Path, progress: Progress) -> Written:
+    """A bare state dict, as .pt (torch.save's format, in float32 or what the weights are) or .safetensors."""
+    if out.suffix not in (".pt", ".pth", TENSORS):
+        raise UsageError(f"--to official writes a file: give OUT.pt or OUT{TENSORS}, not {out}")
+    if out.exists():
+        raise UsageError(f"{out} exists; choose another name or delete it")
+    weights, config = model.weights, model.config.model
+    diffusion = model.config.diffusion
+    if (diffusion.schedule, diffusion.prediction) == (SIT.schedule, SIT.prediction):
+        weights, config = sit.to_sit(weights, config)
+    elif (diffusion.schedule, diffusion.prediction, diffusion.steps) != ("linear", "epsilon", 1000):
+        raise UsageError(
+            "the official programs sample epsilon on 1000 linear betas only; this model has "
+            f"{diffusion.prediction} on {diffusion.schedule}, {diffusion.steps} steps"
+        )
+    tensors = official.to_official(weights, config)
+    total, done = sum(lazy.nbytes for lazy in tensors.values()), 0
+
+    def step(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        progress(done, total)
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with whole(out) as file:
+            if out.suffix == TENSORS:
+                return Written(write_safetensors(file, tensors, step))
+            import torch
+
+            state = {}
+            for key, lazy in tensors.items():
+                state[key] = lazy.read().clone()
+                step(lazy.nbytes)
+            torch.save(state, file)
+    except OSError as error:
+        raise RunError(f"could not write {out}: {error.strerror or error}") from error
+    return Written(sha256_of(out))
+
+
+def _write_program(model: Model, out: Path, progress: Progress) -> Written:
+    """The network as a .pt2 of torch.export; it has the weights inside, in float32."""
+    if out.exists():
+        raise UsageError(f"{out} exists; choose another name or delete it")
+    from scaledit.interop import program
+    from scaledit.models.dit import DiT
+
+    official.check_shapes({key: lazy.shape for key, lazy in model.weights.items()}, model.config.model)
+    net = DiT(model.config.model)
+    net.load_state_dict({key: lazy.read() for key, lazy in model.weights.items()})
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        program.save(net, out)
+    except OSError as error:
+        raise RunError(f"could not write {out}: {error.strerror or error}") from error
+    progress(model.nbytes, model.nbytes)
+    return Written(sha256_of(out))

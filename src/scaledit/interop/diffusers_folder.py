@@ -1,0 +1,297 @@
+"""Folders of diffusers' DiTPipeline and DiTTransformer2DModel, in and out.
+
+    folder/  model_index.json  scheduler/scheduler_config.json  vae/  README.md  scaledit.json
+             transformer/  config.json  diffusion_pytorch_model[-00001-of-00003].safetensors
+                           exact_diffusers.py  (the class whose outputs are ours; not in a plain folder)
+
+scaledit.json holds what diffusers has no place for; it is believed only as far as it fits the weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from scaledit.config import DiffusionConfig, RunConfig
+from scaledit.data.latents import MadeBy
+from scaledit.errors import UsageError
+from scaledit.interop import diffusers_layout
+from scaledit.interop.infer import Hints, config_of
+from scaledit.interop.lazily import Lazy, Progress, open_safetensors, write_safetensors
+from scaledit.interop.model import Model, decoded_by, described
+from scaledit.interop.official import check_position, check_shapes
+from scaledit.interop.ours import CARD, put, synced, whole_folder
+from scaledit.interop.pickled import open_pickled
+from scaledit.parts import sha256_of
+
+TRANSFORMER, SCHEDULER, VAE, INDEX, OURS = (
+    "transformer",
+    "scheduler",
+    "vae",
+    "model_index.json",
+    "scaledit.json",
+)
+CONFIG, STEM = "config.json", "diffusion_pytorch_model"
+CLASSES = (diffusers_layout.PLAIN, diffusers_layout.EXACT, "Transformer2DModel")
+"""Transformer2DModel: what DiTTransformer2DModel was once part of; facebook/DiT-XL-2-256 still says so."""
+BETAS = {"linear": "linear", "quadratic": "scaled_linear", "cosine": "squaredcos_cap_v2"}
+PREDICTIONS = {"epsilon": "epsilon", "velocity": "v_prediction", "start": "sample"}
+SCHEDULER_CLASS = "DDIMScheduler"
+EXACT_MODULE = "exact_diffusers"
+EXACT_SOURCE = Path(__file__).with_name(f"{EXACT_MODULE}.py")
+VERSION = "0.30.0"
+"""The oldest diffusers that has DiTTransformer2DModel."""
+
+
+def transformer_folder(path: Path) -> Path | None:
+    """Where in `path` the transformer lies, None where `path` is no such folder."""
+    for folder in (path / TRANSFORMER, path):
+        if (folder / CONFIG).is_file() and _json(folder / CONFIG).get("_class_name") in CLASSES:
+            return folder
+    return None
+
+
+def read(path: Path, hints: Hints) -> Model:
+    """Raises UsageError for another model, or weights that do not fit the folder's config."""
+    folder = transformer_folder(path)
+    if folder is None:
+        raise UsageError(f"{path} holds no DiT of diffusers: no {CONFIG} with one of {', '.join(CLASSES)}")
+    theirs, (weights, files) = _json(folder / CONFIG), _weights(folder)
+    heads, side = theirs.get("num_attention_heads"), theirs.get("sample_size")
+    if not isinstance(heads, int) or not isinstance(side, int):
+        raise UsageError(f"{folder / CONFIG} lacks num_attention_heads or sample_size")
+    ours = diffusers_layout.to_ours(weights)
+    shapes = {key: lazy.shape for key, lazy in ours.items()}
+    given = dataclasses.replace(hints, heads=heads, input_size=side)
+    patches = weights.get(diffusers_layout.PATCHES)
+    config = config_of(shapes, given, None if patches is None else patches.shape)
+    check_shapes(shapes, config)
+    if diffusers_layout.POSITION in weights:
+        check_position(weights[diffusers_layout.POSITION].read(), config)
+    diffusion, notes = _diffusion(path)
+    digests = [sha256_of(file) for file in files]
+    sha256 = digests[0] if len(files) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    source = {"layout": "diffusers", "name": path.resolve().name, "sha256": sha256}
+    model = dataclasses.replace(described(config, ours, diffusion, source, notes), sha256=sha256)
+    model = _with_ours(model, path / OURS)
+    if theirs["_class_name"] != diffusers_layout.EXACT:
+        model = model.noting(
+            "diffusers itself runs these weights with other timestep frequencies (/127) and another eps; "
+            "here they have the official program's function, which is theirs if they came from there"
+        )
+    vae = path / VAE
+    return decoded_by(model, str(vae.resolve())) if (vae / CONFIG).is_file() else model
+
+
+def _weights(folder: Path) -> tuple[dict[str, Lazy], list[Path]]:
+    """Every tensor of one file, of shards, or of a pickle; and the files."""
+    index, single = folder / f"{STEM}.safetensors.index.json", folder / f"{STEM}.safetensors"
+    if single.is_file():
+        return open_safetensors(single), [single]
+    if index.is_file():
+        places = _json(index).get("weight_map")
+        if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+            raise UsageError(f"{index} has no weight_map")
+        out: dict[str, Lazy] = {}
+        for name in sorted(set(places.values())):
+            if Path(name).name != name or not (folder / name).is_file():
+                raise UsageError(f"{index} names {name[:100]!r}, which is no file beside it")
+            shard = open_safetensors(folder / name)
+            if shard.keys() != {key for key, place in places.items() if place == name}:
+                raise UsageError(f"{folder / name} holds other weights than {index.name} says")
+            out |= shard
+        return out, [folder / name for name in sorted(set(places.values()))]
+    if (folder / f"{STEM}.bin").is_file():
+        parts = open_pickled(folder / f"{STEM}.bin").parts
+        if set(parts) == {""}:
+            return dict(parts[""]), [folder / f"{STEM}.bin"]
+    raise UsageError(f"{folder} has no {single.name}, no shards of it and no readable {STEM}.bin")
+
+
+def _diffusion(path: Path) -> tuple[DiffusionConfig, tuple[str, ...]]:
+    """What the folder's scheduler says of the objective."""
+    file = path / SCHEDULER / "scheduler_config.json"
+    if not file.is_file():
+        return DiffusionConfig(), (
+            "no scheduler says how it was trained: read as the paper's (linear, epsilon)",
+        )
+    theirs = _json(file)
+    schedules = {value: key for key, value in BETAS.items()}
+    predictions = {value: key for key, value in PREDICTIONS.items()}
+    schedule = schedules.get(theirs.get("beta_schedule", ""))
+    prediction = predictions.get(theirs.get("prediction_type", "epsilon"))
+    ends = (theirs.get("beta_start"), theirs.get("beta_end"))
+    if schedule is None or prediction is None or (schedule != "cosine" and ends != (1e-4, 0.02)):
+        raise UsageError(
+            f"{file} has a schedule that ours has not: beta_schedule {theirs.get('beta_schedule')}, betas "
+            f"{ends}, prediction_type {theirs.get('prediction_type')}"
+        )
+    steps = theirs.get("num_train_timesteps", 1000)
+    return DiffusionConfig(schedule=schedule, prediction=prediction, steps=steps), ()  # type: ignore[arg-type]
+
+
+def _with_ours(model: Model, path: Path) -> Model:
+    """What scaledit.json says, where it fits the weights."""
+    if not path.is_file():
+        return model
+    try:
+        said = _json(path)
+        config = RunConfig.from_json(said["config"])
+        names, made_by = tuple(map(str, said["class_names"])), said["made_by"]
+        maker = None if made_by is None else MadeBy(**made_by)
+        source, step = dict(said["source"]) or model.source, int(said["step"])
+    except (KeyError, TypeError, ValueError):
+        raise UsageError(
+            f"{path} is not what scaledit writes; delete it to go by the weights alone"
+        ) from None
+    found = dataclasses.replace(model.config.model, class_dropout=config.model.class_dropout)
+    if config.model != found or len(names) != config.model.num_classes:
+        raise UsageError(f"{path} does not fit the weights beside it; delete it to go by the weights alone")
+    return dataclasses.replace(
+        model,
+        config=config,
+        class_names=names,
+        made_by=maker,
+        step=step,
+        source=source,
+        kind=str(said["kind"]),
+    )
+
+
+class Written(NamedTuple):
+    """sha256: of each file of weights. has_pipeline: whether DiTPipeline opens the folder."""
+
+    sha256: dict[str, str]
+    has_pipeline: bool
+
+
+def write(
+    model: Model, out: Path, card: str, progress: Progress, plain: bool = False, shard: int | None = None
+) -> Written:
+    """Writes a folder, whole or not at all. plain: for diffusers' own class, another function. shard: most
+    bytes of a file of weights. Raises UsageError for what diffusers' DiT cannot be."""
+    config = model.config.model
+    weights = diffusers_layout.to_diffusers(model.weights, config)
+    kind = diffusers_layout.PLAIN if plain else diffusers_layout.EXACT
+    settings = diffusers_layout.transformer_config(config, kind, VERSION)
+    if not plain:
+        settings["auto_map"] = {"AutoModel": f"{EXACT_MODULE}.{kind}"}
+    scheduler = _scheduler(model.config.diffusion)
+    with whole_folder(out) as folder:
+        inner = folder / TRANSFORMER
+        _put_json(inner / CONFIG, settings)
+        if not plain:
+            put(inner / f"{EXACT_MODULE}.py", EXACT_SOURCE.read_bytes())
+        sha256 = _write_weights(weights, inner, shard, progress)
+        if scheduler is not None:
+            _put_json(folder / SCHEDULER / "scheduler_config.json", scheduler)
+            library = "diffusers" if plain else EXACT_MODULE
+            index: dict[str, object] = {
+                "_class_name": "DiTPipeline",
+                "_diffusers_version": VERSION,
+                "id2label": {str(i): name for i, name in enumerate(model.class_names)},
+                "scheduler": ["diffusers", SCHEDULER_CLASS],
+                "transformer": [library, kind],
+            }
+            if model.config.autoencoder.path:
+                _copy_vae(model.config.autoencoder.path, folder / VAE)
+                index["vae"] = ["diffusers", "AutoencoderKL"]
+            _put_json(folder / INDEX, index)
+        said = {
+            "config": model.config.to_json(),
+            "class_names": model.class_names,
+            "made_by": None if model.made_by is None else model.made_by._asdict(),
+            "step": model.step,
+            "source": dict(model.source),
+            "kind": model.kind,
+        }
+        _put_json(folder / OURS, said)
+        put(folder / CARD, card.replace("{sha256}", next(iter(sha256.values()))).encode())
+    return Written(sha256, scheduler is not None)
+
+
+def _scheduler(diffusion: DiffusionConfig) -> dict[str, object] | None:
+    """A DDIM scheduler of the model's own chain; None for flows and chains that DiTPipeline cannot sample."""
+    if diffusion.schedule not in BETAS or diffusion.steps != 1000:
+        return None
+    return {
+        "_class_name": SCHEDULER_CLASS,
+        "_diffusers_version": VERSION,
+        "beta_end": 0.02,
+        "beta_schedule": BETAS[diffusion.schedule],
+        "beta_start": 0.0001,
+        "clip_sample": False,
+        "num_train_timesteps": diffusion.steps,
+        "prediction_type": PREDICTIONS[diffusion.prediction],
+        "set_alpha_to_one": True,
+        "steps_offset": 0,
+        "trained_betas": None,
+    }
+
+
+def _write_weights(
+    weights: Mapping[str, Lazy], folder: Path, shard: int | None, progress: Progress
+) -> dict[str, str]:
+    total, done = sum(lazy.nbytes for lazy in weights.values()), 0
+
+    def step(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        progress(done, total)
+
+    groups = _grouped(weights, shard)
+    names = [f"{STEM}.safetensors"]
+    if len(groups) > 1:
+        names = [f"{STEM}-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))]
+    sha256 = {}
+    for name, keys in zip(names, groups, strict=True):
+        with synced(folder / name) as file:
+            sha256[name] = write_safetensors(file, {key: weights[key] for key in keys}, step)
+    if len(groups) > 1:
+        places = {key: name for name, keys in zip(names, groups, strict=True) for key in keys}
+        _put_json(
+            folder / f"{STEM}.safetensors.index.json",
+            {"metadata": {"total_size": total}, "weight_map": places},
+        )
+    return sha256
+
+
+def _grouped(weights: Mapping[str, Lazy], most: int | None) -> Sequence[list[str]]:
+    """Keys in order, a list a file of at most `most` bytes (or of one tensor that is larger)."""
+    groups: list[list[str]] = [[]]
+    room = most
+    for key, lazy in weights.items():
+        if room is not None and most is not None and lazy.nbytes > room and groups[-1]:
+            groups.append([])
+            room = most
+        groups[-1].append(key)
+        room = None if room is None else room - lazy.nbytes
+    return groups
+
+
+def _copy_vae(where: str, to: Path) -> None:
+    from scaledit.autoencoders import kl
+
+    folder = kl.find(where)
+    to.mkdir()
+    for name in (kl.CONFIG, kl.WEIGHTS):
+        shutil.copyfile(folder / name, to / name)
+
+
+def _put_json(path: Path, value: Mapping[str, object]) -> None:
+    put(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise UsageError(f"{path} is not valid JSON") from None
+    if not isinstance(value, dict):
+        raise UsageError(f"{path} is not a JSON object")
+    return value

@@ -1,0 +1,187 @@
+"""What a state dict says of its own config, and what one has to ask for.
+
+    width, depth, classes, MLP ratio, block design    from the shapes
+    patch, channels, learned sigma, input size        from the patch convolution and the position table
+    heads                                             from nowhere: a named size, the file's args, or the user
+
+The output of the last layer has p p C rows, or twice as many: that is learned sigma.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scaledit.errors import UsageError, did_you_mean
+from scaledit.interop.official import MOST_TOKENS, POSITION_TOLERANCE, check_size
+from scaledit.models.config import MODEL_NAMES, PATCHES, SIZES, Conditioning, DiTConfig
+from scaledit.models.layers import position_table
+
+FLOW_NAMES = {name.replace("DiT-", "SiT-"): name for name in MODEL_NAMES}
+"""SiT's sizes are the DiT's."""
+KNOWN_NAMES = (*MODEL_NAMES, *FLOW_NAMES)
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What the user or the file's own args say; None is unknown. model: a key of KNOWN_NAMES."""
+
+    model: str | None = None
+    heads: int | None = None
+    input_size: int | tuple[int, int] | None = None
+    patch_size: int | None = None
+    num_classes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.model is not None and self.model not in KNOWN_NAMES:
+            raise UsageError(f"unknown model {self.model!r}{did_you_mean(self.model, KNOWN_NAMES)}")
+
+    @property
+    def is_flow(self) -> bool:
+        """Whether the weights are SiT's, which have a DiT's keys and shapes."""
+        return self.model in FLOW_NAMES
+
+
+def config_of(
+    shapes: Mapping[str, tuple[int, ...]],
+    hints: Hints,
+    patches: tuple[int, ...] | None = None,
+    position: Tensor | None = None,
+) -> DiTConfig:
+    """The config of weights in our names. patches: the patch convolution's own shape (D, C, p, p), position:
+    the frozen table (1, T, D), where the layout has them.
+
+    Raises UsageError where the weights are no DiT's, contradict the hints, or leave something to ask for.
+    """
+    label = _shape(shapes, "label_embed.weight", 2)
+    rows = _shape(shapes, "final.linear.weight", 2)[0]
+    area = _shape(shapes, "patch_embed.weight", 2)[1]
+    width, depth = label[1], _depth(shapes)
+    patch = _patch(area, patches, hints)
+    channels = area // patch**2
+    if rows not in (area, 2 * area):
+        raise UsageError(
+            f"final_layer.linear.weight has {rows} rows; patches of {patch}x{patch}x{channels} need {area}, "
+            f"or {2 * area} with learned sigma"
+        )
+    classes = label[0] - 1  # the last row is the null label
+    if hints.num_classes is not None and hints.num_classes != classes:
+        raise UsageError(
+            f"the label table has {label[0]} rows: {classes} classes and the null label, not "
+            f"{hints.num_classes}"
+        )
+    _check_name(depth, width, patch, hints)
+    config = DiTConfig(
+        input_size=_input_size(position, width, patch, hints),
+        patch_size=patch,
+        in_channels=channels,
+        hidden_size=width,
+        depth=depth,
+        num_heads=_heads(depth, width, hints),
+        num_classes=classes,
+        learn_sigma=rows == 2 * area,
+        conditioning=_conditioning(shapes, width),
+        mlp_ratio=_shape(shapes, "blocks.0.mlp.fc1.weight", 2)[0] / width,
+    )
+    check_size(config, len(shapes))
+    return config
+
+
+def name_of(config: DiTConfig) -> str | None:
+    """ "DiT-XL/2" for a config of one of the paper's sizes, whatever its input."""
+    for size, shape in SIZES.items():
+        if shape == (config.depth, config.hidden_size, config.num_heads) and config.patch_size in PATCHES:
+            return f"DiT-{size}/{config.patch_size}"
+    return None
+
+
+def _shape(shapes: Mapping[str, tuple[int, ...]], key: str, axes: int) -> tuple[int, ...]:
+    shape = shapes.get(key)
+    if shape is None or len(shape) != axes or 0 in shape:
+        found = "is missing" if shape is None else f"has shape {shape}"
+        raise UsageError(f"this is no DiT's state dict: {key} (by our names) {found}")
+    return shape
+
+
+def _depth(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    blocks = {key.split(".")[1] for key in shapes if key.startswith("blocks.") and key.count(".") > 1}
+    for i in range(len(blocks)):
+        if str(i) not in blocks:
+            raise UsageError(f"the state dict lacks block {i} of {len(blocks)}")
+    return len(blocks)
+
+
+def _conditioning(shapes: Mapping[str, tuple[int, ...]], width: int) -> Conditioning:
+    modulation = shapes.get("blocks.0.modulation.weight")
+    if modulation is None:
+        return "cross_attention" if "blocks.0.cross.q.weight" in shapes else "in_context"
+    return "adaln" if modulation[0] == 4 * width else "adaln_zero"
+
+
+def _patch(area: int, patches: tuple[int, ...] | None, hints: Hints) -> int:
+    if patches is not None and len(patches) == 4:
+        if patches[2] != patches[3]:
+            raise UsageError(f"patches of {patches[2]}x{patches[3]}: only square ones are supported")
+        patch = patches[2]
+    elif hints.model is not None:
+        patch = int(hints.model.rpartition("/")[2])
+    elif hints.patch_size is not None:
+        patch = hints.patch_size
+    else:
+        raise UsageError(
+            "the patch size cannot be seen in these weights; convert them with --patch-size P or --model"
+        )
+    if hints.patch_size not in (None, patch) or patch < 1 or area % patch**2:
+        raise UsageError(f"the patch size is not {hints.patch_size or patch}: a patch has {area} values here")
+    return patch
+
+
+def _input_size(position: Tensor | None, width: int, patch: int, hints: Hints) -> int | tuple[int, int]:
+    if hints.input_size is not None:
+        return hints.input_size
+    if position is None:
+        raise UsageError(
+            "the input size cannot be seen in these weights; convert them with --input-size S (32 for 256 "
+            "pixels)"
+        )
+    tokens, table = position.shape[-2], position.reshape(-1, position.shape[-1]).float()
+    side = math.isqrt(tokens)
+    shapes = [(side, side)] if side * side == tokens else []
+    shapes += [(rows, tokens // rows) for rows in range(1, tokens + 1) if tokens % rows == 0 and rows != side]
+    tolerance = max(POSITION_TOLERANCE, torch.finfo(position.dtype).eps)
+    for rows, columns in shapes if tokens <= MOST_TOKENS and width == table.shape[1] else []:
+        if torch.allclose(position_table(width, rows, columns), table, rtol=0, atol=tolerance):
+            return rows * patch if rows == columns else (rows * patch, columns * patch)
+    raise UsageError(
+        f"pos_embed {tuple(position.shape)} is no sin-cos table of {tokens} patches: these weights have "
+        "another position embedding"
+    )
+
+
+def _heads(depth: int, width: int, hints: Hints) -> int:
+    named = next((heads for d, w, heads in SIZES.values() if (d, w) == (depth, width)), None)
+    if hints.heads is not None:
+        return hints.heads
+    if named is None:
+        raise UsageError(
+            f"weights do not show their number of heads, and {depth} blocks of width {width} are none of the "
+            "paper's sizes; convert it with --heads N"
+        )
+    return named
+
+
+def _check_name(depth: int, width: int, patch: int, hints: Hints) -> None:
+    if hints.model is None:
+        return
+    size, _, named_patch = hints.model[len("DiT-") :].partition("/")
+    if (depth, width, patch) != (*SIZES[size][:2], int(named_patch)):
+        own = next(
+            (f"; that is DiT-{s}/{patch}" for s, (d, w, _) in SIZES.items() if (d, w) == (depth, width)), ""
+        )
+        raise UsageError(
+            f"these weights are no {hints.model}: {depth} blocks of width {width}, patch {patch}{own}"
+        )

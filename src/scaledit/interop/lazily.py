@@ -1,0 +1,164 @@
+"""Tensors that are read when they are asked for, so that a file of any size is converted a tensor at a time.
+
+    open_safetensors(path) -> {name: Lazy}  --renamed, reshaped, cut, joined-->  write_safetensors(file, ...)
+
+What a header says is checked against the file's length before anything is read. Files are read, not mapped:
+one that shrinks meanwhile is an error, not a crash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from scaledit.errors import RunError, UsageError
+
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""By safetensors' names; weights come in no others."""
+LARGEST_HEADER = 16 << 20
+"""Bytes. An XL/2 in diffusers' layout has 0.1 MB."""
+Progress = Callable[[int, int], None]
+"""Called with (done, total) bytes."""
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """A tensor that is not there yet. dtype: a key of DTYPES. read: gives it, contiguous, on the CPU."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
+    def reshaped(self, shape: tuple[int, ...]) -> Lazy:
+        return Lazy(self.dtype, shape, lambda: self.read().reshape(shape))
+
+    def rows(self, first: int, last: int) -> Lazy:
+        """Rows first..last - 1 of the first axis."""
+        return Lazy(self.dtype, (last - first, *self.shape[1:]), lambda: self.read()[first:last])
+
+    def mapped(self, shape: tuple[int, ...], change: Callable[[Tensor], Tensor]) -> Lazy:
+        return Lazy(self.dtype, shape, lambda: change(self.read()))
+
+
+def joined(parts: Sequence[Lazy]) -> Lazy:
+    """One after the other along the first axis."""
+    shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+    return Lazy(parts[0].dtype, shape, lambda: torch.cat([part.read() for part in parts]))
+
+
+def there(tensor: Tensor) -> Lazy:
+    """A tensor in memory. Raises UsageError for a dtype that weights do not have."""
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    if tensor.dtype not in names:
+        raise UsageError(f"weights are float32, float16 or bfloat16, not {tensor.dtype}")
+    return Lazy(names[tensor.dtype], tuple(tensor.shape), lambda: tensor.detach().cpu().contiguous())
+
+
+def in_file(
+    path: Path, dtype: str, shape: tuple[int, ...], start: int, strides: tuple[int, ...] | None = None
+) -> Lazy:
+    """A tensor whose first element begins at the byte `start` of `path`. strides: in elements; None is
+    contiguous."""
+    strides = contiguous(shape) if strides is None else strides
+    numel = math.prod(shape)
+    extent = 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) if numel else 0
+
+    def read() -> Tensor:
+        if not numel:
+            return torch.empty(shape, dtype=DTYPES[dtype])
+        data = bytearray(extent * DTYPES[dtype].itemsize)
+        with path.open("rb") as file:
+            file.seek(start)
+            if file.readinto(data) != len(data):
+                raise RunError(f"{path} became shorter while it was read")
+        return torch.frombuffer(data, dtype=DTYPES[dtype]).as_strided(shape, strides).contiguous()
+
+    return Lazy(dtype, shape, read)
+
+
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Row-major strides."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def open_safetensors(path: Path) -> dict[str, Lazy]:
+    """Every tensor of a file, unread. Raises UsageError for another kind of file or dtype, RunError where the
+    header and the file's length differ."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 10 or length > LARGEST_HEADER or file.read(1) != b"{":
+            raise UsageError(f"{path} is no safetensors file")
+        if 8 + length > size:
+            raise RunError(f"{path} is cut off: its header alone has {length} bytes")
+        file.seek(8)
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+        entries = [_entry(name, entry) for name, entry in header.items() if name != "__metadata__"]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise UsageError(f"{path} has a header that is none of safetensors'") from None
+    at = 0
+    for name, dtype, shape, (begin, end) in sorted(entries, key=lambda entry: (entry[3], entry[0])):
+        if dtype not in DTYPES:
+            raise UsageError(f"{path} has {name} as {dtype}; weights are {', '.join(DTYPES)}")
+        if begin != at or end - begin != math.prod(shape) * DTYPES[dtype].itemsize:
+            raise UsageError(f"{path} claims shape {list(shape)} for {name}, which its bytes do not hold")
+        at = end
+    if 8 + length + at != size:
+        raise RunError(
+            f"{path} has {size} bytes, its header says {8 + length + at}: it is cut off or damaged"
+        )
+    return {
+        name: in_file(path, dtype, shape, 8 + length + begin) for name, dtype, shape, (begin, _) in entries
+    }
+
+
+def _entry(name: str, entry: Mapping[str, Any]) -> tuple[str, str, tuple[int, ...], tuple[int, int]]:
+    shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
+    if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
+        raise ValueError(name)
+    return name, str(entry["dtype"]), shape, (begin, end)
+
+
+def write_safetensors(file: BinaryIO, tensors: Mapping[str, Lazy], step: Callable[[int], None]) -> str:
+    """Writes one file, a tensor in memory at a time, by name: the same weights give the same bytes. Gives its
+    SHA-256. step: called with the bytes of each tensor."""
+    tensors = dict(sorted(tensors.items()))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name, lazy in tensors.items():
+        header[name] = {
+            "dtype": lazy.dtype,
+            "shape": list(lazy.shape),
+            "data_offsets": [at, at + lazy.nbytes],
+        }
+        at += lazy.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    digest = hashlib.sha256()
+
+    def put(data: bytes | memoryview) -> None:
+        digest.update(data)
+        file.write(data)
+
+    put(len(text).to_bytes(8, "little") + text)
+    for name, lazy in tensors.items():
+        tensor = lazy.read().contiguous()
+        if tuple(tensor.shape) != lazy.shape or tensor.dtype != DTYPES[lazy.dtype]:
+            raise RunError(f"{name} changed while it was read")
+        put(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        step(lazy.nbytes)
+    return digest.hexdigest()

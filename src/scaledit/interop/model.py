@@ -1,0 +1,102 @@
+"""A model between two layouts: weights by our names, not read yet, and what is known of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from scaledit.config import DataConfig, DiffusionConfig, LatentConfig, RunConfig, SampleConfig
+from scaledit.data.latents import MadeBy
+from scaledit.errors import UsageError
+from scaledit.interop.infer import name_of
+from scaledit.interop.lazily import Lazy
+from scaledit.models.config import LATENT_CHANNELS, LATENT_DOWNSAMPLING, DiTConfig
+
+OFFICIAL_SCALE = 0.18215
+"""Of the latents that the official DiT and SiT weights were trained on: Stable Diffusion's f8 autoencoder."""
+UNNAMED = MadeBy("", "", "", OFFICIAL_SCALE, LATENT_CHANNELS, LATENT_DOWNSAMPLING)
+"""The official latents, where nobody has said which copy of the autoencoder decodes them."""
+PIXELS = (1, 3)
+"""Channels of models that make pictures themselves, where nothing says what they make."""
+
+EPSILON = DiffusionConfig()
+"""The paper's, and every official DiT's."""
+SIT = DiffusionConfig(schedule="interpolant", prediction="velocity", objective="simple")
+
+
+@dataclass(frozen=True)
+class Model:
+    """config: its model fits the weights. made_by: the autoencoder of its latents, None for pixels. step: of
+    its training, 0 where it is not known. source: where the weights came from first; empty for a run of ours.
+    kind: "ema" or "model", where it is known. sha256: of the file they were read from, where it has been
+    hashed. notes: what a person should know, a sentence each."""
+
+    config: RunConfig
+    weights: Mapping[str, Lazy]
+    class_names: tuple[str, ...]
+    made_by: MadeBy | None
+    source: Mapping[str, Any]
+    step: int = 0
+    kind: str = "model"
+    sha256: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        return sum(lazy.nbytes for lazy in self.weights.values())
+
+    def noting(self, *notes: str) -> Model:
+        return dataclasses.replace(self, notes=(*self.notes, *notes))
+
+
+def described(
+    config: DiTConfig,
+    weights: Mapping[str, Lazy],
+    diffusion: DiffusionConfig,
+    source: Mapping[str, Any],
+    notes: tuple[str, ...] = (),
+) -> Model:
+    """A model that came without a config of ours: the paper's settings for what the weights do not say.
+
+    Sampling as the official programs do it: 250 DDPM steps, or for a flow Heun's 50; guidance 4 on three
+    channels.
+    """
+    if diffusion.objective == "hybrid" and not config.learn_sigma:
+        diffusion = dataclasses.replace(diffusion, objective="simple")
+    is_flow = diffusion.prediction == "velocity"
+    pixels = config.in_channels in PIXELS
+    run = RunConfig(
+        name=(name_of(config) or "dit").lower().replace("/", "-"),
+        model=config,
+        diffusion=diffusion,
+        data=DataConfig(name="images" if pixels else "latents"),
+        sample=SampleConfig(
+            sampler="heun" if is_flow else "ddpm", steps=50 if is_flow else 250, cfg_scale=4.0
+        ),
+    )
+    names = tuple(str(c) for c in range(config.num_classes))
+    made_by = None if pixels else UNNAMED._replace(channels=config.in_channels)
+    return Model(run, weights, names, made_by, source, notes=notes)
+
+
+def decoded_by(model: Model, autoencoder: str) -> Model:
+    """The model with an autoencoder recorded: a folder or a hub id (fetched if need be), or "pixels".
+
+    Raises UsageError where it is not there or makes latents of other channels.
+    """
+    if autoencoder == "pixels":
+        return dataclasses.replace(model, made_by=None)
+    from scaledit.autoencoders import open_autoencoder
+    from scaledit.autoencoders.decoder import check_same_latents, made_by
+
+    found = made_by(open_autoencoder(autoencoder))
+    channels = model.config.model.in_channels
+    if found.channels != channels:
+        raise UsageError(f"{autoencoder} has latents of {found.channels} channels, this model {channels}")
+    if model.made_by is not None and model.made_by.encoder_sha256:
+        check_same_latents(open_autoencoder(autoencoder), model.made_by)
+        found = model.made_by
+    config = dataclasses.replace(model.config, autoencoder=LatentConfig(path=autoencoder))
+    return dataclasses.replace(model, config=config, made_by=found)

@@ -1,0 +1,148 @@
+"""Our own folders: a run, a checkpoint, or a model that was exported to be passed on.
+
+    exported/  config.json  model.safetensors  manifest.json (size and SHA-256 of both, sealed)  README.md
+
+An exported folder is a checkpoint with the weights alone, under the names that the Hub knows. The manifest is
+what is believed; README.md, the model card, may be edited.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from scaledit import __version__, checkpoint
+from scaledit.config import RunConfig
+from scaledit.data.latents import MadeBy
+from scaledit.errors import RunError, UsageError
+from scaledit.interop.lazily import Lazy, Progress, open_safetensors, write_safetensors
+from scaledit.interop.model import Model
+from scaledit.parts import sealed, sha256_of
+
+CONFIG, CARD, WEIGHTS = "config.json", "README.md", "model.safetensors"
+
+
+def locate(path: Path) -> Path | None:
+    """The checkpoint that `path` is, or a run's latest; None where `path` is neither."""
+    if (path / checkpoint.MANIFEST).is_file() or path.name.startswith("step-"):
+        return path
+    found = checkpoint.find(path / "checkpoints")
+    return found[-1] if found else None
+
+
+def read(folder: Path, weights: str = "ema") -> Model:
+    """A checkpoint's model, or an exported one. weights: "ema" or "model"; an exported folder has one kind.
+
+    Raises RunError if it is damaged: every byte that is used has been hashed before.
+    """
+    opened = checkpoint.open_checkpoint(folder)
+    name, state = f"{weights}.safetensors", opened.manifest["state"]
+    if "ema.safetensors" not in opened.files:
+        name, weights = WEIGHTS, state.get("kind", "model")
+    if name not in opened.files:
+        raise RunError(f"{folder} has no {name}; it holds {', '.join(opened.files)}")
+    entry = opened.files[name]
+    if CONFIG in opened.files and sha256_of(folder / CONFIG) != opened.files[CONFIG]["sha256"]:
+        raise RunError(f"{folder / CONFIG} was changed after {checkpoint.MANIFEST} was written; restore it")
+    try:
+        names, size, sha256 = tuple(state["class_names"]), entry["size"], entry["sha256"]
+        made_by = None if state.get("made_by") is None else MadeBy(**state["made_by"])
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{folder / checkpoint.MANIFEST} lacks what a model needs ({error})") from None
+    return Model(
+        config=RunConfig.from_json(opened.config),
+        weights=_verified(folder, name, size, sha256),
+        class_names=names,
+        made_by=made_by,
+        source=state.get("source", {}),
+        step=opened.step,
+        kind=weights,
+        sha256=sha256,
+    )
+
+
+def _verified(folder: Path, name: str, size: int, sha256: str) -> dict[str, Lazy]:
+    """The tensors of a file, unread, after comparing its every byte with the manifest."""
+    path = folder / name
+    if not path.is_file():
+        raise checkpoint.damaged(folder, f"{name} is missing")
+    if path.stat().st_size != size:
+        raise checkpoint.damaged(folder, f"{name} has {path.stat().st_size} bytes instead of {size}")
+    if sha256_of(path) != sha256:
+        raise checkpoint.damaged(folder, f"{name} does not match its SHA-256")
+    return open_safetensors(path)
+
+
+def write(model: Model, out: Path, card: str, progress: Progress) -> str:
+    """Writes an exported folder, whole or not at all; gives the SHA-256 of its weights."""
+    with whole_folder(out) as folder:
+        done, total = 0, model.nbytes
+
+        def step(nbytes: int) -> None:
+            nonlocal done
+            done += nbytes
+            progress(done, total)
+
+        with synced(folder / WEIGHTS) as file:
+            sha256 = write_safetensors(file, model.weights, step)
+        config = (json.dumps(model.config.to_json(), indent=1) + "\n").encode()
+        put(folder / CONFIG, config)
+        state = {
+            "class_names": model.class_names,
+            "made_by": None if model.made_by is None else model.made_by._asdict(),
+            "kind": model.kind,
+            "source": dict(model.source),
+        }
+        manifest: dict[str, Any] = {
+            "format": checkpoint.FORMAT,
+            "version": __version__,
+            "step": model.step,
+            "config": model.config.to_json(),
+            "state": state,
+            "files": {
+                WEIGHTS: {"size": (folder / WEIGHTS).stat().st_size, "sha256": sha256},
+                CONFIG: {"size": len(config), "sha256": hashlib.sha256(config).hexdigest()},
+            },
+        }
+        put(folder / CARD, card.replace("{sha256}", sha256).encode())
+        put(folder / checkpoint.MANIFEST, sealed(json.loads(json.dumps(manifest))))
+    return sha256
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder that gets its name when it is complete. Raises UsageError where `out` holds something,
+    RunError on a full disk."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} exists; choose another name or delete it")
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    except OSError as error:
+        raise RunError(f"could not write {out}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def synced(path: Path) -> Iterator[Any]:
+    with path.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def put(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with synced(path) as file:
+        file.write(data)

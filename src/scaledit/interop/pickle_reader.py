@@ -1,0 +1,388 @@
+"""What a PyTorch .pt file says it holds, read without running it: the child process of `interop.pickled`.
+
+    zip directory -> pickle opcodes, interpreted by hand -> {name: dtype, shape, strides, where in the file}
+
+A pickle is a program. This interpreter knows the opcodes that torch.save writes and nothing else: it imports
+nothing, calls nothing, and builds only numbers, strings, tuples, lists, dicts and descriptions of tensors. It
+reads no tensor. Standard library only: it is run as a script, under limits that it sets itself.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import pickletools
+import struct
+import sys
+import zipfile
+from collections.abc import Callable
+from typing import Any, BinaryIO, NamedTuple
+
+MEMORY = 128 << 20
+"""Bytes of address space for this process, above what the interpreter has when it starts."""
+SECONDS = 2
+"""Of processor time. The trainer checkpoint of an XL/2 takes 0.2."""
+LARGEST_PICKLE = 2 << 20
+"""Bytes: descriptions only. A trainer checkpoint of an XL/2 has 0.4 MB."""
+MOST_TENSORS, MOST_AXES = 10_000, 8
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6
+
+DTYPES = {"FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16"}
+OTHER = {
+    "DoubleStorage": "F64",
+    "LongStorage": "I64",
+    "IntStorage": "I32",
+    "ShortStorage": "I16",
+    "CharStorage": "I8",
+    "ByteStorage": "U8",
+    "BoolStorage": "BOOL",
+}
+"""Read, so that optimizer states do not stop the reading, but no weights."""
+SIZE = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+
+
+class Refused(Exception):
+    """The file is of another kind, or says what cannot be true."""
+
+
+class Damaged(Exception):
+    """The file was one of ours and is no longer."""
+
+
+class Global(NamedTuple):
+    """A name that a pickle asks for. It stays a name."""
+
+    name: str
+
+
+class Storage(NamedTuple):
+    dtype: str
+    key: str
+    numel: int
+
+
+class Tensor(NamedTuple):
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class Record(dict):
+    """argparse.Namespace: its attributes."""
+
+
+class Mark:
+    pass
+
+
+def whole_numbers(values: object) -> tuple[int, ...]:
+    if not isinstance(values, tuple) or len(values) > MOST_AXES:
+        raise Refused("holds a tensor whose shape is no shape")
+    for value in values:
+        if type(value) is not int or not 0 <= value < 1 << 62:
+            raise Refused("holds a tensor whose shape is no shape")
+    return values
+
+
+def persistent(value: object) -> Storage:
+    """('storage', torch.FloatStorage, '0', 'cpu', 1024)"""
+    if not (isinstance(value, tuple) and len(value) == 5 and value[0] == "storage"):
+        raise Refused("refers to something outside itself")
+    kind, key, numel = value[1], value[2], value[4]
+    known = {f"torch.{name}": dtype for name, dtype in {**DTYPES, **OTHER}.items()}
+    if not isinstance(kind, Global) or kind.name not in known:
+        raise Refused(f"holds storage of the kind {getattr(kind, 'name', kind)!s:.60}, which no DiT has")
+    if not isinstance(key, str) or not key.isascii() or not key.isalnum():
+        raise Refused("names a storage by what is no name")
+    return Storage(known[kind.name], key, whole_numbers((numel,))[0])
+
+
+def called(function: object, arguments: object) -> object:
+    """What a REDUCE or NEWOBJ makes, for the few functions that torch.save uses."""
+    name = function.name if isinstance(function, Global) else ""
+    if not isinstance(arguments, tuple):
+        raise Refused("calls something without arguments")
+    match name:
+        case "collections.OrderedDict" if not arguments:
+            return {}
+        case "argparse.Namespace" if not arguments:
+            return Record()
+        case "torch._utils._rebuild_tensor_v2" if len(arguments) in (6, 7):
+            storage, offset, shape, strides = arguments[:4]
+            if not isinstance(storage, Storage):
+                raise Refused("holds a tensor without storage")
+            shape, strides = whole_numbers(shape), whole_numbers(strides)
+            if len(shape) != len(strides):
+                raise Refused("holds a tensor with other strides than axes")
+            return Tensor(storage, whole_numbers((offset,))[0], shape, strides)
+        case "torch._utils._rebuild_parameter" if len(arguments) == 3 and isinstance(arguments[0], Tensor):
+            return arguments[0]
+        case "torch.Size" if len(arguments) == 1:
+            return whole_numbers(arguments[0])
+    raise Refused(f"would call {name or 'something unnamed'!s:.80}; that is no part of a state dict")
+
+
+def interpret(data: bytes) -> object:
+    """The value that a pickle describes. Raises Refused for whatever torch.save does not write."""
+    stack: list[Any] = []
+    memo: dict[int, Any] = {}
+    last_marks: list[int] = []
+
+    def since_mark() -> list[Any]:
+        at = last_marks.pop()
+        items = stack[at + 1 :]
+        del stack[at:]
+        return items
+
+    for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
+        match opcode.name:
+            case "PROTO" | "FRAME":
+                pass
+            case "STOP":
+                return stack.pop()
+            case "MARK":
+                last_marks.append(len(stack))
+                stack.append(Mark())
+            case "EMPTY_DICT":
+                stack.append({})
+            case "EMPTY_LIST":
+                stack.append([])
+            case "EMPTY_TUPLE":
+                stack.append(())
+            case "NONE":
+                stack.append(None)
+            case "NEWTRUE" | "NEWFALSE":
+                stack.append(opcode.name == "NEWTRUE")
+            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE" | "SHORT_BINUNICODE":
+                stack.append(argument)
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                n = int(opcode.name[-1])
+                items = tuple(stack[-n:])
+                del stack[-n:]
+                stack.append(items)
+            case "TUPLE":
+                stack.append(tuple(since_mark()))
+            case "LIST":
+                stack.append(list(since_mark()))
+            case "APPEND":
+                item = stack.pop()
+                expect(stack[-1], list).append(item)
+            case "APPENDS":
+                items = since_mark()
+                expect(stack[-1], list).extend(items)
+            case "SETITEM":
+                value, key = stack.pop(), stack.pop()
+                expect(stack[-1], dict)[key] = value
+            case "SETITEMS":
+                items = since_mark()
+                expect(stack[-1], dict).update(zip(items[::2], items[1::2], strict=True))
+            case "BUILD":
+                state = stack.pop()
+                if isinstance(stack[-1], Record):
+                    stack[-1].update(expect(state, dict))
+                else:  # a state dict's _metadata: versions of modules, which a DiT does not need
+                    expect(stack[-1], dict)
+            case "BINPUT" | "LONG_BINPUT":
+                memo[expect(argument, int)] = stack[-1]
+            case "MEMOIZE":
+                memo[len(memo)] = stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                stack.append(memo[expect(argument, int)])
+            case "GLOBAL":
+                stack.append(Global(expect(argument, str).replace(" ", ".", 1)))
+            case "STACK_GLOBAL":
+                name, module = stack.pop(), stack.pop()
+                stack.append(Global(f"{expect(module, str)}.{expect(name, str)}"))
+            case "BINPERSID":
+                stack.append(persistent(stack.pop()))
+            case "REDUCE" | "NEWOBJ":
+                arguments, function = stack.pop(), stack.pop()
+                stack.append(called(function, arguments))
+            case other:
+                raise Refused(f"has the pickle opcode {other}, which no state dict needs")
+    raise Damaged("ends in the middle of its pickle")
+
+
+def expect(value: Any, kind: type) -> Any:
+    if not isinstance(value, kind):
+        raise Refused("holds a pickle that makes no sense")
+    return value
+
+
+class Members(NamedTuple):
+    """Of the zip: the pickle's bytes, and {storage key: (first byte, bytes)}."""
+
+    pickle: bytes
+    storages: dict[str, tuple[int, int]]
+
+
+def members(file: BinaryIO, size: int) -> Members:
+    """Raises Refused where the archive is not as torch.save writes it: all stored, nothing compressed."""
+    try:
+        listed = zipfile.ZipFile(file).infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, UnicodeDecodeError):
+        raise Damaged("begins as a zip and does not end as one: it is cut off") from None
+    pickles = [
+        info for info in listed if info.filename.count("/") == 1 and info.filename.endswith("/data.pkl")
+    ]
+    if len(pickles) != 1 or len({info.filename for info in listed}) != len(listed):
+        raise Refused("is a zip, but not one that torch.save wrote")
+    prefix = pickles[0].filename.removesuffix("data.pkl")
+    spans: list[tuple[int, int]] = []
+
+    def span(info: zipfile.ZipInfo) -> tuple[int, int]:
+        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+            raise Refused(f"has a compressed member ({info.filename:.60}); torch.save compresses nothing")
+        if info.header_offset < 0:
+            raise Damaged("is a zip with a piece missing")
+        file.seek(info.header_offset)
+        header = file.read(30)
+        if len(header) < 30 or header[:4] != b"PK\3\4" or header[6] & 1:
+            raise Refused(f"has a member without a header ({info.filename:.60})")
+        name, extra = struct.unpack("<HH", header[26:30])
+        start = info.header_offset + 30 + name + extra
+        if start + info.file_size > size:
+            raise Damaged(f"is cut off: {info.filename:.60} would end behind the file's last byte")
+        spans.append((start, start + info.file_size))
+        return start, info.file_size
+
+    storages: dict[str, tuple[int, int]] = {}
+    for info in listed:
+        if info.filename.startswith(f"{prefix}data/"):
+            storages[info.filename.removeprefix(f"{prefix}data/")] = span(info)
+        elif info.filename == f"{prefix}byteorder":
+            start, length = span(info)
+            file.seek(start)
+            if file.read(min(length, 8)) != b"little":
+                raise Refused("was written on a big-endian machine")
+    start, length = span(pickles[0])
+    spans.sort()
+    if any(end > start for (_, end), (start, _) in itertools.pairwise(spans)):
+        raise Refused("has members that overlap")
+    if length > LARGEST_PICKLE:
+        raise Refused(f"has a pickle of {length >> 20} MiB: descriptions of tensors are not that long")
+    file.seek(start)
+    return Members(file.read(length), storages)
+
+
+def described(name: str, tensor: Tensor, storages: dict[str, tuple[int, int]]) -> dict[str, Any]:
+    """A tensor's entry in the answer, after checking that the file has what it claims."""
+    storage = tensor.storage
+    if storage.dtype not in DTYPES.values():
+        raise Refused(f"has {name} as {storage.dtype}; weights are F32, F16 or BF16")
+    if storage.key not in storages:
+        raise Damaged(f"lacks the bytes of {name}")
+    start, length = storages[storage.key]
+    item = SIZE[storage.dtype]
+    numel, extent = 1, 1
+    for count, stride in zip(tensor.shape, tensor.strides, strict=True):
+        numel *= count
+        extent += max(count - 1, 0) * stride
+    if storage.numel * item != length:
+        raise Refused(
+            f"claims {storage.numel * item / 2**30:.3g} GiB for the storage of {name} and has {length} bytes"
+        )
+    if numel and (tensor.offset + extent > storage.numel or numel > extent):
+        raise Refused(f"claims shape {list(tensor.shape)} for {name}, which its storage does not hold")
+    return {
+        "dtype": storage.dtype,
+        "shape": tensor.shape,
+        "strides": tensor.strides,
+        "start": start + tensor.offset * item,
+    }
+
+
+def sorted_out(value: object, storages: dict[str, tuple[int, int]], size: int) -> dict[str, Any]:
+    """{"parts": {part: {name: entry}}, "args": {...}}; the part "" is a bare state dict."""
+    if isinstance(value, Record) or not isinstance(value, dict):
+        raise Refused("holds no state dict")
+    if any(isinstance(inner, Tensor) for inner in value.values()):
+        value = {"": value}
+    parts: dict[str, Any] = {}
+    for part, inner in value.items():
+        if isinstance(inner, Record) or not isinstance(inner, dict) or not isinstance(part, str):
+            continue
+        if not any(isinstance(tensor, Tensor) for tensor in inner.values()):
+            continue  # an optimizer's, whose tensors lie deeper
+        if len(inner) > MOST_TENSORS:
+            raise Refused(f"has more than {MOST_TENSORS} tensors")
+        for name, tensor in inner.items():
+            if not isinstance(name, str) or not isinstance(tensor, Tensor):
+                raise Refused(f"has {name!s:.60} among its weights, which is no tensor")
+        parts[part] = {name: described(name[:100], tensor, storages) for name, tensor in inner.items()}
+        if sum(SIZE[t.storage.dtype] * prod(t.shape) for t in inner.values()) > size:
+            raise Refused("has weights that share bytes: together they claim more than the file has")
+    args = next((inner for inner in value.values() if isinstance(inner, Record)), {})
+    plain = {k: v for k, v in args.items() if isinstance(k, str) and isinstance(v, str | int | float | None)}
+    return {"parts": parts, "args": plain}
+
+
+def prod(values: tuple[int, ...]) -> int:
+    out = 1
+    for value in values:
+        out *= value
+    return out
+
+
+def limit() -> None:
+    """No more memory, processor time, files written or child processes than reading needs."""
+    try:
+        import resource
+    except ImportError:  # not on Windows: there only the interpreter's own rules and the parent's clock hold
+        return
+    try:  # some systems map hundreds of megabytes of locales at the start
+        with open("/proc/self/statm") as file:
+            present = int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        present = 64 << 20
+    limits = (
+        (resource.RLIMIT_AS, present + MEMORY),
+        (resource.RLIMIT_CPU, SECONDS),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    )
+    for what, most in limits:
+        try:
+            resource.setrlimit(what, (most, most))
+        except (ValueError, OSError):  # macOS has no such limit on memory; a lower one is in force already
+            continue
+
+
+def read(path: str) -> dict[str, Any]:
+    """Raises Refused, Damaged."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        start = file.read(len(LEGACY))
+        if start == LEGACY:
+            raise Refused(
+                "is in torch's format of before 1.6; save it again with a newer torch: "
+                'torch.save(torch.load(FILE, weights_only=True), "new.pt")'
+            )
+        if not start.startswith(b"PK"):
+            raise Refused("is no file of torch.save")
+        pickle, storages = members(file, size)
+    return {"size": size, **sorted_out(interpret(pickle), storages, size)}
+
+
+def main(path: str, say: Callable[[str], object]) -> None:
+    try:
+        limit()
+        answer = read(path)
+    except Refused as error:
+        answer = {"refused": str(error)}
+    except Damaged as error:
+        answer = {"damaged": str(error)}
+    except (MemoryError, RecursionError):
+        answer = {"refused": f"needs more than {MEMORY >> 20} MiB to be read, which no checkpoint does"}
+    except OSError as error:
+        answer = {"refused": f"cannot be opened: {error.strerror}"}
+    except Exception as error:  # a pickle that is none: wrong types on the stack, a memo that is not there
+        answer = {"refused": f"holds a pickle that makes no sense ({type(error).__name__})"}
+    say(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.stdout.write)

@@ -1,0 +1,75 @@
+"""The network as a program of torch.export: any batch size, without scaledit's own code.
+
+    save(net, "dit.pt2")        torch.export.load("dit.pt2").module()(x, t, y)  =  net(x, t, y)
+
+`load` gives it back as a network that NetDenoiser takes. A .pt2 is a program: load only those that you trust.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scaledit.errors import UsageError
+from scaledit.models.config import DiTConfig
+from scaledit.models.dit import DiT
+from scaledit.parts import whole
+
+CONFIG = "config.json"
+EXAMPLE = 2
+"""Images in the batch that is traced. Not 1, which torch.export would take for a constant."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgramNet:
+    """An exported network: x (N, C, H, W), t (N,) float32, y (N,) int64 -> (N, C or 2C, H, W), any N."""
+
+    module: torch.nn.Module
+    config: DiTConfig
+
+    @property
+    def null_label(self) -> int:
+        return self.config.num_classes
+
+    def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return self.module(x, t, y)
+
+
+def export(net: DiT) -> torch.export.ExportedProgram:
+    """`net`, traced with a dynamic batch on its own device. It is left in evaluation mode."""
+    device = next(net.parameters()).device
+    x = torch.zeros(EXAMPLE, *net.config.shape, device=device)
+    t = torch.zeros(EXAMPLE, device=device)
+    y = torch.zeros(EXAMPLE, dtype=torch.int64, device=device)
+    batch = torch.export.Dim("batch", min=1)
+    with torch.no_grad():
+        shapes = {name: {0: batch} for name in ("x", "t", "y")}
+        return torch.export.export(net.eval(), (x, t, y), dynamic_shapes=shapes)
+
+
+def save(net: DiT, out: Path) -> None:
+    """Writes a .pt2, whole or not at all, with the config inside. Raises UsageError for another name."""
+    if out.suffix != ".pt2":
+        raise UsageError(f"an exported program is a .pt2; got {out}")
+    config: Any = dataclasses.asdict(net.config)
+    with whole(out) as file:
+        torch.export.save(export(net), file, extra_files={CONFIG: json.dumps(config)})  # type: ignore[arg-type]
+
+
+def load(path: Path) -> ProgramNet:
+    """What `save` wrote. Raises UsageError for another file."""
+    extra = {CONFIG: ""}
+    try:
+        program = torch.export.load(path, extra_files=extra)
+        config = DiTConfig(**json.loads(extra[CONFIG]))
+    except FileNotFoundError:
+        raise UsageError(f"there is no {path}") from None
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UsageError(f"{path} is no program that scaledit exported ({reason})") from None
+    return ProgramNet(program.module(), config)

@@ -1,0 +1,364 @@
+"""Files that mean harm, or that are broken: refused in a sentence, soon, in little memory, and never run."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from layouts import OPTIONS, config, convert, official_state, random_dit
+from scaledit import load
+from scaledit.errors import RunError, UsageError
+from scaledit.interop import pickle_reader
+from scaledit.interop.convert import open_model
+from scaledit.interop.infer import Hints
+from scaledit.interop.pickled import open_pickled
+from scaledit.parts import sealed
+
+SECONDS, MEGABYTES = 5, 300
+"""What the project promises for any refusal, above the imports' own."""
+ELEMENTS = 9 << 28
+"""Float32: 9 GiB."""
+Make = Callable[[Path], object]
+Refusals = dict[str, tuple[str, float, float]]
+
+
+def archive(path: Path, data: bytes, storages: dict[str, bytes], compress: int = zipfile.ZIP_STORED) -> None:
+    """A .pt file around any pickle."""
+    with zipfile.ZipFile(path, "w", compress) as file:
+        file.writestr("archive/data.pkl", data)
+        file.writestr("archive/byteorder", b"little")
+        for key, value in storages.items():
+            file.writestr(f"archive/data/{key}", value)
+        file.writestr("archive/version", b"3\n")
+
+
+class _Call:
+    """Pickles as a call of any function."""
+
+    def __init__(self, function: object, *arguments: object):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+class _Pickler(pickle.Pickler):
+    def persistent_id(self, obj: object):
+        return obj.id if isinstance(obj, _Storage) else None
+
+
+class _Storage:
+    def __init__(self, numel: int, key: str = "0"):
+        self.id = ("storage", torch.FloatStorage, key, "cpu", numel)
+
+
+def pickled(value: object) -> bytes:
+    file = io.BytesIO()
+    _Pickler(file, protocol=2).dump(value)
+    return file.getvalue()
+
+
+def tensor(shape: tuple[int, ...], strides: tuple[int, ...], numel: int, offset: int = 0) -> _Call:
+    return _Call(
+        torch._utils._rebuild_tensor_v2, _Storage(numel), offset, shape, strides, False, OrderedDict()
+    )
+
+
+def canary(path: Path) -> None:
+    touch = _Call(os.system, f"touch {path.parent / 'canary'}")
+    archive(path, pickled({"model": touch, "x": tensor((1,), (1,), 1)}), {"0": b"0000"})
+
+
+def canary_in_build(path: Path) -> None:
+    """An object whose state would be set, and whose class is a builtin's exec."""
+    data = pickled({"a": _Call(exec, f"open({str(path.parent / 'canary')!r}, 'w')")})
+    archive(path, data, {})
+
+
+def bare_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps(_Call(os.system, f"touch {path.parent / 'canary'}")))
+
+
+def storage_bomb(path: Path) -> None:
+    archive(path, pickled({"x": tensor((ELEMENTS,), (1,), ELEMENTS)}), {"0": b"\0" * 1024})
+
+
+def stride_bomb(path: Path) -> None:
+    archive(path, pickled({"x": tensor((ELEMENTS,), (0,), 256)}), {"0": b"\0" * 1024})
+
+
+def shared_bomb(path: Path) -> None:
+    one = tensor((256,), (1,), 256)
+    archive(path, pickled({f"x{i}": one for i in range(9 << 10)}), {"0": b"\0" * 1024})
+
+
+def offset_bomb(path: Path) -> None:
+    archive(path, pickled({"x": tensor((4,), (1,), 256, offset=254)}), {"0": b"\0" * 1024})
+
+
+def zip_bomb(path: Path) -> None:
+    """1 GiB of zeros in a megabyte."""
+    data = pickled({"x": tensor((1 << 28,), (1,), 1 << 28)})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        file.writestr("archive/data.pkl", data)
+        with file.open("archive/data/0", "w", force_zip64=True) as member:
+            for _ in range(64):
+                member.write(bytes(16 << 20))
+
+
+def pickle_bomb(path: Path) -> None:
+    """A compressed pickle that unpacks to 1 GiB."""
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file,
+        file.open("archive/data.pkl", "w", force_zip64=True) as member,
+    ):
+        for _ in range(64):
+            member.write(b"N" * (16 << 20))
+
+
+def long_pickle(path: Path) -> None:
+    archive(path, b"\x80\x02" + b"N" * (32 << 20) + b".", {})
+
+
+def endless_pickle(path: Path) -> None:
+    """Two million opcodes."""
+    archive(path, b"\x80\x02" + b"N" * ((2 << 20) - 8) + b".", {})
+
+
+def colliding(path: Path) -> None:
+    """A dict whose keys all have the same hash: quadratic work."""
+    keys = b"".join(b"\x8a\x0a" + ((2**61 - 1) * i).to_bytes(10, "little") + b"N" for i in range(1, 150_000))
+    archive(path, b"\x80\x02}(" + keys + b"u.", {})
+
+
+def doubling(path: Path) -> None:
+    """Lists of lists: 2^60 leaves for whoever walks them."""
+    value: object = []
+    for _ in range(60):
+        value = [value, value]
+    archive(path, pickled({"model": {"x": value}}), {})
+
+
+def memory_bomb(path: Path) -> None:
+    """Two million small dicts."""
+    archive(path, b"\x80\x02" + b"}" * ((2 << 20) - 8) + b".", {})
+
+
+def many_members(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        for i in range(30_000):
+            file.writestr(f"archive/data/{i}", b"")
+
+
+def overlapping(path: Path) -> None:
+    """Two names for the same bytes, so that the sum is more than the file."""
+    archive(path, pickled({"x": tensor((256,), (1,), 256)}), {"0": b"\0" * 1024, "1": b"\1" * 1024})
+    data = bytearray(path.read_bytes())
+    first, second = (data.find(f"archive/data/{i}".encode()) - 30 for i in (0, 1))
+    entry = data.rfind(b"archive/data/1") - 46
+    assert struct.unpack_from("<I", data, entry + 42)[0] == second
+    struct.pack_into("<I", data, entry + 42, first)
+    path.write_bytes(data)
+
+
+def truncated(path: Path) -> None:
+    torch.save(official_state(random_dit(config())), path)
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def hollow(path: Path) -> None:
+    """The directory is whole, the middle is gone."""
+    torch.save(official_state(random_dit(config())), path)
+    data = path.read_bytes()
+    path.write_bytes(data[:5000] + data[15000:])
+
+
+def missing(path: Path) -> None:
+    state = official_state(random_dit(config()))
+    del state["blocks.1.attn.qkv.bias"]
+    torch.save(state, path)
+
+
+def extra(path: Path) -> None:
+    torch.save({**official_state(random_dit(config())), "blocks.1.attn.q_norm.weight": torch.ones(8)}, path)
+
+
+def wrong_shape(path: Path) -> None:
+    torch.save({**official_state(random_dit(config())), "blocks.1.mlp.fc2.weight": torch.ones(16, 63)}, path)
+
+
+def wrong_dtype(path: Path) -> None:
+    torch.save({**official_state(random_dit(config())), "blocks.1.mlp.fc2.bias": torch.ones(16).long()}, path)
+
+
+def no_tensor(path: Path) -> None:
+    torch.save({**official_state(random_dit(config())), "blocks.1.mlp.fc2.bias": "none"}, path)
+
+
+def other_position(path: Path) -> None:
+    torch.save({**official_state(random_dit(config())), "pos_embed": torch.ones(1, 16, 16)}, path)
+
+
+def legacy(path: Path) -> None:
+    state = official_state(random_dit(config()))
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+
+
+def text(path: Path) -> None:
+    path.write_text("<html>404</html>")
+
+
+PICKLES: dict[Make, str] = {
+    canary: "would call posix.system; that is no part of a state dict",
+    canary_in_build: "exec; that is no part of a state dict",
+    bare_pickle: "is no file of torch.save",
+    storage_bomb: "claims 9 GiB for the storage of x and has 1024 bytes",
+    stride_bomb: "claims shape [2415919104] for x",
+    shared_bomb: "together they claim more than the file has",
+    offset_bomb: "claims shape [4] for x",
+    zip_bomb: "has a compressed member (archive/data/0)",
+    pickle_bomb: "has a compressed member (archive/data.pkl)",
+    long_pickle: "has a pickle of 32 MiB",
+    endless_pickle: "holds no state dict",
+    colliding: "needs more than 2 s of processor time",
+    doubling: "holds no state dict",
+    memory_bomb: "needs more than",
+    many_members: "not one that torch.save wrote",
+    overlapping: "has members that overlap",
+    truncated: "it is cut off",
+    hollow: "is a zip with a piece missing",
+    missing: "missing blocks.1.attn.qkv.bias and 0 more",
+    extra: "unknown blocks.1.attn.q_norm.weight and 0 more",
+    wrong_shape: "blocks.1.mlp.fc2.weight has shape (16, 63), this config needs (16, 64)",
+    wrong_dtype: "has blocks.1.mlp.fc2.bias as I64; weights are F32, F16 or BF16",
+    no_tensor: "has blocks.1.mlp.fc2.bias among its weights, which is no tensor",
+    other_position: "another position embedding",
+    legacy: "save it again with a newer torch",
+    text: "is no file of torch.save",
+}
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory: pytest.TempPathFactory) -> Refusals:
+    """(message, seconds of processor time with the child's, MiB above the imports) of opening each file, all
+    in one process. The child's memory is what the system gives it, pickle_reader.MEMORY at most."""
+    folder = tmp_path_factory.mktemp("hostile")
+    for make in PICKLES:
+        make(folder / f"{make.__name__}.pt")
+    code = (
+        "import json, os, sys\n"
+        "from pathlib import Path\n"
+        "from scaledit.cli import main\n"
+        "from scaledit.errors import RunError, UsageError\n"
+        "from scaledit.interop.convert import open_model\n"
+        "from scaledit.interop.infer import Hints\n"
+        "def peak():\n"
+        "    lines = open('/proc/self/status').read().splitlines()\n"
+        "    return next(int(line.split()[1]) for line in lines if line.startswith('VmHWM')) / 1024\n"
+        "try: open_model(Path(sys.argv[1]) / 'text.pt', Hints(heads=2))\n"
+        "except UsageError: pass\n"
+        "before = peak()\n"
+        "for name in sys.argv[2:]:\n"
+        "    began, message = sum(os.times()[:4]), 'accepted'\n"
+        "    try: open_model(Path(sys.argv[1]) / name, Hints(heads=2))\n"
+        "    except (UsageError, RunError) as error: message = str(error)\n"
+        "    print(json.dumps([name, message, sum(os.times()[:4]) - began, peak() - before]), flush=True)\n"
+    )
+    names = [f"{make.__name__}.pt" for make in PICKLES]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder), *names], capture_output=True, text=True, check=True
+    )
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert not (folder / "canary").exists()
+    return {name.removesuffix(".pt"): (message, seconds, above) for name, message, seconds, above in answers}
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads its memory from /proc")
+@pytest.mark.parametrize("make", PICKLES, ids=lambda make: make.__name__)
+def test_refused_soon_in_little_memory_and_never_run(make: Make, refusals: Refusals):
+    message, seconds, above = refusals[make.__name__]
+    assert PICKLES[make] in message
+    assert message != "accepted" and "\n" not in message
+    assert seconds < SECONDS
+    assert above < MEGABYTES - pickle_reader.MEMORY / 2**20
+
+
+def header(path: Path, entries: dict[str, object] | bytes, data: bytes) -> None:
+    text = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def entry(shape: list[int], begin: int, end: int, dtype: str = "F32") -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize(
+    ("entries", "data", "says"),
+    [
+        ({"x": entry([ELEMENTS], 0, 4 * ELEMENTS)}, bytes(64), "its header says"),
+        ({"x": entry([ELEMENTS], 0, 64)}, bytes(64), "which its bytes do not hold"),
+        ({"x": entry([16], 0, 64), "y": entry([16], 0, 64)}, bytes(64), "which its bytes do not hold"),
+        ({"x": entry([16], 0, 64, "F64")}, bytes(64), "has x as F64"),
+        ({"x": entry([-1, -16], 0, 64)}, bytes(64), "has a header that is none"),
+        (b"{" * 100_000, b"", "has a header that is none"),
+        (b"no", b"", "is no safetensors file"),
+    ],
+)
+def test_a_safetensors_header_is_held_against_the_file(
+    entries: dict[str, object] | bytes, data: bytes, says: str, tmp_path: Path
+):
+    header(tmp_path / "x.safetensors", entries, data)
+    with pytest.raises((UsageError, RunError), match=says):
+        open_model(tmp_path / "x.safetensors", Hints(heads=2))
+
+
+def test_old_torch_opens_no_pickle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    torch.save(official_state(random_dit(config())), tmp_path / "fine.pt")
+    assert open_pickled(tmp_path / "fine.pt").parts.keys() == {""}
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
+    with pytest.raises(UsageError, match=r"install torch 2\.10 or newer"):
+        open_pickled(tmp_path / "fine.pt")
+
+
+@pytest.mark.parametrize(
+    ("claim", "says"),
+    [
+        ({"depth": 10**9}, "claims 1000000000 blocks"),
+        ({"input_size": 10**7}, "too large"),
+        ({"hidden_size": 1 << 20}, "does not fit its config"),
+    ],
+)
+def test_a_folder_that_claims_a_huge_network(claim: dict[str, int], says: str, tmp_path: Path):
+    """A manifest proves that a folder is whole, not that it means well."""
+    torch.save(official_state(random_dit(config())), tmp_path / "in.pt")
+    convert(tmp_path / "in.pt", tmp_path / "out", "--to", "scaledit", *OPTIONS)
+    manifest = json.loads((tmp_path / "out/manifest.json").read_bytes())
+    del manifest["sha256"]
+    manifest["config"]["model"] |= claim
+    (tmp_path / "out/manifest.json").write_bytes(sealed(manifest))
+    with pytest.raises(UsageError, match=says):
+        load(tmp_path / "out")
+
+
+def test_a_shard_index_names_only_its_neighbours(tmp_path: Path):
+    folder = tmp_path / "model/transformer"
+    folder.mkdir(parents=True)
+    (tmp_path / "secret.safetensors").write_bytes(b"")
+    settings = {"_class_name": "DiTTransformer2DModel", "num_attention_heads": 2, "sample_size": 8}
+    (folder / "config.json").write_text(json.dumps(settings))
+    index = {"weight_map": {"x": "../../secret.safetensors"}}
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UsageError, match="is no file beside it"):
+        open_model(tmp_path / "model")
