@@ -289,7 +289,8 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> Refusals:
 @pytest.mark.parametrize("make", PICKLES, ids=lambda make: make.__name__)
 def test_refused_soon_in_little_memory_and_never_run(make: Make, refusals: Refusals):
     message, seconds, above = refusals[make.__name__]
-    assert PICKLES[make] in message
+    # On a slow machine the limit on processor time may come first.
+    assert PICKLES[make] in message or (make is endless_pickle and "processor time" in message)
     assert message != "accepted" and "\n" not in message
     assert seconds < SECONDS
     assert above < MEGABYTES - pickle_reader.MEMORY / 2**20
