@@ -51,8 +51,8 @@ def test_flipped_bits(request: pytest.FixtureRequest, happened, repeats, kind: s
     checkpoint.open_checkpoint(folder).verify()
     shards = "of one process" if kind == "whole_run" else "of two ranks' shards"
     happened(
-        f"{count} single random bits, half of them by size, half by file, {shards}",
-        f"{count} of {count} detected, the file named",
+        f"{count:,} single random bits, half of them by size, half by file, {shards}",
+        f"{count:,} of {count:,} detected, the file named",
     )
 
 
@@ -84,7 +84,7 @@ def test_damaged_on_resume(tmp_path: Path, request: pytest.FixtureRequest, happe
     assert identical(weights(out, 40), weights(original, 40))
     file = "the manifest" if fault == "no manifest" else "a shard" if kind == "sharded_run" else "a file"
     happened(
-        f"{file} {fault if fault != 'no manifest' else 'removed'}",
+        f"{file} removed" if fault == "no manifest" else f"{file}: {fault}",
         "named and renamed, the one before taken; bit-identical at the end",
     )
 

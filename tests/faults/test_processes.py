@@ -60,7 +60,8 @@ def test_killed_while_saving(tmp_path: Path, happened, repeats):
     interrupted, loaded = 0, 0
     for _ in range(kills):
         job = start(out, *often)
-        until(lambda job=job: (jobs.checkpoints(out) and partial(out)) or not job.running())
+        until(lambda: not partial(out))  # what the life before left is gone
+        until(lambda: jobs.checkpoints(out) and partial(out))
         time.sleep(rng.uniform(0, 0.01))
         job.kill()
         interrupted += bool(partial(out))
@@ -78,6 +79,7 @@ def test_killed_while_saving(tmp_path: Path, happened, repeats):
 
 
 def partial(out: Path) -> list[Path]:
+    """Checkpoints that are being written, or were."""
     return list((out / "checkpoints").glob(".step-*.partial"))
 
 
