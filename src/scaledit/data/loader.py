@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import active_children, get_context
@@ -57,11 +60,11 @@ class Loader(Generic[Item]):
         self._next = None  # what failed is not gone on from
         try:
             item = next(self._items)
-        except (RuntimeError, OSError, EOFError) as error:
-            if lost := killed(error) or self._lost():
-                raise lost from error
+        except (OSError, EOFError) as error:  # of a connection to a worker
+            raise self._lost() from error
+        except RuntimeError as error:
             if "timed out" not in str(error):
-                raise
+                raise killed(error) or error from error
             raise RunError(
                 f"{self.source} has made nothing for {self.timeout:g} s: the storage is stuck, or "
                 "engine.timeout is too short"
@@ -72,11 +75,15 @@ class Loader(Generic[Item]):
         self._taken += 1
         return item
 
-    def _lost(self) -> RunError | None:
-        """What to say where a worker has ended; the error may be of a connection to it."""
-        there = {child.pid for child in active_children()}
-        gone = [str(pid) for pid in self._pids if pid and pid not in there]
-        return RunError(f"loader worker (process {', '.join(gone)}) has ended") if gone else None
+    def _lost(self) -> RunError:
+        """Which worker has ended, waiting a moment until that can be seen."""
+        gone: list[str] = []
+        deadline = time.monotonic() + 2
+        while not gone and time.monotonic() < deadline:
+            there = {child.pid for child in active_children()}
+            gone = [str(pid) for pid in self._pids if pid and pid not in there]
+            time.sleep(0.01)
+        return RunError(f"loader worker (process {', '.join(gone) or 'unknown'}) has ended")
 
     def _started(self, first: range) -> Iterator[Item | _Failed]:
         context = get_context("fork")
@@ -111,6 +118,8 @@ def killed(error: BaseException) -> RunError | None:
 def end_workers() -> None:
     """Ends all workers of this process at once. One that is stopped would not hear anything gentler, and
     would be waited for."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise for each
     for child in active_children():
         child.kill()
 
