@@ -24,7 +24,7 @@ from torch import Tensor
 
 from scaledit import __version__
 from scaledit.errors import RunError
-from scaledit.parts import sealed, sha256_of
+from scaledit.parts import safetensors_header, sealed, sha256_of
 
 MANIFEST = "manifest.json"
 SHARDED = "sharded"
@@ -61,11 +61,21 @@ class Checkpoint:
         """
         from safetensors.torch import load_file
 
+        return load_file(self._checked_file(part))
+
+    def names(self, part: str) -> set[str]:
+        """Of the tensors of `part`.safetensors, read from its header. Raises as `tensors` does."""
+        from safetensors import safe_open
+
+        with safe_open(self._checked_file(part), framework="pt") as file:
+            return set(file.keys())
+
+    def _checked_file(self, part: str) -> Path:
         name = f"{part}.safetensors"
         if name not in self.files:
             raise RunError(f"{self.folder} has no {name}; it holds {', '.join(self.files)}")
         self._check(name)
-        return load_file(self.folder / name)
+        return self.folder / name
 
     @property
     def is_sharded(self) -> bool:
@@ -274,25 +284,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     names = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
     names |= {torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"}
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
-    header, end = {}, 0
-    for name, tensor in ready.items():
-        begin, end = end, end + tensor.nbytes
-        header[name] = {
-            "dtype": names[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [begin, end],
-        }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    header = safetensors_header((name, names[t.dtype], t.shape, t.nbytes) for name, t in ready.items())
     digest = hashlib.sha256()
     with path.open("wb") as file:
         pieces = (tensor.reshape(-1).view(torch.uint8).numpy().data for tensor in ready.values())
-        for piece in (len(text).to_bytes(8, "little"), text, *pieces):
+        for piece in (header, *pieces):
             digest.update(piece)
             file.write(piece)
         file.flush()
         os.fsync(file.fileno())
-    return {"size": 8 + len(text) + end, "sha256": digest.hexdigest()}
+    size = len(header) + sum(tensor.nbytes for tensor in ready.values())
+    return {"size": size, "sha256": digest.hexdigest()}
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -66,6 +66,21 @@ def sealed(value: Mapping[str, Any]) -> bytes:
     byte counts, white space too."""
     digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
     return (json.dumps({**value, "sha256": digest}, indent=1) + "\n").encode()
+
+
+def safetensors_header(
+    tensors: Iterable[tuple[str, str, Sequence[int], int]], about: Mapping[str, str] | None = None
+) -> bytes:
+    """How a safetensors file begins, up to its first tensor: (name, safetensors' type, shape, bytes) of each,
+    as they follow. Tensors begin at a multiple of 8. about: the file's own metadata."""
+    header: dict[str, Any] = {} if about is None else {"__metadata__": dict(about)}
+    at = 0
+    for name, dtype, shape, size in tensors:
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def claim(folder: Path, name: str, job: Mapping[str, Any], what: str) -> None:

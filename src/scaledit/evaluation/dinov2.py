@@ -8,7 +8,6 @@ extra: pip install "scaledit[dinov2]".
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from scaledit.errors import UsageError
+from scaledit.parts import sha256_of
 
 SIDE = 224
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -69,5 +69,4 @@ def load(folder: str, device: torch.device | str = "cpu") -> DinoExtractor:
         network = Dinov2Model.from_pretrained(path, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from None
-    with weights.open("rb") as file:
-        return DinoExtractor(network, hashlib.file_digest(file, "sha256").hexdigest(), device)
+    return DinoExtractor(network, sha256_of(weights), device)

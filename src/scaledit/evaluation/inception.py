@@ -13,7 +13,6 @@ pools leave the padding out, and its very last pool takes the maximum. Parameter
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -24,6 +23,7 @@ from torch.nn.functional import avg_pool2d, linear, max_pool2d, relu
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from scaledit.errors import UsageError
+from scaledit.parts import sha256_of
 
 FILE_NAME = "pt_inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -306,8 +306,7 @@ def load(
     path = find_weights(weights_path)
     if path.stat().st_size > LARGEST_FILE:
         raise UsageError(f"{path} has {path.stat().st_size / 1e6:.0f} MB; the Inception weights have 96")
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = sha256_of(path)
     if verify and sha256 != SHA256:
         raise UsageError(
             f"{path} has SHA-256 {sha256[:8]}..., the known Inception weights {SHA256[:8]}...; figures "

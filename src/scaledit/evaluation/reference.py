@@ -21,6 +21,7 @@ from scaledit.errors import UsageError
 from scaledit.evaluation.features import PROGRESS, Extractor, Features, extract
 from scaledit.evaluation.samples import Npz, SampleSet, open_samples, small_array
 from scaledit.evaluation.statistics import Statistics
+from scaledit.parts import sha256_of
 from scaledit.sampling.files import write_arrays
 
 
@@ -65,7 +66,7 @@ def open_reference(
             return _of_statistics(path, held, extractor, needs_images, progress)
     samples = open_samples(path, allow_jpeg)
     [features] = extract(samples, [extractor], progress)
-    return Reference.of(str(path), sha256_of(path), features)
+    return Reference.of(str(path), fingerprint(path), features)
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
@@ -100,7 +101,7 @@ def _of_statistics(
         pool, size = features.pool, features.size
     return Reference(
         name=str(path),
-        sha256=sha256_of(path),
+        sha256=fingerprint(path),
         statistics=_statistics(path, held, "mu", "sigma", n),
         spatial=_statistics(path, held, "mu_s", "sigma_s", n),
         pool=pool,
@@ -152,11 +153,10 @@ def write_reference(
     return features
 
 
-def sha256_of(path: Path) -> str:
-    """Of a file's bytes; of a folder: of its files' names and bytes, in order of names."""
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a file's bytes; of a folder: of its files' names and bytes, in order of names."""
     if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     digest = hashlib.sha256()
     for inner in sorted(p for p in path.rglob("*") if p.is_file()):
         digest.update(str(inner.relative_to(path)).encode())

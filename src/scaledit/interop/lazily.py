@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from scaledit.errors import RunError, UsageError
+from scaledit.parts import safetensors_header
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """By safetensors' names; weights come in no others."""
@@ -137,24 +138,14 @@ def write_safetensors(file: BinaryIO, tensors: Mapping[str, Lazy], step: Callabl
     """Writes one file, a tensor in memory at a time, by name: the same weights give the same bytes. Gives its
     SHA-256. step: called with the bytes of each tensor."""
     tensors = dict(sorted(tensors.items()))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    at = 0
-    for name, lazy in tensors.items():
-        header[name] = {
-            "dtype": lazy.dtype,
-            "shape": list(lazy.shape),
-            "data_offsets": [at, at + lazy.nbytes],
-        }
-        at += lazy.nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    entries = ((name, lazy.dtype, lazy.shape, lazy.nbytes) for name, lazy in tensors.items())
     digest = hashlib.sha256()
 
     def put(data: bytes | memoryview) -> None:
         digest.update(data)
         file.write(data)
 
-    put(len(text).to_bytes(8, "little") + text)
+    put(safetensors_header(entries, {"format": "pt"}))
     for name, lazy in tensors.items():
         tensor = lazy.read().contiguous()
         if tuple(tensor.shape) != lazy.shape or tensor.dtype != DTYPES[lazy.dtype]:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scaledit import assemble, checkpoint, images, machine
+from scaledit import assemble, checkpoint, images
 from scaledit.autoencoders import kl
 from scaledit.autoencoders.config import AutoencoderRun
 from scaledit.data.order import samples_at
@@ -28,7 +28,7 @@ from scaledit.errors import RunError, UsageError
 from scaledit.evaluation.fidelity import psnr, ssim
 from scaledit.parts import sha256_of
 from scaledit.training.autoencoder_state import AutoencoderState, build
-from scaledit.training.events import Event, Exported, Finished, Fitted, Reconstructed, Started, Stopped
+from scaledit.training.events import Event, Exported, Fitted, Reconstructed
 from scaledit.training.folder import SAMPLES
 from scaledit.training.learner import StepResult
 from scaledit.training.loop import Run, Speed, Surroundings, claimed, due
@@ -58,7 +58,7 @@ def train(
     row.
     """
     around = around or Surroundings(Ranks(assemble.device(device)))
-    ranks, where = around.ranks, around.ranks.device
+    ranks = around.ranks
     ranks.share(config.train.batch_size)
     dataset = assemble.dataset(config.data) if dataset is None else dataset
     held_out = assemble.held_out(config.data) if held_out is None else held_out
@@ -84,19 +84,12 @@ def train(
                 yield from around.first_only(state.step, lambda: iter([reconstruct(state, held_out, out)]))
 
         run = Run(state, out, around, macs, manifest, fitted, looks)
-        yield from run.restored(found)
-        around.doing("measuring the machine", state.step)
-        machine.roof(where, config.train.precision)  # while nothing else runs
-        steps, samples = config.train.steps, len(dataset)
-        yield Started(config.name, state.step, steps, str(where), ranks.world, params, macs, samples)
-        ended = None
-        for event in run.steps():
-            ended = event
-            yield event
-        if not isinstance(ended, Stopped):
-            folder = out / FOLDER
+        folder = out / FOLDER
+
+        def after() -> Iterator[Event]:
             yield from around.first_only(state.step, lambda: iter([export(state, dataset, folder)]))
-            yield Finished(state.step, state.seconds, state.skipped)
+
+        yield from run.life(found, params, after)
 
 
 def _check_fits(config: AutoencoderRun, dataset: TrainingSet) -> None:

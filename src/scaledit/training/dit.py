@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 
-from scaledit import assemble, checkpoint, images, machine
+from scaledit import assemble, checkpoint, images
 from scaledit.autoencoders.decoder import Decoder
 from scaledit.config import RunConfig
 from scaledit.data.latents import Latents
@@ -22,7 +22,7 @@ from scaledit.errors import UsageError
 from scaledit.evaluation.judge import Judge, drawn, open_judge
 from scaledit.models import flops
 from scaledit.pipeline import PROGRESS, Pipeline
-from scaledit.training.events import Evaluated, Event, Finished, Sampled, Started, Stepped, Stopped, Verifying
+from scaledit.training.events import Evaluated, Event, Sampled, Stepped, Verifying
 from scaledit.training.folder import SAMPLES
 from scaledit.training.learner import StepResult
 from scaledit.training.loop import Run, Speed, Surroundings, claimed, due
@@ -70,26 +70,7 @@ def train(
             "made_by": None if decoder is None else decoder.made_by._asdict(),
         }
         run = Run(state, out, around, counts.macs, manifest, looks.stepped, looks.due)
-        yield from run.restored(found)
-        around.doing("measuring the machine", state.step)
-        machine.roof(where, config.train.precision)  # while nothing else runs
-        started = Started(
-            config.name,
-            state.step,
-            config.train.steps,
-            str(where),
-            ranks.world,
-            counts.params,
-            counts.macs,
-            len(dataset),
-        )
-        yield started
-        ended = None
-        for event in run.steps():
-            ended = event
-            yield event
-        if not isinstance(ended, Stopped):
-            yield Finished(state.step, state.seconds, state.skipped)
+        yield from run.life(found, counts.params)
 
 
 class Looks:

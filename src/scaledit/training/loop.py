@@ -25,12 +25,14 @@ from scaledit.models.flops import TRAIN_FORWARDS
 from scaledit.training import folder
 from scaledit.training.events import (
     Event,
+    Finished,
     Halved,
     PassedOver,
     RolledBack,
     Saved,
     Skipped,
     Spiked,
+    Started,
     Stopped,
 )
 from scaledit.training.learner import Learner, StepResult
@@ -124,7 +126,34 @@ class Run(Generic[State]):
         self._since = (0, 0.0, 0.0)
         state.doing = around.doing
 
-    def restored(self, found: checkpoint.Latest) -> Iterator[Event]:
+    def life(
+        self, found: checkpoint.Latest, params: int, after: Callable[[], Iterator[Event]] = lambda: iter(())
+    ) -> Iterator[Event]:
+        """From the checkpoint that was found to Stopped or Finished. after: what follows the last step of a
+        run that was not stopped. Raises as `_guarded` does."""
+        state, around, train = self.state, self.around, self.config.train
+        yield from self._restored(found)
+        around.doing("measuring the machine", state.step)
+        machine.roof(around.ranks.device, train.precision)  # while nothing else runs
+        yield Started(
+            self.config.name,
+            state.step,
+            train.steps,
+            str(around.ranks.device),
+            around.ranks.world,
+            params,
+            self.macs,
+            state.samples,
+        )
+        ended = None
+        for event in self._guarded():
+            ended = event
+            yield event
+        if not isinstance(ended, Stopped):
+            yield from after()
+            yield Finished(state.step, state.seconds, state.skipped)
+
+    def _restored(self, found: checkpoint.Latest) -> Iterator[Event]:
         """Goes on from a checkpoint, if there is one, after renaming the damaged ones that are newer."""
         self.around.doing("reading a checkpoint", 0)
         if found.checkpoint is not None:
@@ -134,7 +163,7 @@ class Run(Generic[State]):
             for path, why in found.passed_over.items():
                 yield PassedOver(self.state.step, checkpoint.set_aside(path), why)
 
-    def steps(self) -> Iterator[Event]:
+    def _guarded(self) -> Iterator[Event]:
         """From where the state is to the end. Raises RunError where the numbers go wrong, memory or the disk
         does not suffice, or a loader's process is lost."""
         try:

@@ -131,7 +131,7 @@ class Saving:
 
 def keys(saved: Checkpoint, part: str) -> set[str]:
     """The names of a part's tensors."""
-    return set(saved.tensors(part)) if _whole(saved, part) else set(_in_shards(saved, part))
+    return saved.names(part) if _whole(saved, part) else set(_in_shards(saved, part))
 
 
 def read_into(saved: Checkpoint, targets: Parts) -> None:
