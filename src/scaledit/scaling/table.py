@@ -1,0 +1,313 @@
+"""A study's table: a row a result, with what it cost and how it was measured; CSV and SQLite.
+
+    images = batch_size * steps      train_macs = 3 macs * images      sampling_macs = macs * passes
+
+A folder holds all that figures and verdicts are made from:
+
+    table.csv   losses.csv   study.json (what was run, on what; protocols and configs by key)   pictures/
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, get_type_hints
+
+from scaledit.errors import UsageError
+from scaledit.evaluation.result import TITLES
+from scaledit.models.flops import TRAIN_FORWARDS
+from scaledit.parts import whole
+
+TABLE, LOSSES, ABOUT, PICTURES = "table.csv", "losses.csv", "study.json", "pictures"
+FINAL, TRAINING, SAMPLING, GUIDANCE, DECODER = "final", "training", "sampling", "guidance", "decoder"
+"""Parts of a table: at the end of training, during it, over sampling steps, over guidance, over decoders."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One result.
+
+    name: the run's, such as "XL/1" or "XL/2 adaln seed 1". part: one of the names above. size: "XL", or
+    depth x width where a study names no sizes. macs: multiply-adds of one forward pass at batch 1. steps,
+    images, train_macs: of training, up to this result. loss: mean training loss of the last tenth of those
+    steps. fd: the study's distance (`About.distance`), fd_std over sample seeds. num: images a sample seed;
+    sample_sets: how many sample seeds. sampling_macs: of one image. metrics: every figure by its name in
+    evaluation.result.TITLES, with "_std" over sample seeds and "_real" of real held-out images. settings:
+    what else the study varies, by 'section.key'. protocol: a key of `About.protocols`.
+    """
+
+    name: str
+    part: str
+    size: str
+    patch_size: int
+    conditioning: str
+    tokens: int
+    params: int
+    macs: int
+    batch_size: int
+    steps: int
+    images: int
+    train_macs: int
+    seed: int
+    loss: float | None
+    fd: float | None
+    fd_std: float | None
+    sampler: str
+    sampling_steps: int
+    cfg_scale: float
+    cfg_channels: str
+    decoder: str
+    sampling_macs: int
+    num: int
+    sample_sets: int
+    protocol: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def model(self) -> str:
+        """XL/1"""
+        return f"{self.size}/{self.patch_size}"
+
+    @property
+    def gflops(self) -> float:
+        """1e9 multiply-adds of a forward pass, as the paper counts them."""
+        return self.macs / 1e9
+
+    def metric(self, name: str) -> float | None:
+        """A figure of `metrics`, or None where this result has none."""
+        return self.metrics.get(name)
+
+
+class Loss(NamedTuple):
+    """Training loss of a run: the mean over the logged steps since the loss before it in the list."""
+
+    name: str
+    steps: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class About:
+    """What a study is.
+
+    command: makes it again. distance: what `fd` is, as printed ("FD-digits"). floor: `fd` of real held-out
+    images, None if unknown. sizes: from the smallest on. protocols, configs: by the key that rows carry and
+    by the run's name. made: machine, versions, hours.
+    """
+
+    name: str
+    title: str
+    command: str
+    distance: str
+    floor: float | None = None
+    sizes: tuple[str, ...] = ()
+    protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    made: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table:
+    """rows, losses in the order of the study. pictures: PNGs of the same noise and labels, by run."""
+
+    about: About
+    rows: tuple[Row, ...]
+    losses: tuple[Loss, ...] = ()
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+
+    def part(self, part: str, where: Callable[[Row], bool] = lambda row: True) -> list[Row]:
+        return [row for row in self.rows if row.part == part and where(row)]
+
+    def models(self) -> list[Row]:
+        """The grid of sizes and patches after all of its training: the first block design and the most steps
+        that most models share, a row a (size, patch), seeds averaged; from the fewest multiply-adds on."""
+        final = self.part(FINAL)
+        blocks = [row.conditioning for row in final]
+        steps = [row.steps for row in final]
+        block = max(blocks, key=blocks.count, default="")
+        usual = max(steps, key=steps.count, default=0)
+        rows = [row for row in final if row.conditioning == block and row.steps == usual]
+        side = [row.tokens * row.patch_size**2 for row in rows]
+        rows = [row for row, area in zip(rows, side, strict=True) if area == max(side, key=side.count)]
+        return sorted(over_seeds(rows, lambda row: (row.size, row.patch_size)), key=lambda row: row.macs)
+
+    def blocks(self) -> list[Row]:
+        """The block designs at the model that has most of them, a row each, seeds averaged."""
+        final = self.part(FINAL)
+        designs: dict[tuple[str, int, int, int], set[str]] = {}
+        for row in final:
+            designs.setdefault((row.size, row.patch_size, row.tokens, row.steps), set()).add(row.conditioning)
+        if not designs:
+            return []
+        model = max(designs, key=lambda key: len(designs[key]))
+        rows = [row for row in final if (row.size, row.patch_size, row.tokens, row.steps) == model]
+        return over_seeds(rows, lambda row: (row.conditioning,))
+
+
+def over_seeds(rows: Iterable[Row], key: Callable[[Row], tuple[Any, ...]]) -> list[Row]:
+    """A row a key: loss, fd and metrics are means over the rows of that key, fd_std the deviation over them
+    where there are several, named after the first."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return [_mean(group) for group in groups.values()]
+
+
+def _mean(group: Sequence[Row]) -> Row:
+    if len(group) == 1:
+        return group[0]
+
+    def mean(values: Iterable[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
+
+    fd = mean(row.fd for row in group)
+    known = [row.fd for row in group if row.fd is not None]
+    spread = None
+    if fd is not None and len(known) > 1:
+        spread = math.sqrt(sum((value - fd) ** 2 for value in known) / (len(known) - 1))
+    metrics = {
+        name: value
+        for name in group[0].metrics
+        if (value := mean(row.metric(name) for row in group)) is not None
+    }
+    return dataclasses.replace(
+        group[0], loss=mean(row.loss for row in group), fd=fd, fd_std=spread, metrics=metrics
+    )
+
+
+PLAIN = tuple(f.name for f in dataclasses.fields(Row) if f.name not in ("metrics", "settings"))
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """A header and a line a row; metrics and settings are columns of their own names. Numbers as Python's
+    repr, which reads back as the same number."""
+    columns = _columns(rows)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow(_cells(row, columns))
+    return text.getvalue()
+
+
+def _columns(rows: Sequence[Row]) -> list[str]:
+    names = {name for row in rows for name in row.metrics}
+    metrics = [name for key in TITLES for name in (key, f"{key}_std", f"{key}_real") if name in names]
+    settings = sorted({name for row in rows for name in row.settings})
+    return [*PLAIN, *metrics, *settings]
+
+
+def _cells(row: Row, columns: Sequence[str]) -> list[Any]:
+    values = {name: getattr(row, name) for name in PLAIN} | dict(row.metrics) | dict(row.settings)
+    return ["" if values.get(column) is None else values[column] for column in columns]
+
+
+def from_csv(text: str, name: str) -> list[Row]:
+    """The inverse of `to_csv`. name: of the file, for messages. Raises UsageError."""
+    hints = get_type_hints(Row)
+    rows = []
+    for number, values in enumerate(csv.DictReader(io.StringIO(text)), start=2):
+        missing = [column for column in PLAIN if values.get(column) is None]
+        if missing:
+            raise UsageError(f"{name}, line {number}: no column {missing[0]}; is it a study's table?")
+        try:
+            plain = {column: _read(hints[column], values.pop(column)) for column in PLAIN}
+            filled = {key: value for key, value in values.items() if value}
+            known = {key for title in TITLES for key in (title, f"{title}_std", f"{title}_real")}
+            metrics = {key: float(value) for key, value in filled.items() if key in known}
+        except ValueError as error:
+            raise UsageError(f"{name}, line {number}: {error}") from None
+        settings = {key: value for key, value in filled.items() if key not in known}
+        rows.append(Row(**plain, metrics=metrics, settings=settings))
+    return rows
+
+
+def _read(kind: Any, text: str) -> Any:
+    if kind is str:
+        return text
+    if kind is int:
+        return int(text)
+    if kind is float:
+        return float(text)
+    return None if text == "" else float(text)  # float | None
+
+
+def write(table: Table, folder: Path) -> None:
+    """Makes folder/table.csv, losses.csv, study.json and pictures/."""
+    (folder / PICTURES).mkdir(parents=True, exist_ok=True)
+    losses = io.StringIO()
+    writer = csv.writer(losses, lineterminator="\n")
+    writer.writerow(Loss._fields)
+    writer.writerows((name, steps, f"{loss:.6g}") for name, steps, loss in table.losses)
+    about = json.dumps(dataclasses.asdict(table.about), indent=1) + "\n"
+    for name, text in ((TABLE, to_csv(table.rows)), (LOSSES, losses.getvalue()), (ABOUT, about)):
+        with whole(folder / name) as file:
+            file.write(text.encode())
+    for name, png in table.pictures.items():
+        with whole(folder / PICTURES / f"{file_name(name)}.png") as file:
+            file.write(png)
+
+
+def read(folder: Path) -> Table:
+    """The inverse of `write`. Raises UsageError where the files of a study or damaged."""
+    for name in (TABLE, ABOUT):
+        if not (folder / name).is_file():
+            raise UsageError(f"{folder} holds no study: there is no {folder / name}")
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        about["sizes"] = tuple(about["sizes"])
+        made = About(**about)
+        lines = list(csv.DictReader(io.StringIO((folder / LOSSES).read_text(encoding="utf-8"))))
+        losses = tuple(Loss(line["name"], int(line["steps"]), float(line["loss"])) for line in lines)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{folder}: a study's file cannot be read: {error}") from None
+    rows = tuple(from_csv((folder / TABLE).read_text(encoding="utf-8"), str(folder / TABLE)))
+    names = dict.fromkeys(row.name for row in rows)
+    files = {name: folder / PICTURES / f"{file_name(name)}.png" for name in names}
+    pictures = {name: path.read_bytes() for name, path in files.items() if path.is_file()}
+    return Table(made, rows, losses, pictures)
+
+
+def to_sqlite(table: Table, path: Path) -> None:
+    """Tables results, losses, protocols and configs, for those who would rather ask in SQL."""
+    columns = _columns(table.rows)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    base = sqlite3.connect(partial)
+    try:
+        base.execute(f"CREATE TABLE results ({', '.join(_quoted(column) for column in columns)})")
+        marks = ", ".join("?" * len(columns))
+        cells = ([None if cell == "" else cell for cell in _cells(row, columns)] for row in table.rows)
+        base.executemany(f"INSERT INTO results VALUES ({marks})", cells)
+        base.execute("CREATE TABLE losses (name, steps, loss)")
+        base.executemany("INSERT INTO losses VALUES (?, ?, ?)", table.losses)
+        for name, values in (("protocols", table.about.protocols), ("configs", table.about.configs)):
+            base.execute(f"CREATE TABLE {name} (key PRIMARY KEY, json)")
+            pairs = ((key, json.dumps(value)) for key, value in values.items())
+            base.executemany(f"INSERT INTO {name} VALUES (?, ?)", pairs)
+        base.commit()
+    finally:
+        base.close()
+    partial.replace(path)
+
+
+def _quoted(column: str) -> str:
+    return '"' + column.replace('"', '""') + '"'
+
+
+def file_name(run: str) -> str:
+    """'XL/1 adaln' -> 'XL-1-adaln': a run's name as a file's."""
+    return run.replace("/", "-").replace(" ", "-")
+
+
+def train_macs(macs: int, images: int) -> int:
+    return TRAIN_FORWARDS * macs * images
