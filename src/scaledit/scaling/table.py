@@ -258,7 +258,7 @@ def write(table: Table, folder: Path) -> None:
 
 
 def read(folder: Path) -> Table:
-    """The inverse of `write`. Raises UsageError where the files of a study or damaged."""
+    """The inverse of `write`. Raises UsageError where a study's files are missing or damaged."""
     for name in (TABLE, ABOUT):
         if not (folder / name).is_file():
             raise UsageError(f"{folder} holds no study: there is no {folder / name}")
