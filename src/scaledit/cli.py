@@ -26,6 +26,7 @@ from scaledit.commands import (
     recipes,
     reference,
     sample,
+    study,
     train,
 )
 from scaledit.errors import RunError, UsageError, did_you_mean
@@ -61,6 +62,7 @@ COMMANDS = {
     "reference": reference,
     "models": models,
     "plan": plan,
+    "study": study,
     "recipes": recipes,
 }
 

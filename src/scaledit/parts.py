@@ -8,9 +8,11 @@ others compare with. To go on after an interruption, run it again.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +40,36 @@ class Shard(NamedTuple):
 
 
 WHOLE = Shard(0, 1)
+
+
+class Lock:
+    """The right to something that only one process may do. A POSIX record lock: it ends with the process that
+    holds it, however that ends; it is not inherited by child processes, and known over NFS.
+
+    A process must not open the file a second time while it holds the lock: closing that would let go of it.
+    """
+
+    def __init__(self, path: Path):
+        """Raises OSError where the file cannot be made."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+
+    def take(self) -> bool:
+        """Whether it is ours now; at once."""
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        return True
+
+    def holder(self) -> str:
+        """Who has it, as they wrote; "" where they have not yet."""
+        return os.pread(self._file, 200, 0).decode(errors="replace").strip()
+
+    def release(self) -> None:
+        os.close(self._file)
 
 
 @contextmanager

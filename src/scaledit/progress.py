@@ -5,10 +5,14 @@ training digits ━━━━━━━━━━━━ 400/1000  loss 0.412  690 i
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from scaledit.evaluation.result import TITLES
+from scaledit.scaling.queue import Queue
 from scaledit.training.events import (
     Evaluated,
     Event,
@@ -145,3 +149,41 @@ class TrainingProgress:
                 pass
             case Finished():
                 self.progress.update(self.task, completed=event.step)
+
+
+class StudyProgress:
+    """Shows how far a study is, whoever works on it: jobs done, the share of its expected time, time left.
+    seconds: what each job is expected to take on one worker, by key."""
+
+    def __init__(self, seconds: Mapping[str, float]):
+        self.seconds, self.before, self.began = seconds, -1.0, 0.0
+        self.console = Console(stderr=True)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+        )
+        self.task = self.progress.add_task("study", total=1.0, note="")
+
+    def __enter__(self) -> StudyProgress:
+        if self.console.is_terminal:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def look(self, queue: Queue) -> None:
+        """To be called now and then."""
+        done = {job.key: 1.0 if queue.done(job.key) else queue.share(job.key) for job in queue.jobs}
+        spent = sum(self.seconds[key] * share for key, share in done.items())
+        total, now = max(sum(self.seconds.values()), 1e-9), time.monotonic()
+        if self.before < 0:
+            self.before, self.began = spent, now
+        rate = (spent - self.before) / max(now - self.began, 1e-9)
+        left = f"{(total - spent) / rate / 60:.0f} min left" if rate > 0 and now > self.began + 5 else ""
+        whole = sum(share == 1.0 for share in done.values())
+        note = f"{whole}/{len(done)} jobs  {rate:.2g} s of work a second  {left}"
+        self.progress.update(self.task, completed=spent / total, note=note)

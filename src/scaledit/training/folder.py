@@ -7,10 +7,7 @@ One job at a time: the lock is the kernel's, so it ends with the process that ho
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,7 @@ from typing import Any
 from scaledit import checkpoint
 from scaledit.config import Config, differences
 from scaledit.errors import RunError, UsageError
-from scaledit.parts import whole
+from scaledit.parts import Lock, whole
 
 CONFIG, STATUS, CHECKPOINTS, SAMPLES, PRIVATE = "config.json", "status.json", "checkpoints", "samples", ".run"
 
@@ -26,37 +23,21 @@ PATIENCE = 2.0
 """Seconds in which a job that was just killed may let go of the folder."""
 
 
-class Lock:
-    """The right to write into a run folder. A POSIX record lock: not inherited by the loader's processes, and
-    known over NFS."""
-
-    def __init__(self, out: Path):
-        path = out / PRIVATE / "lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        deadline = time.monotonic() + PATIENCE
-        while not self._taken():
-            if time.monotonic() < deadline:
-                time.sleep(0.05)
-                continue
-            holder = os.read(self._file, 200).decode(errors="replace").strip()
-            os.close(self._file)
-            raise UsageError(
-                f"another job is training in {out} ({holder or 'just started'}); wait for it, stop it, or "
-                "choose another --out"
-            )
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-
-    def _taken(self) -> bool:
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
-
-    def release(self) -> None:
-        os.close(self._file)
+def locked(out: Path) -> Lock:
+    """The right to write into a run folder. Raises UsageError while another job has it."""
+    lock = Lock(out / PRIVATE / "lock")
+    deadline = time.monotonic() + PATIENCE
+    while not lock.take():
+        if time.monotonic() < deadline:
+            time.sleep(0.05)
+            continue
+        holder = lock.holder()
+        lock.release()
+        raise UsageError(
+            f"another job is training in {out} ({holder or 'just started'}); wait for it, stop it, or "
+            "choose another --out"
+        )
+    return lock
 
 
 def claim(config: Config, out: Path, resume: str) -> tuple[Lock, checkpoint.Latest]:
@@ -72,7 +53,7 @@ def claim(config: Config, out: Path, resume: str) -> tuple[Lock, checkpoint.Late
     if path.exists():
         _check_same(config, out, resume)
     try:
-        lock = Lock(out)
+        lock = locked(out)
     except OSError as error:
         raise RunError(f"could not write into {out}: {error.strerror}") from error
     try:

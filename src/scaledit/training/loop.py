@@ -22,6 +22,7 @@ from scaledit.config import Config
 from scaledit.data import loader
 from scaledit.errors import RunError
 from scaledit.models.flops import TRAIN_FORWARDS
+from scaledit.parts import Lock
 from scaledit.training import folder
 from scaledit.training.events import (
     Event,
@@ -72,7 +73,7 @@ class Surroundings:
 def claimed(config: Config, out: Path, resume: str, around: Surroundings) -> Iterator[checkpoint.Latest]:
     """The run folder, for as long as the block lasts, watched, and the checkpoint to go on from. Raises what
     `folder.claim` does, on all ranks."""
-    locks: list[folder.Lock] = []
+    locks: list[Lock] = []
 
     def claim() -> checkpoint.Latest:
         lock, found = folder.claim(config, out, resume)

@@ -1,0 +1,157 @@
+"""From a study's folder of results to its table: a pure function of the files, whoever made them, in order.
+
+results/KEY.json  (trainings: evaluations, losses)  +  (measurements: a Result each)  ->  Table
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from scaledit import machine
+from scaledit.config import RunConfig
+from scaledit.evaluation.result import TITLES, Result
+from scaledit.models import flops
+from scaledit.scaling.plan import evaluations
+from scaledit.scaling.queue import Job, Queue
+from scaledit.scaling.study import Study, StudyRun
+from scaledit.scaling.table import FINAL, TRAINING, About, Loss, Row, Table
+from scaledit.scaling.work import RUNS, measurement_job, training_job
+
+OF_ONE_RUN = (
+    "samples",
+    "run",
+    "step",
+    "sha256",
+    "seed",
+    "steps",
+    "sampler",
+    "cfg_scale",
+    "cfg_channels",
+    "decoder",
+)
+"""What a protocol says that the row's own columns say too, or that holds for one row only."""
+
+
+def collect(study: Study, queue: Queue, command: str) -> tuple[Table, list[Job]]:
+    """The table of all results that are there, and the jobs whose results are not."""
+    rows: list[Row] = []
+    losses: list[Loss] = []
+    pictures: dict[str, bytes] = {}
+    protocols: dict[str, Mapping[str, Any]] = {}
+    missing: list[Job] = []
+    seconds = 0.0
+    loss_at: dict[str, Mapping[str, float]] = {}
+    for run in study.runs:
+        job = training_job(run)
+        if not queue.done(job.key):
+            missing.append(job)
+            continue
+        found = queue.result(job)
+        seconds += found["seconds"]
+        loss_at[run.name] = found["loss_at"]
+        losses += [Loss(run.name, int(step), loss) for step, loss in found["losses"]]
+        if found["pictures"]:
+            path = queue.out / RUNS / run.key / found["pictures"]
+            pictures |= {run.name: path.read_bytes()} if path.is_file() else {}
+        for evaluation in found["evaluations"]:
+            key = _protocol(evaluation, protocols)
+            rows.append(_row(run, TRAINING, run.config, evaluation, loss_at[run.name], key))
+    for measurement in study.measurements:
+        job = measurement_job(measurement)
+        if not queue.done(job.key) or measurement.run.name not in loss_at:
+            missing.append(job)
+            continue
+        found = queue.result(job)
+        seconds += found["seconds"]
+        key = _protocol(found, protocols)
+        run = measurement.run
+        rows.append(_row(run, measurement.part, measurement.config, found, loss_at[run.name], key))
+    rows.sort(key=lambda row: row.part != FINAL)  # stable: the results proper come first
+    about = About(
+        name=study.name,
+        title=study.title,
+        command=command,
+        distance=_distance(rows),
+        floor=_floor(rows),
+        sizes=study.sizes,
+        protocols=protocols,
+        configs={run.name: run.config.to_json() for run in study.runs},
+        made={**machine.described(), "hours": round(seconds / 3600, 2)},
+    )
+    return Table(about, tuple(rows), tuple(losses), pictures), missing
+
+
+def _row(
+    run: StudyRun,
+    part: str,
+    config: RunConfig,
+    found: Mapping[str, Any],
+    loss_at: Mapping[str, float],
+    protocol: str,
+) -> Row:
+    result, counts, model = Result.from_json(found), flops.count(config.model), config.model
+    main = next(iter(key for key in TITLES if key in result.figures), None)
+    figure = result.figures[main] if main else None
+    step, batch_size = int(found["step"]), config.train.batch_size
+    metrics: dict[str, float] = {}
+    for key, one in result.figures.items():
+        metrics |= {key: one.value}
+        metrics |= {f"{key}_std": one.std} if one.std is not None else {}
+        metrics |= {f"{key}_real": one.real} if one.real is not None else {}
+    settings, judged = config.sample, config.evaluate
+    passes = evaluations(replace(settings, cfg_scale=judged.cfg_scale))
+    return Row(
+        name=run.name,
+        part=part,
+        size=run.size,
+        patch_size=model.patch_size,
+        conditioning=model.conditioning,
+        tokens=model.tokens,
+        params=counts.params,
+        macs=counts.macs,
+        batch_size=batch_size,
+        steps=step,
+        images=step * batch_size,
+        train_macs=flops.train_macs(model, batch_size, step),
+        seed=config.train.seed,
+        loss=loss_at.get(str(step)),
+        fd=figure.value if figure else None,
+        fd_std=figure.std if figure else None,
+        sampler=settings.sampler,
+        sampling_steps=settings.steps,
+        cfg_scale=judged.cfg_scale,
+        cfg_channels=settings.cfg_channels,
+        decoder=str(found["protocol"].get("decoder") or ""),
+        sampling_macs=passes * counts.macs,
+        num=judged.num,
+        sample_sets=judged.seeds,
+        protocol=protocol,
+        metrics=metrics,
+        settings=run.settings,
+    )
+
+
+def _protocol(found: Mapping[str, Any], protocols: dict[str, Mapping[str, Any]]) -> str:
+    """Adds the protocol of a result to `protocols`, unless it is there, and gives its key."""
+    said = {key: value for key, value in found["protocol"].items() if key not in OF_ONE_RUN}
+    key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
+    protocols[key] = said
+    return key
+
+
+def _distance(rows: Sequence[Row]) -> str:
+    """The printed name of the first figure, which is `fd`."""
+    return next((TITLES[key] for row in rows for key in TITLES if key in row.metrics), "")
+
+
+def _floor(rows: Sequence[Row]) -> float | None:
+    """What real held-out images score."""
+    for row in rows:
+        for key in TITLES:
+            if key in row.metrics:
+                return row.metrics.get(f"{key}_real")
+    return None

@@ -1,0 +1,262 @@
+"""A study: a grid of runs and what is measured of each, declared in TOML.
+
+    runs = union over [[runs]] of (size x patch x block x seed x ...)        each a recipe with changes
+    results = runs x [[measure]]                                            each a run with other [sample] ...
+
+    title = "..."
+    recipe = "digits-paper"
+    [sizes.S]                          # a name for some keys of [model]; in order from the smallest
+    depth = 3
+    [common]                           # changes to the recipe that all runs share
+    train.steps = 3000
+    [[runs]]                           # a list is a choice: all combinations are run
+    size = ["S", "B"]
+    model.patch_size = [4, 2, 1]
+    [[measure]]                        # [sample], [evaluate] and [autoencoder] may change, lists are choices
+    part = "sampling"
+    where.train.seed = 0               # of which runs; all where it says nothing
+    sample.steps = [16, 32, 64]
+
+A list that is a value, such as optimizer.betas, is written as a list of one list. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scaledit import config as configs
+from scaledit.config import RunConfig
+from scaledit.errors import UsageError, did_you_mean
+from scaledit.scaling.table import DECODER, FINAL, GUIDANCE, SAMPLING, file_name
+
+STUDIES = Path(__file__).parent.parent / "studies"
+KEYS = ("title", "extends", "recipe", "sizes", "common", "runs", "measure")
+MEASURED = ("sample", "evaluate", "autoencoder")
+"""Sections that a measurement may change: none of them changes the training."""
+IN_NAME = ("model.patch_size", "model.name", "model.conditioning", "train.seed")
+"""Keys that a run's name and the table's own columns tell already."""
+MOST_RUNS = 10_000
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One training. size: as in the table. settings: what else the study varies, by 'section.key'."""
+
+    name: str
+    size: str
+    config: RunConfig
+    settings: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """As a file's name."""
+        return file_name(self.name)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One result of a finished run: its config with other [sample], [evaluate] or [autoencoder] sections."""
+
+    run: StudyRun
+    part: str
+    config: RunConfig
+    changes: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        words = [f"{key.partition('.')[2]}-{value}" for key, value in self.changes.items()]
+        return "-".join([self.run.key, self.part, *words]).replace("/", "-").replace(" ", "-")
+
+
+@dataclass(frozen=True)
+class Study:
+    """sizes: from the smallest on."""
+
+    name: str
+    title: str
+    runs: tuple[StudyRun, ...]
+    measurements: tuple[Measurement, ...]
+    sizes: tuple[str, ...]
+
+
+def names() -> list[str]:
+    """The studies that come with scaledit."""
+    return sorted(path.stem for path in STUDIES.glob("*.toml"))
+
+
+def load(study: str) -> Study:
+    """A study by name or by path of a .toml file.
+
+    Raises UsageError for an unknown study, key or size, for runs that the recipe cannot express, for two runs
+    of one name, and for a measurement of no run.
+    """
+    table = _read(study)
+    for key in table:
+        if key not in KEYS:
+            raise UsageError(f"{study}: unknown key {key!r}{did_you_mean(key, KEYS)}")
+    for key in ("recipe", "runs"):
+        if not table.get(key):
+            raise UsageError(f"{study} lacks {key}")
+    sizes = table.get("sizes", {})
+    runs = tuple(_runs(study, table, sizes))
+    found = dict.fromkeys(run.size for run in runs)
+    order = [size for size in sizes if size in found]
+    if not sizes:
+        order = sorted(
+            found, key=lambda size: min(run.config.model.hidden_size for run in runs if run.size == size)
+        )
+    name = Path(study).stem
+    measurements = tuple(_measurements(study, table.get("measure", [{"part": FINAL}]), runs))
+    return Study(name, str(table.get("title", name)), runs, measurements, tuple(order))
+
+
+def _read(study: str, extended_by: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The TOML of a study, over that of the one it extends: tables are merged, lists replaced."""
+    if study in extended_by:
+        raise UsageError(f"studies extend each other in a circle: {' -> '.join([*extended_by, study])}")
+    path = Path(study) if study.endswith(".toml") or "/" in study else STUDIES / f"{study}.toml"
+    if not path.is_file():
+        raise UsageError(f"unknown study {study!r}{did_you_mean(study, names())}")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}") from None
+    base = table.pop("extends", None)
+    if base is None:
+        return table
+    merged = _read(str(base), (*extended_by, study))
+    for key, value in table.items():
+        inner = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _over(merged[key], value) if inner else value
+    return merged
+
+
+def _over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in changes.items():
+        inner = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
+        out[key] = _over(out[key], value) if inner else value
+    return out
+
+
+def _choices(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """All combinations of {'section.key': value}, where a list stands for each of its values."""
+    flat = configs.flatten(table)
+    lists = [value if isinstance(value, list) else [value] for value in flat.values()]
+    for values in itertools.product(*lists):
+        yield dict(zip(flat, values, strict=True))
+
+
+def _runs(study: str, table: Mapping[str, Any], sizes: Mapping[str, Any]) -> Iterator[StudyRun]:
+    common = configs.flatten(table.get("common", {}))
+    chosen: list[dict[str, Any]] = []
+    for block in _tables(study, "runs", table["runs"]):
+        for choice in itertools.islice(_choices(block), MOST_RUNS):
+            if choice not in chosen:
+                chosen.append(choice)
+    if len(chosen) >= MOST_RUNS:
+        raise UsageError(f"{study} asks for {MOST_RUNS:,} runs or more; choose fewer values")
+    varied = [key for key in dict.fromkeys(k for choice in chosen for k in choice) if key != "size"]
+    seeds = [choice.get("train.seed", common.get("train.seed", 0)) for choice in chosen]
+    seen: dict[str, dict[str, Any]] = {}
+    for choice, seed in zip(chosen, seeds, strict=True):
+        run = _run(study, str(table["recipe"]), common, choice, sizes, varied, first=seed == seeds[0])
+        same = [other for other in seen.values() if other == run.config.to_json()]
+        if same:
+            continue  # two [[runs]] overlap
+        if run.name in seen:
+            raise UsageError(f"{study}: two different runs would be called {run.name!r}")
+        seen[run.name] = run.config.to_json()
+        yield run
+
+
+def _run(
+    study: str,
+    recipe: str,
+    common: Mapping[str, Any],
+    choice: Mapping[str, Any],
+    sizes: Mapping[str, Any],
+    varied: Iterable[str],
+    first: bool,
+) -> StudyRun:
+    """first: of the first seed, which a name need not tell."""
+    size = choice.get("size")
+    of_size: Mapping[str, Any] = {}
+    if size is not None:
+        if size not in sizes:
+            raise UsageError(f"{study}: unknown size {size!r}{did_you_mean(str(size), sizes)}")
+        of_size = {f"model.{key}": value for key, value in sizes[size].items()}
+    keys = {**common, **of_size, **{key: value for key, value in choice.items() if key != "size"}}
+    try:
+        config = configs.load(recipe, [f"{key}={_toml(value)}" for key, value in keys.items()])
+    except UsageError as error:
+        raise UsageError(f"{study}: {error}") from None
+    model = config.model
+    if size is None:
+        named = str(choice.get("model.name", ""))
+        size = named.removeprefix("DiT-").partition("/")[0] or f"{model.depth}x{model.hidden_size}"
+    words = [f"{size}/{model.patch_size}"]
+    usual = configs.load(recipe).model.conditioning if "model.conditioning" in choice else model.conditioning
+    words += [model.conditioning] if model.conditioning != usual else []
+    words += [] if first else [f"seed {config.train.seed}"]
+    settings = {key: choice[key] for key in varied if key in choice and key not in IN_NAME}
+    words += [f"{key.partition('.')[2]}={value}" for key, value in settings.items()]
+    return StudyRun(" ".join(words), str(size), config, settings)
+
+
+def _toml(value: Any) -> str:
+    return json.dumps(value)  # strings, numbers, lists and booleans are written alike
+
+
+def _measurements(study: str, blocks: Any, runs: tuple[StudyRun, ...]) -> Iterator[Measurement]:
+    parts = (FINAL, SAMPLING, GUIDANCE, DECODER)
+    seen: set[str] = set()
+    for block in _tables(study, "measure", blocks):
+        block = dict(block)
+        part, where = block.pop("part", FINAL), configs.flatten(block.pop("where", {}))
+        if part not in parts:
+            raise UsageError(f"{study}: unknown part {part!r} of a measure{did_you_mean(str(part), parts)}")
+        for section in block:
+            if section not in MEASURED:
+                raise UsageError(f"{study}: a measure changes {', '.join(MEASURED)}, not {section!r}")
+        of = [run for run in runs if _fits(study, run, where)]
+        if not of:
+            raise UsageError(f"{study}: no run is {where}, of which {part} is to be measured")
+        for run, changes in itertools.product(of, _choices(block)):
+            made = Measurement(run, part, _changed(study, run.config, changes), changes)
+            if made.key not in seen:
+                seen.add(made.key)
+                yield made
+
+
+def _fits(study: str, run: StudyRun, where: Mapping[str, Any]) -> bool:
+    values = {**configs.flatten(run.config.to_json()), "size": run.size}
+    for key, wanted in where.items():
+        if key not in values:
+            raise UsageError(f"{study}: unknown key {key!r} in where{did_you_mean(key, values)}")
+        if values[key] not in (wanted if isinstance(wanted, list) else [wanted]):
+            return False
+    return True
+
+
+def _changed(study: str, config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+    table = config.to_json()
+    for key, value in changes.items():
+        section, _, name = key.partition(".")
+        table[section][name] = value
+    try:
+        return RunConfig.from_json(table)
+    except UsageError as error:
+        raise UsageError(f"{study}: {error}") from None
+
+
+def _tables(study: str, key: str, blocks: Any) -> list[Mapping[str, Any]]:
+    if not isinstance(blocks, list) or not all(isinstance(block, Mapping) for block in blocks):
+        raise UsageError(f"{study}: {key} must be written as [[{key}]]")
+    return blocks
