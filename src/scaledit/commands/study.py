@@ -77,7 +77,7 @@ def run(given: argparse.Namespace) -> int:
     if given.join:
         return _joined(study, queue, given)
     code = _worked(study, queue, given, name, out)
-    if code != DONE:
+    if code != DONE or given.dry_run:
         return code
 
     from scaledit.scaling.collect import collect
