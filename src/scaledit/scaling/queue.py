@@ -64,14 +64,14 @@ class Queue:
         path = self._path(job.key)
         try:
             held = json.loads(path.read_bytes())
-            there = held["job"]
+            there, found = dict(held["job"]), dict(held["found"])
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise RunError(f"{path} cannot be read ({error}); delete it, and the job is done again") from None
         wanted = json.loads(json.dumps(job.what))
         changed = _difference(there, wanted)
         if changed:
             raise UsageError(f"{path} is of another study ({changed}); choose another --out, or delete it")
-        return held["found"]
+        return found
 
     @property
     def left(self) -> list[Job]:

@@ -1,0 +1,101 @@
+"""Comparing models by their distance, with the noise of training as the yardstick.
+
+    d = ln fd_b - ln fd_a      se = s sqrt(1/n_a + 1/n_b)      for: d > 2 se     against: d < -2 se     else a tie
+
+s is the standard deviation of ln fd over training seeds, pooled over all models that were trained with several;
+n_a, n_b: with how many each was. Where nothing was trained twice, s is unknown and taken as 0: any difference
+counts, and the verdict says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Literal, NamedTuple
+
+from scaledit.scaling.table import FINAL, Row, Table
+
+Outcome = Literal["holds", "does not hold", "undecided", "not measured"]
+SIGMAS = 2.0
+
+
+class Mean(NamedTuple):
+    """A model's distance: the geometric mean over `seeds` trainings."""
+
+    name: str
+    fd: float
+    seeds: int
+
+
+class Comparison(NamedTuple):
+    """better is said to have the lower distance. ratio: worse / better, above 1 where it does. sided: 1 for,
+    -1 against, 0 within the noise."""
+
+    better: str
+    worse: str
+    ratio: float
+    sided: int
+
+
+def noise(table: Table) -> float | None:
+    """s: the standard deviation of ln fd over training seeds; None where nothing was trained twice."""
+    groups: dict[Hashable, list[float]] = {}
+    for row in table.part(FINAL):
+        if row.fd is not None:
+            groups.setdefault(_trained(row), []).append(math.log(row.fd))
+    several = [values for values in groups.values() if len(values) > 1]
+    if not several:
+        return None
+    squares = sum((value - sum(values) / len(values)) ** 2 for values in several for value in values)
+    return math.sqrt(squares / sum(len(values) - 1 for values in several))
+
+
+def _trained(row: Row) -> Hashable:
+    """What two trainings share that differ in their seed only."""
+    return (
+        row.size,
+        row.patch_size,
+        row.conditioning,
+        row.tokens,
+        row.steps,
+        row.batch_size,
+        str(row.settings),
+    )
+
+
+def means(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, Mean]:
+    """By `key`, in the order of the rows; rows without a distance are left out."""
+    groups: dict[str, list[float]] = {}
+    for row in rows:
+        if row.fd is not None:
+            groups.setdefault(key(row), []).append(math.log(row.fd))
+    return {name: Mean(name, math.exp(sum(v) / len(v)), len(v)) for name, v in groups.items()}
+
+
+def compare(better: Mean, worse: Mean, s: float | None) -> Comparison:
+    d = math.log(worse.fd / better.fd)
+    se = (s or 0.0) * math.sqrt(1 / better.seeds + 1 / worse.seeds)
+    sided = 0 if abs(d) <= SIGMAS * se or d == 0 else (1 if d > 0 else -1)
+    return Comparison(better.name, worse.name, math.exp(d), sided)
+
+
+def outcome(comparisons: Sequence[Comparison]) -> Outcome:
+    """holds: none is against, and at least half are for. does not hold: more are against than for. undecided:
+    anything else."""
+    if not comparisons:
+        return "not measured"
+    sides = [one.sided for one in comparisons]
+    if -1 not in sides and 2 * sides.count(1) >= len(sides):
+        return "holds"
+    return "does not hold" if sides.count(-1) > sides.count(1) else "undecided"
+
+
+def counted(comparisons: Sequence[Comparison]) -> str:
+    """'14 of 18 pairs for, 1 against (L/1 over B/1: 0.93), 3 within the noise'"""
+    sides = [one.sided for one in comparisons]
+    against = [f"{one.better} over {one.worse}: {one.ratio:.2f}" for one in comparisons if one.sided < 0]
+    named = f" ({'; '.join(against)})" if against else ""
+    return (
+        f"{sides.count(1)} of {len(sides)} pairs for, {sides.count(-1)} against{named}, {sides.count(0)} within "
+        "the noise"
+    )

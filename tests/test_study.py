@@ -1,0 +1,363 @@
+"""A study's grid, its shared queue and its table: nothing is run twice or lost, whoever is killed."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scaledit import cli
+from scaledit.errors import RunError, UsageError
+from scaledit.scaling import study as studies
+from scaledit.scaling import table as tables
+from scaledit.scaling.collect import collect
+from scaledit.scaling.queue import JOURNAL, RESULTS, Job, Queue
+from scaledit.scaling.table import About, Loss, Row, Table
+from scaledit.scaling.work import curve, jobs
+
+TOML = """
+title = "tiny"
+recipe = "digits-paper"
+[sizes.S]
+depth = 1
+hidden_size = 16
+num_heads = 2
+[sizes.B]
+depth = 2
+hidden_size = 16
+num_heads = 2
+[common]
+train.steps = 30
+train.batch_size = 16
+train.log_every = 1
+optimizer.learning_rate = 1e-3
+checkpoint.every = 5
+sample.every = 30
+sample.steps = 4
+sample.per_class = 1
+evaluate.every = 15
+evaluate.num = 40
+evaluate.seeds = 1
+[[runs]]
+size = ["S", "B"]
+model.patch_size = 4
+[[runs]]
+size = "B"
+model.patch_size = [4, 8]
+train.seed = [0, 1]
+[[measure]]
+part = "final"
+evaluate.seeds = 2
+[[measure]]
+part = "sampling"
+where.train.seed = 0
+sample.steps = [4, 8]
+[[measure]]
+part = "guidance"
+where.size = "B"
+where.model.patch_size = 4
+where.train.seed = 0
+evaluate.cfg_scale = [1.0, 2.0]
+"""
+
+
+def declared(folder: Path, text: str = TOML, name: str = "tiny.toml") -> str:
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+def start(study: str, out: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "scaledit.cli", "study", study, "--out", str(out), "--join"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def table_of(study: str, out: Path) -> Table:
+    loaded = studies.load(study)
+    table, missing = collect(loaded, Queue(out, jobs(loaded)), "the command")
+    assert not missing
+    return table
+
+
+def written(study: str, out: Path) -> tuple[str, tuple[Loss, ...], dict[str, bytes]]:
+    """What must not depend on who did the work."""
+    table = table_of(study, out)
+    return tables.to_csv(table.rows), table.losses, dict(table.pictures)
+
+
+def journal(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / JOURNAL).read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A study done by one undisturbed process."""
+    folder = tmp_path_factory.mktemp("whole")
+    study = declared(folder)
+    worker = start(study, folder / "out")
+    assert worker.wait() == 0, worker.stderr.read()
+    return study, folder / "out"
+
+
+def test_a_grid_is_the_union_of_products():
+    grid = studies.load("digits")
+    names = [run.name for run in grid.runs]
+    assert names[:12] == [f"{size}/{patch}" for size in ("S", "B", "L", "XL") for patch in (4, 2, 1)]
+    assert len(names) == len(set(names)) == 35  # [[runs]] overlap: nothing is run twice
+    assert "XL/2 cross_attention seed 2" in names and "XL/2 seed 1" in names
+    assert grid.sizes == ("S", "B", "L", "XL")
+    shared = {
+        (run.config.optimizer, run.config.diffusion, run.config.data, run.config.train.batch_size)
+        for run in grid.runs
+    }
+    assert len(shared) == 1  # equal hyper-parameters for all
+    sweep = [one for one in grid.measurements if one.part == "sampling"]
+    assert len(sweep) == 12 * 6 and {one.config.sample.steps for one in sweep} == {16, 32, 64, 128, 256, 1000}
+    assert len({job.key for job in jobs(grid)}) == len(jobs(grid))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('size = ["S", "B"]', 'size = ["S", "XB"]', "unknown size 'XB'"),
+        ("train.steps = 30", "train.step = 30", "unknown key 'train.step'; did you mean"),
+        ("[[runs]]\nsize", "[[rums]]\nsize", "unknown key 'rums'; did you mean 'runs'"),
+        ('part = "sampling"', 'part = "samplign"', "did you mean 'sampling'"),
+        ("sample.steps = [4, 8]", "train.steps = [4, 8]", "a measure changes sample, evaluate, autoencoder"),
+        ("where.train.seed = 0", "where.train.seed = 7", "no run is"),
+        ("where.train.seed = 0", "where.train.sead = 0", "unknown key 'train.sead' in where"),
+        ("model.patch_size = [4, 8]", "model.patch_size = [4, 3]", "patch size 3"),
+        ("evaluate.num = 40", "evaluate.num = 1", "evaluate.num must be at least 2"),
+        ("[[runs]]", "[runs]", "valid TOML"),
+        ('recipe = "digits-paper"', 'recipe = "digits-papre"', "did you mean 'digits-paper'"),
+        ('recipe = "digits-paper"', "", "lacks recipe"),
+    ],
+)
+def test_a_wrong_study_is_refused_by_name(tmp_path: Path, capsys, old: str, new: str, said: str):
+    assert old in TOML
+    study = declared(tmp_path, TOML.replace(old, new))
+    assert cli.main(["study", study, "--out", str(tmp_path / "out"), "--join"]) == 2
+    message = capsys.readouterr().err
+    assert said.replace("patch size 3", "model.patch_size 3") in message and "tiny.toml" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_processes_share_a_study_and_run_nothing_twice(tmp_path: Path, whole: tuple[str, Path]):
+    study, undisturbed = whole
+    workers = [start(study, tmp_path / "out") for _ in range(2)]
+    assert [worker.wait() for worker in workers] == [0, 0], [worker.stderr.read() for worker in workers]
+    began = [line["job"] for line in journal(tmp_path / "out") if line["event"] == "began"]
+    assert sorted(began) == sorted(job.key for job in jobs(studies.load(study)))
+    who = collections.Counter(
+        line["process"] for line in journal(tmp_path / "out") if line["event"] == "began"
+    )
+    assert len(who) == 2, "one of them did everything"
+    assert written(study, tmp_path / "out") == written(study, undisturbed)
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(25, marks=pytest.mark.slow)])
+def test_killed_at_any_point_it_goes_on_and_ends_in_the_same_table(
+    tmp_path: Path, whole: tuple[str, Path], kills: int
+):
+    study, undisturbed = whole
+    out, rng = tmp_path / "out", random.Random(kills)
+    results = out / RESULTS
+    for _ in range(kills):
+        process = start(study, out)
+        lines = len(journal(out)) if (out / JOURNAL).exists() else 0
+        while process.poll() is None and not ((out / JOURNAL).exists() and len(journal(out)) > lines):
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 1.2))  # in a training, a measurement, or while a result is written
+        if process.poll() is not None:
+            break
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    done = {path: path.read_bytes() for path in results.glob("*.json")} if results.exists() else {}
+    last = start(study, out)
+    assert last.wait() == 0, last.stderr.read()
+    assert all(path.read_bytes() == held for path, held in done.items())
+    finished = [line["job"] for line in journal(out) if line["event"] == "finished"]
+    assert len(finished) == len(set(finished)), "a finished job was done again"
+    assert written(study, out) == written(study, undisturbed)
+
+
+def test_asked_to_stop_it_saves_and_says_so(tmp_path: Path):
+    text = TOML.replace("train.steps = 30", "train.steps = 30000")
+    worker = start(declared(tmp_path, text), tmp_path / "out")
+    while not list((tmp_path / "out").glob("queue/*.json")):  # it has said how far it is
+        assert worker.poll() is None
+        time.sleep(0.05)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(timeout=60) == 75
+    assert not (tmp_path / "out" / RESULTS).exists()
+    assert list((tmp_path / "out").glob("runs/*/checkpoints/step-*/manifest.json"))
+
+
+def test_a_table_survives_its_files(tmp_path: Path, whole: tuple[str, Path]):
+    table = table_of(*whole)
+    tables.write(table, tmp_path / "made")
+    read = tables.read(tmp_path / "made")
+    assert read.rows == table.rows and read.about == table.about
+    assert dict(read.pictures) == dict(table.pictures) and len(read.pictures) == len(
+        studies.load(whole[0]).runs
+    )
+    assert [loss[:2] for loss in read.losses] == [loss[:2] for loss in table.losses]
+    tables.to_sqlite(table, tmp_path / "study.sqlite")
+    with sqlite3.connect(tmp_path / "study.sqlite") as base:
+        found = base.execute("SELECT name, fd, \"train_macs\" FROM results WHERE part = 'final'").fetchall()
+    assert found == [(row.name, row.fd, row.train_macs) for row in table.part("final")]
+
+
+def test_rows_say_what_was_measured(whole: tuple[str, Path]):
+    table = table_of(*whole)
+    assert {row.part for row in table.rows} == {"final", "training", "sampling", "guidance"}
+    for row in table.rows:
+        assert row.images == row.steps * row.batch_size and row.train_macs == 3 * row.macs * row.images
+        passes = row.sampling_steps * (1 if row.cfg_scale == 1 else 2)
+        assert row.sampling_macs == passes * row.macs
+        assert row.protocol in table.about.protocols and row.name in table.about.configs
+        assert row.fd == row.metrics["fd_digits"] and row.loss is not None
+    half, full = (row for row in table.part("training") if row.name == "B/4")
+    assert (half.steps, full.steps) == (15, 30)
+    sampled = [row for row in table.part("sampling") if row.name == "B/4"]
+    again = next(row for row in table.part("guidance") if row.name == "B/4" and row.cfg_scale == 1)
+    # The same weights, noise and settings: the sweep's own 4 steps, guidance 1, and training's last look.
+    assert sampled[0].fd == again.fd == full.fd
+    assert sampled[1].fd != again.fd
+
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+maybe = st.none() | numbers
+
+
+@given(fd=maybe, loss=maybe, scale=numbers, macs=st.integers(0, 2**60), name=st.text("aZ /,\"'é", min_size=1))
+def test_csv_reads_back_as_the_same_numbers(fd, loss, scale, macs, name):
+    plain = [name, "final", "S", 4, "adaln", 4, 1, macs, 2, 3, 6, 18 * macs, 0, loss, fd, None]
+    sampled = ["ddpm", 4, scale, "3", "", 4 * macs, 40, 1, "p"]
+    row = Row(*plain, *sampled, {"fid": scale, "recall_real": 0.5}, {"optimizer.clip": "1.0"})
+    other = Row(*plain, *sampled, {"precision": 0.25})
+    assert tables.from_csv(tables.to_csv([row, other]), "t.csv") == [row, other]
+
+
+def test_a_study_of_other_numbers_is_refused_and_loses_nothing(tmp_path: Path, capsys):
+    study, out = declared(tmp_path), tmp_path / "out"
+    job = jobs(studies.load(study))[0]
+    Queue(out, [job]).finish(job, {"seconds": 1.0})
+    before = (out / RESULTS / f"{job.key}.json").read_bytes()
+    other = declared(tmp_path, TOML.replace("1e-3", "2e-3"), "other.toml")
+    assert cli.main(["study", other, "--out", str(out), "--join"]) == 2
+    message = capsys.readouterr().err
+    assert "learning_rate: 0.001 -> 0.002" in message and "choose another --out" in message
+    assert (out / RESULTS / f"{job.key}.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"job": 1}', "\x00" * 40])
+def test_a_damaged_result_is_named_with_its_fix(tmp_path: Path, capsys, damage: str):
+    study, out = declared(tmp_path), tmp_path / "out"
+    job = jobs(studies.load(study))[0]
+    Queue(out, [job]).finish(job, {"seconds": 1.0})
+    (out / RESULTS / f"{job.key}.json").write_text(damage)
+    assert cli.main(["study", study, "--out", str(out), "--join"]) == 1
+    assert f"{job.key}.json cannot be read" in (message := capsys.readouterr().err) and "delete it" in message
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("mine")
+    assert cli.main(["study", declared(tmp_path), "--out", str(tmp_path / "out"), "--join"]) == 2
+    assert "holds no study" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_that_fails_stops_nothing_else(tmp_path: Path, capsys):
+    text = TOML.replace('size = ["S", "B"]\n', 'size = ["S", "B"]\noptimizer.learning_rate = [1e-3, 1e30]\n')
+    text = text.split('[[runs]]\nsize = "B"')[0] + '[[measure]]\npart = "final"\n'
+    study, out = declared(tmp_path, text), tmp_path / "out"
+    assert cli.main(["study", study, "--out", str(out), "--join"]) == 1
+    events = collections.Counter(line["event"] for line in journal(out))
+    assert events == {"began": 6, "finished": 4, "failed": 2}  # two runs, two measurements; two runs failed
+    assert "S-4-learning_rate=1e+30" in capsys.readouterr().err
+    loaded = studies.load(study)
+    _, missing = collect(loaded, Queue(out, jobs(loaded)), "")
+    assert len(missing) == 4
+
+
+def test_dearest_chains_come_first_and_needs_before_what_needs_them(tmp_path: Path):
+    made = [Job("small", {}, 1.0), Job("large", {}, 5.0), Job("after", {}, 9.0, needs=("small",))]
+    queue, order = Queue(tmp_path / "q", made), []
+    while queue.left:
+        with queue.next() as job:
+            assert job is not None
+            queue.finish(job, {})
+            order.append(job.key)
+    assert order == ["small", "after", "large"]
+    with queue.next() as job:
+        assert job is None
+
+
+def test_what_is_left_to_others_is_not_taken(tmp_path: Path):
+    """The lock is a process's: another process must see it held, and free after a kill."""
+    code = (
+        "import sys, time; from pathlib import Path; from scaledit.scaling.queue import Job, Queue\n"
+        "with Queue(Path(sys.argv[1]), [Job('a', {}, 1.0)]).next() as job:\n"
+        "    print(job.key, flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, tmp_path / "q"], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "a\n"
+    queue = Queue(tmp_path / "q", [Job("a", {}, 1.0)])
+    with queue.next() as job:
+        assert job is None
+    holder.kill()
+    holder.wait()
+    with queue.next() as job:
+        assert job is not None and job.key == "a"
+
+
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=300), st.integers(2, 40))
+def test_a_curve_holds_every_logged_step_once(losses: list[float], points: int):
+    logged = [(5 * (k + 1), loss) for k, loss in enumerate(losses)]
+    made = curve(logged, points)
+    assert len(made) <= points + 1 and made[-1][0] == logged[-1][0]
+    ends = [0, *(step for step, _ in made)]
+    for (begin, end), (_, mean) in zip(itertools.pairwise(ends), made, strict=True):
+        inside = [loss for step, loss in logged if begin < step <= end]
+        assert mean == pytest.approx(sum(inside) / len(inside))
+
+
+def test_a_dry_run_says_the_price_and_makes_nothing(tmp_path: Path, capsys):
+    study = declared(tmp_path)
+    assert cli.main(["study", study, "--out", str(tmp_path / "out"), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "5 runs and 13 measurements" in said and "multiply-adds" in said and "hours" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_that_is_none_is_refused(tmp_path: Path):
+    with pytest.raises(UsageError, match="holds no study"):
+        tables.read(tmp_path)
+    tables.write(Table(About("a", "a", "c", "FID"), ()), tmp_path)
+    (tmp_path / tables.TABLE).write_text("name,part\nS/4,final\n")
+    with pytest.raises(UsageError, match="no column"):
+        tables.read(tmp_path)
+
+
+def test_results_are_read_only_as_what_they_are(tmp_path: Path):
+    job = Job("a", {"x": 1}, 1.0)
+    Queue(tmp_path / "q", [job]).finish(job, {"found": 2})
+    assert Queue(tmp_path / "q", [job]).result(job) == {"found": 2}
+    with pytest.raises(UsageError, match=r"x: 1 -> 2"):
+        Queue(tmp_path / "q", [Job("a", {"x": 2}, 1.0)])
+    (tmp_path / "q" / RESULTS / "a.json").write_text("")
+    with pytest.raises(RunError, match="delete it"):
+        Queue(tmp_path / "q", [job])
