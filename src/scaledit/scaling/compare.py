@@ -1,10 +1,10 @@
 """Comparing models by their distance, with the noise of training as the yardstick.
 
-    d = ln fd_b - ln fd_a      se = s sqrt(1/n_a + 1/n_b)      for: d > 2 se     against: d < -2 se     else a tie
+    d = ln fd_b - ln fd_a      se = s sqrt(1/n_a + 1/n_b)      for: d > 2 se   against: d < -2 se   else a tie
 
-s is the standard deviation of ln fd over training seeds, pooled over all models that were trained with several;
-n_a, n_b: with how many each was. Where nothing was trained twice, s is unknown and taken as 0: any difference
-counts, and the verdict says so.
+s is the standard deviation of ln fd over training seeds, pooled over all models that were trained with
+several; n_a, n_b: with how many each was. Where nothing was trained twice, s is unknown and taken as 0: any
+difference counts, and the verdict says so.
 """
 
 from __future__ import annotations
@@ -95,7 +95,5 @@ def counted(comparisons: Sequence[Comparison]) -> str:
     sides = [one.sided for one in comparisons]
     against = [f"{one.better} over {one.worse}: {one.ratio:.2f}" for one in comparisons if one.sided < 0]
     named = f" ({'; '.join(against)})" if against else ""
-    return (
-        f"{sides.count(1)} of {len(sides)} pairs for, {sides.count(-1)} against{named}, {sides.count(0)} within "
-        "the noise"
-    )
+    pro, con, ties = (sides.count(side) for side in (1, -1, 0))
+    return f"{pro} of {len(sides)} pairs for, {con} against{named}, {ties} within the noise"

@@ -257,8 +257,9 @@ def guidance_helps(table: Table) -> Found:
     if None not in (precision[0], precision[-1], recall[0], recall[-1]):
         trades = precision[-1] > precision[0] and recall[-1] < recall[0]  # type: ignore[operator]
     said = (
-        f"{table.about.distance} {fd[0]:.3g} unguided, lowest {fd[best]:.3g} at {scales[best]:g}, {fd[-1]:.3g} at "
-        f"{scales[-1]:g} (± {spread:.2g} over sample seeds); precision {_ends(precision)}, recall {_ends(recall)}"
+        f"{table.about.distance} {fd[0]:.3g} unguided, lowest {fd[best]:.3g} at {scales[best]:g}, "
+        f"{fd[-1]:.3g} at {scales[-1]:g} (± {spread:.2g} over sample seeds); precision {_ends(precision)}, "
+        f"recall {_ends(recall)}"
     )
     numbers = {"scales": scales, "fd": fd, "precision": precision, "recall": recall, "spread": spread}
     if gain > 2 * spread and trades and best > 0:
@@ -304,8 +305,8 @@ def guidance_channels(table: Table) -> Found:
 
 Test = Callable[[Table], Found]
 PAIRS = (
-    "Holds if no pair is against and at least half are for, by more than twice the noise of training; does not "
-    "if more are against than for."
+    "Holds if no pair is against and at least half are for, by more than twice the noise of training; does "
+    "not if more are against than for."
 )
 CLAIMS: dict[str, tuple[str, str, str, Test]] = {
     "size": (
@@ -330,8 +331,8 @@ CLAIMS: dict[str, tuple[str, str, str, Test]] = {
     ),
     "equal_gflops": (
         "Models of equal Gflops have like distances, whatever their sizes (section 5).",
-        f"Pairs of different sizes whose Gflops differ by less than a factor {EQUAL_GFLOPS}. Holds if all have "
-        f"distances within a factor {ALIKE}; does not if more than half have not.",
+        f"Pairs of different sizes whose Gflops differ by less than a factor {EQUAL_GFLOPS}. Holds if all "
+        f"have distances within a factor {ALIKE}; does not if more than half have not.",
         "08-gflops",
         equal_gflops,
     ),
@@ -356,16 +357,16 @@ CLAIMS: dict[str, tuple[str, str, str, Test]] = {
     ),
     "sampling": (
         "Sampling compute cannot replace model compute (figure 10).",
-        "Each model at its most sampling steps against each model of at least twice its Gflops at the most steps "
-        f"that cost less in all. {PAIRS}",
+        "Each model at its most sampling steps against each model of at least twice its Gflops at the most "
+        f"steps that cost less in all. {PAIRS}",
         "10-sampling",
         sampling_compute,
     ),
     "guidance": (
         "Guidance lowers the distance up to a point, and trades recall for precision (tables 2, 3).",
-        "Holds if the lowest distance over scales is below the unguided one by more than twice the spread over "
-        "sample seeds, and from no guidance to the largest scale precision rises and recall falls; does not if "
-        "the distance rises at once by as much, or precision and recall do otherwise.",
+        "Holds if the lowest distance over scales is below the unguided one by more than twice the spread "
+        "over sample seeds, and from no guidance to the largest scale precision rises and recall falls; does "
+        "not if the distance rises at once by as much, or precision and recall do otherwise.",
         "11-guidance",
         guidance_helps,
     ),

@@ -181,7 +181,7 @@ def curve(logged: Sequence[tuple[int, float]], points: int = CURVE_POINTS) -> li
     steps = np.array([step for step, _ in values], dtype=np.float64)
     losses = np.array([loss for _, loss in values])
     edges = np.unique(np.searchsorted(steps, np.geomspace(steps[0], steps[-1], points)))
-    ends = np.unique(np.append(edges, len(steps) - 1))
+    ends = np.unique(np.append(edges, len(steps) - 1).clip(max=len(steps) - 1))
     begins = np.concatenate([[0], ends[:-1] + 1])
     return [
         [int(steps[end]), float(losses[begin : end + 1].mean())]
