@@ -81,6 +81,7 @@ def collect(study: Study, queue: Queue, command: str) -> tuple[Table, list[Job]]
         protocols=protocols,
         configs={run.name: run.config.to_json() for run in study.runs},
         made={**machine.described(), "hours": round(seconds / 3600, 2)},
+        declared=study.declared,
     )
     return Table(about, tuple(rows), tuple(losses), pictures), missing
 

@@ -76,13 +76,14 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Study:
-    """sizes: from the smallest on."""
+    """sizes: from the smallest on. declared: its TOML, and that of the study it extends before it."""
 
     name: str
     title: str
     runs: tuple[StudyRun, ...]
     measurements: tuple[Measurement, ...]
     sizes: tuple[str, ...]
+    declared: str
 
 
 def names() -> list[str]:
@@ -96,7 +97,7 @@ def load(study: str) -> Study:
     Raises UsageError for an unknown study, key or size, for runs that the recipe cannot express, for two runs
     of one name, and for a measurement of no run.
     """
-    table = _read(study)
+    table, declared = _read(study)
     for key in table:
         if key not in KEYS:
             raise UsageError(f"{study}: unknown key {key!r}{did_you_mean(key, KEYS)}")
@@ -113,28 +114,29 @@ def load(study: str) -> Study:
         )
     name = Path(study).stem
     measurements = tuple(_measurements(study, table.get("measure", [{"part": FINAL}]), runs))
-    return Study(name, str(table.get("title", name)), runs, measurements, tuple(order))
+    return Study(name, str(table.get("title", name)), runs, measurements, tuple(order), declared)
 
 
-def _read(study: str, extended_by: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The TOML of a study, over that of the one it extends: tables are merged, lists replaced."""
+def _read(study: str, extended_by: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
+    """The TOML of a study, over that of the one it extends: tables are merged, lists replaced. And its text."""
     if study in extended_by:
         raise UsageError(f"studies extend each other in a circle: {' -> '.join([*extended_by, study])}")
     path = Path(study) if study.endswith(".toml") or "/" in study else STUDIES / f"{study}.toml"
     if not path.is_file():
         raise UsageError(f"unknown study {study!r}{did_you_mean(study, names())}")
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        table = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid TOML: {error}") from None
     base = table.pop("extends", None)
     if base is None:
-        return table
-    merged = _read(str(base), (*extended_by, study))
+        return table, text
+    merged, before = _read(str(base), (*extended_by, study))
     for key, value in table.items():
         inner = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = _over(merged[key], value) if inner else value
-    return merged
+    return merged, f"{before}\n{text}"
 
 
 def _over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -100,7 +100,7 @@ class About:
 
     command: makes it again. distance: what `fd` is, as printed ("FD-digits"). floor: `fd` of real held-out
     images, None if unknown. sizes: from the smallest on. protocols, configs: by the key that rows carry and
-    by the run's name. made: machine, versions, hours.
+    by the run's name. made: machine, versions, hours. declared: the study's TOML.
     """
 
     name: str
@@ -112,6 +112,7 @@ class About:
     protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     made: Mapping[str, Any] = field(default_factory=dict)
+    declared: str = ""
 
 
 @dataclass(frozen=True)
