@@ -36,7 +36,7 @@ def test_table_4_is_what_the_paper_prints(row: paper.Computed):
     """Written out again here, so that neither the tolerance nor the table can drift."""
     [*printed] = {
         (r["params_millions"], r["gflops"])
-        for r in paper._paper()["table4_models"]
+        for r in paper.data()["table4_models"]
         if (r["model"], r["image_size"]) == (row.name, row.image_size)
         and r["block"].lower() == row.block.replace("_", "-")
     }

@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     from scaledit.pipeline import Pipeline
 
 
-def recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="a recipe's name, or the path of a .toml file")
+def recipe(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    parser.add_argument(
+        "recipe",
+        metavar="RECIPE",
+        nargs="?" if optional else None,
+        help="a recipe's name, or the path of a .toml file",
+    )
     parser.add_argument(
         "overrides", metavar="section.key=value", nargs="*", help="changes to the recipe: train.steps=100"
     )

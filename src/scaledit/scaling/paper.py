@@ -105,7 +105,8 @@ class Computed(NamedTuple):
 
 
 @functools.cache
-def _paper() -> dict[str, Any]:
+def data() -> dict[str, Any]:
+    """paper.json: everything as printed."""
     return json.loads(files("scaledit.scaling").joinpath("paper.json").read_text(encoding="utf-8"))
 
 
@@ -121,7 +122,7 @@ def printed() -> list[Printed]:
             steps_thousands=row["steps_thousands"],
             fid=row["fid50k_no_guidance"],
         )
-        for row in _paper()["table4_models"]
+        for row in data()["table4_models"]
     ]
 
 
@@ -139,12 +140,12 @@ def quality(image_size: tuple[int, ...]) -> list[Result]:
             protocol={"source": f"Peebles & Xie 2022, {table}", "image_size": list(image_size)},
             warnings=(),
         )
-        for row in (_paper()[table] if table else [])
+        for row in (data()[table] if table else [])
     ]
 
 
 def throughput() -> Throughput:
-    return Throughput(**_paper()["training"]["throughput"])
+    return Throughput(**data()["training"]["throughput"])
 
 
 def table4() -> list[Computed]:

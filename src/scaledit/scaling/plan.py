@@ -232,14 +232,14 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
     share = "" if plan.utilisation is None else f", {plan.utilisation:.1%} of their peak"
     rows = [
         ("parameters", f"{plan.params:,}"),
-        ("forward pass", f"{_prefixed(plan.macs)} multiply-adds an image"),
+        ("forward pass", f"{prefixed(plan.macs)} multiply-adds an image"),
         (
             "training",
             f"{scientific(plan.train_macs)} multiply-adds, {scientific(plan.train_flops)} FLOP "
             f"({plan.steps:,} steps of batch {plan.batch_size:,})",
         ),
         ("speed", f"{plan.iterations_per_second:,.3g} iterations/s on {devices}{share}"),
-        ("time", f"{_duration(plan.hours)}, {plan.device_hours:,.4g} device-hours"),
+        ("time", f"{duration(plan.hours)}, {plan.device_hours:,.4g} device-hours"),
     ]
     if plan.cost is not None:
         rows.append(("cost", f"{plan.cost:,.2f}, at {plan.price:,.2f} a device-hour"))
@@ -253,13 +253,13 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         ),
         (
             "sampling",
-            f"{_prefixed(plan.sampling_macs)} multiply-adds an image "
+            f"{prefixed(plan.sampling_macs)} multiply-adds an image "
             f"({plan.sampling_evaluations:,} forward passes)",
         ),
     ]
 
 
-def _prefixed(count: float) -> str:
+def prefixed(count: float) -> str:
     """118.62 G"""
     power = min(max(int(math.log10(count)) // 3, 0), 5)
     return f"{count / 1000**power:.2f} {' kMGTP'[power]}".rstrip()
@@ -271,7 +271,7 @@ def _bytes(size: float) -> str:
     return f"{size / 1024**power:.4g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
-def _duration(hours: float) -> str:
+def duration(hours: float) -> str:
     """19.5 hours"""
     for unit, length in (("days", 48), ("hours", 1), ("minutes", 1 / 60)):
         if hours >= length:
