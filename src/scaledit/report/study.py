@@ -17,7 +17,7 @@ from scaledit.evaluation.result import TITLES
 from scaledit.parts import whole
 from scaledit.report import page
 from scaledit.report.figures import Drawn, Fit, all_figures
-from scaledit.scaling import paper, printed_table
+from scaledit.scaling import comparable, paper, printed_table
 from scaledit.scaling import table as tables
 from scaledit.scaling.findings import Findings, findings
 from scaledit.scaling.fits import Correlation, Estimate, PowerLaw
@@ -65,7 +65,7 @@ def write(table: Table, folder: Path) -> Path:
 def figures(table: Table, found: Findings) -> dict[str, Drawn]:
     """By file name, in the paper's order."""
     rivals = None
-    if table.about.name == printed_table.NAME:
+    if table.about.name == comparable.PAPER:
         rows = [row for row in paper.quality((256, 256)) if "fid" in row.figures]
         rivals = {row.name.removeprefix("paper: "): row.figures["fid"].value for row in rows}
     return all_figures(
@@ -170,10 +170,9 @@ def _fits(table: Table, found: Findings) -> str:
             for one in interior
         )
     if found.sampling.compared:
-        rows["smaller models with more sampling compute"] = (
-            f"{len(found.sampling.counterexamples)} of {len(found.sampling.compared)} pairs beat the larger model"
-        )
-    own = table.about.name == printed_table.NAME
+        beaten, pairs = len(found.sampling.counterexamples), len(found.sampling.compared)
+        rows["smaller models with more sampling compute"] = f"{beaten} of {pairs} beat the larger one"
+    own = table.about.name == comparable.PAPER
     if not own and found.by_gflops is not None:
         theirs = findings(printed_table.table())
         if theirs.by_gflops is not None and theirs.law is not None:
@@ -224,8 +223,8 @@ def _results(title: str, table: Table, rows: Sequence[Row], guided: bool = False
         )
     return (
         f"<h2>{html.escape(title)}</h2>{page.table(header, cells)}<p class='small'>Mflops: millions of "
-        "multiply-adds of a forward pass. ±: standard deviation over training seeds where a model has several, "
-        "else over sample seeds.</p>"
+        "multiply-adds of a forward pass. ±: standard deviation over training seeds where a model has "
+        "several, else over sample seeds.</p>"
     )
 
 
@@ -240,9 +239,10 @@ def _origin(table: Table) -> str:
         f"<details><summary>machine</summary>{page.facts(_plain(about.made))}</details>" if about.made else ""
     )
     return (
-        f"<h2>Make it again</h2><pre>{html.escape(about.command)}</pre><p class='small'>Every row is in table.csv, "
-        "every curve in losses.csv; protocols and full configs in study.json. <code>scaledit study FOLDER</code> "
-        f"makes figures, fits, verdicts and this page anew from those.</p>{protocols}{made}{declared}"
+        f"<h2>Make it again</h2><pre>{html.escape(about.command)}</pre><p class='small'>Every row is in "
+        "table.csv, every curve in losses.csv; protocols and full configs in study.json. <code>scaledit "
+        "study FOLDER</code> makes figures, fits, verdicts and this page anew from those.</p>"
+        f"{protocols}{made}{declared}"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a study's numbers say together: correlations, laws, what they predict, what to train with which compute.
+"""What a study's numbers say together: correlations, laws and what they predict, what to train.
 
     table  ->  r(log Gflops, log fd), fd = c + a C^-b, the largest model held out, frontier, iso-FLOP minima
 

@@ -1,0 +1,152 @@
+"""The paper's tables 1 to 6 to be read: as printed, beside what the formulas here give and a study measured.
+
+    table 1  sizes     2, 3  quality at 256 and 512     4  all models     5  decoders     6  U-Nets' compute
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from scaledit.evaluation.result import TITLES, Result, side_by_side
+from scaledit.models.config import SIZES, DiTConfig
+from scaledit.models.flops import count
+from scaledit.scaling import paper
+from scaledit.scaling.table import DECODER, FINAL, GUIDANCE, Row, Table
+
+
+class Shown(NamedTuple):
+    """A table as text: a column a name of `header`. note: what its columns are."""
+
+    number: int
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        rows = [dict(zip(self.header, row, strict=True)) for row in self.rows]
+        return {"table": self.number, "title": self.title, "rows": rows, "note": self.note}
+
+
+def all_tables(study: Table | None = None) -> list[Shown]:
+    """study: whose results stand below the paper's, where there are some of the kind."""
+    return [
+        _sizes(),
+        _quality(2, "DiT and others on ImageNet 256 x 256", (256, 256), _measured(study, GUIDANCE)),
+        _quality(3, "DiT and others on ImageNet 512 x 512", (512, 512), []),
+        _models(study),
+        _decoders(_measured(study, DECODER)),
+        _unets(),
+    ]
+
+
+def _sizes() -> Shown:
+    rows = []
+    for size, (depth, width, heads) in SIZES.items():
+        macs = count(DiTConfig.named(f"DiT-{size}/4", 256)).macs
+        printed = paper.size_gflops(size)
+        rows.append((f"DiT-{size}", f"{depth}", f"{width}", f"{heads}", f"{printed:g}", f"{macs / 1e9:.2f}"))
+    return Shown(
+        1,
+        "Table 1. Sizes",
+        ("", "layers", "width", "heads", "Gflops, paper", "Gflops, here"),
+        tuple(rows),
+        "Gflops: 1e9 multiply-adds of a forward pass at 32 x 32 latents, patch 4.",
+    )
+
+
+def _quality(number: int, title: str, image_size: tuple[int, int], ours: Sequence[Result]) -> Shown:
+    header, rows = side_by_side([*paper.quality(image_size), *ours])
+    note = "" if not ours else "Results of a study are of its own data: its distance compares with no other."
+    return Shown(number, f"Table {number}. {title}", tuple(header), tuple(map(tuple, rows)), note)
+
+
+def _models(study: Table | None) -> Shown:
+    computed = {(row.name, row.block, row.image_size): row for row in paper.table4()}
+    rows = []
+    for row in paper.printed():
+        here = computed[row.model, row.block, row.image_size]
+        rows.append(
+            (
+                row.model,
+                row.block,
+                f"{row.image_size}",
+                f"{row.steps_thousands}",
+                f"{row.params_millions}",
+                f"{here.params / 1e6:.2f}",
+                f"{row.gflops:.2f}",
+                f"{here.macs / 1e9:.2f}",
+                f"{row.fid:g}",
+            )
+        )
+    note = "Thousands of steps; parameters in millions; Gflops: 1e9 multiply-adds of a forward pass; FID-50K."
+    for row in study.part(FINAL) if study is not None else ():
+        rows.append(_own(row))
+    if study is not None:
+        note += f" Below: {study.about.title}, {study.about.distance}."
+    header = ("", "block", "px", "k steps", "Mparams", "here", "Gflops", "here", "FID")
+    named = ("", "block", "px", "k steps", "Mparams", "Mparams here", "Gflops", "Gflops here", "distance")
+    return Shown(4, "Table 4. All models", named if study is not None else _distinct(header), tuple(rows), note)
+
+
+def _distinct(header: Sequence[str]) -> tuple[str, ...]:
+    """Column names that programs can use as keys."""
+    return tuple(
+        f"{header[i - 1]} here" if name == "here" else name for i, name in enumerate(header)
+    )
+
+
+def _own(row: Row) -> tuple[str, ...]:
+    side = round((row.tokens * row.patch_size**2) ** 0.5)
+    fd = "" if row.fd is None else f"{row.fd:.4g}"
+    return (
+        row.name,
+        row.conditioning,
+        f"{side}",
+        f"{row.steps / 1000:g}",
+        "",
+        f"{row.params / 1e6:.3g}",
+        "",
+        f"{row.macs / 1e9:.3g}",
+        fd,
+    )
+
+
+def _decoders(ours: Sequence[Result]) -> Shown:
+    header, rows = side_by_side([*paper.decoders(), *ours])
+    title = "Table 5. Decoders, DiT-XL/2 with guidance 1.5"
+    return Shown(5, title, tuple(header), tuple(map(tuple, rows)))
+
+
+def _measured(study: Table | None, part: str) -> list[Result]:
+    """A study's results of a part, as the paper's are."""
+    from scaledit.evaluation.result import Figure
+
+    if study is None:
+        return []
+    found = []
+    for row in study.part(part):
+        figures = {
+            key: Figure(row.metrics[key], row.metrics.get(f"{key}_std"), row.metrics.get(f"{key}_real"))
+            for key in TITLES
+            if key in row.metrics
+        }
+        name = f"{study.about.name}: {row.name}"
+        name += f" (cfg={row.cfg_scale:g})" if part == GUIDANCE else f" {row.decoder}"
+        found.append(Result(name, figures, {}, ()))
+    return found
+
+
+def _unets() -> Shown:
+    rows = tuple(
+        (
+            row["model"],
+            f"{row['image_size']}",
+            f"{row['base_gflops']}",
+            "" if row["upsampler_gflops"] is None else f"{row['upsampler_gflops']}",
+            f"{row['total_gflops']}",
+        )
+        for row in paper.unets()
+    )
+    return Shown(6, "Table 6. Compute of U-Nets", ("", "px", "base Gflops", "upsampler Gflops", "total Gflops"), rows)
