@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 from scaledit.commands import common
 
@@ -23,9 +24,9 @@ def run(given: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from scaledit.scaling import comparable, paper_tables
+    from scaledit.scaling import paper_tables, table
 
-    study = None if given.study is None else comparable.study(given.study)
+    study = None if given.study is None else table.read(Path(given.study))
     chosen = [one for one in paper_tables.all_tables(study) if given.table in (None, one.number)]
     if given.json:
         print(json.dumps([one.to_json() for one in chosen]))
@@ -34,7 +35,7 @@ def run(given: argparse.Namespace) -> None:
     for one in chosen:
         shown = Table(box=None, header_style="bold", title=one.title, title_justify="left", title_style="")
         for i, name in enumerate(one.header):
-            shown.add_column(name, justify="left" if i == 0 else "right")
+            shown.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
         for row in one.rows:
             shown.add_row(*row)
         console.print(shown, soft_wrap=True)

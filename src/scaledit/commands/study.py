@@ -61,10 +61,10 @@ def run(given: argparse.Namespace) -> int:
         _refuse(given, "fast", "join", "dry_run", "workers")
         return _reported(tables.read(place), given.out or place)
     if given.study == "paper":
-        from scaledit.scaling import printed
+        from scaledit.scaling import printed_table
 
         _refuse(given, "fast", "join", "dry_run", "workers")
-        return _reported(printed.table(), given.out or Path("studies/paper"))
+        return _reported(printed_table.table(), given.out or Path("studies/paper"))
 
     from scaledit.scaling import study as studies
     from scaledit.scaling.queue import Queue

@@ -131,6 +131,15 @@ def quality(image_size: tuple[int, ...]) -> list[Result]:
     others."""
     tables: dict[tuple[int, ...], str] = {(256, 256): "table2_imagenet256", (512, 512): "table3_imagenet512"}
     table = tables.get(image_size)
+    return [] if table is None else _results(table, image_size)
+
+
+def decoders() -> list[Result]:
+    """Table 5: XL/2 at 256 with guidance 1.5, through three decoders of the same latents."""
+    return _results("table5_decoders_xl2_cfg1.5", (256, 256))
+
+
+def _results(table: str, image_size: tuple[int, ...]) -> list[Result]:
     return [
         Result(
             name=f"paper: {row['model']}",
@@ -140,8 +149,18 @@ def quality(image_size: tuple[int, ...]) -> list[Result]:
             protocol={"source": f"Peebles & Xie 2022, {table}", "image_size": list(image_size)},
             warnings=(),
         )
-        for row in (data()[table] if table else [])
+        for row in data()[table]
     ]
+
+
+def size_gflops(size: str) -> float:
+    """Table 1's Gflops of a size ("XL"), at 32 x 32 latents and patch 4."""
+    return next(row["gflops_i32_p4"] for row in data()["table1_configs"] if row["model"] == f"DiT-{size}")
+
+
+def unets() -> list[dict[str, Any]]:
+    """Table 6 as printed: model, image_size, base_gflops, upsampler_gflops (or None), total_gflops."""
+    return data()["table6_unets"]
 
 
 def throughput() -> Throughput:

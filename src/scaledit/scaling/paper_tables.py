@@ -1,6 +1,6 @@
 """The paper's tables 1 to 6 to be read: as printed, beside what the formulas here give and a study measured.
 
-    table 1  sizes     2, 3  quality at 256 and 512     4  all models     5  decoders     6  U-Nets' compute
+table 1  sizes     2, 3  quality at 256 and 512     4  all models     5  decoders     6  U-Nets' compute
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from scaledit.evaluation.result import TITLES, Result, side_by_side
+from scaledit.evaluation.result import TITLES, Figure, Result, side_by_side
 from scaledit.models.config import SIZES, DiTConfig
 from scaledit.models.flops import count
 from scaledit.scaling import paper
@@ -80,28 +80,22 @@ def _models(study: Table | None) -> Shown:
                 f"{row.fid:g}",
             )
         )
-    note = "Thousands of steps; parameters in millions; Gflops: 1e9 multiply-adds of a forward pass; FID-50K."
-    for row in study.part(FINAL) if study is not None else ():
-        rows.append(_own(row))
-    if study is not None:
-        note += f" Below: {study.about.title}, {study.about.distance}."
-    header = ("", "block", "px", "k steps", "Mparams", "here", "Gflops", "here", "FID")
-    named = ("", "block", "px", "k steps", "Mparams", "Mparams here", "Gflops", "Gflops here", "distance")
-    return Shown(4, "Table 4. All models", named if study is not None else _distinct(header), tuple(rows), note)
-
-
-def _distinct(header: Sequence[str]) -> tuple[str, ...]:
-    """Column names that programs can use as keys."""
-    return tuple(
-        f"{header[i - 1]} here" if name == "here" else name for i, name in enumerate(header)
+    note = (
+        "Thousands of steps; millions of parameters; Gflops (1e9 multiply-adds of a forward pass); FID-50K."
     )
+    if study is not None:
+        rows += map(_own, study.part(FINAL))
+        note += f" Below: {study.about.title}, {study.about.distance}."
+    distance = "FID" if study is None else "distance"
+    header = ("", "block", "px", "k steps", "M", "M here", "G", "G here", distance)
+    return Shown(4, "Table 4. All models", header, tuple(rows), note)
 
 
 def _own(row: Row) -> tuple[str, ...]:
     side = round((row.tokens * row.patch_size**2) ** 0.5)
     fd = "" if row.fd is None else f"{row.fd:.4g}"
     return (
-        row.name,
+        row.name.replace(f" {row.conditioning}", ""),
         row.conditioning,
         f"{side}",
         f"{row.steps / 1000:g}",
@@ -121,8 +115,6 @@ def _decoders(ours: Sequence[Result]) -> Shown:
 
 def _measured(study: Table | None, part: str) -> list[Result]:
     """A study's results of a part, as the paper's are."""
-    from scaledit.evaluation.result import Figure
-
     if study is None:
         return []
     found = []
@@ -149,4 +141,5 @@ def _unets() -> Shown:
         )
         for row in paper.unets()
     )
-    return Shown(6, "Table 6. Compute of U-Nets", ("", "px", "base Gflops", "upsampler Gflops", "total Gflops"), rows)
+    header = ("", "px", "base Gflops", "upsampler Gflops", "total Gflops")
+    return Shown(6, "Table 6. Compute of U-Nets", header, rows)

@@ -118,7 +118,7 @@ def load(study: str) -> Study:
 
 
 def _read(study: str, extended_by: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
-    """The TOML of a study over that of the one it extends (tables are merged, lists replaced), and its text."""
+    """A study over the one it extends (tables are merged, lists replaced), and the text of both."""
     if study in extended_by:
         raise UsageError(f"studies extend each other in a circle: {' -> '.join([*extended_by, study])}")
     path = Path(study) if study.endswith(".toml") or "/" in study else STUDIES / f"{study}.toml"

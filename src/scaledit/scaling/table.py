@@ -128,16 +128,14 @@ class Table:
         return [row for row in self.rows if row.part == part and where(row)]
 
     def models(self) -> list[Row]:
-        """The grid of sizes and patches after all of its training: the first block design and the most steps
-        that most models share, a row a (size, patch), seeds averaged; from the fewest multiply-adds on."""
-        final = self.part(FINAL)
-        blocks = [row.conditioning for row in final]
-        steps = [row.steps for row in final]
-        block = max(blocks, key=blocks.count, default="")
-        usual = max(steps, key=steps.count, default=0)
-        rows = [row for row in final if row.conditioning == block and row.steps == usual]
-        side = [row.tokens * row.patch_size**2 for row in rows]
-        rows = [row for row, area in zip(rows, side, strict=True) if area == max(side, key=side.count)]
+        """The grid of sizes and patches after all of its training: of what else varies (block design, steps,
+        image size, settings) the value that most results have, a row a (size, patch), seeds averaged; from
+        the fewest multiply-adds on."""
+        rows = self.part(FINAL)
+        for of in _BESIDES:
+            values = [of(row) for row in rows]
+            usual = max(values, key=values.count, default=None)
+            rows = [row for row, value in zip(rows, values, strict=True) if value == usual]
         return sorted(over_seeds(rows, lambda row: (row.size, row.patch_size)), key=lambda row: row.macs)
 
     def blocks(self) -> list[Row]:
@@ -151,6 +149,15 @@ class Table:
         model = max(designs, key=lambda key: len(designs[key]))
         rows = [row for row in final if (row.size, row.patch_size, row.tokens, row.steps) == model]
         return over_seeds(rows, lambda row: (row.conditioning,))
+
+
+_BESIDES: tuple[Callable[[Row], Any], ...] = (
+    lambda row: row.conditioning,
+    lambda row: row.steps,
+    lambda row: row.tokens * row.patch_size**2,
+    lambda row: dict(row.settings),
+)
+"""What a grid of sizes and patches is read at one value of."""
 
 
 def over_seeds(rows: Iterable[Row], key: Callable[[Row], tuple[Any, ...]]) -> list[Row]:

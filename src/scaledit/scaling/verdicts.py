@@ -368,7 +368,8 @@ CLAIMS: dict[str, tuple[str, str, str, Test]] = {
         "Guidance lowers the distance up to a point, and trades recall for precision (tables 2, 3).",
         "Holds if the lowest distance is at a scale between none and the largest, below the unguided one by "
         "more than twice the spread over sample seeds, and from none to the largest precision rises and "
-        "recall falls; does not if the distance rises at once by as much, or precision and recall do otherwise.",
+        "recall falls; does not if the distance rises at once by as much, or precision and recall do not "
+        "move so.",
         "14-guidance",
         guidance_helps,
     ),
