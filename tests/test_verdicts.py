@@ -39,8 +39,8 @@ def row(size: str, patch: int, fd: float, seed: int = 0, block: str = "adaln_zer
 
 
 def made(exponent: float = 0.5, spread: float = 0.02, late: float = 0.2, seeds: int = 3) -> Table:
-    """fd = 40 (Gflops / 0.1)^-exponent steps^-late e^(spread z), over sizes, patches and seeds, while training and
-    after; blocks, sampling and guidance as the paper has them."""
+    """fd = 40 (Gflops / 0.1)^-exponent steps^-late e^(spread z), over sizes, patches and seeds, over training;
+    blocks, sampling and guidance as the paper has them."""
     draw = np.random.default_rng(5)
 
     def fd(one: Row, factor: float = 1.0) -> float:
