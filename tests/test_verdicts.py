@@ -39,7 +39,7 @@ def row(size: str, patch: int, fd: float, seed: int = 0, block: str = "adaln_zer
 
 
 def made(exponent: float = 0.5, spread: float = 0.02, late: float = 0.2, seeds: int = 3) -> Table:
-    """fd = 40 (Gflops / 0.1)^-exponent steps^-late e^(spread z), over sizes, patches and seeds, over training;
+    """fd = 40 (Gflops / 0.1)^-exponent steps^-late e^(spread z), over sizes, patches, seeds and training;
     blocks, sampling and guidance as the paper has them."""
     draw = np.random.default_rng(5)
 
