@@ -17,7 +17,7 @@ import numpy as np
 
 from scaledit.scaling import fits
 from scaledit.scaling.compare import Comparison, Mean, Outcome, compare, counted, means, noise, outcome
-from scaledit.scaling.table import FINAL, GUIDANCE, SAMPLING, TRAINING, Row, Table
+from scaledit.scaling.table import DECODER, FINAL, GUIDANCE, SAMPLING, TRAINING, Row, Table
 
 EQUAL_GFLOPS = 1.2
 """Models count as of equal compute when their multiply-adds differ by less than this factor."""
@@ -289,11 +289,13 @@ def _ends(values: Sequence[float | None]) -> str:
 def guidance_channels(table: Table) -> Found:
     """fd at scale 1 + x on three channels, and at 1 + 3x/4 on all, where both were measured."""
     rows = {
-        (row.name, row.cfg_channels, row.cfg_scale): row for row in table.part(GUIDANCE) if row.fd is not None
+        (row.name, row.cfg_channels, round(row.cfg_scale, 6)): row
+        for row in table.part(GUIDANCE)
+        if row.fd is not None
     }
     pairs = []
     for (name, channels, scale), row in rows.items():
-        other = rows.get((name, "all", 1 + 0.75 * (scale - 1)))
+        other = rows.get((name, "all", round(1 + 0.75 * (scale - 1), 6)))
         if channels == "3" and scale != 1 and other is not None and other.fd and row.fd:
             pairs.append((name, scale, other.cfg_scale, row.fd / other.fd))
     if not pairs:
@@ -303,6 +305,15 @@ def guidance_channels(table: Table) -> Found:
         f"{name}: {scale:g} on three over {other:g} on all {ratio:.2f}" for name, scale, other, ratio in pairs
     )
     return Found("holds" if alike else "does not hold", said, {"pairs": pairs})
+
+
+def decoders_alike(table: Table) -> Found:
+    fd = {row.decoder: row.fd for row in table.part(DECODER) if row.fd}
+    if len(fd) < 2:
+        return NOTHING
+    ratio = max(fd.values()) / min(fd.values())
+    said = ", ".join(f"{name} {value:.4g}" for name, value in fd.items())
+    return Found("holds" if ratio <= ALIKE else "does not hold", f"{said}: a factor {ratio:.2f}", {"fd": fd})
 
 
 Test = Callable[[Table], Found]
@@ -378,5 +389,11 @@ CLAIMS: dict[str, tuple[str, str, str, Test]] = {
         f"Holds if the distances are within a factor {ALIKE} of each other.",
         "14-guidance",
         guidance_channels,
+    ),
+    "decoders": (
+        "Another decoder of the same latents changes the distance little (table 5).",
+        f"Holds if the distances through all decoders are within a factor {ALIKE}; else it does not.",
+        "02-best",
+        decoders_alike,
     ),
 }
