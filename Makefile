@@ -84,7 +84,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 -m "not slow and not faults"
 
 test-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
 test-faults: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m faults tests/faults --table docs/reliability.md

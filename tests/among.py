@@ -34,7 +34,8 @@ from scaledit.training.state import TrainState
 from tiny import tiny
 
 ALONE = Ranks(torch.device("cpu"))
-PATIENCE = 240.0
+PATIENCE = 600.0
+"""Seconds until ranks are taken to be stuck: other tests run beside them."""
 
 
 @dataclass(frozen=True)

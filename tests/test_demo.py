@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import pictures
-from scaledit import load
-from scaledit.evaluation.judge import drawn, open_judge
-from scaledit.evaluation.result import Figure
+from demos import SCALEDIT, scores, trained
+from layouts import official_state, random_dit
+from scaledit import DiTConfig
+from scaledit.autoencoders.config import AutoencoderConfig
+from scaledit.training.autoencoder_state import build
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]  # one process, one demo
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-# All cores: the tests' own limit of one thread is for many small tests side by side.
-ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-SCALEDIT = [sys.executable, "-m", "scaledit.cli"]
-
-
-def scores(run: Path, cfg_scale: float) -> dict[str, Figure]:
-    pipeline = load(run)
-    config = replace(pipeline.config.evaluate, cfg_scale=cfg_scale, seed=11, num=360, labels="equal")
-    judge = open_judge(replace(config, reference="digits"))
-    return dict(judge.score(drawn(judge, pipeline, config)).figures)
-
-
-def train(recipe: str, folder: Path, *overrides: str) -> Path:
-    out = folder / "runs" / ("demo" if recipe == "digits" else recipe)
-    command = [*SCALEDIT, "train", recipe, "--out", str(out), "--resume", "auto", *overrides]
-    subprocess.run(command, check=True, env=ENVIRONMENT, cwd=folder)
-    return out
+SHORT = ("train.steps=20", "evaluate.num=20")
+"""The commands are the README's, the length of training and judging is not."""
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train("digits", tmp_path_factory.mktemp("demo"))
+    return trained("digits", tmp_path_factory.mktemp("demo") / "runs" / "demo")
 
 
 @pytest.mark.parametrize("cfg_scale", [1.0, 1.5])
@@ -70,35 +56,38 @@ def test_report_says_it(demo: Path):
         assert part in page
 
 
+@pytest.fixture(scope="module")
+def folder(demo: Path) -> Path:
+    """Where the README's commands are typed: the demo, pictures, and stand-ins of what one downloads: the
+    smallest of the paper's models for its largest, and a small autoencoder."""
+    where = demo.parent.parent
+    pictures.tree(where / "pictures")
+    torch.save(official_state(random_dit(DiTConfig.named("DiT-S/8"))), where / "DiT-XL-2-256x256.pt")
+    autoencoder = build(AutoencoderConfig(widths=(8, 8, 8, 8)), 256, seed=0)
+    autoencoder.save_pretrained(where / "stabilityai" / "sd-vae-ft-mse")
+    return where
+
+
 def commands() -> list[str]:
     found = re.findall(r"^    (scaledit .+)$", README, re.MULTILINE)
     assert len(found) >= 4
     return found
 
 
-@pytest.mark.parametrize("command", commands())
-def test_commands_of_the_readme(demo: Path, command: str):
-    words = shlex.split(command)[1:]
-    if not (demo.parent.parent / "pictures").exists():
-        pictures.tree(demo.parent.parent / "pictures")
+@pytest.mark.parametrize("command", commands())  # in their order: later ones use what earlier ones made
+def test_commands_of_the_readme(folder: Path, command: str):
+    words = shlex.split(command, comments=True)[1:]
     if "train" in words[:2]:
-        words.append("train.steps=20")  # the command is the README's, the length is not
-    done = subprocess.run(
-        [*SCALEDIT, *words], env=ENVIRONMENT, cwd=demo.parent.parent, capture_output=True, text=True
-    )
+        words += SHORT
+    done = subprocess.run([*SCALEDIT, *words], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-def test_python_of_the_readme(demo: Path):
+def test_python_of_the_readme(folder: Path):
     [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     code += (
         "\nassert images.shape == (3, 8, 8, 3) and str(images.dtype) == 'uint8' and x.shape == (3, 1, 8, 8)"
     )
     # Both ways of the README give the same pictures: the run's settings are DPM-Solver++ with 12 steps.
     code += "\nfrom scaledit.images import to_uint8; assert abs(to_uint8(x).astype(int) - images).max() <= 1"
-    subprocess.run([sys.executable, "-c", code], check=True, env=ENVIRONMENT, cwd=demo.parent.parent)
-
-
-def test_the_papers_objective(tmp_path: Path):
-    run = train("digits-paper", tmp_path, "sample.every=0")
-    assert scores(run, cfg_scale=1.0)["class_accuracy"].value >= 0.90
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=folder)

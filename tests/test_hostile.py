@@ -264,17 +264,16 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> Refusals:
         "from scaledit.errors import RunError, UsageError\n"
         "from scaledit.interop.convert import open_model\n"
         "from scaledit.interop.infer import Hints\n"
-        "def peak():\n"
-        "    lines = open('/proc/self/status').read().splitlines()\n"
-        "    return next(int(line.split()[1]) for line in lines if line.startswith('VmHWM')) / 1024\n"
+        "from scaledit.machine import peak_memory\n"
         "try: open_model(Path(sys.argv[1]) / 'text.pt', Hints(heads=2))\n"
         "except UsageError: pass\n"
-        "before = peak()\n"
+        "before = peak_memory()\n"
         "for name in sys.argv[2:]:\n"
         "    began, message = sum(os.times()[:4]), 'accepted'\n"
         "    try: open_model(Path(sys.argv[1]) / name, Hints(heads=2))\n"
         "    except (UsageError, RunError) as error: message = str(error)\n"
-        "    print(json.dumps([name, message, sum(os.times()[:4]) - began, peak() - before]), flush=True)\n"
+        "    above = (peak_memory() - before) / 2**20\n"
+        "    print(json.dumps([name, message, sum(os.times()[:4]) - began, above]), flush=True)\n"
     )
     names = [f"{make.__name__}.pt" for make in PICKLES]
     done = subprocess.run(
@@ -285,7 +284,7 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> Refusals:
     return {name.removesuffix(".pt"): (message, seconds, above) for name, message, seconds, above in answers}
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads its memory from /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's own peak of memory")
 @pytest.mark.parametrize("make", PICKLES, ids=lambda make: make.__name__)
 def test_refused_soon_in_little_memory_and_never_run(make: Make, refusals: Refusals):
     message, seconds, above = refusals[make.__name__]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -40,6 +42,20 @@ def test_measuring_draws_nothing_from_the_global_generator():
     before = torch.get_rng_state()
     machine.roof()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's own peak of memory")
+def test_memory_is_that_of_the_process_and_not_of_the_one_that_started_it():
+    code = (
+        "from scaledit.machine import peak_memory; before = peak_memory()\n"
+        "held = b'1' * 2**27; del held; print(before, peak_memory())"
+    )
+    held = torch.ones(2**27)  # 512 MiB
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert machine.peak_memory() > 4 * len(held)
+    assert before < 2**27
+    assert abs(after - before - 2**27) < 2**24
 
 
 def test_results_say_the_same_of_a_machine_as_they_did():

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
 from among import Job, Trained, across, alone
+from saved import identical, weights
 from scaledit import checkpoint, load
 from scaledit.data.order import samples_at
 from scaledit.data.sets import digits
@@ -98,18 +97,6 @@ def test_two_ranks_train_as_one_process(tmp_path: Path):
     assert all(value.dtype == torch.float32 for value in two["shards"].weights.values())
 
 
-def tensors(folder: Path) -> dict[str, Tensor]:
-    """Of all files of a checkpoint, shards apart."""
-    files = sorted(folder.rglob("*.safetensors"))
-    return {
-        f"{file.relative_to(folder)}:{key}": value for file in files for key, value in load_file(file).items()
-    }
-
-
-def final(out: Path, steps: int) -> dict[str, Tensor]:
-    return tensors(out / "checkpoints" / checkpoint.folder_name(steps))
-
-
 def losses(out: Path) -> list[float]:
     return [line["loss"] for line in log.read(out) if line["event"] == "stepped"]
 
@@ -143,9 +130,8 @@ def test_a_run_goes_on_with_other_ranks(tmp_path: Path):
     check_culprits(found["poisoned"].events, bad)
     assert not [trained.error for trained in found.values() if trained.error]
     for kind in ("ddp", "fsdp"):
-        whole, parts = final(tmp_path / f"{kind}-whole", 20), final(tmp_path / f"{kind}-parts", 20)
-        assert whole.keys() == parts.keys()
-        assert all(torch.equal(whole[key], parts[key]) for key in whole), kind
+        whole, parts = weights(tmp_path / f"{kind}-whole", 20), weights(tmp_path / f"{kind}-parts", 20)
+        assert identical(whole, parts), kind
 
     sharded = tmp_path / "kinds" / "checkpoints" / checkpoint.folder_name(20)
     names = {str(file.relative_to(sharded)) for file in sharded.rglob("*") if file.is_file()}
@@ -160,7 +146,7 @@ def test_a_run_goes_on_with_other_ranks(tmp_path: Path):
         assert isinstance(last.events[0], Started)
         assert (last.events[0].step, last.error) == (20, "")
         assert off(losses(tmp_path / name), losses(tmp_path / "whole")) < 1e-6
-        a, b = final(tmp_path / name, 30), final(tmp_path / "whole", 30)
+        a, b = weights(tmp_path / name, 30), weights(tmp_path / "whole", 30)
         assert a.keys() == b.keys()
         assert max(float((a[key] - b[key]).abs().max()) for key in a) < 1e-6, name
     # What ran out of memory may go on in smaller parts.

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from torch import Tensor
 
 from among import ALONE, Job, across, alone
+from saved import identical, weights
 from scaledit import checkpoint
 from scaledit.config import TrainConfig
 from scaledit.data.order import samples_at
@@ -78,19 +77,6 @@ def events_of(job: Job) -> list[Event]:
     return trained.events
 
 
-def final(out: Path) -> dict[str, Tensor]:
-    folder = checkpoint.find(out / "checkpoints")[-1]
-    return {
-        f"{file.stem}/{key}": value
-        for file in folder.glob("*.safetensors")
-        for key, value in load_file(file).items()
-    }
-
-
-def identical(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_goes_back_and_leaves_the_batches_out(workers: int, tmp_path: Path):
     """What it trains then is what a run would that never saw those two batches."""
@@ -114,7 +100,7 @@ def test_a_run_goes_back_and_leaves_the_batches_out(workers: int, tmp_path: Path
     for _ in range(STEPS - SPIKE):
         never.advance()
     expected = {f"{part}/{key}": value for part, held in never.held().items() for key, value in held.items()}
-    assert identical(final(tmp_path / "run"), expected)
+    assert identical(weights(tmp_path / "run"), expected)
 
     lines = log.read(tmp_path / "run")
     assert [line["step"] for line in lines if line["event"] == "stepped"] == list(range(1, STEPS + 1))
@@ -129,7 +115,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     """How the poisoned run ends that nobody stops."""
     out = tmp_path_factory.mktemp("undisturbed") / "run"
     assert sum(isinstance(event, RolledBack) for event in events_of(poisoned(out))) == 2
-    return final(out)
+    return weights(out)
 
 
 @pytest.mark.parametrize("moment", ["spiked", "back once", "back twice", "saved after"])
@@ -150,7 +136,7 @@ def test_killed_around_a_roll_back_it_ends_in_the_same_bits(
             break
     events.close()  # pyright: ignore[reportAttributeAccessIssue]
     events_of(job)
-    assert identical(final(tmp_path / "parts"), undisturbed)
+    assert identical(weights(tmp_path / "parts"), undisturbed)
     manifest = json.loads(
         (checkpoint.find(tmp_path / "parts" / "checkpoints")[-1] / "manifest.json").read_text()
     )

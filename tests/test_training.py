@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
+from saved import identical, weights
 from scaledit import checkpoint, load
 from scaledit.config import EMAConfig, OptimizerConfig, RunConfig
 from scaledit.data.sets import digits
@@ -34,20 +33,6 @@ def run(config: RunConfig, out: Path, **options) -> list[Event]:
         listen(event)
         events.append(event)
     return events
-
-
-def final_weights(out: Path) -> dict[str, Tensor]:
-    """Every tensor of the latest checkpoint: weights, average, optimizer, time distribution."""
-    folder = checkpoint.find(out / "checkpoints")[-1]
-    return {
-        f"{file.stem}/{key}": value
-        for file in folder.glob("*.safetensors")
-        for key, value in load_file(file).items()
-    }
-
-
-def identical(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 def stop_after(config: RunConfig, out: Path, saves: int, **options) -> None:
@@ -78,7 +63,7 @@ def test_resumed_run_ends_bit_identical(tmp_path: Path, recipe: str, overrides: 
     resumed = run(config, tmp_path / "parts", resume="auto")
     assert isinstance(resumed[0], Started)
     assert resumed[0].step == 15
-    assert identical(final_weights(tmp_path / "whole"), final_weights(tmp_path / "parts"))
+    assert identical(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     losses = [event.loss for event in whole if isinstance(event, Stepped)]
     logged = [record["loss"] for record in log.read(tmp_path / "parts") if record["event"] == "stepped"]
     assert logged == losses  # every step once, also those that were done twice
@@ -89,10 +74,10 @@ def test_training_learns_and_finished_run_is_left_alone(tmp_path: Path):
     events = run(config, tmp_path / "run")
     losses = [event.loss for event in events if isinstance(event, Stepped)]
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
-    before = final_weights(tmp_path / "run")
+    before = weights(tmp_path / "run")
     again = run(config, tmp_path / "run", resume="auto")
     assert [type(event) for event in again] == [Started, Finished]
-    assert identical(before, final_weights(tmp_path / "run"))
+    assert identical(before, weights(tmp_path / "run"))
     longer = tiny("train.steps=70", "checkpoint.every=30")  # without decay a run may be extended
     assert isinstance(run(longer, tmp_path / "run", resume="auto")[-1], Finished)
 
@@ -133,7 +118,7 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path: Path):
     skipped = [event for event in events if isinstance(event, Skipped)]
     assert 0 < len(skipped) < 30
     assert events[-1] == Finished(30, events[-1].seconds, len(skipped))
-    assert all(bool(value.isfinite().all()) for value in final_weights(tmp_path / "run").values())
+    assert all(bool(value.isfinite().all()) for value in weights(tmp_path / "run").values())
     state = TrainState.create(config, digits(), ALONE)
     state.advance()
     before = {key: value.clone() for part in state.held().values() for key, value in part.items()}
@@ -159,8 +144,8 @@ def test_weights_that_overflowed_are_never_saved(tmp_path: Path):
     with pytest.raises(RunError, match=r"not finite.*learning_rate"):
         run(config, tmp_path / "run")
     for folder in checkpoint.find(tmp_path / "run" / "checkpoints"):
-        weights = checkpoint.open_checkpoint(folder).tensors("model")
-        assert all(bool(value.isfinite().all()) for value in weights.values())
+        model = checkpoint.open_checkpoint(folder).tensors("model")
+        assert all(bool(value.isfinite().all()) for value in model.values())
 
 
 @pytest.mark.parametrize(
@@ -190,7 +175,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_gone_on_from(tmp_path:
     aside = tmp_path / "run" / "checkpoints" / "damaged-step-00000008"
     assert {path.name: path.read_bytes() for path in aside.iterdir()} == before
     assert started.step == 4
-    assert identical(final_weights(tmp_path / "run"), final_weights(tmp_path / "whole"))
+    assert identical(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

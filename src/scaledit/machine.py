@@ -1,4 +1,4 @@
-"""On what something was measured, and how much the machine can do at best.
+"""On what something was measured, how much the machine can do at best, and how much memory a process took.
 
     roof = 2 n^3 / the shortest time of a product of two n x n matrices        (a multiply-add counts two)
 
@@ -10,6 +10,8 @@ from __future__ import annotations
 import functools
 import math
 import platform
+import resource
+import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -91,6 +93,20 @@ def seconds(call: Callable[[], object], repeats: int = 3) -> float:
         call()
         times.append(time.perf_counter() - began)
     return min(times)
+
+
+def peak_memory() -> int:
+    """Bytes of memory that this process has held at once, at most."""
+    try:
+        status = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        status = []
+    for line in status:
+        # Not ru_maxrss, which in Linux starts at the peak of the process that started this one.
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def described() -> dict[str, Any]:

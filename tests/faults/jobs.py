@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from scaledit import checkpoint
 from tiny import TINY
@@ -183,22 +182,10 @@ def newest(out: Path) -> checkpoint.Checkpoint:
     return found
 
 
-def weights(out: Path, step: int) -> dict[str, torch.Tensor]:
-    """All that the checkpoint of `step` holds: weights, average, optimizer."""
-    folder = out / "checkpoints" / checkpoint.folder_name(step)
-    checkpoint.open_checkpoint(folder).verify()
-    files = sorted(folder.rglob("*.safetensors"))
-    return {f"{file.name}/{key}": value for file in files for key, value in load_file(file).items()}
-
-
 def contents(out: Path) -> dict[Path, bytes]:
     """Every file of a run folder but those that only running jobs need."""
     files = (path for path in out.rglob("*") if path.is_file() and ".run" not in path.parts)
     return {path: path.read_bytes() for path in files}
-
-
-def identical(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 @contextlib.contextmanager

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import jobs
 import pytest
-from jobs import identical, start, start_ranks, weights
+from jobs import start, start_ranks
 
+from saved import identical, weights
 from scaledit import checkpoint
 from scaledit.errors import RunError
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import jobs
 import pytest
-from jobs import identical, start, start_ranks, weights
+from jobs import start, start_ranks
+
+from saved import identical, weights
 
 pytestmark = pytest.mark.faults
 KEY_BIASES = "qkv.bias"

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import jobs
 import pytest
-from jobs import identical, reaches, start, start_ranks, status, steps_logged, until, weights
+from jobs import reaches, start, start_ranks, status, steps_logged, until
 from safetensors.torch import load_file
 
 from pictures import tree
+from saved import identical, weights
 from scaledit import checkpoint
 
 pytestmark = pytest.mark.faults

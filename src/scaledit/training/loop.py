@@ -7,8 +7,6 @@ All ranks go through the same loop and come to the same decisions; the first one
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -304,8 +302,7 @@ def memory(device: torch.device) -> int:
     """Bytes, as in events.Stepped."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    return machine.peak_memory()
 
 
 def due(step: int, every: int) -> bool:

@@ -1,0 +1,35 @@
+"""Whole demos, trained by the command line in a process of its own, and how good they are."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from scaledit import load
+from scaledit.evaluation.judge import drawn, open_judge
+from scaledit.evaluation.result import Figure
+
+SCALEDIT = [sys.executable, "-m", "scaledit.cli"]
+
+
+def trained(recipe: str, out: Path, *overrides: str) -> Path:
+    subprocess.run([*SCALEDIT, "train", recipe, "--out", str(out), *overrides], check=True)
+    return out
+
+
+def scores(run: Path, cfg_scale: float) -> dict[str, Figure]:
+    """Of 360 digits, as many of each class, for each of three seeds."""
+    pipeline = load(run)
+    config = replace(
+        pipeline.config.evaluate,
+        reference="digits",
+        cfg_scale=cfg_scale,
+        seed=11,
+        num=360,
+        seeds=3,
+        labels="equal",
+    )
+    judge = open_judge(config)
+    return dict(judge.score(drawn(judge, pipeline, config)).figures)
