@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -27,13 +26,16 @@ def one_thread():
 
 def test_the_roof_is_the_rate_of_a_matrix_product_in_its_own_precision():
     before = torch.get_float32_matmul_precision()
-    roof = machine.roof("cpu", "fp32")
     a, b = torch.randn(768, 768), torch.randn(768, 768)
-    measured = 2 * 768**3 / machine.seconds(lambda: a @ b, repeats=10)
-    assert 0.4 < roof / measured < 2.5  # other people's programs come and go
-    began = time.perf_counter()
-    assert machine.roof(torch.device("cpu")) == roof  # measured once a process
-    assert time.perf_counter() - began < 0.01
+    for _ in range(5):  # other people's programs come and go
+        machine._roof.cache_clear()
+        roof = machine.roof("cpu", "fp32")
+        measured = 2 * 768**3 / machine.seconds(lambda: a @ b, repeats=10)
+        if 0.4 < roof / measured < 2.5:
+            break
+    else:
+        pytest.fail(f"{roof / measured:.2g} times the rate of a product, five times over")
+    assert machine.roof(torch.device("cpu")) == roof  # measured once a process: two measurements differ
     assert machine.roof("cpu", "bf16") != roof
     assert torch.get_float32_matmul_precision() == before
 
