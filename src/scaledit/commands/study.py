@@ -102,7 +102,9 @@ def _refuse(given: argparse.Namespace, *names: str) -> None:
 def _reported(table: Table, folder: Path) -> int:
     from scaledit.report import study as report
 
-    print(f"the report is {report.write(table, folder)}")
+    with common.shown_progress("drawing figures") as progress:
+        page = report.write(table, folder, progress)
+    print(f"the report is {page}")
     return DONE
 
 

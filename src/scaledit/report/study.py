@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,18 +30,19 @@ COLOURS = {"holds": "#1a7f37", "does not hold": "#b3261e", "undecided": "#8a6100
 SHOWN = ("class_accuracy", "precision", "recall", "inception_score", "sfid", "nearest")
 """Metrics in the tables of results, where there are; the figure of metrics has all."""
 DPI = 200
+PROGRESS = Callable[[int, int], None]
 
 
-def write(table: Table, folder: Path) -> Path:
-    """Makes everything in `folder`, and gives the path of the report."""
+def write(table: Table, folder: Path, progress: PROGRESS = lambda done, total: None) -> Path:
+    """Makes everything in `folder`, and gives the path of the report. progress: over the figures."""
     tables.write(table, folder)
     found, said = findings(table), verdicts(table)
     drawn = figures(table, found)
     (folder / FIGURES).mkdir(exist_ok=True)
-    pictures = {name: _png(one) for name, one in drawn.items()}
-    for name, png in pictures.items():
+    for done, (name, one) in enumerate(drawn.items()):
         with whole(folder / FIGURES / name) as file:
-            file.write(png)
+            file.write(_png(one))
+        progress(done + 1, len(drawn))
     for name, value in ((FITS, found.to_json()), (VERDICTS, to_json(table, said))):
         with whole(folder / name) as file:
             file.write((json.dumps(value, indent=1) + "\n").encode())
@@ -49,7 +50,7 @@ def write(table: Table, folder: Path) -> Path:
         _head(table),
         _verdicts(said),
         _fits(table, found),
-        *(_figure(drawn[name], png) for name, png in pictures.items()),
+        *(_figure(name, one) for name, one in drawn.items()),
         _results("The grid, at the end of training", table, table.models()),
         _results("Block designs", table, table.blocks()) if len(table.blocks()) > 1 else "",
         _results("Guidance", table, table.part(tables.GUIDANCE), guided=True),
@@ -114,11 +115,11 @@ def _head(table: Table) -> str:
         + ("" if about.floor is None else f"; real images that were held out score {about.floor:.3g}"),
         "Training": f"{scientific(train)} multiply-adds",
     }
-    if about.made:
+    if "hours" in about.made:  # a study that was run, not printed
         facts["Drawing"] = f"{scientific(sampled)} multiply-adds"
         facts["Made on"] = html.escape(
-            f"{about.made.get('processor')}, {about.made.get('hours')} hours of one worker, "
-            f"torch {about.made.get('torch')}, scaledit {about.made.get('scaledit')}"
+            f"{about.made['processor']}, {about.made['hours']} hours of one worker, torch "
+            f"{about.made['torch']}, scaledit {about.made['scaledit']}"
         )
     facts["Make it again"] = f"<code>{html.escape(about.command)}</code>"
     return page.facts(facts)
@@ -182,9 +183,11 @@ def _fits(table: Table, found: Findings) -> str:
     return f"<h2>Fits</h2>{page.facts(rows)}<p class='small'>Compute in multiply-adds.</p>" if rows else ""
 
 
-def _figure(one: Drawn, png: bytes) -> str:
+def _figure(name: str, one: Drawn) -> str:
+    """Beside the page, not in it: the folder is the whole."""
+    title = html.escape(one.title)
     return (
-        f"<h2>{html.escape(one.title)}</h2>{page.image(png, width=1000, alt=one.title)}"
+        f"<h2>{title}</h2><img alt='{title}' style='width:1000px' src='{FIGURES}/{html.escape(name)}'>"
         f"<p class='small'>{html.escape(one.name)}. {html.escape(one.caption)}</p>"
     )
 

@@ -1,0 +1,75 @@
+"""A study's page is a function of its table: the committed ones can be made again, byte for byte."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from scaledit import cli
+from scaledit.scaling.verdicts import CLAIMS
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("paper") / "study"
+    assert cli.main(["study", "paper", "--out", str(folder)]) == 0
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_made_again_from_its_table_it_is_the_same(paper: Path, tmp_path: Path, capsys):
+    assert cli.main(["study", str(paper), "--out", str(tmp_path / "again")]) == 0
+    assert str(tmp_path / "again" / "report.html") in capsys.readouterr().out
+    assert contents(tmp_path / "again") == contents(paper)
+
+
+def test_the_page_says_every_verdict_and_shows_every_figure(paper: Path):
+    page = (paper / "report.html").read_text(encoding="utf-8")
+    held = json.loads((paper / "verdicts.json").read_text())
+    assert [one["key"] for one in held["verdicts"]] == list(CLAIMS)
+    for one in held["verdicts"]:
+        assert one["outcome"] in ("holds", "does not hold", "undecided", "not measured")
+        assert one["outcome"] in page
+    shown = re.findall(r"src='(figures/[^']+)'", page)
+    assert shown == sorted(f"figures/{path.name}" for path in (paper / "figures").iterdir())
+    assert "08-compute.png" in page and "scaledit study paper" in page
+    assert not re.search(r"\b(nan|None)\b", re.sub(r"<[^>]+>", " ", page))
+
+
+def test_fits_for_programs(paper: Path):
+    fits = json.loads((paper / "fits.json").read_text())
+    assert fits["correlation_gflops"]["r"] == pytest.approx(-0.9355, abs=1e-4)
+    assert fits["held_out"]["actual"] == 19.47
+    assert [point["name"] for point in fits["frontier"]][:3] == ["S/8", "S/4", "B/4"]
+
+
+@pytest.mark.parametrize("option", [["--fast"], ["--join"], ["--dry-run"], ["--workers", "2"]])
+def test_a_table_is_not_run(paper: Path, capsys, option: list[str]):
+    assert cli.main(["study", str(paper), *option]) == 2
+    assert f"{option[0]} is for a study to run" in capsys.readouterr().err
+
+
+def test_an_unknown_study_is_answered_with_the_nearest(capsys):
+    assert cli.main(["study", "digit"]) == 2
+    assert "did you mean 'digits'" in capsys.readouterr().err
+
+
+def test_tables_of_the_paper(paper: Path, capsys):
+    assert cli.main(["paper", "--json"]) == 0
+    tables = {one["table"]: one["rows"] for one in json.loads(capsys.readouterr().out)}
+    assert sorted(tables) == [1, 2, 3, 4, 5, 6]
+    assert len(tables[4]) == 19 and tables[4][11]["M here"] == "674.83" and tables[4][11]["FID"] == "19.47"
+    assert tables[1][3]["Gflops, here"] == "29.04" and tables[1][3]["Gflops, paper"] == "29.1"
+    assert [row["FID"] for row in tables[5]] == ["2.46", "2.3", "2.27"]
+    assert tables[6][3] == {
+        "": "ADM-U", "px": "256", "base Gflops": "110", "upsampler Gflops": "632", "total Gflops": "742"
+    }  # fmt: skip
+    assert cli.main(["paper", "--table", "4", "--study", str(paper), "--json"]) == 0
+    [beside] = json.loads(capsys.readouterr().out)
+    assert len(beside["rows"]) == 19 + 15
