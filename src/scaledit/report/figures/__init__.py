@@ -1,0 +1,62 @@
+"""Every figure of a study, after the paper's: numbers as the paper numbers them.
+
+    Table --all_figures--> {"08-compute": Drawn(name, title, caption, figure), ...}
+
+A figure is a function of a table that gives None where the table lacks what it shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from scaledit.report.figures.best import best
+from scaledit.report.figures.blocks import blocks
+from scaledit.report.figures.compute import NONE, Fit, compute
+from scaledit.report.figures.efficiency import efficiency
+from scaledit.report.figures.guidance import guidance
+from scaledit.report.figures.losses import losses
+from scaledit.report.figures.metrics import metrics
+from scaledit.report.figures.samples import samples
+from scaledit.report.figures.sampling import sampling
+from scaledit.report.figures.style import Drawn
+from scaledit.report.figures.training import training
+from scaledit.scaling.table import Table
+
+__all__ = [
+    "Drawn",
+    "Fit",
+    "all_figures",
+    "best",
+    "blocks",
+    "compute",
+    "efficiency",
+    "guidance",
+    "losses",
+    "metrics",
+    "samples",
+    "sampling",
+    "training",
+]
+
+
+def all_figures(
+    table: Table,
+    rivals: Mapping[str, float] | None = None,
+    by_gflops: Fit = NONE,
+    by_params: Fit = NONE,
+) -> dict[str, Drawn]:
+    """What the table holds enough for, by file name, in the paper's order. rivals: results by name to show
+    instead of the table's best. by_gflops, by_params: the fits of the figure of compute."""
+    drawn = (
+        best(table, rivals),
+        blocks(table),
+        training(table),
+        samples(table),
+        compute(table, by_gflops, by_params),
+        efficiency(table),
+        sampling(table),
+        metrics(table),
+        losses(table),
+        guidance(table),
+    )
+    return {f"{one.name}.png": one for one in drawn if one is not None}

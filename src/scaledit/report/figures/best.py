@@ -1,0 +1,139 @@
+"""The paper's figure 2: every model after its training, and the best beside each other.
+
+left   distance by size, a bubble a model; its area is proportional to the Gflops of a forward pass
+right  the best results as bars, dashed: real held-out images
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from scaledit.report.figures import axes, bars, labels, style, words
+from scaledit.report.figures.curves import ends_of_training, fd
+from scaledit.scaling.table import FINAL, GUIDANCE, Row, Table, over_seeds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LARGEST = 34.0
+"""Diameter of the largest bubble, points."""
+EDGE = {"edgecolor": style.INK, "linewidth": 0.5}
+KEYS = 0.5
+"""Inches above the bubbles where their areas are explained."""
+LETTER = 0.075  # of the space between two sizes: room for names right of the last
+PLACES = (0.06, 0.3, 0.62)
+SHOWN = 8
+OURS = "DiT"
+HEIGHT = 3.2
+
+
+def best(table: Table, rivals: Mapping[str, float] | None = None) -> style.Drawn | None:
+    """rivals: results by name that are shown instead of the table's own best, such as the paper's table 2."""
+    models = ends_of_training(table)
+    if len(models) < 2:
+        return None
+    results = best_results(table)
+    figure = style.figure(style.TWO_COLUMNS, HEIGHT)
+    above = HEIGHT * KEYS / (HEIGHT - KEYS)
+    plots = figure.subplot_mosaic(
+        [["key", "bars"], ["bubbles", "bars"]], width_ratios=(1.25, 1), height_ratios=(above, HEIGHT)
+    )
+    right = plots["bars"]
+    shown = [_bar(row) for row in results]
+    if rivals:
+        shown = [bars.Bar(name, value, ours=name.startswith(OURS)) for name, value in rivals.items()]
+        shown.sort(key=lambda bar: -bar.value)
+    bars.draw(right, shown, words.distance(table))
+    if not rivals and table.about.floor is not None:
+        right.axvline(table.about.floor, color=style.INK, linestyle=(0, (3, 2)), linewidth=0.8)
+    _bubbles(plots["bubbles"], plots["key"], table, models)
+    guided = ", dark with guidance" if any(row.cfg_scale != 1 for row in results) else ""
+    elsewhere = (
+        "Right: results as printed, the paper's own dark."
+        if rivals
+        else f"Right: the best results{guided}.{words.floor(table)} {words.protocol(table, results)}"
+    )
+    caption = (
+        f"Left: {len(models)} models after {words.trained(models)}; area of a bubble: "
+        f"flops of a forward pass. {words.FLOPS} {words.protocol(table, models)} {elsewhere}"
+    )
+    return style.finished("02-best", "Quality follows compute", caption, figure)
+
+
+def best_results(table: Table) -> list[Row]:
+    """The best without and the best with guidance of each model and block design, seeds averaged: the SHOWN
+    best of these, from the worst on."""
+    found: dict[tuple[str, int, str, bool], Row] = {}
+    rows = [row for part in (FINAL, GUIDANCE) for row in table.part(part) if row.fd is not None]
+    mean = over_seeds(
+        rows,
+        lambda row: (
+            row.part,
+            row.model,
+            row.tokens,
+            row.conditioning,
+            row.steps,
+            row.cfg_scale,
+            row.cfg_channels,
+        ),
+    )
+    for row in mean:
+        which = (row.size, row.patch_size, row.conditioning, row.cfg_scale != 1)
+        if which not in found or fd(row) < fd(found[which]):
+            found[which] = row
+    return sorted(found.values(), key=lambda row: fd(row))[:SHOWN][::-1]
+
+
+def _bar(row: Row) -> bars.Bar:
+    design = (
+        "" if row.conditioning == "adaln_zero" else f" {words.BLOCKS.get(row.conditioning, row.conditioning)}"
+    )
+    guided = "" if row.cfg_scale == 1 else f", guidance {row.cfg_scale:g}"
+    return bars.Bar(f"{row.model}{design}{guided}", fd(row), row.fd_std, ours=row.cfg_scale != 1)
+
+
+def _bubbles(plot: Axes, key: Axes, table: Table, models: Sequence[Row]) -> None:
+    """key: where the areas are explained."""
+    look = style.Look.of(table)
+    sizes = [size for size in look.sizes if any(row.size == size for row in models)]
+    unit = axes.unit([row.macs for row in models], "flops")
+    most = max(row.macs for row in models)
+
+    def diameter(macs: float) -> float:
+        return LARGEST * math.sqrt(macs / most)
+
+    notes = []
+    for row in reversed(models):  # the small ones on top
+        place, size = sizes.index(row.size), diameter(row.macs)
+        colour = look.colour(row.size)
+        plot.scatter([place], [fd(row)], s=size**2, color=colour, alpha=0.75, **EDGE)
+        notes.append(labels.Label(place, fd(row), row.model, size / 2))
+    axes.real(plot, table.about.floor)
+    axes.dress(plot, "model size", words.distance(table))
+    plot.set_xticks(range(len(sizes)), sizes)
+    longest = max(len(row.model) for row in models)
+    plot.set_xlim(-0.5, len(sizes) - 0.55 + LETTER * longest)
+    low, high = min(fd(row) for row in models), max(fd(row) for row in models)
+    plot.set_yscale("log")
+    plot.set_ylim(low / (high / low) ** 0.2, high * (high / low) ** 0.1)
+    axes.logarithmic(plot, "y", HEIGHT - 1.2)
+    key.set_axis_off()
+    key.set(xlim=(0, 1), ylim=(0, 1))
+    least = min(row.macs for row in models)
+    powers = (10.0**k for k in range(-3, 5))
+    known = [value for value in powers if 0.3 * least <= value * unit.divisor <= most]
+    for place, value in zip(PLACES, known[-len(PLACES) :], strict=False):
+        size = diameter(value * unit.divisor)
+        key.scatter([place], [0.5], s=size**2, color=style.FAINT, clip_on=False, **EDGE)
+        key.annotate(
+            f"{axes.number(value)} {unit.name}",
+            (place, 0.5),
+            xytext=(size / 2 + 3, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=style.SMALL,
+            color=style.INK,
+        )
+    labels.place(plot, notes)

@@ -1,0 +1,61 @@
+"""The paper's figure 5: the block designs, over training where the table holds it, else at its end."""
+
+from __future__ import annotations
+
+from scaledit.report.figures import axes, bars, labels, style, words
+from scaledit.report.figures.curves import Curve, curves, fd
+from scaledit.scaling.table import TRAINING, Row, Table
+
+NAME, TITLE = "05-blocks", "Block designs"
+COLOURS = tuple(style.OKABE_ITO[i] for i in (3, 1, 4, 2))
+"""From light to dark, the paper's own design in black."""
+HEIGHT = 2.5
+
+
+def blocks(table: Table) -> style.Drawn | None:
+    final = [row for row in table.blocks() if row.fd is not None]
+    if len(final) < 2:
+        return None
+    of = final[0]
+    rows = table.part(
+        TRAINING, lambda row: (row.size, row.patch_size, row.tokens) == (of.size, of.patch_size, of.tokens)
+    )
+    lines = curves(rows, lambda row: row.steps, lambda row: (row.conditioning,))
+    return _during(table, lines) if len(lines) > 1 else _after(table, final)
+
+
+def _during(table: Table, lines: list[Curve]) -> style.Drawn:
+    figure = style.figure(style.ONE_COLUMN, HEIGHT)
+    plot = figure.subplots()
+    unit = axes.steps_unit([row for line in lines for row in line.rows])
+    notes = []
+    for line, (design, name) in (
+        (line, item) for item in words.BLOCKS.items() for line in lines if line.first.conditioning == item[0]
+    ):
+        i = list(words.BLOCKS).index(design)
+        look = {"marker": style.MARKERS[i], "linestyle": style.DASHES[i], "color": COLOURS[i]}
+        x = [row.steps / unit.divisor for row in line.rows]
+        axes.line(plot, x, line.rows, line.runs, markersize=3, linewidth=1.2, **look)
+        notes.append((fd(line.rows[-1]), name, COLOURS[i]))
+    axes.real(plot, table.about.floor)
+    axes.dress(plot, unit.name, words.distance(table))
+    axes.linear(plot, "x", 5)
+    axes.logarithmic(plot, "y", HEIGHT - 0.6)
+    labels.ends(plot, notes)
+    rows = [row for line in lines for row in line.rows]
+    caption = (
+        f"Block designs of {rows[0].model} over training. {words.averaged([line.runs for line in lines])}"
+        f"{words.floor(table)} {words.protocol(table, rows)}"
+    )
+    return style.finished(NAME, TITLE, caption, figure)
+
+
+def _after(table: Table, rows: list[Row]) -> style.Drawn:
+    rows = sorted(rows, key=lambda row: -fd(row))
+    figure = style.figure(style.ONE_COLUMN, 0.6 + bars.HEIGHT * len(rows))
+    shown = [
+        bars.Bar(words.BLOCKS.get(row.conditioning, row.conditioning), fd(row), row.fd_std) for row in rows
+    ]
+    bars.draw(figure.subplots(), shown, words.distance(table))
+    caption = f"Block designs of {rows[0].model} after {words.trained(rows)}. {words.protocol(table, rows)}"
+    return style.finished(NAME, TITLE, caption, figure)
