@@ -37,12 +37,11 @@ def write(table: Table, folder: Path, progress: PROGRESS = lambda done, total: N
     """Makes everything in `folder`, and gives the path of the report. progress: over the figures."""
     tables.write(table, folder)
     found, said = findings(table), verdicts(table)
-    drawn = figures(table, found)
+    drawn = figures(table, found, progress)
     (folder / FIGURES).mkdir(exist_ok=True)
-    for done, (name, one) in enumerate(drawn.items()):
+    for name, one in drawn.items():
         with whole(folder / FIGURES / name) as file:
             file.write(_png(one))
-        progress(done + 1, len(drawn))
     for name, value in ((FITS, found.to_json()), (VERDICTS, to_json(table, said))):
         with whole(folder / name) as file:
             file.write((json.dumps(value, indent=1) + "\n").encode())
@@ -63,7 +62,7 @@ def write(table: Table, folder: Path, progress: PROGRESS = lambda done, total: N
     return path
 
 
-def figures(table: Table, found: Findings) -> dict[str, Drawn]:
+def figures(table: Table, found: Findings, progress: PROGRESS) -> dict[str, Drawn]:
     """By file name, in the paper's order."""
     rivals = None
     if table.about.name == comparable.PAPER:
@@ -74,6 +73,7 @@ def figures(table: Table, found: Findings) -> dict[str, Drawn]:
         rivals,
         _fit(found.by_gflops, found.law, 1e9),
         _fit(found.by_params, found.by_params_law, 1.0),
+        progress,
     )
 
 

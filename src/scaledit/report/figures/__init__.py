@@ -7,7 +7,7 @@ A figure is a function of a table that gives None where the table lacks what it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from scaledit.report.figures.best import best
 from scaledit.report.figures.blocks import blocks
@@ -44,19 +44,27 @@ def all_figures(
     rivals: Mapping[str, float] | None = None,
     by_gflops: Fit = NONE,
     by_params: Fit = NONE,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Drawn]:
     """What the table holds enough for, by file name, in the paper's order. rivals: results by name to show
-    instead of the table's best. by_gflops, by_params: the fits of the figure of compute."""
-    drawn = (
-        best(table, rivals),
-        blocks(table),
-        training(table),
-        samples(table),
-        compute(table, by_gflops, by_params),
-        efficiency(table),
-        sampling(table),
-        metrics(table),
-        losses(table),
-        guidance(table),
+    instead of the table's best. by_gflops, by_params: the fits of the figure of compute. progress: called
+    with (done, total) after each."""
+    figures: tuple[Callable[[], Drawn | None], ...] = (
+        lambda: best(table, rivals),
+        lambda: blocks(table),
+        lambda: training(table),
+        lambda: samples(table),
+        lambda: compute(table, by_gflops, by_params),
+        lambda: efficiency(table),
+        lambda: sampling(table),
+        lambda: metrics(table),
+        lambda: losses(table),
+        lambda: guidance(table),
     )
-    return {f"{one.name}.png": one for one in drawn if one is not None}
+    drawn = {}
+    for done, figure in enumerate(figures):
+        one = figure()
+        if one is not None:
+            drawn[f"{one.name}.png"] = one
+        progress(done + 1, len(figures))
+    return drawn
