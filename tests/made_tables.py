@@ -1,4 +1,4 @@
-"""Tables to draw from: a study made of a law, and the paper's printed one.
+"""A study to draw from, made of a law.
 
 fd = 2 + 60 C^-0.5 (1 + (s0 / steps)^0.8) * noise
 """
@@ -11,7 +11,6 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from scaledit.scaling import paper
 from scaledit.scaling.table import (
     FINAL,
     GUIDANCE,
@@ -144,49 +143,3 @@ def _picture(row: Row) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(sheet).save(buffer, format="png")
     return buffer.getvalue()
-
-
-def printed() -> Table:
-    """The paper's table 4, and the two points of sampling compute that its text prints."""
-    rows = []
-    for row in paper.printed():
-        size, patch = row.model.removeprefix("DiT-").split("/")
-        steps, macs = 1000 * row.steps_thousands, round(row.gflops * 1e9)
-        rows.append(
-            replace(
-                _row("S", 1),
-                name=f"{size}/{patch}" if row.block == "adaln_zero" else f"{size}/{patch} {row.block}",
-                size=size,
-                patch_size=int(patch),
-                conditioning=row.block,
-                tokens=row.config.tokens,
-                params=round(row.params_millions * 1e6),
-                macs=macs,
-                batch_size=256,
-                steps=steps,
-                images=256 * steps,
-                train_macs=train_macs(macs, 256 * steps),
-                loss=None,
-                fd=row.fid,
-                fd_std=None,
-                sampling_steps=250,
-                sampling_macs=250 * macs,
-                num=50_000,
-                sample_sets=1,
-                metrics={"fid": row.fid},
-            )
-        )
-    for name, steps, tflops, fid in (("L/2", 1000, 80.7, 25.9), ("XL/2", 128, 15.2, 23.7)):
-        of = next(row for row in rows if row.name == name)
-        rows.append(
-            replace(
-                of,
-                part=SAMPLING,
-                fd=fid,
-                sampling_steps=steps,
-                sampling_macs=round(1e12 * tflops),
-                num=10_000,
-            )
-        )
-    about = About("paper", "The paper", "", "FID", None, ("S", "B", "L", "XL"))
-    return Table(about, tuple(rows))

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from scaledit.report.figures import axes, bars, labels, style, words
-from scaledit.report.figures.curves import ends_of_training, fd
+from scaledit.report.figures.curves import area, ends_of_training, fd
 from scaledit.scaling.table import FINAL, GUIDANCE, Row, Table, over_seeds
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def best(table: Table, rivals: Mapping[str, float] | None = None) -> style.Drawn
     if rivals:
         shown = [bars.Bar(name, value, ours=name.startswith(OURS)) for name, value in rivals.items()]
         shown.sort(key=lambda bar: -bar.value)
-    bars.draw(right, shown, words.distance(table))
+    bars.draw(right, shown, words.distance(table, results))
     if not rivals and table.about.floor is not None:
         right.axvline(table.about.floor, color=style.INK, linestyle=(0, (3, 2)), linewidth=0.8)
     _bubbles(plots["bubbles"], plots["key"], table, models)
@@ -67,12 +67,12 @@ def best_results(table: Table) -> list[Row]:
     best of these, from the worst on."""
     found: dict[tuple[str, int, str, bool], Row] = {}
     rows = [row for part in (FINAL, GUIDANCE) for row in table.part(part) if row.fd is not None]
+    inputs = {area(row) for row in table.models()}
     mean = over_seeds(
-        rows,
+        [row for row in rows if area(row) in inputs],
         lambda row: (
             row.part,
             row.model,
-            row.tokens,
             row.conditioning,
             row.steps,
             row.cfg_scale,
@@ -111,7 +111,7 @@ def _bubbles(plot: Axes, key: Axes, table: Table, models: Sequence[Row]) -> None
         plot.scatter([place], [fd(row)], s=size**2, color=colour, alpha=0.75, **EDGE)
         notes.append(labels.Label(place, fd(row), row.model, size / 2))
     axes.real(plot, table.about.floor)
-    axes.dress(plot, "model size", words.distance(table))
+    axes.dress(plot, "model size", words.distance(table, models))
     plot.set_xticks(range(len(sizes)), sizes)
     longest = max(len(row.model) for row in models)
     plot.set_xlim(-0.5, len(sizes) - 0.55 + LETTER * longest)

@@ -38,7 +38,7 @@ def _during(table: Table, lines: list[Curve]) -> style.Drawn:
         axes.line(plot, x, line.rows, line.runs, markersize=3, linewidth=1.2, **look)
         notes.append((fd(line.rows[-1]), name, COLOURS[i]))
     axes.real(plot, table.about.floor)
-    axes.dress(plot, unit.name, words.distance(table))
+    axes.dress(plot, unit.name, words.distance(table, lines[0].rows))
     axes.linear(plot, "x", 5)
     axes.logarithmic(plot, "y", HEIGHT - 0.6)
     labels.ends(plot, notes)
@@ -56,6 +56,6 @@ def _after(table: Table, rows: list[Row]) -> style.Drawn:
     shown = [
         bars.Bar(words.BLOCKS.get(row.conditioning, row.conditioning), fd(row), row.fd_std) for row in rows
     ]
-    bars.draw(figure.subplots(), shown, words.distance(table))
+    bars.draw(figure.subplots(), shown, words.distance(table, rows))
     caption = f"Block designs of {rows[0].model} after {words.trained(rows)}. {words.protocol(table, rows)}"
     return style.finished(NAME, TITLE, caption, figure)

@@ -49,7 +49,7 @@ def compute(table: Table, by_gflops: Fit = NONE, by_params: Fit = NONE) -> style
     )
     _panel(left, look, models, [row.gflops for row in models], flops.divisor / 1e9, by_gflops)
     _panel(right, look, models, [row.params for row in models], params.divisor, by_params)
-    axes.dress(left, f"model compute ({flops.name} of a forward pass)", words.distance(table))
+    axes.dress(left, f"model compute ({flops.name} of a forward pass)", words.distance(table, models))
     axes.dress(right, f"parameters{COUNTS[params.name]}", "")
     for plot in (left, right):
         axes.real(plot, table.about.floor)

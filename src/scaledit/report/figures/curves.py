@@ -1,6 +1,6 @@
 """Which rows of a table make a line: of one model, over training or over what a part of the study varies.
 
-The grid is the sizes and patches with the block design and input size that most rows have.
+The grid is the sizes and patches with the block design, input size and settings that most rows have.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from scaledit.scaling.table import FINAL, TRAINING, Row, Table, over_seeds
+from scaledit.scaling.comparable import finished
+from scaledit.scaling.table import TRAINING, Row, Table, over_seeds
 
 
 class Curve(NamedTuple):
@@ -29,11 +30,18 @@ def fd(row: Row) -> float:
 
 
 def grid(rows: Sequence[Row]) -> list[Row]:
-    """The rows of the usual block design and input size."""
-    blocks = [row.conditioning for row in rows]
-    areas = [row.tokens * row.patch_size**2 for row in rows]
-    block, area = max(blocks, key=blocks.count, default=""), max(areas, key=areas.count, default=0)
-    return [row for row, one in zip(rows, areas, strict=True) if row.conditioning == block and one == area]
+    """The rows of the usual block design, input size and settings, as `Table.models` chooses them."""
+    kept = list(rows)
+    for of in (lambda row: row.conditioning, area, lambda row: dict(row.settings)):
+        values = [of(row) for row in kept]
+        usual = max(values, key=values.count, default=None)
+        kept = [row for row, value in zip(kept, values, strict=True) if value == usual]
+    return kept
+
+
+def area(row: Row) -> int:
+    """Pixels, or latents, of an input: in a study of several input sizes, only equal ones compare."""
+    return row.tokens * row.patch_size**2
 
 
 def curves(
@@ -60,8 +68,10 @@ def over_training(table: Table) -> list[Curve]:
 
 
 def at_ends(table: Table) -> list[Curve]:
-    """The grid at the end of trainings of different lengths; a model trained once is a single point."""
-    return curves(grid(table.part(FINAL)), lambda row: row.steps, lambda row: (row.size, row.patch_size))
+    """The grid at the ends of trainings of different lengths; a model trained once is a single point."""
+    if not ends_of_training(table):
+        return []
+    return curves(finished(table), lambda row: row.steps, lambda row: (row.size, row.patch_size))
 
 
 def ends_of_training(table: Table) -> list[Row]:

@@ -17,7 +17,7 @@ HEIGHT = 3.4
 def efficiency(table: Table) -> style.Drawn | None:
     """From curves in training; where there are none, from trainings of different lengths."""
     curves = over_training(table)
-    if not any(len(curve.rows) > 1 for curve in curves):
+    if sum(len(curve.rows) > 1 for curve in curves) < 2:
         curves = at_ends(table)
     if len(curves) < 2 or not any(len(curve.rows) > 1 for curve in curves):
         return None
@@ -40,7 +40,9 @@ def efficiency(table: Table) -> style.Drawn | None:
         x = [row.train_macs / unit.divisor for row in curve.rows]
         axes.line(plot, x, curve.rows, curve.runs, **look.line(curve.first))
     axes.real(plot, table.about.floor)
-    axes.dress(plot, f"training compute ({unit.name}: 3 x forward pass x images)", words.distance(table))
+    axes.dress(
+        plot, f"training compute ({unit.name}: 3 x forward pass x images)", words.distance(table, rows)
+    )
     plot.set_xscale("log")
     plot.set_yscale("log")
     plot.margins(x=0.08, y=0.06)
@@ -70,10 +72,10 @@ def frontier(rows: Sequence[Row]) -> list[Row]:
 
 def _caption(table: Table, curves: Sequence[Curve]) -> str:
     rows = [row for curve in curves for row in curve.rows]
-    during = all(row.part == "training" for row in rows)
+    several = sum(len(curve.rows) > 1 for curve in curves)
     what = (
         f"{len(curves)} models during training. {words.averaged([curve.runs for curve in curves])}"
-        if during
+        if several > 1
         else f"{len(curves)} models at the end of trainings; lines join trainings of different lengths."
     )
     return (

@@ -5,7 +5,7 @@ The paper gives no figure of it; its tables 2 and 3 hold three scales. Ringed: t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scaledit.report.figures import axes, labels, style, words
@@ -25,64 +25,66 @@ def guidance(table: Table) -> style.Drawn | None:
     lines = curves(
         rows,
         lambda row: row.cfg_scale,
-        lambda row: (row.size, row.patch_size, row.conditioning, row.decoder, row.cfg_channels),
+        lambda row: (row.model, row.tokens, row.conditioning, row.decoder, row.cfg_channels),
     )
-    lines = [line for line in lines if len(line.rows) > 1]
-    if not lines:
+    if not any(len(line.rows) > 1 for line in lines):
         return None
     shown = [row for line in lines for row in line.rows]
-    both = any(row.metric(key) is not None for row in shown for key in SHOWN)
+    both = any(sum(row.metric(key) is not None for row in line.rows) > 1 for line in lines for key in SHOWN)
     figure = style.figure(style.TWO_COLUMNS if both else style.ONE_COLUMN, HEIGHT)
     plots = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
     _distance(plots[0], table, lines)
-    if both:
-        _trade(plots[1], table, lines)
+    trade = _trade(plots[1], table, lines) if both else []
+    if len(lines) > 1:
+        handles = plots[0].get_legend_handles_labels()[0]
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=style.SMALL
+        )
+    else:
+        labels.ends(plots[0], [(fd(lines[0].rows[-1]), lines[0].first.model, style.INK)])
+    labels.ends(plots[-1], trade)
     caption = (
-        f"Classifier-free guidance: {table.about.distance}, its best scale ringed"
+        f"Classifier-free guidance: {words.measured(table, shown)}, its best scale ringed"
         f"{', and precision and recall' if both else ''}; after {words.trained(shown)}.{words.floor(table)} "
         f"{words.protocol(table, shown)}"
     )
     return style.finished("14-guidance", "Guidance", caption, figure)
 
 
-def _name(line: Curve, lines: Sequence[Curve]) -> str:
-    """The model, and of how many channels where that varies."""
-    channels = {one.first.cfg_channels for one in lines}
-    if len(channels) == 1:
-        return line.first.model
-    return f"{line.first.model}, {line.first.cfg_channels} channels"
-
-
 def _distance(plot: Axes, table: Table, lines: Sequence[Curve]) -> None:
-    look = style.Look.of(table)
-    notes = []
-    for line in lines:
-        x = [row.cfg_scale for row in line.rows]
-        axes.line(plot, x, line.rows, line.runs, **_marks(line, look))
-        least = min(line.rows, key=fd)
-        plot.plot([least.cfg_scale], [fd(least)], linestyle="", **RING)
-        notes.append((fd(line.rows[-1]), _name(line, lines), look.colour(line.first.size)))
+    for line, look, name in _each(table, lines):
+        axes.line(plot, [row.cfg_scale for row in line.rows], line.rows, line.runs, **look, label=name)
+        if len(line.rows) > 1:
+            least = min(line.rows, key=fd)
+            plot.plot([least.cfg_scale], [fd(least)], linestyle="", **RING)
     axes.real(plot, table.about.floor)
-    axes.dress(plot, "guidance scale (1: none)", words.distance(table))
-    axes.logarithmic(plot, "y", HEIGHT - 0.6)
-    labels.ends(plot, notes)
+    axes.dress(plot, "guidance scale (1: none)", words.distance(table, lines[0].rows))
+    axes.logarithmic(plot, "y", HEIGHT - 0.8)
 
 
-def _trade(plot: Axes, table: Table, lines: Sequence[Curve]) -> None:
-    look = style.Look.of(table)
+def _trade(plot: Axes, table: Table, lines: Sequence[Curve]) -> list[tuple[float, str, str]]:
+    """What to write at the ends of lines."""
     notes = []
-    for line in lines:
+    for line, look, _ in _each(table, lines):
         for key, dash in zip(SHOWN, ("-", (0, (3, 1.5))), strict=True):
             found = [(row.cfg_scale, value) for row in line.rows if (value := row.metric(key)) is not None]
-            if found:
+            if len(found) > 1:
                 x, y = zip(*found, strict=True)
-                plot.plot(x, y, **{**_marks(line, look), "linestyle": dash})
-                name = key if len(lines) == 1 else f"{key}, {_name(line, lines)}"
-                notes.append((y[-1], name, look.colour(line.first.size)))
+                plot.plot(x, y, **{**look, "linestyle": dash})
+                notes.append((y[-1], key, look["color"]))
     axes.dress(plot, "guidance scale (1: none)", "precision, recall (fraction)")
-    labels.ends(plot, notes)
+    return notes
 
 
-def _marks(line: Curve, look: style.Look) -> dict[str, Any]:
-    """Hollow where guidance acts on all channels."""
-    return look.line(line.first) | ({"markerfacecolor": "white"} if line.first.cfg_channels == "all" else {})
+def _each(table: Table, lines: Sequence[Curve]) -> Iterator[tuple[Curve, dict[str, Any], str]]:
+    """(line, look, name): a model looks as everywhere, its next lines differ in marker, the second hollow."""
+    everywhere = style.Look.of(table)
+    seen: list[str] = []
+    for line in lines:
+        before = seen.count(line.first.model)
+        seen.append(line.first.model)
+        look = everywhere.line(line.first)
+        marker = style.MARKERS[(style.MARKERS.index(look["marker"]) + before) % len(style.MARKERS)]
+        fill = {"markerfacecolor": "white"} if before % 2 else {}
+        name = words.named(line.first, [one.first for one in lines])
+        yield line, {**look, "marker": marker, **fill}, name

@@ -6,15 +6,18 @@ Sizes from left to right, patches from above, large ones first: compute grows to
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 
 from scaledit.report.figures import axes, style, words
 from scaledit.report.figures.curves import grid
-from scaledit.scaling.table import FINAL, Row, Table
+from scaledit.scaling.table import Row, Table
 
-LEFT, TOP, GAP, BELOW = 0.5, 0.22, 0.1, 0.17
-"""Inches for the names of rows and columns, between pictures, and for a model's Gflops."""
+LEFT, TOP, GAP, BELOW = 0.45, 0.25, 0.12, 0.18
+"""Inches for the names of rows and columns, between columns, and below a picture for its model's name."""
+TALLEST, NARROWEST = 8.5, 1.05
+"""Inches: of the figure, so that it fits a page; and of a picture, so that its model's name fits below."""
 FINE = 600
 """Dots an inch to which whole pixels are enlarged, so that none is wider than another when it is printed."""
 
@@ -22,7 +25,7 @@ FINE = 600
 def samples(table: Table) -> style.Drawn | None:
     look = style.Look.of(table)
     shown: dict[tuple[str, int], Row] = {}
-    for row in grid([*table.part(FINAL), *table.rows]):  # final ones know how long a run trained
+    for row in grid(sorted(table.rows, key=lambda row: -row.steps)):  # at the end of their training
         if row.name in table.pictures:
             shown.setdefault((row.size, row.patch_size), row)
     if len(shown) < 2:
@@ -30,47 +33,45 @@ def samples(table: Table) -> style.Drawn | None:
     sizes = [size for size in look.sizes if any(size == one for one, _ in shown)]
     patches = sorted({patch for _, patch in shown}, reverse=True)
     pictures = {key: _read(table.pictures[row.name]) for key, row in shown.items()}
-    height, width = next(iter(pictures.values())).shape[:2]
+    shape = next(iter(pictures.values())).shape
     wide = (style.TWO_COLUMNS - LEFT) / max(len(sizes), 2) - GAP
-    tall = wide * height / width
-    whole = TOP + len(patches) * (tall + BELOW + GAP / 2)
-    figure = style.figure(style.TWO_COLUMNS, whole)
+    wide = min(wide, max(NARROWEST, ((TALLEST - TOP) / len(patches) - BELOW) * shape[1] / shape[0]))
+    tall = wide * shape[0] / shape[1]
+    width, height = LEFT + len(sizes) * (wide + GAP), TOP + len(patches) * (tall + BELOW)
+    figure = style.figure(width, height)
     figure.set_layout_engine("none")
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        """Inches from the left and from the top, in the figure's own measure."""
+        return x / width, 1 - y / height
+
     unit = axes.unit([row.macs for row in shown.values()], "flops")
     for (size, patch), row in shown.items():
-        i, j = patches.index(patch), sizes.index(size)
-        left, top = LEFT + j * (wide + GAP), TOP + i * (tall + BELOW + GAP / 2)
-        plot = figure.add_axes(
-            (left / style.TWO_COLUMNS, 1 - (top + tall) / whole, wide / style.TWO_COLUMNS, tall / whole)
-        )
-        zoom = max(1, round(wide * FINE / width))
-        plot.imshow(
-            pictures[size, patch].repeat(zoom, 0).repeat(zoom, 1), interpolation="antialiased", aspect="auto"
-        )
+        left, top = LEFT + sizes.index(size) * (wide + GAP), TOP + patches.index(patch) * (tall + BELOW)
+        plot = figure.add_axes((*at(left, top + tall), wide / width, tall / height))
+        zoom = max(1, round(wide * FINE / shape[1]))
+        enlarged = pictures[size, patch].repeat(zoom, 0).repeat(zoom, 1)
+        plot.imshow(enlarged, interpolation="antialiased", aspect="auto")
         plot.set_axis_off()
-        plot.text(
-            0.5,
-            -0.03,
-            f"{row.model}: {axes.number(row.macs / unit.divisor)} {unit.name}",
-            transform=plot.transAxes,
-            ha="center",
-            va="top",
-            fontsize=style.SMALL,
-            color=style.INK,
-        )
+        name = f"{row.model}: {axes.number(row.macs / unit.divisor)} {unit.name}"
+        plot.text(0.5, -0.03 / tall, name, transform=plot.transAxes, va="top", **_type(style.SMALL))
     for j, size in enumerate(sizes):
-        x = (LEFT + j * (wide + GAP) + wide / 2) / style.TWO_COLUMNS
-        figure.text(x, 1 - 0.5 * TOP / whole, f"size {size}", ha="center", va="center", fontsize=style.TEXT)
+        figure.text(
+            *at(LEFT + j * (wide + GAP) + wide / 2, TOP / 2), f"size {size}", va="center", **_type(style.TEXT)
+        )
     for i, patch in enumerate(patches):
-        y = 1 - (TOP + i * (tall + BELOW + GAP / 2) + tall / 2) / whole
-        x = 0.4 * LEFT / style.TWO_COLUMNS
-        figure.text(x, y, f"patch {patch}", rotation=90, ha="center", va="center", fontsize=style.TEXT)
+        place = at(0.4 * LEFT, TOP + i * (tall + BELOW) + tall / 2)
+        figure.text(*place, f"patch {patch}", rotation=90, va="center", **_type(style.TEXT))
     rows = list(shown.values())
     caption = (
         f"Samples of {len(rows)} models from the same noise and labels after {words.trained(rows)}: "
         f"larger models to the right, more tokens below. {words.FLOPS}"
     )
     return style.finished("07-samples", "The same noise through every model", caption, figure)
+
+
+def _type(size: float) -> dict[str, Any]:
+    return {"ha": "center", "fontsize": size, "color": style.INK}
 
 
 def _read(png: bytes) -> np.ndarray:

@@ -27,17 +27,16 @@ def sampling(table: Table) -> style.Drawn | None:
         x = [row.sampling_macs / unit.divisor for row in line.rows]
         axes.line(plot, x, line.rows, line.runs, **look.line(line.first))
     axes.real(plot, table.about.floor)
-    axes.dress(plot, f"sampling compute ({unit.name} an image)", words.distance(table))
+    axes.dress(plot, f"sampling compute ({unit.name} an image)", words.distance(table, shown))
     plot.set_xscale("log")
     plot.set_yscale("log")
     plot.margins(x=0.1, y=0.1)
     axes.logarithmic(plot, "x", 3.6)
     axes.logarithmic(plot, "y", HEIGHT - 0.6)
-    several = len({row.sampler for row in shown}) > 1
     notes = []
     for line in lines:
         last = line.rows[-1]
-        name = f"{last.model} {words.SAMPLERS.get(last.sampler, last.sampler)}" if several else last.model
+        name = words.named(last, shown)
         if len(line.rows) == 1:
             name += f", {last.sampling_steps} steps"
         notes.append(labels.Label(last.sampling_macs / unit.divisor, fd(last), name))

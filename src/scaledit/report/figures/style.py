@@ -73,7 +73,7 @@ class Look:
     def of(cls, table: Table) -> Look:
         """Sizes as `About.sizes` orders them, those it does not name by their parameters."""
         params = {row.size: row.params for row in sorted(table.rows, key=lambda row: row.params)}
-        named = [size for size in table.about.sizes if size in params]
+        named = table.about.sizes  # all of them, so that none changes its colour while a study goes on
         sizes = [*named, *(size for size in params if size not in named)]
         return cls(tuple(sizes), tuple(sorted({row.patch_size for row in table.rows})))
 

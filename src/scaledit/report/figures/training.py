@@ -39,7 +39,7 @@ def training(table: Table) -> style.Drawn | None:
             axes.linear(plot, "x", 4)
             axes.heading(plot, name)
         band.supxlabel(unit.name, fontsize=style.TEXT, color=style.INK)
-        band.supylabel(words.distance(table), fontsize=style.TEXT, color=style.INK)
+        band.supylabel(words.distance(table, lines[0].rows), fontsize=style.TEXT, color=style.INK)
         plots[0].set_ylim(0.85 * min(values), 1.15 * max(values))
         for plot in plots:
             axes.logarithmic(plot, "y", HEIGHT - 0.6)

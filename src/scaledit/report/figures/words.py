@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from scaledit.scaling.table import Row, Table
@@ -14,12 +15,35 @@ BLOCKS = {
 }
 """Block designs as the paper spells them."""
 SAMPLERS = {"ddpm": "DDPM", "ddim": "DDIM", "dpm": "DPM-Solver++", "heun": "Heun", "euler": "Euler"}
+COUNT = r"-\d+K$"  # of images, at the end of a distance's name
 FLOPS = "Flops are multiply-adds, as the paper counts them."
 
 
-def distance(table: Table) -> str:
+def measured(table: Table, rows: Sequence[Row]) -> str:
+    """The distance's name; one that tells of how many images, tells of how many these are: FID-10K."""
+    numbers = {row.num for row in rows}
+    if len(numbers) == 1:
+        return re.sub(COUNT, f"-{max(numbers) // 1000}K", table.about.distance)
+    return table.about.distance
+
+
+def distance(table: Table, rows: Sequence[Row]) -> str:
     """The label of an axis of `Row.fd`."""
-    return f"{table.about.distance} (lower is better)"
+    return f"{measured(table, rows)} (lower is better)"
+
+
+def named(row: Row, among: Sequence[Row]) -> str:
+    """The model, and of what else differs among those rows what it is: XL/2, all channels."""
+    said = [row.model]
+    if len({one.conditioning for one in among}) > 1:
+        said.append(BLOCKS.get(row.conditioning, row.conditioning))
+    if len({one.tokens * one.patch_size**2 for one in among}) > 1:
+        said.append(f"{row.tokens:,} tokens")
+    if len({one.sampler for one in among}) > 1:
+        said.append(SAMPLERS.get(row.sampler, row.sampler))
+    if len({one.cfg_channels for one in among}) > 1:
+        said.append(f"{row.cfg_channels} channels")
+    return ", ".join(said)
 
 
 def protocol(table: Table, rows: Sequence[Row]) -> str:
@@ -31,7 +55,8 @@ def protocol(table: Table, rows: Sequence[Row]) -> str:
     scales = [row.cfg_scale for row in rows]
     guided = "unguided" if max(scales) == 1 == min(scales) else f"guidance {_between(scales)}"
     steps = _between([row.sampling_steps for row in rows])
-    return f"{table.about.distance} of {images}{each}; {samplers}, {steps} steps; {guided}."
+    measure = re.sub(COUNT, "", table.about.distance)
+    return f"{measure} of {images}{each}; {samplers}, {steps} steps; {guided}."
 
 
 def trained(rows: Sequence[Row]) -> str:
