@@ -140,14 +140,16 @@ class Table:
 
     def blocks(self) -> list[Row]:
         """The block designs at the model that has most of them, a row each, seeds averaged."""
+
+        def model(row: Row) -> tuple[Any, ...]:
+            return (row.size, row.patch_size, row.tokens, row.steps, str(dict(row.settings)))
+
         final = self.part(FINAL)
-        designs: dict[tuple[str, int, int, int], set[str]] = {}
+        designs: dict[tuple[Any, ...], set[str]] = {}
         for row in final:
-            designs.setdefault((row.size, row.patch_size, row.tokens, row.steps), set()).add(row.conditioning)
-        if not designs:
-            return []
-        model = max(designs, key=lambda key: len(designs[key]))
-        rows = [row for row in final if (row.size, row.patch_size, row.tokens, row.steps) == model]
+            designs.setdefault(model(row), set()).add(row.conditioning)
+        most = max(designs, key=lambda key: len(designs[key]), default=None)
+        rows = [row for row in final if model(row) == most]
         return over_seeds(rows, lambda row: (row.conditioning,))
 
 
