@@ -118,8 +118,8 @@ def _head(table: Table) -> str:
     if "hours" in about.made:  # a study that was run, not printed
         facts["Drawing"] = f"{scientific(sampled)} multiply-adds"
         facts["Made on"] = html.escape(
-            f"{about.made['processor']}, {about.made['hours']} hours of one worker, torch "
-            f"{about.made['torch']}, scaledit {about.made['scaledit']}"
+            f"{about.made['processor']}, {about.made['hours']} hours of its workers (waiting for other "
+            f"programs included), torch {about.made['torch']}, scaledit {about.made['scaledit']}"
         )
     facts["Make it again"] = f"<code>{html.escape(about.command)}</code>"
     return page.facts(facts)
