@@ -25,7 +25,8 @@ from scaledit.scaling import table as tables
 from scaledit.scaling.collect import collect
 from scaledit.scaling.queue import JOURNAL, RESULTS, Job, Queue
 from scaledit.scaling.table import About, Loss, Row, Table
-from scaledit.scaling.work import curve, jobs
+from scaledit.scaling.work import Ended, curve, jobs, work
+from scaledit.training.signals import StopRequest
 
 TOML = """
 title = "tiny"
@@ -361,3 +362,22 @@ def test_results_are_read_only_as_what_they_are(tmp_path: Path):
     (tmp_path / "q" / RESULTS / "a.json").write_text("")
     with pytest.raises(RunError, match="delete it"):
         Queue(tmp_path / "q", [job])
+
+
+@pytest.mark.slow
+def test_a_slice_of_the_fast_study(tmp_path: Path):
+    """Its smallest model, as declared: trained, judged, sampled with 16, 64 and 256 steps."""
+    study = studies.load("digits-fast")
+    queue = Queue(tmp_path, [job for job in jobs(study) if job.key == "S-4" or "S-4" in job.needs])
+    ended = [event.job.key for event in work(study, queue, "cpu", StopRequest()) if isinstance(event, Ended)]
+    assert len(ended) == len(queue.jobs) == 5
+    table, missing = collect(study, queue, "")
+    assert len(missing) == len(jobs(study)) - 5
+    [final] = table.part("final")
+    assert (final.steps, final.num, final.sample_sets) == (600, 359, 2)
+    assert table.about.floor is not None and table.about.floor < final.fd < 45  # untrained: above 100
+    assert final.metrics["class_accuracy"] > 0.2  # chance: 0.1
+    by_steps = {row.sampling_steps: row.fd for row in table.part("sampling")}
+    assert by_steps.keys() == {16, 64, 256} and by_steps[256] < by_steps[16]
+    early, *_, late = table.part("training")
+    assert late.fd < early.fd and late.loss < early.loss

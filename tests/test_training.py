@@ -288,3 +288,25 @@ def test_bf16_autocast_is_close_to_fp32():
         losses[precision] = [state.advance().loss for _ in range(8)]
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
     assert losses["bf16"] != losses["fp32"]
+
+
+def test_the_latest_checkpoint_of_a_run_that_goes_on(tmp_path: Path, monkeypatch):
+    """Between a reader's look at the folder and its reading, the run saves twice and removes all of it."""
+    folder, listed = tmp_path / "checkpoints", checkpoint.find
+
+    def save(step: int) -> None:
+        checkpoint.save(folder, step, {"model": {"w": torch.full((8,), float(step))}}, {})
+        checkpoint.prune(folder, keep=2)
+
+    def find(checkpoints: Path) -> list[Path]:
+        found = listed(checkpoints)
+        monkeypatch.setattr(checkpoint, "find", listed)
+        save(3)
+        save(4)
+        return found
+
+    save(1)
+    save(2)
+    monkeypatch.setattr(checkpoint, "find", find)
+    found = checkpoint.latest(folder)
+    assert found.checkpoint is not None and found.checkpoint.step == 4 and not found.passed_over

@@ -119,11 +119,13 @@ class Latest(NamedTuple):
 
 
 def latest(checkpoints: Path) -> Latest:
-    """Looks at every checkpoint, newest first, until one is whole; follows no pointer.
+    """Looks at every checkpoint, newest first, until one is whole; follows no pointer. A run that goes on
+    may remove what was just found: then there are newer ones, and they are looked for.
 
     Raises RunError if there are some and all are damaged, or if the newest whole one is of another format.
     """
-    passed_over = {}
+    passed_over: dict[Path, str] = {}
+    removed = False
     for folder in reversed(find(checkpoints)):
         try:
             found = open_checkpoint(folder)
@@ -131,9 +133,13 @@ def latest(checkpoints: Path) -> Latest:
         except OtherFormat:
             raise
         except RunError as error:
-            passed_over[folder] = str(error)
+            if folder.exists():
+                passed_over[folder] = str(error)
+            removed = removed or not folder.exists()
         else:
             return Latest(found, passed_over)
+    if removed:
+        return latest(checkpoints)
     if passed_over:
         raise RunError(
             f"no checkpoint in {checkpoints} is whole: {'; '.join(passed_over.values())}. Restore one from a "

@@ -40,6 +40,7 @@ def run(arguments: Sequence[str], nproc: int) -> int:
         for rank in ranks:
             if rank.poll() is None:
                 rank.kill()
+                rank.wait()  # when this process is gone, so are they
 
 
 def _start(arguments: Sequence[str], rank: int, nproc: int, port: int) -> subprocess.Popen[bytes]:

@@ -39,6 +39,7 @@ def run(arguments: Sequence[str], workers: int, look: Callable[[], None], gpus: 
         for worker in crew:
             if worker.poll() is None:
                 worker.kill()
+                worker.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
 
