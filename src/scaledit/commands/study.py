@@ -86,6 +86,7 @@ def run(given: argparse.Namespace) -> int:
     table, missing = collect(study, queue, command)
     if missing:
         raise RunError(_missing(missing, out))
+    tables.to_sqlite(table, out / tables.SQLITE)
     if given.publish:
         _reported(table, given.publish)
     return _reported(table, out)

@@ -26,6 +26,7 @@ from scaledit.models.flops import TRAIN_FORWARDS
 from scaledit.parts import whole
 
 TABLE, LOSSES, ABOUT, PICTURES = "table.csv", "losses.csv", "study.json", "pictures"
+SQLITE = "table.sqlite"
 FINAL, TRAINING, SAMPLING, GUIDANCE, DECODER = "final", "training", "sampling", "guidance", "decoder"
 """Parts of a table: at the end of training, during it, over sampling steps, over guidance, over decoders."""
 
