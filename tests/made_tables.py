@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
+from scaledit.models import flops
 from scaledit.scaling.table import (
     FINAL,
     GUIDANCE,
@@ -20,7 +21,6 @@ from scaledit.scaling.table import (
     Loss,
     Row,
     Table,
-    train_macs,
 )
 
 SIZES = {"S": (2, 32), "B": (4, 64), "L": (6, 96), "XL": (8, 128)}
@@ -56,7 +56,7 @@ def _row(size: str, patch: int, block: str = "adaln_zero", seed: int = 0, steps:
         batch_size=64,
         steps=steps,
         images=64 * steps,
-        train_macs=train_macs(macs, 64 * steps),
+        train_macs=flops.train_macs(macs, 64 * steps),
         seed=seed,
         loss=0.1 + 0.002 * fd,
         fd=fd,

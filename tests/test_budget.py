@@ -15,6 +15,7 @@ import pytest
 
 from scaledit.cli import main
 from scaledit.errors import UsageError
+from scaledit.models import flops
 from scaledit.scaling import comparable, paper, printed_table
 from scaledit.scaling.budget import answer, macs_in
 from scaledit.scaling.plan import Hardware
@@ -28,7 +29,6 @@ from scaledit.scaling.table import (
     Row,
     Table,
     read,
-    train_macs,
     write,
 )
 
@@ -129,7 +129,7 @@ def miniature(seeds: int = 2, during: int = 100) -> Iterator[Row]:
         for part, seed in [(part, seed) for part in (TRAINING, FINAL) for seed in range(seeds)]:
             all_steps = [int(c / (3 * macs * 64)) for c in np.geomspace(6e10, 6e12, 7)]
             for steps in all_steps if part == TRAINING else all_steps[-1:]:
-                compute = train_macs(macs, 64 * steps)
+                compute = flops.train_macs(macs, 64 * steps)
                 away = math.log(macs / (compute**0.5 / 50))
                 fd = 100 * (compute / 1e9) ** -0.4 * math.exp(0.05 * away**2) * (1 + 0.05 * (seed - 0.5))
                 yield replace(

@@ -13,10 +13,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from types import FrameType
+from collections.abc import Iterator, Sequence
 
-FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+from scaledit import children
+
 LAST_WORDS = 15.0
 """Seconds for the others to find out, and say, that a rank is gone."""
 POLL = 0.1
@@ -25,38 +25,22 @@ POLL = 0.1
 def run(arguments: Sequence[str], nproc: int) -> int:
     """Runs `scaledit *arguments` as `nproc` ranks and gives the exit code: that of the first rank that failed
     (1 if a signal ended it), else the highest. Ctrl-C and stop signals reach every rank once."""
-    ranks = [_start(arguments, rank, nproc, port) for port in [_free_port()] for rank in range(nproc)]
-
-    def forward(number: int, _: FrameType | None) -> None:
-        for rank in ranks:
-            if rank.poll() is None:
-                rank.send_signal(number)
-
-    for number in FORWARDED:
-        signal.signal(number, forward)
-    try:
+    with children.started(arguments, _environments(nproc, _free_port())) as ranks:
         return _wait(ranks)
-    finally:
-        for rank in ranks:
-            if rank.poll() is None:
-                rank.kill()
-                rank.wait()  # when this process is gone, so are they
 
 
-def _start(arguments: Sequence[str], rank: int, nproc: int, port: int) -> subprocess.Popen[bytes]:
-    environment = {
-        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nproc)),
-        **os.environ,
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(nproc),
-        "LOCAL_WORLD_SIZE": str(nproc),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    command = [sys.executable, "-m", "scaledit.cli", *arguments]
-    # Of their own session: a terminal's Ctrl-C comes from here alone, once.
-    return subprocess.Popen(command, env=environment, start_new_session=True)
+def _environments(nproc: int, port: int) -> Iterator[dict[str, str]]:
+    for rank in range(nproc):
+        yield {
+            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nproc)),
+            **os.environ,
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(nproc),
+            "LOCAL_WORLD_SIZE": str(nproc),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
 
 
 def _wait(ranks: list[subprocess.Popen[bytes]]) -> int:

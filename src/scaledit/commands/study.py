@@ -70,8 +70,8 @@ def run(given: argparse.Namespace) -> int:
     from scaledit.scaling.queue import Queue
     from scaledit.scaling.work import jobs
 
-    name = f"{given.study.removesuffix('.toml')}-fast" if given.fast else given.study
-    study = studies.load(name + (".toml" if given.fast and given.study.endswith(".toml") else ""))
+    name = f"{place.with_suffix('')}-fast{place.suffix}" if given.fast else given.study
+    study = studies.load(name)
     out = given.out or Path("studies") / study.name
     queue = Queue(out, jobs(study))
     if given.join:
@@ -138,8 +138,9 @@ def _worked(study: Study, queue: Queue, given: argparse.Namespace, name: str, ou
     command = ["study", name, "--out", str(out), "--join", "--device", given.device]
     with StudyProgress(cost.seconds) as shown:
         codes = crew.run(command, min(workers, len(left)), lambda: shown.look(queue), gpus)
-    worst = next((code for code in codes if code not in (0,)), 0)
-    return worst if worst >= 0 else 1  # a worker that a signal ended: what it had is taken up next time
+    failed = [code for code in codes if code != DONE]
+    # A worker that a signal ended has a code below 0: what it had is taken up next time.
+    return max(failed[0], INCOMPLETE) if failed else DONE
 
 
 def _price(study: Study, queue: Queue, cost: Cost, workers: int) -> str:

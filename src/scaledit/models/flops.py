@@ -80,6 +80,7 @@ def count(config: DiTConfig) -> Counts:
     return Counts(tally.params, tally.macs)
 
 
-def train_macs(config: DiTConfig, batch_size: int, steps: int) -> int:
-    """Multiply-adds of a whole training run: macs * batch * steps * 3 (paper, section 4)."""
-    return count(config).macs * batch_size * steps * TRAIN_FORWARDS
+def train_macs(macs: int, images: int) -> int:
+    """Multiply-adds of training on so many images at macs a forward pass: a backward pass is two forward ones
+    (paper, section 4)."""
+    return TRAIN_FORWARDS * macs * images

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -71,12 +71,13 @@ def collect(study: Study, queue: Queue, command: str) -> tuple[Table, list[Job]]
         run = measurement.run
         rows.append(_row(run, measurement.part, measurement.config, found, loss_at[run.name], key))
     rows.sort(key=lambda row: row.part != FINAL)  # stable: the results proper come first
+    main = next((key for row in rows for key in TITLES if key in row.metrics), "")
     about = About(
         name=study.name,
         title=study.title,
         command=command,
-        distance=_distance(rows),
-        floor=_floor(rows),
+        distance=TITLES.get(main, ""),
+        floor=next((row.metrics[f"{main}_real"] for row in rows if f"{main}_real" in row.metrics), None),
         sizes=study.sizes,
         protocols=protocols,
         configs={run.name: run.config.to_json() for run in study.runs},
@@ -117,7 +118,7 @@ def _row(
         batch_size=batch_size,
         steps=step,
         images=step * batch_size,
-        train_macs=flops.train_macs(model, batch_size, step),
+        train_macs=flops.train_macs(counts.macs, batch_size * step),
         seed=config.train.seed,
         loss=loss_at.get(str(step)),
         fd=figure.value if figure else None,
@@ -142,17 +143,3 @@ def _protocol(found: Mapping[str, Any], protocols: dict[str, Mapping[str, Any]])
     key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
     protocols[key] = said
     return key
-
-
-def _distance(rows: Sequence[Row]) -> str:
-    """The printed name of the first figure, which is `fd`."""
-    return next((TITLES[key] for row in rows for key in TITLES if key in row.metrics), "")
-
-
-def _floor(rows: Sequence[Row]) -> float | None:
-    """What real held-out images score."""
-    for row in rows:
-        for key in TITLES:
-            if key in row.metrics:
-                return row.metrics.get(f"{key}_real")
-    return None

@@ -61,7 +61,7 @@ def estimate(study: Study, device: torch.device, progress: PROGRESS) -> Cost:
     train_macs, sampling_macs, longest = 0, 0.0, ("", 0.0)
     for run in study.runs:
         config, rate = run.config, _rate(run.config, rates)
-        own = flops.train_macs(config.model, config.train.batch_size, config.train.steps)
+        own = flops.train_macs(flops.count(config.model).macs, config.train.batch_size * config.train.steps)
         looks = training_job(run).macs - own
         train_macs += own
         sampling_macs += looks

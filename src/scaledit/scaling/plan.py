@@ -100,7 +100,8 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
     the batch does not divide over devices and micro-batches.
     """
     train, model, devices = config.train, config.model, hardware.devices
-    flops_per_step = flops.train_macs(model, train.batch_size, steps=1) * FLOPS_PER_MAC
+    counts = flops.count(model)
+    flops_per_step = flops.train_macs(counts.macs, train.batch_size) * FLOPS_PER_MAC
     speed, utilisation = _speed(hardware, flops_per_step, iterations_per_second)
     if train.batch_size % (devices * train.accumulate):
         raise UsageError(
@@ -108,8 +109,7 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
             f"train.accumulate {train.accumulate}; change one of the three"
         )
     micro_batch = train.batch_size // (devices * train.accumulate)
-    counts = flops.count(model)
-    train_macs = flops.train_macs(model, train.batch_size, train.steps)
+    train_macs = flops.train_macs(counts.macs, train.batch_size * train.steps)
     hours = train.steps / speed / 3600
     passes = evaluations(config.sample)
     return Plan(

@@ -15,6 +15,7 @@ from typing import Any
 
 from scaledit.config import SampleConfig
 from scaledit.evaluation.result import TITLES
+from scaledit.models import flops
 from scaledit.models.config import SIZES, DiTConfig
 from scaledit.models.flops import count
 from scaledit.scaling import paper
@@ -28,7 +29,6 @@ from scaledit.scaling.table import (
     About,
     Row,
     Table,
-    train_macs,
 )
 
 STUDY_STEPS = 400_000  # of the twelve models and the four blocks
@@ -148,7 +148,7 @@ def _row(
         batch_size=batch_size,
         steps=steps,
         images=batch_size * steps,
-        train_macs=train_macs(macs, batch_size * steps),
+        train_macs=flops.train_macs(macs, batch_size * steps),
         seed=0,
         loss=None,
         fd=figures["fid"],

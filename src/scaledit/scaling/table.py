@@ -22,7 +22,6 @@ from typing import Any, NamedTuple, get_type_hints
 
 from scaledit.errors import UsageError
 from scaledit.evaluation.result import TITLES
-from scaledit.models.flops import TRAIN_FORWARDS
 from scaledit.parts import whole
 
 TABLE, LOSSES, ABOUT, PICTURES = "table.csv", "losses.csv", "study.json", "pictures"
@@ -318,7 +317,3 @@ def _quoted(column: str) -> str:
 def file_name(run: str) -> str:
     """'XL/1 adaln' -> 'XL-1-adaln': a run's name as a file's."""
     return run.replace("/", "-").replace(" ", "-")
-
-
-def train_macs(macs: int, images: int) -> int:
-    return TRAIN_FORWARDS * macs * images

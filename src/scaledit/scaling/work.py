@@ -44,10 +44,6 @@ NOTED = 1.0
 POLL = 0.5
 
 
-class Began(NamedTuple):
-    job: Job
-
-
 class Ended(NamedTuple):
     job: Job
     seconds: float
@@ -58,12 +54,6 @@ class Failed(NamedTuple):
     why: str
 
 
-class Waiting(NamedTuple):
-    """What is left is in other processes' hands, or waits for such."""
-
-    left: int
-
-
 def jobs(study: Study) -> list[Job]:
     return [*map(training_job, study.runs), *map(measurement_job, study.measurements)]
 
@@ -72,7 +62,7 @@ def training_job(run: StudyRun) -> Job:
     config = run.config
     images = config.train.batch_size * config.train.steps
     looks = -(-config.train.steps // config.evaluate.every) if config.evaluate.every else 0
-    macs = flops.train_macs(config.model, 1, 1) * images
+    macs = flops.train_macs(flops.count(config.model).macs, images)
     return Job(run.key, {"train": config.to_json()}, macs + looks * drawing_macs(run.config))
 
 
@@ -88,9 +78,7 @@ def drawing_macs(config: RunConfig) -> float:
     return float(flops.count(config.model).macs * evaluations(settings) * images)
 
 
-def work(
-    study: Study, queue: Queue, device: str, stop: StopRequest
-) -> Iterator[Began | Ended | Failed | Waiting]:
+def work(study: Study, queue: Queue, device: str, stop: StopRequest) -> Iterator[Ended | Failed]:
     """Does jobs until all are done or failed here, or a signal has come. Raises UsageError for a job that
     cannot be done as it was asked for."""
     runs = {run.key: run for run in study.runs}
@@ -98,7 +86,6 @@ def work(
     while stop.signal is None:
         with queue.next() as job:
             if job is not None:
-                yield Began(job)
                 began = time.monotonic()
                 try:
                     if job.key in runs:
@@ -118,8 +105,7 @@ def work(
         left = queue.left
         if not left or all(_blocked(one, queue) for one in left):
             return
-        yield Waiting(len(left))
-        time.sleep(POLL)
+        time.sleep(POLL)  # what is left is in other processes' hands, or waits for such
 
 
 def _blocked(job: Job, queue: Queue) -> bool:
