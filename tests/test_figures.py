@@ -240,8 +240,8 @@ def test_blocks(tables: dict[str, Table], drawn: dict[str, figures.Drawn]):
         )
         np.testing.assert_array_equal(line.get_xdata(), STEPS)
         np.testing.assert_array_equal(line.get_ydata(), [row.fd for row in rows])
-    written = [text.get_text() for text in axes.texts]  # from the least distance up
-    assert written == ["adaLN-Zero", "adaLN", "cross-attention", "in-context"]
+    written = [text.get_text() for text in axes.texts]
+    assert written == ["real images", "adaLN-Zero", "adaLN", "cross-attention", "in-context"]
     [axes] = drawn["paper 05-blocks"].figure.axes
     assert [bar.get_width() for bar in axes.patches] == [35.24, 26.14, 25.21, 19.47]
 
@@ -263,6 +263,25 @@ def test_training_has_both_cuts_of_the_same_lines(tables: dict[str, Table], draw
     bands = figure.axes[0].collections
     assert len(bands) == 2  # S and B have seeds
     assert {axes.get_ylim() for axes in figure.axes} == {figure.axes[0].get_ylim()}
+
+
+def test_a_longer_training_shows_where_compute_is_compared_only(tables: dict[str, Table]):
+    """S/4 once more, to 40,000 steps: figure 9 follows it there, figure 6 keeps to the grid's steps, and the
+    grid itself is the same."""
+    study = tables["study"]
+    first = next(row for row in study.part(TRAINING) if row.name == "S/4")
+    scale = 40_000
+    longer = [
+        replace(first, name="S/4 40000 steps", part=part, steps=steps, images=64 * steps, fd=9.0,
+                train_macs=3 * first.macs * 64 * steps)
+        for part, steps in ((FINAL, scale), *((TRAINING, scale * i // 8) for i in range(1, 9)))
+    ]  # fmt: skip
+    table = Table(study.about, (*study.rows, *longer))
+    assert table.models() == study.models()
+    ends = {c.first.model: c.rows[-1].steps for c in over_training(table)}
+    assert ends.pop("S/4") == scale and set(ends.values()) == {6000}
+    kept = {c.first.model: c.rows[-1].steps for c in over_training(table, 6000)}
+    assert set(kept.values()) == {6000} and len(kept) == 12
 
 
 def test_a_run_that_is_not_at_its_end_does_not_bend_the_mean(tables: dict[str, Table]):

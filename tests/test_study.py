@@ -353,6 +353,25 @@ def test_a_table_that_is_none_is_refused(tmp_path: Path):
         tables.read(tmp_path)
 
 
+def test_a_folder_beside_does_not_stand_for_a_study_of_its_name(tmp_path: Path, monkeypatch, capsys):
+    """A table is read from where a path leads; `digits` is the study, whatever lies beside."""
+    monkeypatch.chdir(tmp_path)
+    tables.write(Table(About("a", "a", "c", "FID"), ()), tmp_path / "digits")
+    assert cli.main(["study", "digits", "--dry-run"]) == 0
+    assert "runs and" in capsys.readouterr().out
+    assert cli.main(["study", "./digits", "--dry-run"]) == 2
+    assert "--dry-run is for a study to run" in capsys.readouterr().err
+    assert cli.main(["study", "paper", "--publish", "there"]) == 2
+    assert "--out" in capsys.readouterr().err
+
+
+def test_a_longer_training_is_named_by_its_steps_and_no_setting(tmp_path: Path):
+    longer = TOML + '\n[[runs]]\nsize = "S"\nmodel.patch_size = 4\ntrain.steps = 12\n'
+    runs = {run.name: run for run in studies.load(declared(tmp_path, longer)).runs}
+    assert runs["S/4 12 steps"].config.train.steps == 12 and not runs["S/4 12 steps"].settings
+    assert runs["S/4"].config.train.steps != 12
+
+
 def test_results_are_read_only_as_what_they_are(tmp_path: Path):
     job = Job("a", {"x": 1}, 1.0)
     Queue(tmp_path / "q", [job]).finish(job, {"found": 2})

@@ -99,6 +99,23 @@ def test_larger_models_that_waste_compute():
     assert found["compute"] == "does not hold" and found["size"] == "holds"
 
 
+def test_compute_is_compared_where_a_longer_training_ends():
+    """S/1 ends before XL/1 is measured at all; trained to XL/1's compute, the two are compared there."""
+    table = made(exponent=0.5, late=0.7)
+    small = next(r for r in table.part(TRAINING) if (r.model, r.steps) == ("S/1", 1000))
+    large = next(r for r in table.part(TRAINING) if (r.model, r.steps) == ("XL/1", 1000))
+    steps = large.train_macs // (3 * 64 * small.macs)
+    longer = replace(small, name="S/1 longer", steps=steps, train_macs=3 * 64 * steps * small.macs)
+    longer = replace(longer, fd=1.5 * (large.fd or 0))
+
+    def ratios(of: Table) -> list[float]:
+        [found] = [verdict for verdict in verdicts(of) if verdict.key == "compute"]
+        return [p["ratio"] for p in found.numbers["pairs"] if (p["better"], p["worse"]) == ("XL/1", "S/1")]
+
+    assert ratios(table) == []
+    assert ratios(replace(table, rows=(*table.rows, longer))) == pytest.approx([1.5], rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("ratios", "said"), [((1.1, 1.2), "holds"), ((1.1, 2.0), "undecided"), ((2, 3), "does not hold")]
 )

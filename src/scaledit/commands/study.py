@@ -54,19 +54,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> int:
     common.at_least(given, 1, "workers")
+    from scaledit.scaling import study as studies
     from scaledit.scaling import table as tables
 
-    place = Path(given.study)
-    if (place / tables.TABLE).is_file():
-        _refuse(given, "fast", "join", "dry_run", "workers")
-        return _reported(tables.read(place), given.out or place)
     if given.study == "paper":
         from scaledit.scaling import printed_table
 
-        _refuse(given, "fast", "join", "dry_run", "workers")
+        _only_reports(given)
         return _reported(printed_table.table(), given.out or Path("studies/paper"))
+    place = Path(given.study)
+    if given.study not in studies.names() and (place / tables.TABLE).is_file():
+        _only_reports(given)
+        return _reported(tables.read(place), given.out or place)
 
-    from scaledit.scaling import study as studies
     from scaledit.scaling.queue import Queue
     from scaledit.scaling.work import jobs
 
@@ -92,11 +92,13 @@ def run(given: argparse.Namespace) -> int:
     return _reported(table, out)
 
 
-def _refuse(given: argparse.Namespace, *names: str) -> None:
-    for name in names:
+def _only_reports(given: argparse.Namespace) -> None:
+    """Raises UsageError for options of a study that is to be run."""
+    for name in ("fast", "join", "dry_run", "workers", "publish"):
         if getattr(given, name):
             raise UsageError(
-                f"--{name.replace('_', '-')} is for a study to run; {given.study} is a table already"
+                f"--{name.replace('_', '-')} is for a study to run; {given.study} is a table already, "
+                "whose report goes to --out"
             )
 
 

@@ -39,7 +39,7 @@ STUDIES = Path(__file__).parent.parent / "studies"
 KEYS = ("title", "extends", "recipe", "sizes", "common", "runs", "measure")
 MEASURED = ("sample", "evaluate", "autoencoder")
 """Sections that a measurement may change: none of them changes the training."""
-IN_NAME = ("model.patch_size", "model.name", "model.conditioning", "train.seed")
+IN_NAME = ("model.patch_size", "model.name", "model.conditioning", "train.seed", "train.steps")
 """Keys that a run's name and the table's own columns tell already."""
 MOST_RUNS = 10_000
 
@@ -206,6 +206,7 @@ def _run(
     words = [f"{size}/{model.patch_size}"]
     usual = configs.load(recipe).model.conditioning if "model.conditioning" in choice else model.conditioning
     words += [model.conditioning] if model.conditioning != usual else []
+    words += [f"{config.train.steps} steps"] if "train.steps" in choice else []
     words += [] if first else [f"seed {config.train.seed}"]
     settings = {key: choice[key] for key in varied if key in choice and key not in IN_NAME}
     words += [f"{key.partition('.')[2]}={value}" for key, value in settings.items()]

@@ -59,7 +59,7 @@ def best(table: Table, rivals: Mapping[str, float] | None = None) -> style.Drawn
         f"Left: {len(models)} models after {words.trained(models)}; area of a bubble: "
         f"flops of a forward pass. {words.FLOPS} {words.protocol(table, models)} {elsewhere}"
     )
-    return style.finished("02-best", "Quality follows compute", caption, figure)
+    return style.finished("02-best", "The models by size, and the best of them", caption, figure)
 
 
 def best_results(table: Table) -> list[Row]:

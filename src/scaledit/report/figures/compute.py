@@ -72,7 +72,7 @@ def compute(table: Table, by_gflops: Fit = NONE, by_params: Fit = NONE) -> style
         f"and against parameters (right).{fitted}{spread}{words.floor(table)} {words.FLOPS} "
         f"{words.protocol(table, models)}"
     )
-    return style.finished("08-compute", "Gflops predict quality, parameters less so", caption, figure)
+    return style.finished("08-compute", "Distance over model compute and over parameters", caption, figure)
 
 
 def _panel(

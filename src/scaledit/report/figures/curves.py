@@ -5,6 +5,7 @@ The grid is the sizes and patches with the block design, input size and settings
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -62,9 +63,10 @@ def curves(
     return sorted(found, key=lambda curve: curve.first.macs)
 
 
-def over_training(table: Table) -> list[Curve]:
-    """The grid during training, a curve a model."""
-    return curves(grid(table.part(TRAINING)), lambda row: row.steps, lambda row: (row.size, row.patch_size))
+def over_training(table: Table, longest: float = math.inf) -> list[Curve]:
+    """The grid during training up to so many steps, a curve a model."""
+    rows = grid(table.part(TRAINING, lambda row: row.steps <= longest))
+    return curves(rows, lambda row: row.steps, lambda row: (row.size, row.patch_size))
 
 
 def at_ends(table: Table) -> list[Curve]:

@@ -56,9 +56,7 @@ def efficiency(table: Table) -> style.Drawn | None:
             for last in (curve.rows[-1] for curve in curves)
         ],
     )
-    return style.finished(
-        "09-efficiency", "Larger models use training compute better", _caption(table, curves), figure
-    )
+    return style.finished("09-efficiency", "Distance over training compute", _caption(table, curves), figure)
 
 
 def frontier(rows: Sequence[Row]) -> list[Row]:

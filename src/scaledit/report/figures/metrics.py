@@ -52,7 +52,7 @@ def _panel(plot: Axes, look: style.Look, unit: axes.Unit, key: str, models: Sequ
     for row, value in shown:
         plot.plot([row.macs / unit.divisor], [value], **look.dots(row))
     real = [value for row, _ in shown if (value := row.metric(f"{key}_real")) is not None]
-    axes.real(plot, real[0] if real else None)
+    axes.real(plot, real[0] if real else None, name="")
     axes.dress(plot, "", "")
     axes.heading(plot, f"{TITLES[key]}\n({sense(key)})")
     values = [value for _, value in shown]

@@ -44,7 +44,7 @@ def sampling(table: Table) -> style.Drawn | None:
     labels.place(plot, notes)
     return style.finished(
         "10-sampling",
-        "Sampling compute does not replace model compute",
+        "Distance over sampling compute",
         _caption(table, lines, shown),
         figure,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scaledit.report.figures import axes, style, words
-from scaledit.report.figures.curves import Curve, fd, over_training
+from scaledit.report.figures.curves import Curve, ends_of_training, fd, over_training
 from scaledit.scaling.table import Table
 
 if TYPE_CHECKING:
@@ -16,7 +16,8 @@ HEIGHT = 2.05
 
 
 def training(table: Table) -> style.Drawn | None:
-    lines = [line for line in over_training(table) if len(line.rows) > 1]
+    longest = max((row.steps for row in ends_of_training(table)), default=0)
+    lines = [line for line in over_training(table, longest) if len(line.rows) > 1]
     if len(lines) < 2:
         return None
     look = style.Look.of(table)
