@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 from scaledit import cli
-from scaledit.scaling.verdicts import CLAIMS
+from scaledit.scaling import study as studies
+from scaledit.scaling import table as tables
+from scaledit.scaling.findings import findings
+from scaledit.scaling.table import SAMPLING
+from scaledit.scaling.verdicts import CLAIMS, to_json, verdicts
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +77,32 @@ def test_tables_of_the_paper(paper: Path, capsys):
     assert cli.main(["paper", "--table", "4", "--study", str(paper), "--json"]) == 0
     [beside] = json.loads(capsys.readouterr().out)
     assert len(beside["rows"]) == 19 + 15
+
+
+def test_the_committed_study_says_what_its_table_says():
+    """docs/studies/digits, whose report anybody can make again on any machine."""
+    folder = Path(__file__).parent.parent / "docs" / "studies" / "digits"
+    table = tables.read(folder)
+    alike(json.loads((folder / "verdicts.json").read_text()), to_json(table, verdicts(table)))
+    alike(json.loads((folder / "fits.json").read_text()), findings(table).to_json())
+    assert len(table.models()) == 12 and len(table.blocks()) == 4
+    assert {row.sampling_steps for row in table.part(SAMPLING)} == {16, 32, 64, 128, 256, 1000}
+    assert all(row.fd is not None for row in table.rows)
+    declared = studies.load("digits")
+    assert {run.name: run.config.to_json() for run in declared.runs} == dict(table.about.configs)
+
+
+def alike(one: object, other: object) -> None:
+    """Equal, numbers up to what another machine's last digits do to a fit."""
+    if isinstance(one, dict):
+        assert isinstance(other, dict) and one.keys() == other.keys()
+        for key, value in one.items():
+            alike(value, other[key])
+    elif isinstance(one, list):
+        assert isinstance(other, list | tuple) and len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            alike(a, b)
+    elif isinstance(one, float):
+        assert other == pytest.approx(one, rel=1e-3)
+    else:
+        assert one == other

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from torch import Tensor
 
@@ -47,9 +48,10 @@ class Decoder:
 
     @property
     def name(self) -> str:
-        """With the hash of its weights, for protocols."""
-        sha256 = self.autoencoder.sha256
-        return f"{self.where}, {self.precision}{', tiled' if self.tiled else ''}, SHA-256 {sha256[:16]}"
+        """For protocols: with the hash of its weights, and without the way to it on this machine."""
+        sha256, where = self.autoencoder.sha256, Path(self.where)
+        said = where.name if where.is_absolute() else self.where
+        return f"{said}, {self.precision}{', tiled' if self.tiled else ''}, SHA-256 {sha256[:16]}"
 
     def __call__(self, z: Tensor) -> Tensor:
         """Scaled latents (N, C, h, w) -> (N, 3, H, W) float32 on the CPU."""

@@ -52,6 +52,7 @@ def write(table: Table, folder: Path, progress: PROGRESS = lambda done, total: N
         *(_figure(name, one) for name, one in drawn.items()),
         _results("The grid, at the end of training", table, table.models()),
         _results("Block designs", table, table.blocks()) if len(table.blocks()) > 1 else "",
+        _results("Trained longer, or otherwise", table, _others(table)),
         _results("Guidance", table, table.part(tables.GUIDANCE), guided=True),
         _results("Decoders", table, table.part(tables.DECODER), guided=True),
         _origin(table),
@@ -190,6 +191,16 @@ def _figure(name: str, one: Drawn) -> str:
         f"<h2>{title}</h2><img alt='{title}' style='width:1000px' src='{FIGURES}/{html.escape(name)}'>"
         f"<p class='small'>{html.escape(one.name)}. {html.escape(one.caption)}</p>"
     )
+
+
+def _others(table: Table) -> list[Row]:
+    """Results of trainings that are neither of the grid nor of the comparison of block designs."""
+
+    def trained(row: Row) -> tuple[object, ...]:
+        return row.size, row.patch_size, row.conditioning, row.tokens, row.steps, str(dict(row.settings))
+
+    shown = {trained(row) for row in (*table.models(), *table.blocks())}
+    return tables.over_seeds((row for row in table.part(FINAL) if trained(row) not in shown), trained)
 
 
 def _results(title: str, table: Table, rows: Sequence[Row], guided: bool = False) -> str:
