@@ -14,6 +14,9 @@ SUMMARY = """the paper's tables 1 to 6, beside what is computed here and, with -
   scaledit paper --study docs/studies/digits"""
 
 
+WIDEST = 1000
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--table", type=int, choices=range(1, 7), metavar="N", help="only table N")
     parser.add_argument("--study", metavar="FOLDER", help="a study whose results go below the paper's")
@@ -38,5 +41,7 @@ def run(given: argparse.Namespace) -> None:
             shown.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
         for row in one.rows:
             shown.add_row(*row)
-        console.print(shown, soft_wrap=True)
+        # As wide as it is: a number that is cut off is worse than a line that wraps.
+        console.width = max(console.width, Console(width=WIDEST).measure(shown).maximum)
+        console.print(shown)
         console.print(f"  {one.note}\n" if one.note else "", highlight=False, soft_wrap=True)

@@ -195,12 +195,8 @@ def _figure(name: str, one: Drawn) -> str:
 
 def _others(table: Table) -> list[Row]:
     """Results of trainings that are neither of the grid nor of the comparison of block designs."""
-
-    def trained(row: Row) -> tuple[object, ...]:
-        return row.size, row.patch_size, row.conditioning, row.tokens, row.steps, str(dict(row.settings))
-
-    shown = {trained(row) for row in (*table.models(), *table.blocks())}
-    return tables.over_seeds((row for row in table.part(FINAL) if trained(row) not in shown), trained)
+    shown = {tables.training(row) for row in (*table.models(), *table.blocks())}
+    return [row for row in table.trained() if tables.training(row) not in shown]
 
 
 def _results(title: str, table: Table, rows: Sequence[Row], guided: bool = False) -> str:

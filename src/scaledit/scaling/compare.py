@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
-from scaledit.scaling.table import FINAL, Row, Table
+from scaledit.scaling.table import FINAL, Row, Table, training
 
 Outcome = Literal["holds", "does not hold", "undecided", "not measured"]
 SIGMAS = 2.0
@@ -42,25 +42,12 @@ def noise(table: Table) -> float | None:
     groups: dict[Hashable, list[float]] = {}
     for row in table.part(FINAL):
         if row.fd is not None:
-            groups.setdefault(_trained(row), []).append(math.log(row.fd))
+            groups.setdefault(training(row), []).append(math.log(row.fd))
     several = [values for values in groups.values() if len(values) > 1]
     if not several:
         return None
     squares = sum((value - sum(values) / len(values)) ** 2 for values in several for value in values)
     return math.sqrt(squares / sum(len(values) - 1 for values in several))
-
-
-def _trained(row: Row) -> Hashable:
-    """What two trainings share that differ in their seed only."""
-    return (
-        row.size,
-        row.patch_size,
-        row.conditioning,
-        row.tokens,
-        row.steps,
-        row.batch_size,
-        str(row.settings),
-    )
 
 
 def means(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, Mean]:

@@ -12,7 +12,7 @@ from scaledit.evaluation.result import TITLES, Figure, Result, side_by_side
 from scaledit.models.config import SIZES, DiTConfig
 from scaledit.models.flops import count
 from scaledit.scaling import paper
-from scaledit.scaling.table import DECODER, FINAL, GUIDANCE, Row, Table
+from scaledit.scaling.table import DECODER, GUIDANCE, Row, Table
 
 
 class Shown(NamedTuple):
@@ -84,9 +84,9 @@ def _models(study: Table | None) -> Shown:
         "Thousands of steps; millions of parameters; Gflops (1e9 multiply-adds of a forward pass); FID-50K."
     )
     if study is not None:
-        rows += map(_own, study.part(FINAL))
-        note += f" Below: {study.about.title}, {study.about.distance}."
-    distance = "FID" if study is None else "distance"
+        rows += map(_own, study.trained())
+        note += f" Below: {study.about.title}, seeds averaged, {study.about.distance}."
+    distance = "FID" if study is None or study.about.distance == "FID" else f"FID, {study.about.distance}"
     header = ("", "block", "px", "k steps", "M", "M here", "G", "G here", distance)
     return Shown(4, "Table 4. All models", header, tuple(rows), note)
 
@@ -125,7 +125,7 @@ def _measured(study: Table | None, part: str) -> list[Result]:
             if key in row.metrics
         }
         name = f"{study.about.name}: {row.name}"
-        name += f" (cfg={row.cfg_scale:g})" if part == GUIDANCE else f" {row.decoder}"
+        name += f" (cfg={row.cfg_scale:g})" if part == GUIDANCE else f", {row.decoder.partition(',')[0]}"
         found.append(Result(name, figures, {}, ()))
     return found
 

@@ -138,6 +138,10 @@ class Table:
             rows = [row for row, value in zip(rows, values, strict=True) if value == usual]
         return sorted(over_seeds(rows, lambda row: (row.size, row.patch_size)), key=lambda row: row.macs)
 
+    def trained(self) -> list[Row]:
+        """Every training at its end, seeds averaged, in the study's order."""
+        return over_seeds(self.part(FINAL), training)
+
     def blocks(self) -> list[Row]:
         """The block designs at the model that has most of them, a row each, seeds averaged."""
 
@@ -160,6 +164,19 @@ _BESIDES: tuple[Callable[[Row], Any], ...] = (
     lambda row: dict(row.settings),
 )
 """What a grid of sizes and patches is read at one value of."""
+
+
+def training(row: Row) -> tuple[Any, ...]:
+    """What two trainings share that differ in their seed only."""
+    return (
+        row.size,
+        row.patch_size,
+        row.conditioning,
+        row.tokens,
+        row.steps,
+        row.batch_size,
+        str(dict(row.settings)),
+    )
 
 
 def over_seeds(rows: Iterable[Row], key: Callable[[Row], tuple[Any, ...]]) -> list[Row]:
