@@ -81,7 +81,7 @@ demo-latent: $(VENV)/.installed-latent
 	  autoencoder.compare=runs/photos-ae-decoder
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 -m "not slow and not faults"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not faults"
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
