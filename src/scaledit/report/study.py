@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import io
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from scaledit.scaling import comparable, paper, printed_table
 from scaledit.scaling import table as tables
 from scaledit.scaling.findings import Findings, findings
 from scaledit.scaling.fits import Correlation, Estimate, PowerLaw
+from scaledit.scaling.frontier import Point
 from scaledit.scaling.plan import prefixed, scientific
 from scaledit.scaling.table import FINAL, Row, Table
 from scaledit.scaling.verdicts import Verdict, to_json, verdicts
@@ -157,8 +159,8 @@ def _fits(table: Table, found: Findings) -> str:
         )
     if found.staircase:
         rows["best within a training budget"] = "; ".join(
-            f"{html.escape(point.name)} from {scientific(point.compute)} on ({point.distance:.3g})"
-            for point in found.staircase
+            _step(name, list(points))
+            for name, points in itertools.groupby(found.staircase, lambda point: point.name)
         )
     if found.optimal is not None:
         rows["optimal model at a budget"] = f"grows with its power {_between(found.optimal.exponent)}"
@@ -182,6 +184,13 @@ def _fits(table: Table, found: Findings) -> str:
                 f"r = {_r(theirs.by_gflops)}, b = {_between(theirs.law.exponent)}"
             )
     return f"<h2>Fits</h2>{page.facts(rows)}<p class='small'>Compute in multiply-adds.</p>" if rows else ""
+
+
+def _step(name: str, points: Sequence[Point]) -> str:
+    """One model's results in a row that nothing cheaper beats."""
+    first, last = points[0], points[-1]
+    fell = f"{first.distance:.3g}" + ("" if last is first else f", down to {last.distance:.3g}")
+    return f"{html.escape(name)} from {scientific(first.compute)} on ({fell})"
 
 
 def _figure(name: str, one: Drawn) -> str:

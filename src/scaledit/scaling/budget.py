@@ -149,7 +149,7 @@ class Answer:
         best = self.best
         if best is None:
             return [("best measured", "none: every result of the study cost more")]
-        trained = f"{best.name} after {best.steps:,} steps of batch {best.batch_size:,}"
+        trained = f"{best.model} after {best.steps:,} steps of batch {best.batch_size:,}"
         return [
             (
                 "best measured",

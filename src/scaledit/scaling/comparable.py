@@ -47,8 +47,8 @@ def over_training(table: Table) -> list[Row]:
 
 
 def points(rows: Iterable[Row]) -> dict[Point, Row]:
-    """Each result that has a distance as (name, training multiply-adds, distance)."""
-    return {Point(row.name, float(row.train_macs), row.fd): row for row in rows if row.fd is not None}
+    """Each result that has a distance as (model, training multiply-adds, distance)."""
+    return {Point(row.model, float(row.train_macs), row.fd): row for row in rows if row.fd is not None}
 
 
 def curves(rows: Iterable[Row]) -> list[Curve]:

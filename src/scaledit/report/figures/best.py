@@ -41,7 +41,7 @@ def best(table: Table, rivals: Mapping[str, float] | None = None) -> style.Drawn
         [["key", "bars"], ["bubbles", "bars"]], width_ratios=(1.25, 1), height_ratios=(above, HEIGHT)
     )
     right = plots["bars"]
-    shown = [_bar(row) for row in results]
+    shown = [_bar(row, models[0].steps) for row in results]
     if rivals:
         shown = [bars.Bar(name, value, ours=name.startswith(OURS)) for name, value in rivals.items()]
         shown.sort(key=lambda bar: -bar.value)
@@ -86,12 +86,14 @@ def best_results(table: Table) -> list[Row]:
     return sorted(found.values(), key=lambda row: fd(row))[:SHOWN][::-1]
 
 
-def _bar(row: Row) -> bars.Bar:
+def _bar(row: Row, usual: int) -> bars.Bar:
+    """usual: steps of training that need not be told."""
     design = (
         "" if row.conditioning == "adaln_zero" else f" {words.BLOCKS.get(row.conditioning, row.conditioning)}"
     )
     guided = "" if row.cfg_scale == 1 else f", guidance {row.cfg_scale:g}"
-    return bars.Bar(f"{row.model}{design}{guided}", fd(row), row.fd_std, ours=row.cfg_scale != 1)
+    longer = "" if row.steps == usual else f", {row.steps:,} steps"
+    return bars.Bar(f"{row.model}{design}{longer}{guided}", fd(row), row.fd_std, ours=row.cfg_scale != 1)
 
 
 def _bubbles(plot: Axes, key: Axes, table: Table, models: Sequence[Row]) -> None:

@@ -33,7 +33,7 @@ def losses(table: Table) -> style.Drawn | None:
     left, right = figure.subplots(1, 2)
     shown = sorted(runs.values(), key=lambda row: row.macs)
     longest = max(loss.steps for row in shown for loss in logged[row.name])
-    unit = axes.steps_unit(grid(table.rows))
+    unit = axes.steps_unit(shown)
     tails, last = [], []
     for row in shown:
         steps, values = smoothed(logged[row.name])
