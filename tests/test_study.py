@@ -115,7 +115,9 @@ def test_a_grid_is_the_union_of_products():
     grid = studies.load("digits")
     names = [run.name for run in grid.runs]
     assert names[:12] == [f"{size}/{patch}" for size in ("S", "B", "L", "XL") for patch in (4, 2, 1)]
-    assert len(names) == len(set(names)) == 35  # [[runs]] overlap: nothing is run twice
+    assert len(names) == len(set(names)) == 35 + 3  # [[runs]] overlap: nothing is run twice
+    longer = {"S/2 25000 steps", "B/2 6500 steps", "L/2 2550 steps"}  # to XL/2's training compute
+    assert {name for name in names if name.endswith(" steps")} == longer
     assert "XL/2 cross_attention seed 2" in names and "XL/2 seed 1" in names
     assert grid.sizes == ("S", "B", "L", "XL")
     shared = {
