@@ -81,10 +81,10 @@ demo-latent: $(VENV)/.installed-latent
 	  autoencoder.compare=runs/photos-ae-decoder
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not faults"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not faults"
 
 test-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 test-faults: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m faults tests/faults --table docs/reliability.md

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -18,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from processes import Job, scaledit
 from saved import identical
 from scaledit import checkpoint
 from scaledit.autoencoders import kl, open_autoencoder
@@ -391,25 +390,24 @@ def test_a_recipe_of_another_kind_says_which_command_trains_it():
         load("digits", kind=AutoencoderRun)
 
 
-COMMAND = [sys.executable, "-m", "scaledit.cli", "autoencoder", "train", "photos-ae", "--resume", "auto"]
+COMMAND = ["autoencoder", "train", "photos-ae", "--resume", "auto"]
 
 
 @pytest.mark.slow
 def test_killed_at_random_moments_and_resumed(tmp_path: Path):
     settings = ["model.widths=[8,8]", "train.batch_size=2", "train.steps=60", "checkpoint.every=5"]
 
-    def start(out: Path) -> subprocess.Popen:
-        return subprocess.Popen([*COMMAND, *settings, "--out", str(out)], stderr=subprocess.DEVNULL)
+    def start(out: Path) -> Job:
+        return scaledit(*COMMAND, *settings, "--out", str(out), output=tmp_path / "said")
 
     assert start(tmp_path / "whole").wait() == 0
     out, logged = tmp_path / "killed", tmp_path / "killed" / log.LOG
     for kill in range(3):
         before, process = logged.stat().st_ino if logged.exists() else None, start(out)
-        while process.poll() is None and (not logged.exists() or logged.stat().st_ino == before):
+        while process.running() and (not logged.exists() or logged.stat().st_ino == before):
             time.sleep(0.005)
         time.sleep(0.3 * (kill + 1))
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
     assert start(out).wait() == 0
     assert identical(result(tmp_path / "whole"), result(out))
     assert not list((out / "checkpoints").glob(".*"))
@@ -418,7 +416,7 @@ def test_killed_at_random_moments_and_resumed(tmp_path: Path):
 
 @pytest.mark.slow
 def test_the_recipe_reaches_what_its_header_says(tmp_path: Path):
-    command = [*COMMAND, "--out", str(tmp_path / "run"), "--json"]
+    command = [sys.executable, "-m", "scaledit.cli", *COMMAND, "--out", str(tmp_path / "run"), "--json"]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found = json.loads(done.stdout)
     assert found["psnr"] >= 24

@@ -18,7 +18,7 @@ from scaledit import DiTConfig
 from scaledit.autoencoders.config import AutoencoderConfig
 from scaledit.training.autoencoder_state import build
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]  # one process, one demo
+pytestmark = pytest.mark.slow
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 SHORT = ("train.steps=20", "evaluate.num=20")

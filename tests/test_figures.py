@@ -35,8 +35,6 @@ WIDE = (
 )  # with texts of models
 NAMES += ["wide 02-best", "wide 07-samples", "wide 08-compute", "wide 09-efficiency", "wide 13-losses"]
 
-pytestmark = pytest.mark.xdist_group("figures")  # what is drawn once serves all of its tests
-
 
 def law(x: np.ndarray) -> np.ndarray:
     return 100 * x**-0.4

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from processes import scaledit
 from scaledit import load
 from scaledit.cli import main
 from scaledit.config import SampleConfig
@@ -53,25 +52,24 @@ def test_image_i_is_a_function_of_its_index(run: Path, whole: Path):
 
 def test_shards_make_the_same_file(run: Path, whole: Path, tmp_path: Path):
     out = tmp_path / "sharded.npz"
-    command = [sys.executable, "-m", "scaledit.cli", "generate", str(run), *DRAW, "--out", str(out)]
-    commands = [[*command, "--shard", f"{i}/3"] for i in (2, 0, 1)]
-    for process in [subprocess.Popen(command) for command in commands]:
-        assert process.wait() == 0
+    words = ["generate", str(run), *DRAW, "--out", str(out)]
+    said = tmp_path.with_name("said")
+    for process in [scaledit(*words, "--shard", f"{i}/3", output=said) for i in (2, 0, 1)]:
+        assert process.wait() == 0, process.said()
     assert out.read_bytes() == whole.read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == [out.name]  # nothing else is left
 
 
 def test_killed_and_run_again_it_makes_the_same_file(run: Path, whole: Path, tmp_path: Path):
     out = tmp_path / "killed.npz"
-    command = [sys.executable, "-m", "scaledit.cli", "generate", str(run), *DRAW, "--out", str(out)]
     parts = tmp_path / "killed.npz.parts"
     for wanted in (1, 3):  # killed as soon as so many parts are there
-        process = subprocess.Popen(command)
+        words = ["generate", str(run), *DRAW, "--out", str(out)]
+        process = scaledit(*words, output=tmp_path / "said")
         while len(list(parts.glob("part-*.npz"))) < wanted:
-            assert process.poll() is None
+            assert process.running(), process.said()
             time.sleep(0.002)
         process.kill()
-        process.wait()
         assert not out.exists()
     before = {path: path.stat().st_mtime_ns for path in parts.glob("part-*.npz")}
     assert main(["generate", str(run), *DRAW, "--shard", "4/5", "--out", str(out)]) == 0  # not all of it

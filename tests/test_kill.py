@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from processes import Job, scaledit
 from saved import identical, weights
 from tiny import TINY
 
-COMMAND = [sys.executable, "-m", "scaledit.cli", "train", "digits", "--resume", "auto", *TINY]
 
-
-def start(out: Path, steps: int) -> subprocess.Popen:
+def start(out: Path, steps: int) -> Job:
     shape = [f"train.steps={steps}", "checkpoint.every=7", "sample.every=50"]
-    return subprocess.Popen(
-        [*COMMAND, *shape, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+    words = ["train", "digits", "--resume", "auto", *TINY, *shape, "--out", str(out)]
+    return scaledit(*words, output=out.with_name(f"{out.name}.output"))
 
 
 def log_file(out: Path) -> int | None:
@@ -36,21 +30,20 @@ def test_killed_at_random_moments_and_resumed(tmp_path: Path):
     kills = 3
     steps = 200 + 60 * kills  # long enough that no life sees the end: each has a quarter of a second at most
     undisturbed = start(tmp_path / "whole", steps)
-    assert undisturbed.wait() == 0, undisturbed.stderr.read().decode()
+    assert undisturbed.wait() == 0, undisturbed.said()
     rng, out, struck = random.Random(kills), tmp_path / "killed", 0
     while struck < kills:
         before = log_file(out)
         process = start(out, steps)
-        while process.poll() is None and log_file(out) == before:
+        while process.running() and log_file(out) == before:
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.25))  # from the start of training, a random moment
-        if process.poll() is not None:
+        if not process.running():
             pytest.fail(f"the run ended after {struck} kills: make it longer")
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
         struck += 1
     last = start(out, steps)
-    assert last.wait() == 0, last.stderr.read().decode()
+    assert last.wait() == 0, last.said()
     assert identical(weights(tmp_path / "whole", steps), weights(out, steps))
     assert (out / "report.html").exists()
     assert not list((out / "checkpoints").glob(".*"))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pictures import CLASSES, LABELS, LAYOUTS, N, tree
+from processes import scaledit
 from scaledit import load
 from scaledit.autoencoders import open_autoencoder
 from scaledit.autoencoders.cache import Encoding, encode
@@ -144,14 +145,11 @@ def command(images: Path, autoencoder: Path | str, out: Path, *more: str) -> lis
     return [*where, "--image-size", str(SIDE), "--per-file", "2", "--batch-size", "2", *more]
 
 
-def process(*arguments: str, **how) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "scaledit.cli", *arguments], **how)
-
-
 def test_two_shards_make_what_one_process_makes(images: Path, autoencoder: Path, tmp_path: Path):
     assert main(command(images, autoencoder, tmp_path / "one")) == 0
-    both = [process(*command(images, autoencoder, tmp_path / "two", "--shard", f"{i}/2")) for i in (1, 0)]
-    assert [one.wait() for one in both] == [0, 0]
+    shards = [command(images, autoencoder, tmp_path / "two", "--shard", f"{i}/2") for i in (1, 0)]
+    both = [scaledit(*words, output=tmp_path / "said") for words in shards]
+    assert [one.wait() for one in both] == [0, 0], both[0].said()
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
     assert len(contents(tmp_path / "one")) == N // 2 + 2
 
@@ -160,12 +158,11 @@ def test_killed_and_run_again_it_makes_the_same(images: Path, autoencoder: Path,
     assert main(command(images, autoencoder, tmp_path / "one")) == 0
     out = tmp_path / "killed"
     for wanted in (1, 4):  # killed as soon as so many files are there
-        running = process(*command(images, autoencoder, out))
+        running = scaledit(*command(images, autoencoder, out), output=tmp_path / "said")
         while len(list(out.glob("0*.safetensors"))) < wanted:
-            assert running.poll() is None
+            assert running.running(), running.said()
             time.sleep(0.001)
         running.kill()
-        running.wait()
         assert not (out / INDEX).exists()
         with pytest.raises(UsageError, match="holds no encoded images"):
             Latents.open(out, flip=False)

@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from pictures import CLASSES, LABELS, LAYOUTS, N, encoded, order, picture, shards, tree
 from scaledit.cli import main
 from scaledit.data import decode
 from scaledit.data.files import ImageFiles
+from scaledit.data.sets import digits
 from scaledit.data.sources import open_source
 from scaledit.errors import RunError, UsageError
 
@@ -35,6 +37,18 @@ def test_every_layout_holds_the_same(layout: str, tmp_path: Path):
     x0, y = files.batch(np.array([3, 9]), range(2), seed=0)
     assert x0.shape == (2, 3, 32, 32)
     assert y.tolist() == [source.labels[3], source.labels[9]]
+
+
+def test_the_digits_are_those_of_scikit_learn():
+    """Whose file is read without its package."""
+    images, labels = load_digits(return_X_y=True)
+    for held_out in (False, True):
+        chosen = (np.arange(1797) % 5 == 4) == held_out
+        found = digits(held_out=held_out)
+        assert torch.equal(found.labels, torch.from_numpy(labels[chosen]))
+        assert torch.equal(
+            ((found.images.double() + 1) * 8).reshape(-1, 64), torch.from_numpy(images[chosen])
+        )
 
 
 def test_adm_crop():

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import processes
 from scaledit import cli
 from scaledit.errors import RunError, UsageError
 from scaledit.scaling import study as studies
@@ -79,9 +80,9 @@ def declared(folder: Path, text: str = TOML, name: str = "tiny.toml") -> str:
     return str(folder / name)
 
 
-def start(study: str, out: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "scaledit.cli", "study", study, "--out", str(out), "--join"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def start(study: str, out: Path) -> processes.Job:
+    said = out.with_name(f"{out.name}.output")
+    return processes.scaledit("study", study, "--out", str(out), "--join", output=said)
 
 
 def table_of(study: str, out: Path) -> Table:
@@ -107,7 +108,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     folder = tmp_path_factory.mktemp("whole")
     study = declared(folder)
     worker = start(study, folder / "out")
-    assert worker.wait() == 0, worker.stderr.read()
+    assert worker.wait() == 0, worker.said()
     return study, folder / "out"
 
 
@@ -159,7 +160,7 @@ def test_a_wrong_study_is_refused_by_name(tmp_path: Path, capsys, old: str, new:
 def test_two_processes_share_a_study_and_run_nothing_twice(tmp_path: Path, whole: tuple[str, Path]):
     study, undisturbed = whole
     workers = [start(study, tmp_path / "out") for _ in range(2)]
-    assert [worker.wait() for worker in workers] == [0, 0], [worker.stderr.read() for worker in workers]
+    assert [worker.wait() for worker in workers] == [0, 0], [worker.said() for worker in workers]
     began = [line["job"] for line in journal(tmp_path / "out") if line["event"] == "began"]
     assert sorted(began) == sorted(job.key for job in jobs(studies.load(study)))
     who = collections.Counter(
@@ -179,16 +180,15 @@ def test_killed_at_any_point_it_goes_on_and_ends_in_the_same_table(
     for _ in range(kills):
         process = start(study, out)
         lines = len(journal(out)) if (out / JOURNAL).exists() else 0
-        while process.poll() is None and not ((out / JOURNAL).exists() and len(journal(out)) > lines):
+        while process.running() and not ((out / JOURNAL).exists() and len(journal(out)) > lines):
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 1.2))  # in a training, a measurement, or while a result is written
-        if process.poll() is not None:
+        if not process.running():
             break
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
     done = {path: path.read_bytes() for path in results.glob("*.json")} if results.exists() else {}
     last = start(study, out)
-    assert last.wait() == 0, last.stderr.read()
+    assert last.wait() == 0, last.said()
     assert all(path.read_bytes() == held for path, held in done.items())
     finished = [line["job"] for line in journal(out) if line["event"] == "finished"]
     assert len(finished) == len(set(finished)), "a finished job was done again"
@@ -199,10 +199,10 @@ def test_asked_to_stop_it_saves_and_says_so(tmp_path: Path):
     text = TOML.replace("train.steps = 30", "train.steps = 30000")
     worker = start(declared(tmp_path, text), tmp_path / "out")
     while not list((tmp_path / "out").glob("queue/*.json")):  # it has said how far it is
-        assert worker.poll() is None
+        assert worker.running(), worker.said()
         time.sleep(0.05)
-    worker.send_signal(signal.SIGTERM)
-    assert worker.wait(timeout=60) == 75
+    os.kill(worker.pid, signal.SIGTERM)
+    assert worker.wait() == 75
     assert not (tmp_path / "out" / RESULTS).exists()
     assert list((tmp_path / "out").glob("runs/*/checkpoints/step-*/manifest.json"))
 

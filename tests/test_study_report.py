@@ -15,8 +15,6 @@ from scaledit.scaling.findings import findings
 from scaledit.scaling.table import SAMPLING
 from scaledit.scaling.verdicts import CLAIMS, to_json, verdicts
 
-pytestmark = pytest.mark.xdist_group("study report")  # what is drawn once serves all of its tests
-
 
 @pytest.fixture(scope="module")
 def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:

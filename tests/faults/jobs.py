@@ -1,101 +1,31 @@
-"""Real training processes to be hurt: `scaledit train` of a tiny run, alone or as ranks, and what it left.
-
-A job alone is forked from a server that has torch loaded, so that a hundred of them cost seconds; it is the
-process that a shell would start in all else. Ranks are started by `scaledit train --nproc`.
-"""
+"""Real training processes to be hurt: `scaledit train` of a tiny run, alone or as ranks, and what it left."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from processes import Job, scaledit
 from scaledit import checkpoint
 from tiny import TINY
 
 QUIET = ("evaluate.reference=", "train.steps=40", "checkpoint.every=7", "engine.timeout=60")
 SOON = "engine.timeout=8"
 """For jobs that will hang: found soon, and not too soon for a start on a busy machine."""
-_server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(
-    [
-        "scaledit.cli",
-        "scaledit.commands.rank",
-        "scaledit.training.dit",
-        "scaledit.report.run",
-        "sklearn.datasets",
-    ]
-)
-
-
-def _main(arguments: list[str], output: str, before: Callable[[], None] | None) -> None:
-    os.setsid()
-    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    torch.set_num_threads(1)
-    if before is not None:
-        before()
-    from scaledit import cli
-
-    code = cli.main(arguments)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-@dataclass
-class Job:
-    """A process of its own session. said: all that it printed."""
-
-    process: Any
-    output: Path
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    def running(self) -> bool:
-        if isinstance(self.process, subprocess.Popen):
-            return self.process.poll() is None
-        return self.process.is_alive()
-
-    def wait(self, timeout: float = 120.0) -> int:
-        if isinstance(self.process, subprocess.Popen):
-            return self.process.wait(timeout)
-        self.process.join(timeout)
-        assert self.process.exitcode is not None, f"still running after {timeout} s: {self.said()}"
-        return self.process.exitcode
-
-    def kill(self) -> None:
-        """kill -9, and waits for the end."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        self.wait()
-
-    def said(self) -> str:
-        return self.output.read_text() if self.output.exists() else ""
 
 
 def start(
     out: Path, *overrides: str, recipe: str = "digits", before: Callable[[], None] | None = None
 ) -> Job:
     """`scaledit train` as one process. before: runs in it first."""
-    output = out.with_name(f"{out.name}.output")
-    process = _server.Process(target=_main, args=(words(out, *overrides, recipe=recipe), str(output), before))
-    process.start()
-    return Job(process, output)
+    arguments = words(out, *overrides, recipe=recipe)
+    return scaledit(*arguments, output=out.with_name(f"{out.name}.output"), before=before)
 
 
 def words(out: Path, *overrides: str, recipe: str = "digits") -> list[str]:

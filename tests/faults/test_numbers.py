@@ -83,9 +83,6 @@ def test_out_of_memory(tmp_path: Path, happened):
 
 def little_memory() -> None:
     """600 MB more than this process has now."""
-    import sklearn.datasets
-
-    sklearn.datasets.load_digits()
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + 600 * (1 << 20)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

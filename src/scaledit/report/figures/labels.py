@@ -197,6 +197,8 @@ def _meet(a: _Place, b: _Place, gap: float) -> bool:
 
 
 def _inside(points: np.ndarray, box: Box) -> int:
+    if not len(points):  # most places need no leader
+        return 0
     x, y = points.T
     return int(np.sum((box[0] < x) & (x < box[2]) & (box[1] < y) & (y < box[3])))
 
