@@ -135,7 +135,8 @@ def latest(checkpoints: Path) -> Latest:
         except RunError as error:
             if folder.exists():
                 passed_over[folder] = str(error)
-            removed = removed or not folder.exists()
+            else:
+                removed = True
         else:
             return Latest(found, passed_over)
     if removed:

@@ -15,6 +15,7 @@ SUMMARY = """the paper's tables 1 to 6, beside what is computed here and, with -
 
 
 WIDEST = 1000
+"""Columns of a terminal in which any of the tables has room."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
