@@ -72,6 +72,8 @@ def collect(study: Study, queue: Queue, command: str) -> tuple[Table, list[Job]]
         rows.append(_row(run, measurement.part, measurement.config, found, loss_at[run.name], key))
     rows.sort(key=lambda row: row.part != FINAL)  # stable: the results proper come first
     main = next((key for row in rows for key in TITLES if key in row.metrics), "")
+    made = {**machine.described(), "hours": round(seconds / 3600, 2)}
+    del made["threads"]  # of this process: every worker has one
     about = About(
         name=study.name,
         title=study.title,
@@ -81,7 +83,7 @@ def collect(study: Study, queue: Queue, command: str) -> tuple[Table, list[Job]]
         sizes=study.sizes,
         protocols=protocols,
         configs={run.name: run.config.to_json() for run in study.runs},
-        made={**machine.described(), "hours": round(seconds / 3600, 2)},
+        made=made,
         declared=study.declared,
     )
     return Table(about, tuple(rows), tuple(losses), pictures), missing

@@ -100,7 +100,8 @@ class About:
 
     command: makes it again. distance: what `fd` is, as printed ("FD-digits"). floor: `fd` of real held-out
     images, None if unknown. sizes: from the smallest on. protocols, configs: by the key that rows carry and
-    by the run's name. made: machine, versions, hours. declared: the study's TOML.
+    by the run's name. made: processor and versions where the table was put together, and the hours of all
+    workers. declared: the study's TOML.
     """
 
     name: str
@@ -274,7 +275,7 @@ def write(table: Table, folder: Path) -> None:
     losses = io.StringIO()
     writer = csv.writer(losses, lineterminator="\n")
     writer.writerow(Loss._fields)
-    writer.writerows((name, steps, f"{loss:.6g}") for name, steps, loss in table.losses)
+    writer.writerows(table.losses)  # every digit: what is drawn from the file is what was drawn before
     about = json.dumps(dataclasses.asdict(table.about), indent=1) + "\n"
     for name, text in ((TABLE, to_csv(table.rows)), (LOSSES, losses.getvalue()), (ABOUT, about)):
         with whole(folder / name) as file:
