@@ -47,7 +47,7 @@ class Job:
             return self.process.poll() is None
         return self.process.is_alive()
 
-    def wait(self, timeout: float = 300.0) -> int:
+    def wait(self, timeout: float = 120.0) -> int:
         if isinstance(self.process, subprocess.Popen):
             return self.process.wait(timeout)
         self.process.join(timeout)
@@ -64,8 +64,13 @@ class Job:
         return self.output.read_text() if self.output.exists() else ""
 
 
-def scaledit(*words: str, output: Path, before: Callable[[], None] | None = None) -> Job:
-    """`scaledit words...` as one process, which prints into the file `output`. before: runs in it first."""
+def output_beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.output")
+
+
+def scaledit(*words: str, beside: Path, before: Callable[[], None] | None = None) -> Job:
+    """`scaledit words...` as one process, which prints into `beside`.output. before: runs in it first."""
+    output = output_beside(beside)
     process = _server.Process(target=_main, args=(words, str(output), before))
     process.start()
     return Job(process, output)

@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from demos import SCALEDIT
 from processes import Job, scaledit
 from saved import identical
 from scaledit import checkpoint
@@ -398,7 +398,7 @@ def test_killed_at_random_moments_and_resumed(tmp_path: Path):
     settings = ["model.widths=[8,8]", "train.batch_size=2", "train.steps=60", "checkpoint.every=5"]
 
     def start(out: Path) -> Job:
-        return scaledit(*COMMAND, *settings, "--out", str(out), output=tmp_path / "said")
+        return scaledit(*COMMAND, *settings, "--out", str(out), beside=out)
 
     assert start(tmp_path / "whole").wait() == 0
     out, logged = tmp_path / "killed", tmp_path / "killed" / log.LOG
@@ -416,7 +416,7 @@ def test_killed_at_random_moments_and_resumed(tmp_path: Path):
 
 @pytest.mark.slow
 def test_the_recipe_reaches_what_its_header_says(tmp_path: Path):
-    command = [sys.executable, "-m", "scaledit.cli", *COMMAND, "--out", str(tmp_path / "run"), "--json"]
+    command = [*SCALEDIT, *COMMAND, "--out", str(tmp_path / "run"), "--json"]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found = json.loads(done.stdout)
     assert found["psnr"] >= 24

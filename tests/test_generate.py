@@ -53,8 +53,7 @@ def test_image_i_is_a_function_of_its_index(run: Path, whole: Path):
 def test_shards_make_the_same_file(run: Path, whole: Path, tmp_path: Path):
     out = tmp_path / "sharded.npz"
     words = ["generate", str(run), *DRAW, "--out", str(out)]
-    said = tmp_path.with_name("said")
-    for process in [scaledit(*words, "--shard", f"{i}/3", output=said) for i in (2, 0, 1)]:
+    for process in [scaledit(*words, "--shard", f"{i}/3", beside=tmp_path) for i in (2, 0, 1)]:
         assert process.wait() == 0, process.said()
     assert out.read_bytes() == whole.read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == [out.name]  # nothing else is left
@@ -62,10 +61,10 @@ def test_shards_make_the_same_file(run: Path, whole: Path, tmp_path: Path):
 
 def test_killed_and_run_again_it_makes_the_same_file(run: Path, whole: Path, tmp_path: Path):
     out = tmp_path / "killed.npz"
+    words = ["generate", str(run), *DRAW, "--out", str(out)]
     parts = tmp_path / "killed.npz.parts"
     for wanted in (1, 3):  # killed as soon as so many parts are there
-        words = ["generate", str(run), *DRAW, "--out", str(out)]
-        process = scaledit(*words, output=tmp_path / "said")
+        process = scaledit(*words, beside=out)
         while len(list(parts.glob("part-*.npz"))) < wanted:
             assert process.running(), process.said()
             time.sleep(0.002)

@@ -16,7 +16,7 @@ from tiny import TINY
 def start(out: Path, steps: int) -> Job:
     shape = [f"train.steps={steps}", "checkpoint.every=7", "sample.every=50"]
     words = ["train", "digits", "--resume", "auto", *TINY, *shape, "--out", str(out)]
-    return scaledit(*words, output=out.with_name(f"{out.name}.output"))
+    return scaledit(*words, beside=out)
 
 
 def log_file(out: Path) -> int | None:

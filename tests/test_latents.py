@@ -148,7 +148,7 @@ def command(images: Path, autoencoder: Path | str, out: Path, *more: str) -> lis
 def test_two_shards_make_what_one_process_makes(images: Path, autoencoder: Path, tmp_path: Path):
     assert main(command(images, autoencoder, tmp_path / "one")) == 0
     shards = [command(images, autoencoder, tmp_path / "two", "--shard", f"{i}/2") for i in (1, 0)]
-    both = [scaledit(*words, output=tmp_path / "said") for words in shards]
+    both = [scaledit(*words, beside=tmp_path / "two") for words in shards]
     assert [one.wait() for one in both] == [0, 0], both[0].said()
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
     assert len(contents(tmp_path / "one")) == N // 2 + 2
@@ -158,7 +158,7 @@ def test_killed_and_run_again_it_makes_the_same(images: Path, autoencoder: Path,
     assert main(command(images, autoencoder, tmp_path / "one")) == 0
     out = tmp_path / "killed"
     for wanted in (1, 4):  # killed as soon as so many files are there
-        running = scaledit(*command(images, autoencoder, out), output=tmp_path / "said")
+        running = scaledit(*command(images, autoencoder, out), beside=out)
         while len(list(out.glob("0*.safetensors"))) < wanted:
             assert running.running(), running.said()
             time.sleep(0.001)

@@ -81,8 +81,7 @@ def declared(folder: Path, text: str = TOML, name: str = "tiny.toml") -> str:
 
 
 def start(study: str, out: Path) -> processes.Job:
-    said = out.with_name(f"{out.name}.output")
-    return processes.scaledit("study", study, "--out", str(out), "--join", output=said)
+    return processes.scaledit("study", study, "--out", str(out), "--join", beside=out)
 
 
 def table_of(study: str, out: Path) -> Table:
@@ -202,7 +201,7 @@ def test_asked_to_stop_it_saves_and_says_so(tmp_path: Path):
         assert worker.running(), worker.said()
         time.sleep(0.05)
     os.kill(worker.pid, signal.SIGTERM)
-    assert worker.wait() == 75
+    assert worker.wait(timeout=60) == 75
     assert not (tmp_path / "out" / RESULTS).exists()
     assert list((tmp_path / "out").glob("runs/*/checkpoints/step-*/manifest.json"))
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from demos import SCALEDIT
 from scaledit import cli, config
 from scaledit.autoencoders.config import AutoencoderRun
 from scaledit.evaluation.result import Figure, Result
@@ -285,7 +286,7 @@ def test_wandb_without_anybody_logged_in_is_refused(tmp_path: Path):
         "log.wandb_mode=online",
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "scaledit.cli", *command],
+        [*SCALEDIT, *command],
         env={**without_wandb(), "HOME": str(tmp_path)},
         capture_output=True,
         text=True,

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from processes import Job, scaledit
+from demos import SCALEDIT
+from processes import Job, output_beside, scaledit
 from scaledit import checkpoint
 from tiny import TINY
 
@@ -24,8 +25,7 @@ def start(
     out: Path, *overrides: str, recipe: str = "digits", before: Callable[[], None] | None = None
 ) -> Job:
     """`scaledit train` as one process. before: runs in it first."""
-    arguments = words(out, *overrides, recipe=recipe)
-    return scaledit(*arguments, output=out.with_name(f"{out.name}.output"), before=before)
+    return scaledit(*words(out, *overrides, recipe=recipe), beside=out, before=before)
 
 
 def words(out: Path, *overrides: str, recipe: str = "digits") -> list[str]:
@@ -46,9 +46,7 @@ def words(out: Path, *overrides: str, recipe: str = "digits") -> list[str]:
 
 def start_ranks(out: Path, nproc: int, *overrides: str) -> Job:
     """`scaledit train --nproc`."""
-    return _started(
-        [sys.executable, "-m", "scaledit.cli", *words(out, *overrides), "--nproc", str(nproc)], out
-    )
+    return _started([*SCALEDIT, *words(out, *overrides), "--nproc", str(nproc)], out)
 
 
 def start_script_ranks(script: Path, out: Path, nproc: int, *overrides: str) -> Job:
@@ -58,7 +56,7 @@ def start_script_ranks(script: Path, out: Path, nproc: int, *overrides: str) -> 
 
 
 def _started(command: list[str], out: Path) -> Job:
-    output = out.with_name(f"{out.name}.output")
+    output = output_beside(out)
     with output.open("a") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
     return Job(process, output)

@@ -85,8 +85,8 @@ def flipped_at(x0: Tensor, positions: range, seed: int) -> Tensor:
 
 @lru_cache(maxsize=1)
 def _load_digits() -> tuple[np.ndarray, np.ndarray]:
-    """(1797, 64) in 0..16 and (1797,), of the file that scikit-learn's load_digits reads: to import the
-    package takes longer than all else that a command does before it trains."""
+    """(1797, 64) in 0..16 and (1797,), of the file that scikit-learn's load_digits reads, without the second
+    or two that importing it takes."""
     package = find_spec("sklearn")
     assert package is not None and package.submodule_search_locations is not None  # a dependency
     file = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"

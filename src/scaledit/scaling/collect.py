@@ -1,4 +1,5 @@
-"""From a study's folder of results to its table: a pure function of the files, whoever made them, in order.
+"""From a study's folder of results to its table: rows, losses and pictures are a pure function of the files,
+whoever made them, in order; only `About.made` tells of where they were put together.
 
 results/KEY.json  (trainings: evaluations, losses)  +  (measurements: a Result each)  ->  Table
 """
