@@ -30,7 +30,7 @@ from scaledit.commands import (
     study,
     train,
 )
-from scaledit.errors import RunError, UsageError, did_you_mean
+from scaledit.errors import RunError, UsageError, did_you_mean, printable
 
 
 class Parser(argparse.ArgumentParser):
@@ -81,21 +81,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments)
     except UsageError as error:
-        print(f"scaledit: {error}", file=sys.stderr)
+        _complain(error)
         return 2
     except RunError as error:
-        print(f"scaledit: {error}", file=sys.stderr)
+        _complain(error)
         return 1
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"scaledit: {where}{error.strerror or error}", file=sys.stderr)
+        _complain(f"{where}{error.strerror or error}")
         return 1
     except KeyboardInterrupt:
-        print("scaledit: interrupted", file=sys.stderr)
+        _complain("interrupted")
         return 130
+
+
+def _complain(message: object) -> None:
+    print(f"scaledit: {printable(message)}", file=sys.stderr)
 
 
 def _dispatch(arguments: list[str]) -> int:

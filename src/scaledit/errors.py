@@ -7,7 +7,9 @@ and the work failed. Each message names the culprit and says how to fix it.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class UsageError(ValueError):
@@ -23,3 +25,44 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+
+
+def printable(text: object) -> str:
+    r"""`text` as it may be printed: what moves a terminal's cursor, colours it or turns the direction of
+    writing is escaped (\x1b), and so are the bytes of file names that are not UTF-8 (\udcff). One line stays
+    one line."""
+    return "".join(
+        c if c.isprintable() or c == JOINER else c.encode("unicode_escape").decode() for c in str(text)
+    )
+
+
+JOINER = "\u200d"
+"""The zero-width joiner of emoji and several scripts: not "printable" to Python, harmless in a terminal."""
+
+
+@contextmanager
+def reading(path: Path | str, what: str, fix: str = "", error: type[Exception] = RunError) -> Iterator[None]:
+    """Around the parsing of a file that somebody handed in: whatever a parser raises becomes one sentence.
+
+        with reading(path, "a manifest", "restore it from a copy"):
+            manifest = json.loads(path.read_bytes())
+
+    Parsers of JSON, TOML, zip, npz, tar, Parquet and pictures raise some thirty types of exception on bytes
+    of odd make, and their list changes with their versions; so this is the one place that catches them all.
+    Messages of our own, and what the system says of a file (it is not there, it may not be read), pass as
+    they are.
+
+    what: with its article, as in "a manifest". fix: what to do about it. error: UsageError for a file of
+    another kind, RunError (the default) for a damaged one.
+    """
+    try:
+        yield
+    except (UsageError, RunError):
+        raise
+    except Exception as cause:
+        if isinstance(cause, OSError) and cause.errno is not None:
+            raise
+        reason = "it needs more memory than there is" if isinstance(cause, MemoryError) else str(cause)
+        kind = type(cause).__name__
+        said = f"{path} cannot be read as {what}: {reason or kind}"
+        raise error(f"{said}; {fix}" if fix else said) from cause

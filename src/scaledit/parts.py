@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from scaledit.errors import UsageError
+from scaledit.errors import RunError, UsageError, reading
 
 
 class Shard(NamedTuple):
@@ -85,6 +85,24 @@ def whole(out: Path) -> Iterator[BinaryIO]:
         os.replace(partial, out)
     finally:
         partial.unlink(missing_ok=True)
+
+
+LARGEST_JSON = 1 << 28
+"""Bytes of a JSON file; what is larger is none of ours, and would take many times its size in memory."""
+
+
+def read_json(path: Path, what: str, fix: str = "", error: type[Exception] = RunError) -> dict[str, Any]:
+    """The object in a JSON file that somebody handed in. what, fix, error: as of `errors.reading`.
+
+    Raises `error` for what is no JSON object, OSError where the file cannot be opened.
+    """
+    with reading(path, what, fix, error):
+        if path.stat().st_size > LARGEST_JSON:
+            raise ValueError(f"it has {path.stat().st_size / 1e6:.0f} MB")
+        value = json.loads(path.read_bytes())
+        if not isinstance(value, dict):
+            raise ValueError("it holds no JSON object")
+    return value
 
 
 def sha256_of(path: Path) -> str:

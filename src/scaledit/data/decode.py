@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from scaledit.errors import RunError
+
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 LARGEST_PIXELS = 1 << 26
@@ -25,7 +27,7 @@ ENDS = {b"\xff\xd8\xff": ("JPEG", b"\xff\xd9"), b"\x89PNG\r\n": ("PNG", b"IEND\x
 TAIL = 4096
 
 
-class BadImage(Exception):
+class BadImage(RunError):
     """An image that cannot be used; the message names it and says why."""
 
 
