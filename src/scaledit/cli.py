@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from scaledit import __version__
+from scaledit import __version__, terminal
 from scaledit.commands import (
     autoencoder,
     convert,
@@ -30,14 +31,16 @@ from scaledit.commands import (
     study,
     train,
 )
-from scaledit.errors import RunError, UsageError, did_you_mean, printable
+from scaledit.errors import RunError, UsageError, did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
     """argparse that raises UsageError with the nearest option, and lets options and words mix."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see {self.prog} --help")
+        # Ours say what an option must be: "--num must be at least 2"; argparse's stay as they are.
+        said = re.sub(r"^argument (\S+): must ", r"\1 must ", message)
+        raise UsageError(f"{said}; see {self.prog} --help")
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         parsed, unknown = self.parse_known_intermixed_args(arguments)
@@ -77,37 +80,34 @@ SPIN_COUNT = "1000"
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+    terminal.survive()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(arguments)
     except UsageError as error:
-        _complain(error)
+        terminal.complain(error)
         return 2
     except RunError as error:
-        _complain(error)
+        terminal.complain(error)
         return 1
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        _complain(f"{where}{error.strerror or error}")
+        terminal.complain(f"{where}{error.strerror or error}")
         return 1
     except KeyboardInterrupt:
-        _complain("interrupted")
+        terminal.complain("interrupted")
         return 130
-
-
-def _complain(message: object) -> None:
-    print(f"scaledit: {printable(message)}", file=sys.stderr)
 
 
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_overview())
+        terminal.say(*_overview())
         return 0 if arguments else 2
     if arguments[0] == "--version":
-        print(f"scaledit {__version__}")
+        terminal.say(f"scaledit {__version__}")
         return 0
     name = arguments[0]
     if name not in COMMANDS:
@@ -123,19 +123,17 @@ def _dispatch(arguments: list[str]) -> int:
     return command.run(parser.parse(arguments[1:])) or 0
 
 
-def _overview() -> str:
+def _overview() -> list[str]:
     lines = [f"  {name:<12}{command.SUMMARY.splitlines()[0]}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: scaledit COMMAND ...",
-            "",
-            "Diffusion Transformers end to end.",
-            "",
-            *lines,
-            "",
-            "scaledit COMMAND --help says more.",
-        ]
-    )
+    return [
+        "usage: scaledit COMMAND ...",
+        "",
+        "Diffusion Transformers end to end.",
+        "",
+        *lines,
+        "",
+        "scaledit COMMAND --help says more.",
+    ]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from scaledit import terminal
+from scaledit.errors import printable
 from scaledit.evaluation.result import TITLES
 from scaledit.scaling.queue import Queue
 from scaledit.training.events import (
@@ -38,12 +40,13 @@ SHOWN_FIGURES = 4
 
 
 def bar(console: Console) -> Progress:
-    """The one style of progress bars: what, how far, how fast, how long."""
+    """The one style of progress bars: what, how far, how fast, how long. Descriptions are plain text; foreign
+    names in them are to be printable."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(compact=True),
         TextColumn("left"),
         console=console,
@@ -62,7 +65,7 @@ class TrainingProgress:
         return self
 
     def _say(self, line: str) -> None:
-        self.console.print(line, highlight=False, soft_wrap=True)
+        terminal.say_on(self.console, line)
 
     def __exit__(self, *_: object) -> None:
         if self.progress.live.is_started:  # not so where the call was refused before the first event
@@ -84,7 +87,7 @@ class TrainingProgress:
                 self.progress.reset(
                     self.task,
                     start=False,
-                    description=f"training {event.run}",
+                    description=f"training {printable(event.run)}",
                     total=event.steps,
                     completed=event.step,
                     note="",
@@ -157,12 +160,12 @@ class StudyProgress:
 
     def __init__(self, seconds: Mapping[str, float]):
         self.seconds, self.before, self.began = seconds, -1.0, 0.0
-        self.console = Console(stderr=True)
+        self.console = terminal.console(stderr=True)
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.percentage:>3.0f} %", markup=False),
+            TextColumn("{task.fields[note]}", markup=False),
             console=self.console,
         )
         self.task = self.progress.add_task("study", total=1.0, note="")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scaledit.errors import UsageError
+from scaledit import terminal
+from scaledit.errors import RunError, UsageError, printable
 
 if TYPE_CHECKING:
     from scaledit.pipeline import Pipeline
@@ -47,13 +49,14 @@ def as_json(parser: argparse.ArgumentParser) -> None:
 
 
 def ranks(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--nproc", type=int, metavar="N", help="train as N processes on this machine")
+    parser.add_argument(
+        "--nproc", type=whole(1, MOST_PROCESSES), metavar="N", help="train as N processes on this machine"
+    )
 
 
 def launched(given: argparse.Namespace, command: Sequence[str]) -> int | None:
     """Starts the ranks that --nproc wants and waits for them: their exit code; None where it wants none.
     command: the words before the recipe. Raises UsageError."""
-    at_least(given, 1, "nproc")
     if given.nproc is None:
         return None
     if "RANK" in os.environ:
@@ -70,7 +73,9 @@ def sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sampler", choices=["ddpm", "ddim", "dpm", "heun", "euler"], help="(default: the run's)"
     )
-    parser.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: the run's)")
+    parser.add_argument(
+        "--steps", type=whole(1, MOST_STEPS), metavar="N", help="sampling steps (default: the run's)"
+    )
     parser.add_argument(
         "--cfg-scale", type=float, metavar="S", help="guidance; 1 is none (default: the run's)"
     )
@@ -133,18 +138,99 @@ def at_least(given: argparse.Namespace, smallest: int, *names: str) -> None:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {smallest}, got {value}")
 
 
+def whole(smallest: int, largest: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number from `smallest` to `largest`. No command's work is bound
+    to fit where more is asked: that is refused before anything is started."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            says = f"must be a whole number from {smallest} to {largest}, got {text!r}"
+            with suppress(ValueError, OverflowError):  # 1e4, 8.0: what is meant can be said
+                meant = float(text)
+                if meant == int(meant) and smallest <= meant <= largest:
+                    says += f"; write {int(meant)}"
+            raise argparse.ArgumentTypeError(says) from None
+        if value < smallest:
+            raise argparse.ArgumentTypeError(f"must be at least {smallest}, got {value}")
+        if value > largest:
+            raise argparse.ArgumentTypeError(f"must be at most {largest}, got {value}")
+        return value
+
+    return parse
+
+
+MOST_IMAGES = 10_000_000
+"""That a sample set may have: 80 GB of Inception's features."""
+MOST_SEEDS = 1_000
+MOST_STEPS = 1_000_000
+MOST_PROCESSES = 1_024
+MOST_DEVICES = 1_000_000
+LARGEST_SEED = 2**64 - 1
+
+
+def can_write(out: Path, option: str) -> None:
+    """To be called before long work whose result goes into the file `out`. Leaves nothing behind.
+
+    option: what `out` was given as, for the message. Raises UsageError where the file could not be written:
+    a folder is in its place or a file in the place of its folder, nothing may be written there, the file
+    system is read-only or full, the name is too long.
+    """
+    folder = out.parent
+    try:
+        if out.is_dir():
+            raise UsageError(f"{option} {out} is a folder; name a file in it")
+        if _is_special(out):
+            return
+        there = folder.is_dir()
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not folder.is_dir():
+            raise UsageError(f"{option} {out} cannot be written: {folder} is no folder; name another place")
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"\0")
+            probe.flush()
+        if there:  # the longest name that it has until it is whole
+            probe_name = out.with_name(f".{out.name}.{os.getpid()}.partial")
+            probe_name.touch()
+            probe_name.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"{option} {out} cannot be written: {error.strerror or error}; name another place"
+        ) from None
+
+
+def _is_special(path: Path) -> bool:
+    """Whether it is a device, a pipe or the like: written to as it is, never replaced."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def write(out: Path, data: bytes) -> None:
+    """The file `out`, whole or not there. Raises RunError naming it where that fails."""
+    from scaledit.parts import whole as atomic
+
+    try:
+        if _is_special(out):
+            out.write_bytes(data)
+            return
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(out) as file:
+            file.write(data)
+    except OSError as error:
+        raise RunError(f"{out} could not be written: {error.strerror or error}") from error
+
+
 @contextmanager
 def shown_progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on stderr with rate and time left, from the first call on; yields what to call with
     (done, total)."""
-    from rich.console import Console
-
     from scaledit.progress import bar
 
     began = time.monotonic()
     with ExitStack() as stack:
-        progress = bar(Console(stderr=True))
-        task = progress.add_task(what, total=None, note="")
+        progress = bar(terminal.console(stderr=True))
+        task = progress.add_task(printable(what), total=None, note="")
 
         def update(done: int, total: int) -> None:
             if not progress.live.is_started:

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scaledit import terminal
 from scaledit.commands import common
-from scaledit.errors import UsageError
+from scaledit.errors import RunError, UsageError, reading
 
 if TYPE_CHECKING:
     from scaledit.evaluation.result import Result
@@ -44,9 +45,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     drawing = parser.add_argument_group(
         "where SAMPLES is a run: what to draw (default: its [evaluate] section)"
     )
-    drawing.add_argument("--num", type=int, metavar="N", help="images a seed")
-    drawing.add_argument("--seeds", type=int, metavar="N", help="how many seeds")
-    drawing.add_argument("--seed", type=int, metavar="S", help="the first of them")
+    drawing.add_argument(
+        "--num", type=common.whole(2, common.MOST_IMAGES), metavar="N", help="images per seed"
+    )
+    drawing.add_argument(
+        "--seeds", type=common.whole(1, common.MOST_SEEDS), metavar="N", help="how many seeds"
+    )
+    drawing.add_argument(
+        "--seed", type=common.whole(0, common.LARGEST_SEED), metavar="S", help="the first of them"
+    )
     drawing.add_argument(
         "--labels", choices=["uniform", "equal", "real"], help="at random, in turn, or as the real images'"
     )
@@ -60,30 +67,53 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> None:
-    common.at_least(given, 2, "num")
-    common.at_least(given, 1, "seeds")
     if not given.samples and not given.compare:
         raise UsageError("say what to measure: SAMPLES --reference REF, or --compare with results")
     if given.samples and not given.reference:
         raise UsageError("--reference is missing: ADM's .npz, a folder of real images, or digits")
+    if given.json and not given.samples:
+        raise UsageError("--json keeps what is measured; with --compare alone nothing is")
     for path in given.samples:
         if not path.exists():
             raise UsageError(f"there is no {path}")
+    if given.json:
+        common.can_write(given.json, "--json")
 
-    from scaledit.evaluation.result import Result
-
-    earlier = [replace(Result.read(path), name=path.stem) for path in given.compare]
+    earlier = [_earlier(path) for path in given.compare]
     if not given.samples:
         _show(earlier, compared=True)
         return
     result = _measure(given)
-    if given.json:
-        from scaledit.parts import whole
+    try:
+        _show([result, *earlier], compared=bool(earlier))
+    finally:  # also where nobody reads stdout any more
+        if given.json:
+            _keep(result, given.json)
 
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        with whole(given.json) as file:
-            file.write((json.dumps(result.to_json(), indent=1) + "\n").encode())
-    _show([result, *earlier], compared=bool(earlier))
+
+def _earlier(path: Path) -> Result:
+    """A result to compare with. Raises UsageError for a file that is none, or whose figures cannot be
+    printed."""
+    from scaledit.evaluation.result import Result, side_by_side
+
+    with reading(path, "a result of scaledit evaluate --json", "name such a file", UsageError):
+        result = replace(Result.read(path), name=path.stem)
+        side_by_side([result])
+        _image_size(result)
+        return replace(result, warnings=[str(warning) for warning in result.warnings])
+
+
+def _image_size(result: Result) -> tuple[int, ...]:
+    return tuple(int(side) for side in result.protocol.get("image_size") or ())
+
+
+def _keep(result: Result, path: Path) -> None:
+    """Into a file; where that cannot be written, on stdout."""
+    try:
+        common.write(path, (json.dumps(result.to_json(), indent=1) + "\n").encode())
+    except RunError as error:
+        terminal.say_json(result.to_json())
+        raise RunError(f"{error}; what it would hold was printed instead: keep that") from error
 
 
 def _measure(given: argparse.Namespace) -> Result:
@@ -130,14 +160,11 @@ SAMPLING = ("sampler", "steps", "cfg_scale", "cfg_channels", "decoder", "decoder
 
 
 def _show(results: list[Result], compared: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from scaledit.evaluation.result import TITLES, side_by_side
     from scaledit.scaling import paper
 
     if compared:
-        sizes = {tuple(result.protocol.get("image_size", ())) for result in results}
+        sizes = {_image_size(result) for result in results}
         printed = [row for size in sorted(sizes) for row in paper.quality(size)]
         header, rows = side_by_side([*results, *printed])
     else:
@@ -148,17 +175,11 @@ def _show(results: list[Result], compared: bool) -> None:
             header.append("real, held out")
             for row, figure in zip(rows, result.figures.values(), strict=True):
                 row.append("" if figure.real is None else f"{figure.real:.4g}")
-    table = Table(box=None, header_style="bold")
-    for i, name in enumerate(header):
-        table.add_column(name, justify="left" if i == 0 else "right")
-    for row in rows:
-        table.add_row(*row)
-    console = Console()
-    console.print(table)
-    console.print()
-    for key, value in ({} if compared else results[0].protocol).items():
-        console.print(
-            f"  {key:<20}{'not stated' if value is None else value}", highlight=False, soft_wrap=True
-        )
+    terminal.table(header, rows)
+    terminal.say("")
+    protocol = {} if compared else results[0].protocol
+    terminal.facts(
+        ((key, "not stated" if value is None else value) for key, value in protocol.items()), width=20
+    )
     for warning in dict.fromkeys(warning for result in results for warning in result.warnings):
-        console.print(f"[yellow]warning[/]: {warning}", highlight=False, soft_wrap=True)
+        terminal.warn(warning)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 
+from scaledit import terminal
 from scaledit.commands import common
 
 SUMMARY = "the paper's models: parameters and multiply-adds, computed, beside its table 4"
@@ -15,18 +15,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from scaledit.scaling import paper
 
     rows = paper.table4()
     if given.json:
-        print(json.dumps([row.to_json() for row in rows]))
-        return
-    table = Table(box=None, header_style="bold")
-    for i, name in enumerate(paper.HEADER):
-        table.add_column(name, justify="left" if i == 0 else "right")
-    for row in rows:
-        table.add_row(*row.cells())
-    Console().print(table)
+        terminal.say_json([row.to_json() for row in rows])
+    else:
+        terminal.table(paper.HEADER, [row.cells() for row in rows])

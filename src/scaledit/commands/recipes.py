@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
+from scaledit import terminal
 from scaledit.commands import common
 
 SUMMARY = "the recipes that come with scaledit"
@@ -23,7 +23,6 @@ def run(given: argparse.Namespace) -> None:
         lines = (RECIPES / f"{name}.toml").read_text(encoding="utf-8").splitlines()
         rows.append({"name": name, "trains": trained_by(name), "summary": lines[0].removeprefix("# ")})
     if given.json:
-        print(json.dumps(rows))
-        return
-    for row in rows:
-        print(f"{row['name']:<34}{row['summary']}")
+        terminal.say_json(rows)
+    else:
+        terminal.say(*(f"{row['name']:<34}{row['summary']}" for row in rows))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from scaledit import terminal
 from scaledit.commands import common
 from scaledit.errors import UsageError
 
@@ -30,6 +30,7 @@ def run(given: argparse.Namespace) -> None:
         raise UsageError(f"--out {out}: give a .npz")
     if not given.images.exists():
         raise UsageError(f"there is no {given.images}")
+    common.can_write(out, "--out")
 
     from scaledit import assemble
     from scaledit.config import EvaluateConfig
@@ -45,6 +46,6 @@ def run(given: argparse.Namespace) -> None:
     with common.shown_progress("extracting features") as progress:
         features = write_reference(out, samples, extractor, str(given.images), progress)
     if given.json:
-        print(json.dumps({"out": str(out), "n": features.n, "extractor_sha256": extractor.sha256}))
+        terminal.say_json({"out": str(out), "n": features.n, "extractor_sha256": extractor.sha256})
     else:
-        print(f"the statistics of {features.n} images in {out}")
+        terminal.say(f"the statistics of {features.n} images in {out}")

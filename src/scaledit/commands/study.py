@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scaledit import terminal
 from scaledit.commands import common
 from scaledit.errors import RunError, UsageError
 
@@ -43,7 +43,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="table, figures, verdicts, report there too, without the runs",
     )
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="processes (default: one a CPU core, or one a GPU)"
+        "--workers",
+        type=common.whole(1, common.MOST_PROCESSES),
+        metavar="N",
+        help="processes (default: one per CPU core, or one per GPU)",
     )
     parser.add_argument(
         "--join", action="store_true", help="do jobs of a study in this process only; no report at the end"
@@ -53,10 +56,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    common.at_least(given, 1, "workers")
     from scaledit.scaling import study as studies
     from scaledit.scaling import table as tables
 
+    for option, folder in (("--out", given.out), ("--publish", given.publish)):
+        if folder is not None:
+            common.can_write(folder / tables.TABLE, option)
     if given.study == "paper":
         from scaledit.scaling import printed_table
 
@@ -107,7 +112,7 @@ def _reported(table: Table, folder: Path) -> int:
 
     with common.shown_progress("drawing figures") as progress:
         page = report.write(table, folder, progress)
-    print(f"the report is {page}")
+    terminal.say(f"the report is {page}")
     return DONE
 
 
@@ -134,7 +139,7 @@ def _worked(study: Study, queue: Queue, given: argparse.Namespace, name: str, ou
     torch.set_num_threads(1)
     with common.shown_progress("timing each model") as progress:
         cost = estimate(study, device, progress)
-    print(_price(study, queue, cost, min(workers, len(left) or 1)), flush=True)
+    terminal.say(*_price(study, queue, cost, min(workers, len(left) or 1)))
     if given.dry_run:
         return DONE
     command = ["study", name, "--out", str(out), "--join", "--device", given.device]
@@ -145,20 +150,19 @@ def _worked(study: Study, queue: Queue, given: argparse.Namespace, name: str, ou
     return max(failed[0], INCOMPLETE) if failed else DONE
 
 
-def _price(study: Study, queue: Queue, cost: Cost, workers: int) -> str:
+def _price(study: Study, queue: Queue, cost: Cost, workers: int) -> list[str]:
     from scaledit.scaling.plan import scientific
 
     done = len(queue.jobs) - len(queue.left)
     longest, seconds = cost.longest
     macs, drawing = scientific(cost.train_macs), scientific(cost.sampling_macs)
-    lines = [
+    return [
         f"study {study.name}: {len(study.runs)} runs and {len(study.measurements)} measurements of them",
         f"  multiply-adds   {macs} of training, {drawing} of sampling",
         f"  time            about {cost.hours(workers):.2g} hours with {workers} workers on this machine",
         f"  longest run     {longest}, {seconds / 60:.2g} minutes",
         f"  done already    {done} of {len(queue.jobs)} jobs",
     ]
-    return "\n".join(lines)
 
 
 def _joined(study: Study, queue: Queue, given: argparse.Namespace) -> int:
@@ -173,8 +177,8 @@ def _joined(study: Study, queue: Queue, given: argparse.Namespace) -> int:
     code = DONE
     for event in work(study, queue, given.device, stop):
         if isinstance(event, Ended):
-            print(f"{event.job.key}: {event.seconds:.0f} s", flush=True)
+            terminal.say(f"{event.job.key}: {event.seconds:.0f} s")
         elif isinstance(event, Failed):
-            print(f"scaledit: {event.job.key}: {event.why}", file=sys.stderr, flush=True)
+            terminal.complain(f"{event.job.key}: {event.why}")
             code = INCOMPLETE
     return STOPPED if stop.signal else code
