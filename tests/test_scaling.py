@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -12,11 +13,12 @@ import torch
 from torch import Tensor
 
 from scaledit import DiT, DiTConfig, assemble
+from scaledit.cli import main
 from scaledit.config import SampleConfig, load
 from scaledit.diffusion import sample
 from scaledit.errors import UsageError
 from scaledit.models.config import Conditioning
-from scaledit.scaling import paper
+from scaledit.scaling import devices, paper
 from scaledit.scaling.plan import (
     Hardware,
     activation_bytes,
@@ -72,11 +74,111 @@ def test_the_papers_own_run_took_19_and_a_half_hours():
     assert measured.utilisation == pytest.approx(per_second / (CORES * TPU_V3_CORE), rel=1e-3)
     assert measured.utilisation is not None
     forward = plan(config, Hardware(TPU_V3_CORE, CORES, measured.utilisation, price=2.0))
-    assert forward.to_json() == pytest.approx(measured.to_json())
+    said, back = forward.to_json(), measured.to_json()
+    assert said.pop("warnings") == back.pop("warnings") == []
+    assert said == pytest.approx(back)
     said = dict(describe(forward))
     assert said["time"].startswith("19.5 hours")
-    assert said["speed"] == "5.7 iterations/s on 256 devices, 6.6% of their peak"
+    assert said["speed"] == ("5.7 iterations/s on 256 devices, 6.6% of their peak of 61.5e12 FLOP/s in tf32")
     assert said["training"].startswith("3.64e19 multiply-adds, 7.29e19 FLOP (400,000 steps of batch 256)")
+
+
+def test_without_a_speed_a_plan_says_what_needs_none():
+    """By hand: 3 forward passes' multiply-adds a training step, 20 bytes a parameter."""
+    made = plan(load("imagenet256-xl2"), Hardware())
+    assert (made.iterations_per_second, made.hours, made.device_hours, made.cost) == (None,) * 4
+    assert made.train_macs == 118_621_421_568 * 3 * 256 * 400_000
+    assert made.train_flops == 2 * made.train_macs and made.state_bytes == 20 * 674_834_720
+    said = dict(describe(made))
+    assert "7.29e19 FLOP" in said["training"] and said["speed"].startswith("not known: give --gpu")
+    assert "time" not in said and "12.57 GiB" in said["memory: state"]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "precision", "peak"),
+    [
+        ("h100", "tf32", 494.7e12),
+        ("H100", "bf16", 989.4e12),
+        ("a100", "tf32", 156e12),
+        ("4090", "fp32", 82.6e12),
+    ],
+)
+def test_hours_of_a_gpu_by_hand(gpu: str, precision: str, peak: float, capsys: pytest.CaptureFixture):
+    """The dense peak in the recipe's own precision, which for the paper's is tf32."""
+    call = ["plan", "imagenet256-xl2", "--gpu", gpu, "--devices", "8", "--price", "2.5", "--json"]
+    assert main([*call, *([] if precision == "tf32" else [f"train.precision={precision}"])]) == 0
+    told = json.loads(capsys.readouterr().out)
+    hours = 2 * 3 * 118_621_421_568 * 256 * 400_000 / (peak * 8 * 0.4) / 3600
+    assert (told["peak"], told["precision"], told["warnings"]) == (peak, precision, [])
+    assert told["hours"] == pytest.approx(hours, rel=1e-12)
+    assert told["cost"] == pytest.approx(hours * 8 * 2.5, rel=1e-12)
+
+
+def test_hours_of_a_gpu_become_a_budget(capsys: pytest.CaptureFixture):
+    call = ["plan", "--hours", "24", "--gpu", "h100", "--devices", "8"]
+    for precision, peak in (("tf32", 494.7e12), ("bf16", 989.4e12)):
+        assert main([*call, "--precision", precision, "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["budget"] == pytest.approx(24 * 3600 * peak * 8 * 0.4 / 2, rel=1e-12)
+    assert main(call) == 0
+    assert "494.7e12 FLOP/s in tf32" in capsys.readouterr().out
+
+
+def test_every_peak_is_dense_and_ordered():
+    """Narrower numbers are never slower; no entry is another's with sparsity."""
+    for rates in devices.PEAKS.values():
+        ordered = [rates[name] for name in ("fp32", "tf32", "bf16") if name in rates]
+        assert ordered == sorted(ordered)
+        assert rates.keys() <= {"fp32", "tf32", "bf16", "fp16"} and min(rates.values()) > 1e12
+        if {"tf32", "bf16"} <= rates.keys() and "fp32" in rates:
+            assert rates["bf16"] / rates["tf32"] == pytest.approx(2, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--peak", "989e12"], "989e12 FLOP/s is the bf16 peak of h100, whose tf32 peak is 494.7e12"),
+        (["--peak", "989e12", "--gpu", "h100"], "is more than the tf32 peak of h100, 494.7e12"),
+        (["--peak", "312e12"], "is the bf16 peak of a100, whose tf32 peak is 156e12"),
+        (["--peak", "1979e12", "train.precision=bf16"], "is the bf16 peak with sparsity of h100"),
+        (["--peak", "989e12", "train.precision=bf16"], None),
+        (["--peak", "494.7e12"], None),
+        (["--peak", "400e12", "--gpu", "h100"], None),
+        (["--peak", "61.5e12"], None),
+    ],
+)
+def test_a_peak_that_does_not_fit_is_warned_of(options: list[str], says: str | None, capsys):
+    assert main(["plan", "imagenet256-xl2", *options, "--json"]) == 0
+    warnings = json.loads(capsys.readouterr().out)["warnings"]
+    assert len(warnings) == (says is not None)
+    assert main(["plan", "imagenet256-xl2", *options]) == 0
+    said = capsys.readouterr().out
+    assert ("warning" in said) == (says is not None) and (says or "") in said
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--gpu", "h10"], "unknown device 'h10'; did you mean 'h100'?"),
+        (["--gpu", "v100"], "v100 has no tf32 peak (it has fp32, fp16); choose another train.precision"),
+        (["--price", "2"], "--price is of hours, which need a speed"),
+        (["--utilisation", "0.3"], "--utilisation is a share of a peak"),
+        (
+            ["--gpu", "a100", "--utilisation", "0.3", "--iterations-per-second", "5"],
+            "leave --utilisation out",
+        ),
+        (["--precision", "bf16"], "train.precision=bf16"),
+        (["--peak", "nan"], "peak must be FLOP/s"),
+        (["--devices", "1e3"], "--devices must be a whole number from 1 to 1000000, got '1e3'; write 1000"),
+        (["--devices", "1000000000"], "--devices must be at most 1000000"),
+        (["--iterations-per-second", "inf"], "iterations per second must be positive, got inf"),
+        (["--gpu", "a100", "--price", "-1"], "price of a device-hour must be at least 0"),
+    ],
+)
+def test_plans_of_nothing_exit_2(options: list[str], says: str, capsys: pytest.CaptureFixture):
+    assert main(["plan", "imagenet256-xl2", *options]) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
 
 
 def test_without_peak_or_price_a_plan_claims_neither():
@@ -93,7 +195,6 @@ def test_without_peak_or_price_a_plan_claims_neither():
         (lambda c: plan(c, Hardware(1e12, 0, 0.4)), "devices"),
         (lambda c: plan(c, Hardware(1e12, 1, 0.4, price=-1)), "price"),
         (lambda c: plan(c, Hardware(1e12, 3, 0.4)), "train.batch_size 256.*devices 3"),
-        (lambda c: plan(c, Hardware()), "give the peak"),
         (lambda c: plan(c, Hardware(), 0.0), "iterations per second"),
         (lambda c: plan(c, Hardware(312e12), 5.7), "333%.*peak"),
     ],

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from scaledit.errors import UsageError
 from scaledit.models.flops import TRAIN_FORWARDS
 from scaledit.scaling import comparable
+from scaledit.scaling.devices import terse
 from scaledit.scaling.fits import Estimate, Miss, PowerLaw, best_law, held_out
 from scaledit.scaling.frontier import (
     MINIMA,
@@ -31,6 +32,7 @@ from scaledit.scaling.plan import FLOPS_PER_MAC, Hardware, duration, prefixed, s
 from scaledit.scaling.table import Row, Table
 
 FAR = 10.0  # times the measured compute, beyond which an answer warns of itself
+PRECISION = "tf32"  # that a peak is of unless it is said: the ImageNet recipes'
 FEWEST = 3  # results of the staircase that a law needs
 
 
@@ -59,7 +61,8 @@ class Answer:
     distance within the budget, None below all of them; best_steps: how many steps of that model the budget
     would pay for. law, predicted: the power law of the staircase and what it says at the budget, None with
     fewer than three results on it; missed: how the same law without its largest result predicts that.
-    optimum: None where no_optimum says why. hours, cost: of the budget on the hardware, where known.
+    optimum: None where no_optimum says why. hours, cost: of the budget on the hardware, where known;
+    peak: of one device, in `precision`; of_hardware: what does not fit there.
     """
 
     study: str
@@ -77,6 +80,9 @@ class Answer:
     no_optimum: str | None
     hours: float | None
     cost: float | None
+    peak: float | None = None
+    precision: str = PRECISION
+    of_hardware: tuple[str, ...] = ()
 
     @property
     def extrapolation(self) -> float:
@@ -93,7 +99,7 @@ class Answer:
 
     @property
     def warnings(self) -> list[str]:
-        said = []
+        said = [*self.of_hardware]
         if self.extrapolation > FAR:
             said.append(f"the budget is {self.reach}: no result tells whether the fit holds there")
         best = self.optimum
@@ -127,6 +133,8 @@ class Answer:
             "no_optimum": self.no_optimum,
             "hours": self.hours,
             "cost": self.cost,
+            "peak": self.peak,
+            "precision": self.precision,
             "warnings": self.warnings,
         }
 
@@ -139,7 +147,8 @@ class Answer:
             ("measured", f"{measured}; the budget is {self.reach}"),
         ]
         if self.hours is not None:
-            rows.append(("time", duration(self.hours)))
+            at = "" if self.peak is None else f", devices of {terse(self.peak)} FLOP/s in {self.precision}"
+            rows.append(("time", duration(self.hours) + at))
         if self.cost is not None:
             rows.append(("cost", f"{self.cost:,.2f}"))
         rows += [*self._describe_best(), *self._describe_law(), *self._describe_optimum()]
@@ -193,12 +202,15 @@ def macs_in(hours: float, hardware: Hardware) -> float:
     if not 0 < hours < math.inf:
         raise UsageError(f"hours must be positive, got {hours}")
     if hardware.peak is None:
-        raise UsageError("hours need the peak of a device, such as 312e12, to become multiply-adds")
+        raise UsageError("hours need the peak of a device to become multiply-adds: --gpu a100, --peak 312e12")
     return hours * _macs_per_hour(hardware, hardware.peak)
 
 
-def answer(table: Table, budget: float, hardware: Hardware | None = None) -> Answer:
+def answer(
+    table: Table, budget: float, hardware: Hardware | None = None, precision: str = PRECISION
+) -> Answer:
     """What the study says of `budget` multiply-adds of training, and their hours where hardware has a peak.
+    precision: that the peak is of.
 
     Raises UsageError for a budget that is not positive and for a study without results.
     """
@@ -231,6 +243,9 @@ def answer(table: Table, budget: float, hardware: Hardware | None = None) -> Ans
         no_optimum=optimum if isinstance(optimum, str) else None,
         hours=hours,
         cost=cost,
+        peak=None if hardware is None else hardware.peak,
+        precision=precision,
+        of_hardware=() if hardware is None else hardware.warnings(precision),
     )
 
 

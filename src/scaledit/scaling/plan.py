@@ -21,6 +21,7 @@ from scaledit.config import RunConfig, SampleConfig
 from scaledit.errors import UsageError
 from scaledit.models import flops
 from scaledit.models.config import CONDITION_TOKENS, TIME_FREQUENCIES, Conditioning, DiTConfig
+from scaledit.scaling.devices import misfit, terse
 
 STATE_BYTES_PER_PARAMETER = 5 * 4
 FLOPS_PER_MAC = 2
@@ -30,9 +31,10 @@ FLOPS_PER_MAC = 2
 class Hardware:
     """What a run is planned on.
 
-    peak: FLOP/s of one device as vendors print it (a multiply-add is two), in the run's precision; None if
-    only a measured speed is known. devices: how many. utilisation: the share of the peak that training is
+    peak: dense FLOP/s of one device (a multiply-add is two), in the run's precision (`devices.peak` knows
+    some); None where it is not known. devices: how many. utilisation: the share of the peak that training is
     assumed to reach, in (0, 1]. price: money per device-hour, in any currency, or None.
+    name: what the devices are, where `devices.PEAKS` has them; a peak above theirs is warned of.
 
     Raises UsageError for values out of range.
     """
@@ -41,6 +43,7 @@ class Hardware:
     devices: int = 1
     utilisation: float = 0.4
     price: float | None = None
+    name: str | None = None
 
     def __post_init__(self) -> None:
         if self.peak is not None and not 0 < self.peak < math.inf:
@@ -52,14 +55,20 @@ class Hardware:
         if self.price is not None and not 0 <= self.price < math.inf:
             raise UsageError(f"price of a device-hour must be at least 0, got {self.price}")
 
+    def warnings(self, precision: str) -> tuple[str, ...]:
+        """Of a peak that these devices, or any, do not have in this precision."""
+        said = "" if self.peak is None else misfit(self.peak, precision, self.name)
+        return (said,) if said else ()
+
 
 @dataclass(frozen=True)
 class Plan:
     """The cost of a run.
 
     macs: multiply-adds of one forward pass at batch 1; train_macs and train_flops: of the whole training.
-    peak: as in `Hardware`. utilisation: the share of it, None without a peak.
-    cost: device_hours * price. micro_batch: images that go through a device at once.
+    peak: as in `Hardware`. utilisation: the share of it, None without a peak. iterations_per_second, hours,
+    device_hours: None where no speed is known. cost: device_hours * price, None without either.
+    warnings: what does not fit. micro_batch: images that go through a device at once.
     state_bytes: on each device, exact. activation_bytes: on each device, an estimate of what one
     micro-batch keeps for its backward pass; temporaries and the allocator's slack come on top.
     sampling_evaluations: forward passes for one image (guidance takes two each time); sampling_macs: their
@@ -77,9 +86,9 @@ class Plan:
     devices: int
     peak: float | None
     utilisation: float | None
-    iterations_per_second: float
-    hours: float
-    device_hours: float
+    iterations_per_second: float | None
+    hours: float | None
+    device_hours: float | None
     price: float | None
     cost: float | None
     micro_batch: int
@@ -87,17 +96,19 @@ class Plan:
     activation_bytes: int
     sampling_evaluations: int
     sampling_macs: int
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "warnings": list(self.warnings)}
 
 
 def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | None = None) -> Plan:
     """The cost of training `config` on `hardware`, at the speed that its peak and utilisation give or, the
-    inverse, at a measured one, which then gives the utilisation (None without a peak).
+    inverse, at a measured one, which then gives the utilisation (None without a peak). Where neither is known
+    what needs no speed: multiply-adds and memory.
 
-    Raises UsageError where neither is known, where a measured speed is more than the peak allows, and where
-    the batch does not divide over devices and micro-batches.
+    Raises UsageError where a measured speed is more than the peak allows, and where the batch does not divide
+    over devices and micro-batches.
     """
     train, model, devices = config.train, config.model, hardware.devices
     counts = flops.count(model)
@@ -110,7 +121,8 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
         )
     micro_batch = train.batch_size // (devices * train.accumulate)
     train_macs = flops.train_macs(counts.macs, train.batch_size * train.steps)
-    hours = train.steps / speed / 3600
+    hours = None if speed is None else train.steps / speed / 3600
+    device_hours = None if hours is None else hours * devices
     passes = evaluations(config.sample)
     return Plan(
         recipe=config.name,
@@ -126,25 +138,26 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
         utilisation=utilisation,
         iterations_per_second=speed,
         hours=hours,
-        device_hours=hours * devices,
+        device_hours=device_hours,
         price=hardware.price,
-        cost=None if hardware.price is None else hours * devices * hardware.price,
+        cost=None if device_hours is None or hardware.price is None else device_hours * hardware.price,
         micro_batch=micro_batch,
         state_bytes=STATE_BYTES_PER_PARAMETER * counts.params,
         activation_bytes=activation_bytes(model, micro_batch, train.precision),
         sampling_evaluations=passes,
         sampling_macs=passes * counts.macs,
+        warnings=hardware.warnings(train.precision),
     )
 
 
-def _speed(hardware: Hardware, flops_per_step: int, measured: float | None) -> tuple[float, float | None]:
-    """Iterations per second, and the share of the peak they take."""
+def _speed(
+    hardware: Hardware, flops_per_step: int, measured: float | None
+) -> tuple[float | None, float | None]:
+    """Iterations per second, and the share of the peak they take; None for what is not known."""
     peak = None if hardware.peak is None else hardware.peak * hardware.devices
     if measured is None:
         if peak is None:
-            raise UsageError(
-                "hours need a speed: give the peak of a device, or measured iterations per second"
-            )
+            return None, None
         return peak * hardware.utilisation / flops_per_step, hardware.utilisation
     if not 0 < measured < math.inf:
         raise UsageError(f"iterations per second must be positive, got {measured}")
@@ -229,7 +242,9 @@ def scientific(count: float) -> str:
 def describe(plan: Plan) -> list[tuple[str, str]]:
     """Label and value, with units, of all that a reader of a plan wants to know."""
     devices = f"{plan.devices:,} device{'s' if plan.devices > 1 else ''}"
-    share = "" if plan.utilisation is None else f", {plan.utilisation:.1%} of their peak"
+    share = ""
+    if plan.utilisation is not None and plan.peak is not None:
+        share = f", {plan.utilisation:.1%} of their peak of {terse(plan.peak)} FLOP/s in {plan.precision}"
     rows = [
         ("parameters", f"{plan.params:,}"),
         ("forward pass", f"{prefixed(plan.macs)} multiply-adds an image"),
@@ -238,9 +253,14 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
             f"{scientific(plan.train_macs)} multiply-adds, {scientific(plan.train_flops)} FLOP "
             f"({plan.steps:,} steps of batch {plan.batch_size:,})",
         ),
-        ("speed", f"{plan.iterations_per_second:,.3g} iterations/s on {devices}{share}"),
-        ("time", f"{duration(plan.hours)}, {plan.device_hours:,.4g} device-hours"),
     ]
+    if plan.iterations_per_second is None or plan.hours is None:
+        rows.append(("speed", "not known: give --gpu, --peak or --iterations-per-second, to hear the hours"))
+    else:
+        rows += [
+            ("speed", f"{plan.iterations_per_second:,.3g} iterations/s on {devices}{share}"),
+            ("time", f"{duration(plan.hours)}, {plan.device_hours:,.4g} device-hours"),
+        ]
     if plan.cost is not None:
         rows.append(("cost", f"{plan.cost:,.2f}, at {plan.price:,.2f} a device-hour"))
     return [
@@ -256,6 +276,7 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
             f"{prefixed(plan.sampling_macs)} multiply-adds an image "
             f"({plan.sampling_evaluations:,} forward passes)",
         ),
+        *(("warning", text) for text in plan.warnings),
     ]
 
 
