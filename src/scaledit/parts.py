@@ -105,6 +105,35 @@ def read_json(path: Path, what: str, fix: str = "", error: type[Exception] = Run
     return value
 
 
+LARGEST_PICTURE = 32 << 20
+"""Bytes of a picture that is taken out of somebody's folder and put into a report."""
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+
+
+def picture_in(folder: Path, name: object) -> bytes:
+    """The PNG `name`, a path below `folder`. What a report holds is never from outside of the folder that it
+    is of, whatever a log or a symbolic link in there says.
+
+    Raises ValueError with the reason where it is outside, missing, too large, or no PNG.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"{name!r} is no file's name")
+    try:
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise ValueError(f"{name} is outside of the folder")
+        if not path.is_file():
+            raise ValueError(f"{name} is not there")
+        if path.stat().st_size > LARGEST_PICTURE:
+            raise ValueError(f"{name} has {path.stat().st_size / 1e6:.0f} MB")
+        data = path.read_bytes()
+    except (OSError, RuntimeError) as error:  # a loop of links; a name that is too long
+        raise ValueError(f"{name} cannot be read: {error}") from None
+    if not data.startswith(PNG_MAGIC):
+        raise ValueError(f"{name} is no PNG")
+    return data
+
+
 def sha256_of(path: Path) -> str:
     """Of a file's bytes, read in blocks."""
     with path.open("rb") as file:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from pathlib import Path
 
@@ -10,18 +9,20 @@ import numpy as np
 
 from scaledit.autoencoders.config import AutoencoderRun
 from scaledit.config import changes
+from scaledit.parts import picture_in
 from scaledit.report import page
-from scaledit.report.run import REPORT, Events, loss_curve
-from scaledit.training import log
+from scaledit.report.page import Html, html
+from scaledit.report.run import REPORT, Events, logged, loss_curve
 from scaledit.training.folder import CONFIG
 
 
 def write(run: Path) -> Path:
     """Makes run/report.html from the run's log and pictures, and returns its path."""
     config = AutoencoderRun.from_json(json.loads((run / CONFIG).read_bytes()))
-    events = log.read(run)
+    events, foreign = logged(run)
     sections = [
         _headline(config, events),
+        foreign,
         _reconstructions(run, events),
         _over_training(events),
         loss_curve(events, "fitted"),
@@ -36,7 +37,7 @@ def _last(events: Events, kind: str) -> dict:
     return [event for event in events if event["event"] == kind][-1]
 
 
-def _headline(config: AutoencoderRun, events: Events) -> str:
+def _headline(config: AutoencoderRun, events: Events) -> Html:
     started, fitted = _last(events, "started"), _last(events, "fitted")
     judged, exported = _last(events, "reconstructed"), _last(events, "exported")
     rate = fitted["step"] * config.train.batch_size / fitted["seconds"]
@@ -63,31 +64,36 @@ def _has(events: Events, kind: str) -> bool:
     return any(event["event"] == kind for event in events)
 
 
-def _reconstructions(run: Path, events: Events) -> str:
+def _reconstructions(run: Path, events: Events) -> Html:
     last = _last(events, "reconstructed")
-    picture = (run / last["path"]).read_bytes()
-    return (
-        "<h2>Held-out images, each beside its reconstruction</h2>"
-        + page.row({f"step {last['step']}": picture}, width=1000)
-        + "<p class='small'>Encoded to the posterior's mean and decoded. PSNR and SSIM are means over "
-        "8-bit images; SSIM with an 11x11 Gaussian window of deviation 1.5 (Wang et al. 2004).</p>"
+    try:
+        shown = page.row({f"step {last['step']}": picture_in(run, last["path"])}, width=1000)
+    except ValueError as reason:
+        shown = page.left_out([str(reason)])
+    return html(
+        "<h2>Held-out images, each beside its reconstruction</h2>{}"
+        "<p class='small'>Encoded to the posterior's mean and decoded. PSNR and SSIM are means over "
+        "8-bit images; SSIM with an 11x11 Gaussian window of deviation 1.5 (Wang et al. 2004).</p>",
+        shown,
     )
 
 
-def _over_training(events: Events) -> str:
+def _over_training(events: Events) -> Html | None:
     judged = [event for event in events if event["event"] == "reconstructed"]
     if len(judged) < 2:
-        return ""
+        return None
     steps, values = np.array([(event["step"], event["psnr"]) for event in judged], dtype=float).T
     figure, axes = page.axes(7, 2.8, "step", "PSNR of held-out images (dB)")
     axes.plot(steps, values, color=page.DARK, marker="o")
-    return f"<h2>PSNR in training</h2>{page.image(page.drawn(figure), width=700, alt='PSNR over steps')}"
+    curve = page.image(page.drawn(figure), width=700, alt="PSNR over steps")
+    return html("<h2>PSNR in training</h2>{}", curve)
 
 
-def _origin(config: AutoencoderRun, run: Path) -> str:
+def _origin(config: AutoencoderRun, run: Path) -> Html:
     written = json.dumps(config.to_json(), indent=1)
     line = " ".join(["scaledit autoencoder train", config.name, *changes(config), f"--out {run}"])
-    return (
-        f"<h2>Make it again</h2><pre>{html.escape(line)}</pre>"
-        f"<details><summary>config.json</summary><pre>{html.escape(written)}</pre></details>"
+    return html(
+        "<h2>Make it again</h2><pre>{}</pre><details><summary>config.json</summary><pre>{}</pre></details>",
+        line,
+        written,
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import html
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from scaledit.config import RunConfig, changes
 from scaledit.evaluation.judge import BUILT_IN, Judge, drawn, open_judge
 from scaledit.evaluation.result import TITLES, Result
 from scaledit.models import flops
+from scaledit.parts import picture_in
 from scaledit.pipeline import Pipeline, load
 from scaledit.report import page
+from scaledit.report.page import Html, html
 from scaledit.training import log
 
 REPORT = "report.html"
@@ -31,8 +33,8 @@ Events = list[dict[str, Any]]
 def write(run: Path, device: str = "auto", progress: PROGRESS | None = None) -> Path:
     """Makes run/report.html from the run's log and its latest checkpoint, and returns its path."""
     pipeline = load(run, device)
-    events = log.read(run)
-    sections = [_headline(pipeline, events)]
+    events, foreign = logged(run)
+    sections = [_headline(pipeline, events), foreign]
     if pipeline.config.evaluate.reference in BUILT_IN:
         judge = open_judge(pipeline.config.evaluate, pipeline.device)
         found = _judged(pipeline, judge, events, progress)
@@ -45,15 +47,78 @@ def write(run: Path, device: str = "auto", progress: PROGRESS | None = None) -> 
     return path
 
 
-def _headline(pipeline: Pipeline, events: Events) -> str:
+NUMBERS = {
+    "stepped": ("loss", "seconds"),
+    "fitted": ("loss", "seconds"),
+    "evaluated": (),
+    "reconstructed": ("psnr", "ssim", "images"),
+    "exported": ("scale",),
+    "finished": ("skipped",),
+}
+TEXTS = {"started": ("device",), "sampled": ("path",), "reconstructed": ("path",)}
+MOST_EVENTS = 1_000_000
+
+
+def logged(run: Path) -> tuple[Events, Html]:
+    """The events of a run folder that a page can show, and a line that says how many lines of its log are
+    none: a log may come from elsewhere, cut, edited or made up."""
+    lines = log.read(run)
+    events = [line for line in lines[:MOST_EVENTS] if _is_event(line)]
+    without = len(lines) - len(events)
+    return events, page.left_out([f"{without} lines of {log.LOG} that are no event of a run"] * bool(without))
+
+
+def _is_event(line: object) -> bool:
+    """Whether it has what the page wants of such an event, as what it wants it."""
+    if (
+        not isinstance(line, dict)
+        or not isinstance(line.get("event"), str)
+        or not _is_count(line.get("step"))
+    ):
+        return False
+    kind = line["event"]
+    if not all(_is_number(line.get(key)) for key in NUMBERS.get(kind, ())):
+        return False
+    if not all(isinstance(line.get(key), str) for key in TEXTS.get(kind, ())):
+        return False
+    return kind != "evaluated" or _is_result(line)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _is_number(value: object) -> bool:
+    """Also "nan" and "inf", as which a log has them."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return False
+    try:
+        float(value)
+    except (ValueError, OverflowError):
+        return False
+    return True
+
+
+def _is_result(line: Mapping[str, Any]) -> bool:
+    try:
+        result = Result.from_json({"name": "", **line})
+        page.results([result])
+    except Exception:  # whatever is wrong with it
+        return False
+    values = [value for figure in result.figures.values() for value in figure if value is not None]
+    return bool(result.figures) and all(_is_number(value) and math.isfinite(value) for value in values)
+
+
+def _headline(pipeline: Pipeline, events: Events) -> Html:
     config = pipeline.config
     counts = flops.count(config.model)
     stepped = [event for event in events if event["event"] == "stepped"]
-    seconds = stepped[-1]["seconds"] if stepped else 0.0
+    seconds = float(stepped[-1]["seconds"]) if stepped else 0.0
     step = pipeline.origin["step"]
     rate = step * config.train.batch_size / seconds if seconds else float("nan")
     macs = counts.macs * flops.TRAIN_FORWARDS * rate
-    device = [event for event in events if event["event"] == "started"][-1]["device"]
+    started = [event for event in events if event["event"] == "started"]
+    device = started[-1]["device"] if started else "a device that its log does not name"
     skipped = sum(event["event"] == "skipped" for event in events)
     return page.facts(
         {
@@ -70,7 +135,7 @@ def _headline(pipeline: Pipeline, events: Events) -> str:
 
 def _of_roof(stepped: Events) -> str:
     """The median of what was logged; older logs have none."""
-    shares = [event["share_of_roof"] for event in stepped if "share_of_roof" in event]
+    shares = [float(event["share_of_roof"]) for event in stepped if _is_number(event.get("share_of_roof"))]
     return f", {np.median(shares):.0%} of the rate of large matrix products here" if shares else ""
 
 
@@ -78,7 +143,7 @@ def _guidance(scale: float) -> str:
     return "unguided" if scale == 1 else f"guidance {scale}"
 
 
-def _samples(pipeline: Pipeline, judge: Judge) -> str:
+def _samples(pipeline: Pipeline, judge: Judge) -> Html:
     """Samples at each guidance from the same noise, beside real held-out images."""
     settings, real = pipeline.config.sample, judge.real
     assert real is not None and real.labels is not None  # as every built-in reference has
@@ -92,7 +157,7 @@ def _samples(pipeline: Pipeline, judge: Judge) -> str:
     shown = {title: page.png(images.grid(sheet, per_class)) for title, sheet in sheets.items()}
     width = max(250, images.SMALLEST_SHOWN * min(per_class, 8))
     names = ", ".join(pipeline.class_names[c] for c in dict.fromkeys(classes))
-    return f"<h2>One row a class</h2>{page.row(shown, width)}<p class='small'>{html.escape(names)}</p>"
+    return html("<h2>One row a class</h2>{}<p class='small'>{}</p>", page.row(shown, width), names)
 
 
 def _judged(pipeline: Pipeline, judge: Judge, events: Events, progress: PROGRESS | None) -> list[Result]:
@@ -102,7 +167,9 @@ def _judged(pipeline: Pipeline, judge: Judge, events: Events, progress: PROGRESS
     logged = {
         event["protocol"]["cfg_scale"]: Result.from_json(event)
         for event in events
-        if event["event"] == "evaluated" and event["step"] == pipeline.origin["step"]
+        if event["event"] == "evaluated"
+        and event["step"] == pipeline.origin["step"]
+        and _is_number(event["protocol"].get("cfg_scale"))
     }
     found, each = [], config.evaluate.num * config.evaluate.seeds
     for i, scale in enumerate(GUIDANCE):
@@ -119,7 +186,7 @@ def _judged(pipeline: Pipeline, judge: Judge, events: Events, progress: PROGRESS
     return found
 
 
-def _quality(pipeline: Pipeline, found: list[Result]) -> str:
+def _quality(pipeline: Pipeline, found: list[Result]) -> Html:
     """At each guidance, and real held-out images judged the same way."""
     config = pipeline.config
     of = config.evaluate.reference
@@ -129,19 +196,21 @@ def _quality(pipeline: Pipeline, found: list[Result]) -> str:
         if "nearest" in found[0].figures
         else ""
     )
-    return (
-        f"<h2>How good</h2>{page.results(found, real='real, held out')}<p class='small'>EMA weights; "
-        f"{config.evaluate.num} samples for each of {config.evaluate.seeds} seeds, mean ± standard "
-        f"deviation over seeds; {config.sample.sampler} with {config.sample.steps} steps, 8-bit. FD-{of}: "
-        "Fréchet distance to the training images on the features of a small classifier (not FID: it "
-        f"compares with nothing else); FD-{of}-random: on the same network untrained, which sees fine "
+    text = (
+        f"EMA weights; {config.evaluate.num} samples for each of {config.evaluate.seeds} seeds, mean ± "
+        f"standard deviation over seeds; {config.sample.sampler} with {config.sample.steps} steps, 8-bit. "
+        f"FD-{of}: Fréchet distance to the training images on the features of a small classifier (not FID: "
+        f"it compares with nothing else); FD-{of}-random: on the same network untrained, which sees fine "
         "noise. The last row is what real images that were held out score: at that distance nothing is left "
         "to gain. Class score: as the Inception Score, on that classifier; at most the number of classes."
-        f"{copies}</p>"
+        f"{copies}"
+    )
+    return html(
+        "<h2>How good</h2>{}<p class='small'>{}</p>", page.results(found, real="real, held out"), text
     )
 
 
-def _decoders(pipeline: Pipeline, judge: Judge, unguided: Result, run: Path, device: str) -> str:
+def _decoders(pipeline: Pipeline, judge: Judge, unguided: Result, run: Path, device: str) -> Html:
     """The same latents through two decoders (the paper's table 5). unguided: what the run's own scored."""
     config = pipeline.config
     other = load(run, device, replace(config.autoencoder, path=config.autoencoder.compare))
@@ -157,20 +226,22 @@ def _decoders(pipeline: Pipeline, judge: Judge, unguided: Result, run: Path, dev
         sheet = one(classes, seed=config.sample.seed)
         shown[name] = page.png(images.grid(sheet, config.sample.per_class))
     width = max(250, images.SMALLEST_SHOWN * min(config.sample.per_class, 8))
-    return (
-        f"<h2>Two decoders of the same latents</h2>{page.row(shown, width)}"
-        f"{page.results(found, real='real, held out')}"
+    return html(
+        "<h2>Two decoders of the same latents</h2>{}{}"
         "<p class='small'>The diffusion model and its latents are the same; only what turns them into "
-        "pictures differs (the paper's table 5). Unguided for the figures.</p>"
+        "pictures differs (the paper's table 5). Unguided for the figures.</p>",
+        page.row(shown, width),
+        page.results(found, real="real, held out"),
     )
 
 
-def _over_training(events: Events) -> str:
+def _over_training(events: Events) -> Html | None:
     """The first figure of every evaluation in training, over steps; the last one's figures as a table."""
     evaluated = [event for event in events if event["event"] == "evaluated"]
     if not evaluated:
-        return ""
+        return None
     key = next(key for key in TITLES if key in evaluated[0])
+    evaluated = [event for event in evaluated if key in event]
     steps = [event["step"] for event in evaluated]
     figure, axes = page.axes(7, 2.8, "step", TITLES[key])
     spread = [event.get(f"{key}_std") or 0.0 for event in evaluated]
@@ -182,19 +253,23 @@ def _over_training(events: Events) -> str:
         axes.legend(frameon=False)
     axes.set_yscale("log")
     last = replace(Result.from_json(evaluated[-1]), name=f"step {steps[-1]}")
-    return (
-        "<h2>Evaluation in training</h2>"
-        + page.image(page.drawn(figure), width=700, alt=f"{TITLES[key]} over steps")
-        + page.results([last])
+    return html(
+        "<h2>Evaluation in training</h2>{}{}",
+        page.image(page.drawn(figure), width=700, alt=f"{TITLES[key]} over steps"),
+        page.results([last]),
     )
 
 
-def loss_curve(events: Events, kind: str = "stepped") -> str:
+def loss_curve(events: Events, kind: str = "stepped") -> Html | None:
     """The loss of every logged step (events of this kind) and its running mean."""
     stepped = [event for event in events if event["event"] == kind]
-    if not stepped:
-        return ""
-    steps, loss = np.array([(event["step"], event["loss"]) for event in stepped], dtype=float).T
+    steps, loss = (
+        np.array([(event["step"], event["loss"]) for event in stepped], dtype=float).reshape(-1, 2).T
+    )
+    finite = np.isfinite(loss)
+    steps, loss = steps[finite], loss[finite]
+    if not len(loss):
+        return None
     figure, axes = page.axes(7, 2.8, "step", "training loss")
     axes.plot(steps, loss, color=page.LIGHT, linewidth=1, label="one batch")
     window = max(1, len(loss) // 20)
@@ -203,21 +278,39 @@ def loss_curve(events: Events, kind: str = "stepped") -> str:
         axes.plot(steps[window - 1 :], smooth, color=page.DARK, linewidth=2, label=f"mean of {window}")
         axes.legend(frameon=False)
     axes.set_ylim(0, float(np.quantile(loss, 0.98)) * 1.15)
-    return f"<h2>Loss</h2>{page.image(page.drawn(figure), width=700, alt='training loss over steps')}"
+    curve = page.image(page.drawn(figure), width=700, alt="training loss over steps")
+    return html("<h2>Loss</h2>{}", curve)
 
 
-def _film(run: Path, events: Events) -> str:
+FILM = 5
+"""Pictures of samples in training that a page shows."""
+
+
+def _film(run: Path, events: Events) -> Html | None:
     """How the same noise turned into pictures over training."""
-    sampled = {event["step"]: run / event["path"] for event in events if event["event"] == "sampled"}
-    shown = [(step, path) for step, path in sorted(sampled.items()) if path.is_file()]
-    if not shown:
-        return ""
-    chosen = [shown[i] for i in np.unique(np.linspace(0, len(shown) - 1, 5).round().astype(int))]
-    pictures = {f"step {step}": path.read_bytes() for step, path in chosen}
-    return f"<h2>During training</h2>{page.row(pictures, width=200)}"
+    sampled = {event["step"]: event["path"] for event in events if event["event"] == "sampled"}
+    there = [step for step, path in sorted(sampled.items()) if _may_be_there(run, path)]
+    if not there:
+        return None
+    chosen = [there[i] for i in np.unique(np.linspace(0, len(there) - 1, FILM).round().astype(int))]
+    pictures, reasons = {}, []
+    for step in chosen:
+        try:
+            pictures[f"step {step}"] = picture_in(run, sampled[step])
+        except ValueError as reason:
+            reasons.append(f"step {step}: {reason}")
+    return html("<h2>During training</h2>{}{}", page.row(pictures, width=200), page.left_out(reasons))
 
 
-def _origin(pipeline: Pipeline, run: Path) -> str:
+def _may_be_there(run: Path, path: str) -> bool:
+    """Not so of a picture that somebody deleted, which a page need not speak of."""
+    try:
+        return (run / path).exists()
+    except (OSError, ValueError):
+        return True
+
+
+def _origin(pipeline: Pipeline, run: Path) -> Html:
     config: RunConfig = pipeline.config
     settings, evaluate = config.sample, config.evaluate
     origin, written = json.dumps(pipeline.origin), json.dumps(config.to_json(), indent=1)
@@ -227,8 +320,10 @@ def _origin(pipeline: Pipeline, run: Path) -> str:
     ]
     if evaluate.reference:
         lines.append(f"scaledit evaluate {run} --reference {evaluate.reference}")
-    return (
-        f"<h2>Make it again</h2><pre>{html.escape(chr(10).join(lines))}</pre><p class='small'>Weights: "
-        f"{html.escape(origin)}</p><details><summary>config.json</summary><pre>{html.escape(written)}</pre>"
-        "</details>"
+    return html(
+        "<h2>Make it again</h2><pre>{}</pre><p class='small'>Weights: {}</p>"
+        "<details><summary>config.json</summary><pre>{}</pre></details>",
+        "\n".join(lines),
+        origin,
+        written,
     )

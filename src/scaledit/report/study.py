@@ -5,11 +5,10 @@ table  ->  table.csv losses.csv study.json pictures/   figures/*.png   fits.json
 
 from __future__ import annotations
 
-import html
 import io
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from scaledit.evaluation.result import TITLES
 from scaledit.parts import whole
 from scaledit.report import page
 from scaledit.report.figures import Drawn, Fit, all_figures
+from scaledit.report.page import Html, html
 from scaledit.scaling import comparable, paper, printed_table
 from scaledit.scaling import table as tables
 from scaledit.scaling.findings import Findings, findings
@@ -105,48 +105,55 @@ def _png(one: Drawn) -> bytes:
     return buffer.getvalue()
 
 
-def _head(table: Table) -> str:
+def _head(table: Table) -> Html:
     about, final = table.about, table.part(FINAL)
     once = {(row.name, row.steps): row.train_macs for row in final}
     train, sampled = (
         sum(once.values()),
         sum(row.sampling_macs * row.num * row.sample_sets for row in table.rows),
     )
-    facts = {
+    facts: dict[object, object] = {
         "Runs": f"{len(once)}, {len(table.rows)} results",
-        "Distance": f"{html.escape(about.distance)}; lower is better"
+        "Distance": f"{about.distance}; lower is better"
         + ("" if about.floor is None else f"; real images that were held out score {about.floor:.3g}"),
         "Training": f"{scientific(train)} multiply-adds",
     }
     if "hours" in about.made:  # a study that was run, not printed
         facts["Drawing"] = f"{scientific(sampled)} multiply-adds"
-        facts["Made on"] = html.escape(
+        facts["Made on"] = (
             f"{about.made['processor']}, {about.made['hours']} hours of its workers (waiting for other "
             f"programs included), torch {about.made['torch']}, scaledit {about.made['scaledit']}"
         )
-    facts["Make it again"] = f"<code>{html.escape(about.command)}</code>"
+    facts["Make it again"] = html("<code>{}</code>", about.command)
     return page.facts(facts)
 
 
-def _verdicts(said: Sequence[Verdict]) -> str:
-    rows = "".join(
-        f"<tr><td style='color:{COLOURS[one.outcome]};font-weight:600;white-space:nowrap'>{one.outcome}</td>"
-        f"<td>{html.escape(one.claim)}<div class='small'>{html.escape(one.said)}</div>"
-        f"<details><summary>rule</summary>{html.escape(one.rule)} Figure {html.escape(one.figure)}.</details>"
-        "</td></tr>"
+def _verdicts(said: Sequence[Verdict]) -> Html:
+    rows = page.join(
+        html(
+            "<tr><td style='color:{};font-weight:600;white-space:nowrap'>{}</td>"
+            "<td>{}<div class='small'>{}</div>"
+            "<details><summary>rule</summary>{} Figure {}.</details></td></tr>",
+            COLOURS[one.outcome],
+            one.outcome,
+            one.claim,
+            one.said,
+            one.rule,
+            one.figure,
+        )
         for one in said
     )
-    return f"<h2>The paper's claims</h2><table>{rows}</table>"
+    return html("<h2>The paper's claims</h2><table>{}</table>", rows)
 
 
-def _fits(table: Table, found: Findings) -> str:
-    distance = html.escape(table.about.distance)
-    rows: dict[str, str] = {}
+def _fits(table: Table, found: Findings) -> Html | None:
+    distance = table.about.distance
+    rows: dict[object, object] = {}
     if found.by_gflops is not None and found.by_params is not None:
         rows[f"r of log Gflops, log {distance}"] = _r(found.by_gflops)
         rows[f"r of log parameters, log {distance}"] = _r(found.by_params)
     if found.law is not None:
-        rows[f"{distance} ~ Gflops<sup>-b</sup>"] = f"b = {_between(found.law.exponent)}"
+        rows[html("{} ~ Gflops<sup>-b</sup>", distance)] = f"b = {_between(found.law.exponent)}"
     if found.floored is not None and found.floored.floor is not None:
         rows["the same with a floor"] = (
             f"floor {_between(found.floored.floor)}, b = {_between(found.floored.exponent)}"
@@ -180,25 +187,30 @@ def _fits(table: Table, found: Findings) -> str:
     if not own and found.by_gflops is not None:
         theirs = findings(printed_table.table())
         if theirs.by_gflops is not None and theirs.law is not None:
-            rows["the paper's own table 4, by the same code"] = (
+            rows[html("the paper's own table 4, by the same code")] = (
                 f"r = {_r(theirs.by_gflops)}, b = {_between(theirs.law.exponent)}"
             )
-    return f"<h2>Fits</h2>{page.facts(rows)}<p class='small'>Compute in multiply-adds.</p>" if rows else ""
+    if not rows:
+        return None
+    return html("<h2>Fits</h2>{}<p class='small'>Compute in multiply-adds.</p>", page.facts(rows))
 
 
 def _step(name: str, points: Sequence[Point]) -> str:
     """One model's results in a row that nothing cheaper beats."""
     first, last = points[0], points[-1]
     fell = f"{first.distance:.3g}" + ("" if last is first else f", down to {last.distance:.3g}")
-    return f"{html.escape(name)} from {scientific(first.compute)} on ({fell})"
+    return f"{name} from {scientific(first.compute)} on ({fell})"
 
 
-def _figure(name: str, one: Drawn) -> str:
+def _figure(name: str, one: Drawn) -> Html:
     """Beside the page, not in it: the folder is the whole."""
-    title = html.escape(one.title)
-    return (
-        f"<h2>{title}</h2><img alt='{title}' style='width:1000px' src='{FIGURES}/{html.escape(name)}'>"
-        f"<p class='small'>{html.escape(one.name)}. {html.escape(one.caption)}</p>"
+    return html(
+        "<h2>{title}</h2><img alt='{title}' style='width:1000px' src='{source}'>"
+        "<p class='small'>{name}. {caption}</p>",
+        title=one.title,
+        source=f"{FIGURES}/{name}",
+        name=one.name,
+        caption=one.caption,
     )
 
 
@@ -208,9 +220,9 @@ def _others(table: Table) -> list[Row]:
     return [row for row in table.trained() if tables.training(row) not in shown]
 
 
-def _results(title: str, table: Table, rows: Sequence[Row], guided: bool = False) -> str:
+def _results(title: str, table: Table, rows: Sequence[Row], guided: bool = False) -> Html | None:
     if not rows:
-        return ""
+        return None
     keys = [key for key in SHOWN if any(key in row.metrics for row in rows)]
     header = [
         "",
@@ -240,30 +252,28 @@ def _results(title: str, table: Table, rows: Sequence[Row], guided: bool = False
                 *("" if value is None else f"{value:.3g}" for value in known),
             ]
         )
-    return (
-        f"<h2>{html.escape(title)}</h2>{page.table(header, cells)}<p class='small'>Mflops: millions of "
+    return html(
+        "<h2>{}</h2>{}<p class='small'>Mflops: millions of "
         "multiply-adds of a forward pass. ±: standard deviation over training seeds where a model has "
-        "several, else over sample seeds.</p>"
+        "several, else over sample seeds.</p>",
+        title,
+        page.table(header, cells),
     )
 
 
-def _origin(table: Table) -> str:
+def _origin(table: Table) -> Html:
     about = table.about
-    protocols = "".join(
-        f"<details><summary>protocol {html.escape(key)}</summary>{page.facts(_plain(protocol))}</details>"
+    protocols = page.join(
+        html("<details><summary>protocol {}</summary>{}</details>", key, page.facts(protocol))
         for key, protocol in about.protocols.items()
     )
-    declared = f"<pre>{html.escape(about.declared)}</pre>" if about.declared else ""
-    made = (
-        f"<details><summary>machine</summary>{page.facts(_plain(about.made))}</details>" if about.made else ""
-    )
-    return (
-        f"<h2>Make it again</h2><pre>{html.escape(about.command)}</pre><p class='small'>Every row is in "
+    made = html("<details><summary>machine</summary>{}</details>", page.facts(about.made))
+    return html(
+        "<h2>Make it again</h2><pre>{}</pre><p class='small'>Every row is in "
         "table.csv, every curve in losses.csv; protocols and full configs in study.json. <code>scaledit "
-        "study FOLDER</code> makes figures, fits, verdicts and this page anew from those.</p>"
-        f"{protocols}{made}{declared}"
+        "study FOLDER</code> makes figures, fits, verdicts and this page anew from those.</p>{}{}{}",
+        about.command,
+        protocols,
+        made if about.made else "",
+        html("<pre>{}</pre>", about.declared) if about.declared else "",
     )
-
-
-def _plain(values: Mapping[str, object]) -> dict[str, str]:
-    return {key: html.escape(str(value)) for key, value in values.items()}

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 from scaledit.errors import UsageError
 from scaledit.evaluation.result import TITLES
-from scaledit.parts import whole
+from scaledit.parts import picture_in, whole
 
 TABLE, LOSSES, ABOUT, PICTURES = "table.csv", "losses.csv", "study.json", "pictures"
 SQLITE = "table.sqlite"
@@ -300,8 +300,13 @@ def read(folder: Path) -> Table:
         raise UsageError(f"{folder}: a study's file cannot be read: {error}") from None
     rows = tuple(from_csv((folder / TABLE).read_text(encoding="utf-8"), str(folder / TABLE)))
     names = dict.fromkeys(row.name for row in rows)
-    files = {name: folder / PICTURES / f"{file_name(name)}.png" for name in names}
-    pictures = {name: path.read_bytes() for name, path in files.items() if path.is_file()}
+    files = {name: f"{PICTURES}/{file_name(name)}.png" for name in names}
+    try:
+        pictures = {
+            name: picture_in(folder, file) for name, file in files.items() if (folder / file).exists()
+        }
+    except ValueError as reason:
+        raise UsageError(f"{folder}: a study's picture cannot be shown: {reason}") from None
     return Table(made, rows, losses, pictures)
 
 

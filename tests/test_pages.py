@@ -1,0 +1,178 @@
+"""Pages of folders that somebody handed in: text stays text, and no file from outside comes in."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from made_tables import miniature, table
+from scaledit.cli import main
+from scaledit.errors import UsageError
+from scaledit.parts import LARGEST_PICTURE, picture_in, sealed
+from scaledit.report import page, run, study
+from scaledit.report.page import Html, html
+from scaledit.scaling import table as tables
+from tiny import TINY
+
+EVIL = "<script>alert('x')</script><img src=x onerror=alert(1)>"
+SECRET = "root:x:0:0"
+TAGS = {
+    *("html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "pre", "code", "sup", "div"),
+    *("table", "tr", "th", "td", "ul", "li", "details", "summary", "img", "figure", "figcaption"),
+}
+
+
+class Read(HTMLParser):
+    """The tags of a page, and what it shows."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.sources: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        self.sources += [value or "" for name, value in attrs if name == "src"]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def harmless(text: str) -> Read:
+    """Read, and found to hold our own tags only, no handlers, no sources but our pictures."""
+    read = Read(text)
+    assert read.tags <= TAGS and not [name for name in read.attributes if name.startswith("on")]
+    assert all(re.match(r"data:image/png;base64,|figures/[\w-]+\.png$", source) for source in read.sources)
+    return read
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(), st.text(st.sampled_from("<>&'\"{}/\x1b\u202e script")))
+def test_text_comes_out_of_a_page_as_it_went_in(one: str, other: str):
+    shown = page.page(one, [page.facts({other: one}), page.table([one], [[other]]), page.row({one: b"x"}, 9)])
+    read = harmless(shown)
+    plain = [text for text in (one, other) if all(c.isprintable() for c in text)]
+    assert all(read.text.count(text) >= 2 for text in plain)
+
+
+def test_what_is_no_piece_of_a_page_is_escaped():
+    """A piece that was put together by hand shows its tags instead of running them."""
+    assert page.join([f"<b>{1}</b>", html("<b>{}</b>", "<")]) == "&lt;b&gt;1&lt;/b&gt;<b>&lt;</b>"
+    assert type(Html("a") + "b") is str and page.escaped(Html("<i>") + "<b>") == "&lt;i&gt;&lt;b&gt;"
+    assert "&lt;b&gt;" in page.page("t", ["<b>"])
+    assert len(page.escaped("x" * 10**6)) < 10**6 and "900000 more characters" in page.escaped("x" * 10**6)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a recipe that is called what nothing should be called."""
+    folder = tmp_path_factory.mktemp("pages")
+    recipe = folder / "[b]<img src=x onerror=alert(1)>.toml"
+    recipe.write_text('extends = "digits"\n')
+    quick = ["train.steps=2", "sample.every=1", "evaluate.num=20", "evaluate.seeds=1"]
+    assert main(["train", str(recipe), "--out", str(folder / "run"), *TINY, *quick]) == 0
+    return folder / "run"
+
+
+def test_a_hostile_run_folder_makes_a_harmless_page(finished: Path):
+    folder = finished
+    assert "[b]<img src=x onerror=alert(1)>" in harmless((folder / "report.html").read_text()).text
+
+    [checkpoint] = (folder / "checkpoints").iterdir()
+    manifest = json.loads((checkpoint / "manifest.json").read_bytes())
+    del manifest["sha256"]
+    manifest["class_names"] = [f"{EVIL}{i}" for i in range(10)]
+    (checkpoint / "manifest.json").write_bytes(sealed(manifest))
+
+    (folder.parent / "secret").write_text(SECRET)
+    Image.new("RGB", (4, 4), "red").save(folder.parent / "outside.png")
+    (folder / "samples/link.png").symlink_to(folder.parent / "outside.png")
+    (folder / "samples/text.png").write_text(SECRET)
+    (folder / "samples/huge.png").touch()
+    with (folder / "samples/huge.png").open("r+b") as file:
+        file.truncate(LARGEST_PICTURE + 1)
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    [fine] = [line["path"] for line in lines if line["event"] == "sampled" and line["step"] == 2]
+    lines = [line for line in lines if line["event"] != "sampled"]
+    for line in lines:
+        line |= {"device": EVIL} if line["event"] == "started" else {}
+    paths = ["../secret", "samples/link.png", "samples/text.png", "samples/huge.png", fine]
+    lines += [{"event": "sampled", "step": i, "path": path} for i, path in enumerate(paths)]
+    result = {"fd_digits": 9.0, "name": EVIL, "protocol": {"cfg_scale": 3.0, EVIL: EVIL}, "warnings": [EVIL]}
+    lines += [
+        {"event": "evaluated", "step": 2, **result},
+        {"event": "evaluated", "step": 2, "fd_digits": "<b>", "protocol": EVIL},
+        {"event": "stepped", "step": EVIL, "loss": 1.0, "seconds": 1},
+        {"event": "stepped", "step": 2, "loss": EVIL, "seconds": 1},
+        {"event": "stepped", "step": 2, "loss": "nan", "seconds": 1, "share_of_roof": EVIL},
+        {"event": "sampled", "step": 9, "path": 7},
+        {"event": "started", "step": 0, "device": [EVIL]},
+    ]
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = run.write(folder, "cpu").read_text()
+    read = harmless(text)
+    assert read.text.count(EVIL) >= 14  # ten classes, the device, the protocol, the warning
+    assert SECRET not in text and "cm9vd" not in text  # which is base64 of it
+    for said in ("../secret is outside of the folder", "link.png is outside", "text.png is no PNG"):
+        assert said in read.text
+    assert "huge.png has 34 MB" in read.text
+    assert "5 lines of log.jsonl that are no event of a run" in read.text
+    assert "step 4" in read.text  # the one picture that is a run's
+
+
+def test_pictures_lie_in_their_folder(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(tmp_path / "in/a.png")
+    (tmp_path / "out.png").write_bytes((tmp_path / "in/a.png").read_bytes())
+    (tmp_path / "in/inner.png").symlink_to("a.png")
+    (tmp_path / "in/loop.png").symlink_to("loop.png")
+    assert picture_in(tmp_path / "in", "a.png") == picture_in(tmp_path / "in", "inner.png")
+    for name in (
+        "../out.png",
+        str(tmp_path / "out.png"),
+        "loop.png",
+        "\0",
+        "x" * 5000,
+        "",
+        ".",
+        None,
+        "b.png",
+    ):
+        with pytest.raises(ValueError):
+            picture_in(tmp_path / "in", name)
+
+
+def test_a_hostile_study_makes_a_harmless_page(tmp_path: Path):
+    made = table(iter(miniature()))
+    tables.write(made, tmp_path / "study")
+    about = json.loads((tmp_path / "study/study.json").read_text())
+    about |= {"title": EVIL, "distance": f"FD{EVIL}", "command": EVIL, "declared": EVIL}
+    about["made"] = {key: EVIL for key in ("processor", "hours", "torch", "scaledit", EVIL)}
+    about["protocols"] = {EVIL: {EVIL: EVIL}}
+    (tmp_path / "study/study.json").write_text(json.dumps(about))
+    text = study.write(tables.read(tmp_path / "study"), tmp_path / "page").read_text()
+    assert harmless(text).text.count(EVIL) >= 8
+
+    Image.new("RGB", (4, 4)).save(tmp_path / "outside.png")
+    pictures = tmp_path / "study/pictures"
+    (pictures / f"{tables.file_name(made.rows[0].name)}.png").symlink_to(tmp_path / "outside.png")
+    with pytest.raises(UsageError, match="outside of the folder"):
+        tables.read(tmp_path / "study")
+
+
+def test_the_committed_reports_come_out_byte_for_byte(tmp_path: Path):
+    docs = Path(__file__).parent.parent / "docs" / "studies" / "photos"
+    assert main(["study", str(docs), "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "report.html").read_bytes() == (docs / "report.html").read_bytes()
