@@ -156,7 +156,7 @@ def _samples(pipeline: Pipeline, judge: Judge) -> Html:
     } | {"Real images (held out)": real.images[np.concatenate(rows)]}
     shown = {title: page.png(images.grid(sheet, per_class)) for title, sheet in sheets.items()}
     width = max(250, images.SMALLEST_SHOWN * min(per_class, 8))
-    names = ", ".join(pipeline.class_names[c] for c in dict.fromkeys(classes))
+    names = ", ".join(str(pipeline.class_names[c]) for c in dict.fromkeys(classes))
     return html("<h2>One row a class</h2>{}<p class='small'>{}</p>", page.row(shown, width), names)
 
 
