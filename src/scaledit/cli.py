@@ -38,8 +38,9 @@ class Parser(argparse.ArgumentParser):
     """argparse that raises UsageError with the nearest option, and lets options and words mix."""
 
     def error(self, message: str) -> NoReturn:
-        # Ours say what an option must be: "--num must be at least 2"; argparse's stay as they are.
-        said = re.sub(r"^argument (\S+): must ", r"\1 must ", message)
+        said = re.sub(r"^argument (\S+): must ", r"\1 must ", message)  # of commands.common.integer
+        said = re.sub(r"^argument (\S+): invalid int value: ", r"\1 must be a whole number, got ", said)
+        said = re.sub(r"^argument (\S+): invalid float value: ", r"\1 must be a number, got ", said)
         raise UsageError(f"{said}; see {self.prog} --help")
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:

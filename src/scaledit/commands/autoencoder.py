@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from scaledit.commands import common
+from scaledit.errors import printable
 
 SUMMARY = """train an autoencoder: a recipe into a run folder, the result in diffusers' format
 
@@ -60,8 +61,10 @@ def run(given: argparse.Namespace) -> int:
             print(json.dumps(result))
         else:
             print(
-                f"trained {result['step']} steps in {result['seconds']:.0f} s; {result['autoencoder']} "
-                f"reaches {result['psnr']:.2f} dB on held-out images; the report is {page}"
+                printable(
+                    f"trained {result['step']} steps in {result['seconds']:.0f} s; {result['autoencoder']} "
+                    f"reaches {result['psnr']:.2f} dB on held-out images; the report is {page}"
+                )
             )
 
     return rank.run(

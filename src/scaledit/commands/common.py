@@ -50,7 +50,7 @@ def as_json(parser: argparse.ArgumentParser) -> None:
 
 def ranks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--nproc", type=whole(1, MOST_PROCESSES), metavar="N", help="train as N processes on this machine"
+        "--nproc", type=integer(1, MOST_PROCESSES), metavar="N", help="train as N processes on this machine"
     )
 
 
@@ -73,9 +73,7 @@ def sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sampler", choices=["ddpm", "ddim", "dpm", "heun", "euler"], help="(default: the run's)"
     )
-    parser.add_argument(
-        "--steps", type=whole(1, MOST_STEPS), metavar="N", help="sampling steps (default: the run's)"
-    )
+    parser.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: the run's)")
     parser.add_argument(
         "--cfg-scale", type=float, metavar="S", help="guidance; 1 is none (default: the run's)"
     )
@@ -138,7 +136,7 @@ def at_least(given: argparse.Namespace, smallest: int, *names: str) -> None:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {smallest}, got {value}")
 
 
-def whole(smallest: int, largest: int) -> Callable[[str], int]:
+def integer(smallest: int, largest: int) -> Callable[[str], int]:
     """The type of an option that is a whole number from `smallest` to `largest`. No command's work is bound
     to fit where more is asked: that is refused before anything is started."""
 
@@ -164,7 +162,6 @@ def whole(smallest: int, largest: int) -> Callable[[str], int]:
 MOST_IMAGES = 10_000_000
 """That a sample set may have: 80 GB of Inception's features."""
 MOST_SEEDS = 1_000
-MOST_STEPS = 1_000_000
 MOST_PROCESSES = 1_024
 MOST_DEVICES = 1_000_000
 LARGEST_SEED = 2**64 - 1
@@ -177,28 +174,34 @@ def can_write(out: Path, option: str) -> None:
     a folder is in its place or a file in the place of its folder, nothing may be written there, the file
     system is read-only or full, the name is too long.
     """
-    folder = out.parent
+    from scaledit.parts import whole
+
     try:
         if out.is_dir():
             raise UsageError(f"{option} {out} is a folder; name a file in it")
         if _is_special(out):
             return
-        there = folder.is_dir()
+        folder = out.parent
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
         if not folder.is_dir():
             raise UsageError(f"{option} {out} cannot be written: {folder} is no folder; name another place")
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"\0")
-            probe.flush()
-        if there:  # the longest name that it has until it is whole
-            probe_name = out.with_name(f".{out.name}.{os.getpid()}.partial")
-            probe_name.touch()
-            probe_name.unlink()
+        if folder == out.parent:
+            with suppress(_Probed), whole(out) as probe:
+                probe.write(b"\0")
+                probe.flush()
+                raise _Probed
+        else:
+            with tempfile.TemporaryFile(dir=folder) as probe:
+                probe.write(b"\0")
     except OSError as error:
         raise UsageError(
             f"{option} {out} cannot be written: {error.strerror or error}; name another place"
         ) from None
+
+
+class _Probed(Exception):
+    """Ends the writing of a file that is not to be there."""
 
 
 def _is_special(path: Path) -> bool:
@@ -208,14 +211,14 @@ def _is_special(path: Path) -> bool:
 
 def write(out: Path, data: bytes) -> None:
     """The file `out`, whole or not there. Raises RunError naming it where that fails."""
-    from scaledit.parts import whole as atomic
+    from scaledit.parts import whole
 
     try:
         if _is_special(out):
             out.write_bytes(data)
             return
         out.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(out) as file:
+        with whole(out) as file:
             file.write(data)
     except OSError as error:
         raise RunError(f"{out} could not be written: {error.strerror or error}") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scaledit.commands import common
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, printable
 from scaledit.interop import hub
 
 SUMMARY = """between official DiT checkpoints, diffusers' folders and our own
@@ -110,19 +110,21 @@ def run(given: argparse.Namespace) -> None:
         }
         print(json.dumps(report))
         return
-    print(f"{model.config.name}: {params:,} parameters, {model.kind} weights, in {given.out}")
-    print(f"SHA-256 {written.sha256}")
+    print(printable(f"{model.config.name}: {params:,} parameters, {model.kind} weights, in {given.out}"))
+    print(printable(f"SHA-256 {written.sha256}"))
     if written.difference is not None:
         far = written.difference
         print(
-            f"plain layout: in diffusers {far.version} these weights are another function; outputs differ by "
-            f"{far.output:.2e} of the largest, timestep embeddings have cosine similarity down to "
-            f"{far.embedding:.2f} (t = {', '.join(map(str, far.times))})"
+            printable(
+                f"plain layout: in diffusers {far.version} these weights are another function; outputs "
+                f"differ by {far.output:.2e} of the largest, timestep embeddings have cosine similarity down to "
+                f"{far.embedding:.2f} (t = {', '.join(map(str, far.times))})"
+            )
         )
     for note in notes:
-        print(f"note: {note}")
+        print(printable(f"note: {note}"))
     if pushed:
-        print(pushed)
+        print(printable(pushed))
 
 
 def _size(text: str | None) -> int | tuple[int, int] | None:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from scaledit.commands import common
-from scaledit.errors import RunError, UsageError
+from scaledit.errors import RunError, UsageError, printable
 
 SUMMARY = """look at images or latents before training on them
 
@@ -51,6 +51,6 @@ def run(given: argparse.Namespace) -> None:
         print(json.dumps(found.to_json()))
     else:
         for line in found.lines():
-            print(line)
+            print(printable(line))
     if found.refused:
         raise RunError(f"{len(found.refused)} of what {path} holds cannot be used")

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from scaledit.commands import common
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, printable
 
 SUMMARY = """encode images once, so that training reads latents
 
@@ -79,11 +79,11 @@ def run(given: argparse.Namespace) -> None:
         print(json.dumps({**made._asdict(), "out": str(made.out)}))
         return
     for name in made.skipped:
-        print(f"left out: {name}")
+        print(printable(f"left out: {name}"))
     if made.complete:
-        print(f"{made.images} encoded images in {made.out}")
+        print(printable(f"{made.images} encoded images in {made.out}"))
     else:
-        print(f"this share is done; {made.images} images are there, other shards make the rest")
+        print(printable(f"this share is done; {made.images} images are there, other shards make the rest"))
 
 
 def _absolute(where: str) -> str:

@@ -46,13 +46,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "where SAMPLES is a run: what to draw (default: its [evaluate] section)"
     )
     drawing.add_argument(
-        "--num", type=common.whole(2, common.MOST_IMAGES), metavar="N", help="images per seed"
+        "--num", type=common.integer(2, common.MOST_IMAGES), metavar="N", help="images per seed"
     )
     drawing.add_argument(
-        "--seeds", type=common.whole(1, common.MOST_SEEDS), metavar="N", help="how many seeds"
+        "--seeds", type=common.integer(1, common.MOST_SEEDS), metavar="N", help="how many seeds"
     )
     drawing.add_argument(
-        "--seed", type=common.whole(0, common.LARGEST_SEED), metavar="S", help="the first of them"
+        "--seed", type=common.integer(0, common.LARGEST_SEED), metavar="S", help="the first of them"
     )
     drawing.add_argument(
         "--labels", choices=["uniform", "equal", "real"], help="at random, in turn, or as the real images'"

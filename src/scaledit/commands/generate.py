@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from scaledit.commands import common
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, printable
 from scaledit.interop import hub
 
 SUMMARY = """draw many samples (50,000 for FID): resumable, and divisible among processes
@@ -69,8 +69,7 @@ def run(given: argparse.Namespace) -> None:
     if given.json:
         print(json.dumps({"out": str(made.out), "images": made.images, "complete": made.complete}))
     elif made.complete:
-        print(f"{made.images} images in {made.out}")
+        print(printable(f"{made.images} images in {made.out}"))
     else:
-        print(
-            f"this shard is done; {made.images} of {request.num} images are there, other shards make the rest"
-        )
+        rest = f"{made.images} of {request.num} images are there, other shards make the rest"
+        print(printable(f"this shard is done; {rest}"))

@@ -49,7 +49,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         choices=PRECISIONS,
         help="of a budget's training (default: tf32); a recipe says its own",
     )
-    parser.add_argument("--devices", type=common.whole(1, common.MOST_DEVICES), default=1, metavar="N")
+    parser.add_argument("--devices", type=common.integer(1, common.MOST_DEVICES), default=1, metavar="N")
     parser.add_argument(
         "--utilisation", type=float, metavar="U", help="share of the peak that is reached (default: 0.4)"
     )

@@ -15,9 +15,10 @@ from typing import Any
 
 from rich.console import Console
 
+from scaledit import terminal
 from scaledit.config import Config
 from scaledit.data.loader import end_workers
-from scaledit.errors import RunError, UsageError
+from scaledit.errors import RunError, UsageError, printable
 from scaledit.progress import TrainingProgress
 from scaledit.training.events import Event, Finished, Saved, Started, Stopped
 from scaledit.training.folder import write_status
@@ -44,7 +45,7 @@ def run(config: Config, out: Path, device: str, events: Events, report: Callable
     except EndedElsewhere as ended:
         code = ended.code
     except (UsageError, RunError) as error:
-        print(f"scaledit: {error}", file=sys.stderr)
+        print(f"scaledit: {printable(error)}", file=sys.stderr)
         code = 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         code = 130
@@ -75,7 +76,7 @@ class Rank:
 
     def __init__(self, config: Config, out: Path, ranks: Ranks):
         self.config, self.out, self.ranks = config, out, ranks
-        self.console = Console(stderr=True)
+        self.console = terminal.console(stderr=True)
         self.watch = Watch(out, ranks, config.engine.timeout, self._stuck)
         self.trackers: list[Tracker] = []
         self.around = Surroundings(ranks, StopRequest().listen(), self.watch)
@@ -158,7 +159,7 @@ class Rank:
             write_status(self.out, state, self.step, ranks=self.ranks.world, **more)
 
     def _say(self, line: str) -> None:
-        self.console.print(line, highlight=False, soft_wrap=True)
+        terminal.say_on(self.console, line)
 
 
 def lost_contact(error: RuntimeError) -> bool:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from scaledit.commands import common
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, printable
 from scaledit.interop import hub
 
 SUMMARY = """draw images from a run
@@ -76,4 +76,4 @@ def run(given: argparse.Namespace) -> None:
     if given.json:
         print(json.dumps({"out": str(out), **made.origin}))
     else:
-        print(f"{len(made.images)} images in {out}")
+        print(printable(f"{len(made.images)} images in {out}"))

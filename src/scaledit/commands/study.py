@@ -44,7 +44,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workers",
-        type=common.whole(1, common.MOST_PROCESSES),
+        type=common.integer(1, common.MOST_PROCESSES),
         metavar="N",
         help="processes (default: one per CPU core, or one per GPU)",
     )

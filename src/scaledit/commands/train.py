@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from scaledit.commands import common
+from scaledit.errors import printable
 
 SUMMARY = """train a recipe into a run folder
 
@@ -44,7 +45,8 @@ def run(given: argparse.Namespace) -> int:
         if given.json:
             print(json.dumps({"run": str(out), "report": str(page), **finished}))
         else:
-            print(f"trained {finished['step']} steps in {finished['seconds']:.0f} s; the report is {page}")
+            took = f"{finished['step']} steps in {finished['seconds']:.0f} s"
+            print(printable(f"trained {took}; the report is {page}"))
 
     return rank.run(
         config,
