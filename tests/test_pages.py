@@ -187,3 +187,23 @@ def test_the_committed_reports_come_out_byte_for_byte(tmp_path: Path):
     docs = Path(__file__).parent.parent / "docs" / "studies" / "photos"
     assert main(["study", str(docs), "--out", str(tmp_path)]) == 0
     assert (tmp_path / "report.html").read_bytes() == (docs / "report.html").read_bytes()
+
+
+def test_a_card_holds_names_as_text():
+    """README.md of an exported model, which the Hub renders."""
+    from scaledit.config import load
+    from scaledit.interop import card
+    from scaledit.interop.model import Model
+
+    name = f"{EVIL} [x](javascript:1) `a` | b\n---\n# c {{sha256}}"
+    model = Model(
+        config=load("digits"), weights={}, class_names=(name,) * 10, made_by=None, source={"name": name}
+    )
+    result = {"name": name, "fid": 2.0, name: 1.0, "protocol": {name: name}, "warnings": [name]}
+    text = card.text(model, [result])
+    assert text.count("{sha256}") == 1 + 2  # its own, and the protocol's, which is code
+    outside = re.sub(r"`[^`\n]*`", "", text.replace("\\`", ""))
+    assert "<" not in outside and "](" not in outside.replace("\\](", "")
+    assert "\n---\n# c" not in text and text.count("\n---\n") == 1
+    [row] = [line for line in text.splitlines() if line.startswith("| &lt;script")]
+    assert row.replace("\\|", "").count("|") == 5

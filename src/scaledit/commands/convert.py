@@ -117,8 +117,8 @@ def run(given: argparse.Namespace) -> None:
         print(
             printable(
                 f"plain layout: in diffusers {far.version} these weights are another function; outputs "
-                f"differ by {far.output:.2e} of the largest, timestep embeddings have cosine similarity down to "
-                f"{far.embedding:.2f} (t = {', '.join(map(str, far.times))})"
+                f"differ by {far.output:.2e} of the largest, timestep embeddings have cosine similarity down "
+                f"to {far.embedding:.2f} (t = {', '.join(map(str, far.times))})"
             )
         )
     for note in notes:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from scaledit import __version__, config
+from scaledit.errors import printable
 from scaledit.interop.infer import name_of
 from scaledit.interop.model import Model
 from scaledit.models import flops
@@ -35,6 +38,11 @@ EQUAL = {
         "another function than the one that was trained."
     ),
 }
+
+
+def plain(name: object) -> str:
+    """A foreign name as text of one line: it opens or closes no tag, no link, no code, no table's cell."""
+    return re.sub(r"([\\`*\[\]|~{}])", r"\\\1", html.escape(printable(name), quote=False))
 
 
 def text(model: Model, results: Sequence[Mapping[str, Any]] = (), usage: Usage = "scaledit") -> str:
@@ -94,7 +102,7 @@ def text(model: Model, results: Sequence[Mapping[str, Any]] = (), usage: Usage =
 def _came_from(model: Model) -> str:
     if not model.source:
         return ""
-    said = ", ".join(f"{key} {value}" for key, value in model.source.items())
+    said = ", ".join(f"{plain(key)} {plain(value)}" for key, value in model.source.items())
     return f"; converted from: {said}"
 
 
@@ -122,7 +130,7 @@ def _data(model: Model) -> list[str]:
     run, names = model.config, model.class_names
     said = [f"- data: {run.data.name}" if not model.source else "- data: not known from the weights"]
     numbered = all(name == str(i) for i, name in enumerate(names))
-    shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    shown = ", ".join(map(plain, names[:20])) + (", ..." if len(names) > 20 else "")
     said.append(f"- classes: {len(names)}" + ("" if numbered else f" ({shown})"))
     if model.made_by is None:
         said.append("- pixels")
@@ -131,7 +139,7 @@ def _data(model: Model) -> list[str]:
         where = run.autoencoder.path or made.name or "not recorded; give one with --decoder"
         said.append(
             f"- latents of {made.channels} channels at 1/{made.downsampling}, scale {made.scale}; "
-            f"autoencoder: {where}"
+            f"autoencoder: {plain(where)}"
         )
     return said
 
@@ -149,7 +157,11 @@ def _metrics(results: Sequence[Mapping[str, Any]]) -> list[str]:
         for key, value in figures.items():
             others = [result.get(f"{key}{suffix}") for suffix in SUFFIXES]
             shown = [f"{other:.4g}" if isinstance(other, int | float) else "" for other in others]
-            lines.append(f"| {key} | {value:.4g} | {' | '.join(shown)} |")
-        lines += ["", "Protocol: `" + json.dumps(result.get("protocol", {})) + "`", ""]
-        lines += [f"- {warning}" for warning in result.get("warnings", [])]
+            lines.append(f"| {plain(key)} | {value:.4g} | {' | '.join(shown)} |")
+        lines += [
+            "",
+            "Protocol: `" + json.dumps(result.get("protocol", {})).replace("`", "\\u0060") + "`",
+            "",
+        ]
+        lines += [f"- {plain(warning)}" for warning in result.get("warnings", [])]
     return lines
