@@ -93,6 +93,19 @@ def test_a_wrong_sample_call_exits_2(run: Path, arguments: list[str], says: str,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["file/x.png", "file/x.npz", "file/folder"])
+def test_sample_looks_first_whether_it_can_write(
+    run: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    from scaledit.sampling import request
+
+    monkeypatch.setattr(request, "run", lambda *_: pytest.fail("sampled"))
+    (tmp_path / "file").touch()
+    assert main(["sample", str(run), "--out", str(tmp_path / name)]) == 2
+    assert f"{tmp_path / 'file'} is no folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
 def test_sample_refuses_what_it_cannot_write_and_what_is_no_run(run: Path, tmp_path: Path, capsys):
     assert main(["sample", str(run), "--out", str(tmp_path / "x.jpg")]) == 2
     assert main(["sample", str(tmp_path), "--out", str(tmp_path / "x.png")]) == 2

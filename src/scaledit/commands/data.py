@@ -31,6 +31,8 @@ def run(given: argparse.Namespace) -> None:
     common.at_least(given, 1, "image_size", "workers")
     if given.sheet is not None and given.sheet.suffix != ".png":
         raise UsageError(f"--sheet {given.sheet}: give a .png")
+    if given.sheet is not None:
+        common.can_write(given.sheet, "--sheet")
     path = Path(given.path)
     if not path.exists():
         raise UsageError(f"there is no {path}")

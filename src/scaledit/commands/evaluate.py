@@ -30,7 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="a .npz, a folder or tar of PNGs, what generate made, or a run; several: seeds of one sampling",
     )
-    parser.add_argument("--reference", metavar="REF", help='ADM\'s .npz, real images, or "digits"')
+    parser.add_argument("--reference", metavar="REF", help='ADM\'s .npz, real images, "digits" or "photos"')
     common.extractor(parser)
     parser.add_argument(
         "--metrics",

@@ -53,6 +53,7 @@ def run(given: argparse.Namespace) -> None:
         raise UsageError(f"--out {out}: give a .png (a grid), a .npz (a batch) or a folder")
     common.at_least(given, 1, "per_class", "num", "batch_size")
     common.at_least(given, 0, "start")
+    common.can_write(out if out.suffix else out / "000000-0.png", "--out")
     hub.check(given.model)
 
     from scaledit.sampling import files
