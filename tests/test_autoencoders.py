@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import random
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path

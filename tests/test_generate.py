@@ -64,7 +64,9 @@ def test_killed_and_run_again_it_makes_the_same_file(run: Path, whole: Path, tmp
     parts = tmp_path / "killed.npz.parts"
     for there in (1, 3):  # killed when so many parts are there, and the next one has no name yet
         gate = Gate(tmp_path / f"gate-{there}")
-        process = scaledit(*words, beside=out, before=At("os:replace", gate, argument=f"*/part-{there:05}.npz"))
+        process = scaledit(
+            *words, beside=out, before=At("os:replace", gate, argument=f"*/part-{there:05}.npz")
+        )
         gate.reached(process)
         process.kill()
         assert len(list(parts.glob("part-*.npz"))) == there

@@ -119,7 +119,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("moment", "resumed"), [("spiked", SPIKE), ("back once", SPIKE), ("back twice", SPIKE), ("saved after", 70)]
+    ("moment", "resumed"),
+    [("spiked", SPIKE), ("back once", SPIKE), ("back twice", SPIKE), ("saved after", 70)],
 )
 def test_killed_around_a_roll_back_it_ends_in_the_same_bits(
     moment: str, resumed: int, undisturbed: dict[str, Tensor], tmp_path: Path

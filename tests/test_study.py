@@ -175,8 +175,8 @@ def test_two_processes_share_a_study_and_run_nothing_twice(tmp_path: Path, whole
 
 
 def moments(next_job: Job, left: int, out: Path, rng: random.Random) -> dict[str, processes.At]:
-    """Where a worker dies that begins with `next_job`: in a training, while it saves, in a measurement, while a
-    result is written, or as soon as it is there and before the journal tells of it. All within that job."""
+    """Where a worker dies that begins with `next_job`, all within that job: in a training, while it saves, in a
+    measurement, while a result is written, or as soon as it is there and before the journal tells of it."""
     die = processes.die
     found = {"writing": processes.At("os:replace", die, argument=f"*/{RESULTS}/*")}
     if left > 1:
@@ -237,7 +237,9 @@ def test_killed_at_any_point_it_goes_on_and_ends_in_the_same_table(
 def test_asked_to_stop_it_saves_and_says_so(tmp_path: Path):
     text = TOML.replace("train.steps = 30", "train.steps = 30000")
     worker = start(declared(tmp_path, text), tmp_path / "out")
-    processes.until(lambda: list((tmp_path / "out").glob("queue/*.json")), worker)  # it has said how far it is
+    processes.until(
+        lambda: list((tmp_path / "out").glob("queue/*.json")), worker
+    )  # it has said how far it is
     os.kill(worker.pid, signal.SIGTERM)
     assert worker.wait() == 75
     assert not (tmp_path / "out" / RESULTS).exists()
