@@ -175,8 +175,8 @@ def test_two_processes_share_a_study_and_run_nothing_twice(tmp_path: Path, whole
 
 
 def moments(next_job: Job, left: int, out: Path, rng: random.Random) -> dict[str, processes.At]:
-    """Where a worker dies that begins with `next_job`, all within that job: in a training, while it saves, in a
-    measurement, while a result is written, or as soon as it is there and before the journal tells of it."""
+    """Where a worker dies that begins with `next_job`, all within that job: in a training, while it saves, in
+    a measurement, while a result is written, or once it is there and before the journal tells of it."""
     die = processes.die
     found = {"writing": processes.At("os:replace", die, argument=f"*/{RESULTS}/*")}
     if left > 1:
