@@ -420,9 +420,9 @@ def test_the_recipe_reaches_what_its_header_says(tmp_path: Path):
     command = [*SCALEDIT, *COMMAND, "--out", str(tmp_path / "run"), "--json"]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found = json.loads(done.stdout)
-    # Over 6 seeds of training on an AMD EPYC (Turin): 25.20 dB, standard deviation 1.15, from 23.69 to 26.49, and
-    # 0.749, standard deviation 0.035, from 0.705 to 0.788; three of them below the mean are 21.8 dB and 0.643.
-    # An Intel Xeon's 24.8 dB is of the same spread. What shows a mean colour a crop has 17.7 dB and 0.417.
+    # Over 6 seeds of training on an AMD EPYC (Turin): 25.20 dB, standard deviation 1.15, from 23.69 to 26.49,
+    # and 0.749, standard deviation 0.035, from 0.705 to 0.788; three of them below the mean are 21.8 dB and
+    # 0.643. An Intel Xeon had 24.8 dB. The mean colour of each crop has 17.7 dB and 0.417.
     assert found["psnr"] >= 21.5
     assert found["ssim"] >= 0.63
     assert open_autoencoder(found["autoencoder"]).downsampling == 4
