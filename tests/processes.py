@@ -1,17 +1,27 @@
-"""`scaledit` as processes of their own, to be watched, stopped and killed.
+"""`scaledit` as processes of their own, to be watched, held at a point, stopped and killed.
 
 They are forked from a server that has torch loaded, so that a hundred of them cost seconds; each is the
 process that a shell would start in all else.
+
+    gate = Gate(tmp_path / "gate")
+    job = scaledit("train", ..., before=At("scaledit.training.learner:Learner.advance", gate, nth=7))
+    gate.reached(job)         it has trained 6 steps and will not go on
+    job.kill()                so this is in the middle, however fast the machine is
 """
 
 from __future__ import annotations
 
 import contextlib
+import fnmatch
+import functools
+import importlib
+import itertools
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +41,12 @@ _server.set_forkserver_preload(
 )
 
 
+PATIENCE = 600.0
+"""Seconds until something is taken to hang. No test waits for so long, however slow the machine is."""
+ADVANCE = "scaledit.training.learner:Learner.advance"
+"""The point before a step."""
+
+
 @dataclass
 class Job:
     """A process of its own session. said: all that it printed."""
@@ -47,7 +63,7 @@ class Job:
             return self.process.poll() is None
         return self.process.is_alive()
 
-    def wait(self, timeout: float = 120.0) -> int:
+    def wait(self, timeout: float = PATIENCE) -> int:
         if isinstance(self.process, subprocess.Popen):
             return self.process.wait(timeout)
         self.process.join(timeout)
@@ -56,12 +72,117 @@ class Job:
 
     def kill(self) -> None:
         """kill -9, and waits for the end."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        if self.running():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
         self.wait()
 
     def said(self) -> str:
         return self.output.read_text() if self.output.exists() else ""
+
+
+def until(what: Callable[[], object], job: Job | None = None) -> None:
+    """Waits for a state, which `job` must live to see."""
+    deadline = time.monotonic() + PATIENCE
+    while not what():
+        assert job is None or job.running() or what(), f"ended too soon: {job.said()}"
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.002)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Where a process says that it has come, and waits until the test opens. What else it has of threads and
+    signal handlers runs on. To be given to `At`."""
+
+    folder: Path
+
+    def __call__(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / str(os.getpid())).touch()
+        parent, deadline = os.getppid(), time.monotonic() + PATIENCE
+        while not (self.folder / "open").exists():
+            if os.getppid() != parent or time.monotonic() > deadline:
+                os._exit(99)  # the tests are gone
+            time.sleep(0.002)
+
+    def reached(self, job: Job) -> None:
+        """Waits until the job stands there."""
+        until((self.folder / str(job.pid)).exists, job)
+        assert job.running(), job.said()
+
+    def open(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / "open").touch()
+
+
+@dataclass(frozen=True)
+class Note:
+    """Leaves a file as a sign. To be given to `At`."""
+
+    path: Path
+
+    def __call__(self) -> None:
+        self.path.touch()
+
+
+def die() -> None:
+    """kill -9, from within: at this very point."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(PATIENCE)  # in the moment until it comes, nothing more is done
+
+
+@dataclass(frozen=True)
+class At:
+    """To be given as `before`: a point of a process where something is done, once.
+
+    point: a function, as "module:name" or "module:Class.name". do: is called by the nth call of it, in any
+    thread, before its own work, or `after`. argument: only calls that have such a one count, a pattern. An
+    `At` in an `At` counts from there.
+    """
+
+    point: str
+    do: Callable[[], None]
+    nth: int = 1
+    argument: str = ""
+    after: bool = False
+
+    def __call__(self) -> None:
+        module, _, names = self.point.partition(":")
+        owner: Any = importlib.import_module(module)
+        *path, name = names.split(".")
+        for part in path:
+            owner = getattr(owner, part)
+        function, calls = getattr(owner, name), itertools.count(1)
+
+        @functools.wraps(function)
+        def wrapper(*arguments: Any, **named: Any) -> Any:
+            if self.argument and not any(fnmatch.fnmatch(str(a), self.argument) for a in arguments):
+                return function(*arguments, **named)
+            now = next(calls) == self.nth
+            if now and not self.after:
+                self.do()
+            found = function(*arguments, **named)
+            if now and self.after:
+                self.do()
+            return found
+
+        setattr(owner, name, wrapper)
+
+
+@dataclass(frozen=True)
+class Each:
+    """Several, to be given as `before`."""
+
+    befores: tuple[Callable[[], None], ...]
+
+    def __call__(self) -> None:
+        for before in self.befores:
+            before()
+
+
+STARTED: list[Job] = []
+"""Of this process of tests; tests/conftest.py ends those that a test has left."""
 
 
 def output_beside(path: Path) -> Path:
@@ -73,7 +194,8 @@ def scaledit(*words: str, beside: Path, before: Callable[[], None] | None = None
     output = output_beside(beside)
     process = _server.Process(target=_main, args=(words, str(output), before))
     process.start()
-    return Job(process, output)
+    STARTED.append(job := Job(process, output))
+    return job
 
 
 def _main(words: tuple[str, ...], output: str, before: Callable[[], None] | None) -> None:

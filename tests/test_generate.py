@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from processes import scaledit
+from processes import At, Gate, scaledit
 from scaledit import load
 from scaledit.cli import main
 from scaledit.config import SampleConfig
@@ -63,12 +62,15 @@ def test_killed_and_run_again_it_makes_the_same_file(run: Path, whole: Path, tmp
     out = tmp_path / "killed.npz"
     words = ["generate", str(run), *DRAW, "--out", str(out)]
     parts = tmp_path / "killed.npz.parts"
-    for wanted in (1, 3):  # killed as soon as so many parts are there
-        process = scaledit(*words, beside=out)
-        while len(list(parts.glob("part-*.npz"))) < wanted:
-            assert process.running(), process.said()
-            time.sleep(0.002)
+    for there in (1, 3):  # killed when so many parts are there, and the next one has no name yet
+        gate = Gate(tmp_path / f"gate-{there}")
+        process = scaledit(
+            *words, beside=out, before=At("os:replace", gate, argument=f"*/part-{there:05}.npz")
+        )
+        gate.reached(process)
         process.kill()
+        assert len(list(parts.glob("part-*.npz"))) == there
+        assert list(parts.glob(f".part-{there:05}.npz.*"))
         assert not out.exists()
     before = {path: path.stat().st_mtime_ns for path in parts.glob("part-*.npz")}
     assert main(["generate", str(run), *DRAW, "--shard", "4/5", "--out", str(out)]) == 0  # not all of it

@@ -8,7 +8,6 @@ import random
 import resource
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pictures import CLASSES, LABELS, LAYOUTS, N, tree
-from processes import scaledit
+from processes import At, Gate, scaledit
 from scaledit import load
 from scaledit.autoencoders import open_autoencoder
 from scaledit.autoencoders.cache import Encoding, encode
@@ -157,12 +156,15 @@ def test_two_shards_make_what_one_process_makes(images: Path, autoencoder: Path,
 def test_killed_and_run_again_it_makes_the_same(images: Path, autoencoder: Path, tmp_path: Path):
     assert main(command(images, autoencoder, tmp_path / "one")) == 0
     out = tmp_path / "killed"
-    for wanted in (1, 4):  # killed as soon as so many files are there
-        running = scaledit(*command(images, autoencoder, out), beside=out)
-        while len(list(out.glob("0*.safetensors"))) < wanted:
-            assert running.running(), running.said()
-            time.sleep(0.001)
+    # Killed when so many files are there: before the next one has its name, before its note has.
+    for there, point in ((1, "000001.safetensors"), (4, "000003.json")):
+        gate = Gate(tmp_path / f"gate-{there}")
+        before = At("os:replace", gate, argument=f"*/{point}")
+        running = scaledit(*command(images, autoencoder, out), beside=out, before=before)
+        gate.reached(running)
         running.kill()
+        assert len(list(out.glob("0*.safetensors"))) == there
+        assert list(out.rglob(f".{point}.*"))
         assert not (out / INDEX).exists()
         with pytest.raises(UsageError, match="holds no encoded images"):
             Latents.open(out, flip=False)

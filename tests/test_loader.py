@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from pictures import LAYOUTS, tree
+from processes import PATIENCE
 from scaledit.autoencoders.cache import Encoding, encode
 from scaledit.autoencoders.pixels import Pixels
 from scaledit.config import RunConfig
@@ -51,20 +52,20 @@ def test_every_layout_is_read_right_from_several_processes(layout: str, tmp_path
     steps = [range(BATCH * i, BATCH * (i + 1)) for i in range(40)]
     by_hand = [read(positions) for positions in steps]
     for workers in WORKERS:
-        loader = Loader(read, BATCH, workers, timeout=60)
+        loader = Loader(read, BATCH, workers, timeout=PATIENCE)
         assert all(same(loader.take(at), item) for at, item in zip(steps, by_hand, strict=True)), workers
 
 
 def test_any_positions_and_any_share_may_be_asked_for(tmp_path: Path):
     read = reader(tree(tmp_path / "tree"))
-    loader = Loader(read, BATCH, 2, timeout=60)
+    loader = Loader(read, BATCH, 2, timeout=PATIENCE)
     jumps = [0, 6, 12, 600, 606, 12, 18, 24, 24, 0]  # back, as after a roll-back, and twice the same
     for first in jumps:
         at = range(first, first + BATCH)
         assert same(loader.take(at), read(at)), first
     size, world = 7, 2
     shares = [Ranks(torch.device("cpu"), rank, world).share(size) for rank in range(world)]
-    loaders = [Loader(read, size, 1, timeout=60) for _ in shares]
+    loaders = [Loader(read, size, 1, timeout=PATIENCE) for _ in shares]
     for first in range(0, 5 * size, size):
         whole = range(first, first + size)
         parts = [
@@ -107,7 +108,7 @@ def test_an_error_of_a_worker_is_that_error(tmp_path: Path):
     bad.write_bytes(bad.read_bytes()[:100])
     heard = []
     for workers in WORKERS:
-        loader, said = Loader(read, 1, workers, timeout=60), []
+        loader, said = Loader(read, 1, workers, timeout=PATIENCE), []
         for position in range(12):
             for _ in range(2):  # what failed fails again, and is not gone on from
                 try:
@@ -141,6 +142,8 @@ def hooked(at: Callable[[range], None]) -> Hooked:
 LOST = """
 import multiprocessing, os, signal, sys, time
 from pathlib import Path
+from processes import until
+from scaledit.data.loader import Loader
 from scaledit.errors import RunError
 from scaledit.training.dit import train
 from scaledit.training.events import Stepped
@@ -148,12 +151,12 @@ from test_loader import hooked
 from tiny import tiny
 
 out = Path(sys.argv[1])
-overrides = ("data.name=images", "train.steps=100000", "checkpoint.every=5", "engine.timeout=4")
+overrides = ("data.name=images", "train.steps=100000", "checkpoint.every=5", "engine.timeout=4000")
 """
 KILLED = (
     LOST
     + """
-events = train(tiny(*overrides), out, device="cpu", dataset=hooked(lambda _: time.sleep(0.02)))
+events = train(tiny(*overrides), out, device="cpu", dataset=hooked(lambda _: None))
 try:
     for event in events:
         if isinstance(event, Stepped) and event.step == 12:
@@ -169,9 +172,20 @@ STUCK = (
     + """
 def at(positions):
     if positions.start == 16 * 7:
-        (out / "stuck").write_text(str(os.getpid()))
-        time.sleep(1000)
+        (out / "writing").write_text(str(os.getpid()))
+        (out / "writing").rename(out / "stuck")
+        signal.pause()
 
+take = Loader.take
+def impatient(self, positions):
+    # The others may take as long as they like; of the wait for the one that is stuck only the end passes.
+    if positions.start == 16 * 7:
+        until((out / "stuck").exists)
+        assert self._items._timeout == 3000
+        self._items._timeout = 0.1
+    return take(self, positions)
+
+Loader.take = impatient
 try:
     list(train(tiny(*overrides, "data.workers=3"), out, device="cpu", dataset=hooked(at)))
 except RunError as error:
@@ -184,7 +198,8 @@ os._exit(0)
 
 
 @pytest.mark.parametrize(
-    ("code", "says"), [(KILLED, "loader worker"), (STUCK, "has made nothing for 3 s: the storage is stuck")]
+    ("code", "says"),
+    [(KILLED, "loader worker"), (STUCK, "has made nothing for 3000 s: the storage is stuck")],
 )
 def test_a_lost_worker_is_named(tmp_path: Path, code: str, says: str):
     path = os.pathsep.join(sys.path)
@@ -193,7 +208,7 @@ def test_a_lost_worker_is_named(tmp_path: Path, code: str, says: str):
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.stdout.startswith("True "), done.stdout + done.stderr
     assert says in done.stdout

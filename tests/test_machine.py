@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -14,30 +16,62 @@ from scaledit import machine
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """Products of several threads slow down tenfold while other programs run."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def nothing_measured():
     machine._roof.cache_clear()
     yield
-    torch.set_num_threads(before)
     machine._roof.cache_clear()
 
 
-def test_the_roof_is_the_rate_of_a_matrix_product_in_its_own_precision():
-    before = torch.get_float32_matmul_precision()
-    a, b = torch.randn(768, 768), torch.randn(768, 768)
-    for _ in range(5):  # other people's programs come and go
-        machine._roof.cache_clear()
-        roof = machine.roof("cpu", "fp32")
-        measured = 2 * 768**3 / machine.seconds(lambda: a @ b, repeats=10)
-        if 0.4 < roof / measured < 2.5:
-            break
-    else:
-        pytest.fail(f"{roof / measured:.2g} times the rate of a product, five times over")
-    assert machine.roof(torch.device("cpu")) == roof  # measured once a process: two measurements differ
-    assert machine.roof("cpu", "bf16") != roof
+class Imagined:
+    """A machine with a clock of its own: a product takes what it must at the rate of its precision, and a
+    third more each time that something else runs, and a tenth of a millisecond to begin with."""
+
+    RATES = {  # noqa: RUF012
+        (torch.float32, "highest"): 40e9,
+        (torch.float32, "high"): 70e9,
+        (torch.bfloat16, "highest"): 160e9,
+        (torch.float16, "highest"): 80e9,
+    }
+    BUSY, OVERHEAD = 1 / 3, 1e-4
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.now, self.sides, real = 0.0, [], torch.mm
+        monkeypatch.setattr(machine, "time", types.SimpleNamespace(perf_counter=lambda: self.now))
+
+        def mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            self.sides.append(side := len(a))
+            rate = self.RATES[a.dtype, torch.get_float32_matmul_precision()]
+            busy = self.BUSY if len(self.sides) % 3 else 0
+            self.now += self.OVERHEAD + (1 + busy) * 2 * side**3 / rate
+            return real(a[:2], b[:, :2])
+
+        monkeypatch.setattr(torch, "mm", mm)
+
+
+@pytest.mark.parametrize(
+    ("precision", "rate", "side"),
+    [("fp32", 40e9, 512), ("tf32", 70e9, 512), ("bf16", 160e9, 1024), ("fp16", 80e9, 512)],
+)
+def test_the_roof_is_the_rate_of_the_best_product_in_its_own_precision(
+    precision: str, rate: float, side: int, monkeypatch: pytest.MonkeyPatch
+):
+    """side: the first whose product takes LONG."""
+    before, imagined = torch.get_float32_matmul_precision(), Imagined(monkeypatch)
+    roof = machine.roof("cpu", precision)
+    least = 2 * side**3 / rate
+    assert least > machine.LONG > 2 * (side / 2) ** 3 / rate + imagined.OVERHEAD
+    assert roof == pytest.approx(2 * side**3 / (least + imagined.OVERHEAD), rel=1e-9)
+    assert set(imagined.sides) == {256, 512, side}
+    assert imagined.sides.count(side) >= machine.BUDGET / least  # the best of many
+    assert imagined.now < 5 * machine.BUDGET
     assert torch.get_float32_matmul_precision() == before
+
+
+def test_the_roof_is_measured_once_a_process():
+    roof = machine.roof("cpu", "fp32")
+    assert math.isfinite(roof) and roof > 0
+    assert machine.roof(torch.device("cpu")) == roof  # two measurements differ
+    assert machine.roof("cpu", "bf16") != roof
 
 
 def test_measuring_draws_nothing_from_the_global_generator():

@@ -7,11 +7,12 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import processes
-from scaledit import cli
+from scaledit import checkpoint, cli
 from scaledit.errors import RunError, UsageError
 from scaledit.scaling import study as studies
 from scaledit.scaling import table as tables
@@ -80,8 +81,8 @@ def declared(folder: Path, text: str = TOML, name: str = "tiny.toml") -> str:
     return str(folder / name)
 
 
-def start(study: str, out: Path) -> processes.Job:
-    return processes.scaledit("study", study, "--out", str(out), "--join", beside=out)
+def start(study: str, out: Path, before: Callable[[], None] | None = None) -> processes.Job:
+    return processes.scaledit("study", study, "--out", str(out), "--join", beside=out, before=before)
 
 
 def table_of(study: str, out: Path) -> Table:
@@ -97,8 +98,11 @@ def written(study: str, out: Path) -> tuple[str, tuple[Loss, ...], dict[str, byt
     return tables.to_csv(table.rows), table.losses, dict(table.pictures)
 
 
-def journal(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / JOURNAL).read_text().splitlines()]
+def journal(out: Path, event: str = "") -> list[dict]:
+    """Its lines, or those of one event."""
+    path = out / JOURNAL
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [line for line in lines if event in ("", line["event"])]
 
 
 @pytest.fixture(scope="module")
@@ -158,38 +162,74 @@ def test_a_wrong_study_is_refused_by_name(tmp_path: Path, capsys, old: str, new:
 
 def test_two_processes_share_a_study_and_run_nothing_twice(tmp_path: Path, whole: tuple[str, Path]):
     study, undisturbed = whole
-    workers = [start(study, tmp_path / "out") for _ in range(2)]
+    gate = processes.Gate(tmp_path / "gate")  # each has begun a job before one can do everything
+    workers = [start(study, tmp_path / "out", processes.At(processes.ADVANCE, gate)) for _ in range(2)]
+    for worker in workers:
+        gate.reached(worker)
+    gate.open()
     assert [worker.wait() for worker in workers] == [0, 0], [worker.said() for worker in workers]
-    began = [line["job"] for line in journal(tmp_path / "out") if line["event"] == "began"]
-    assert sorted(began) == sorted(job.key for job in jobs(studies.load(study)))
-    who = collections.Counter(
-        line["process"] for line in journal(tmp_path / "out") if line["event"] == "began"
-    )
-    assert len(who) == 2, "one of them did everything"
+    began = journal(tmp_path / "out", "began")
+    assert sorted(line["job"] for line in began) == sorted(job.key for job in jobs(studies.load(study)))
+    assert {line["process"] for line in began} == {worker.pid for worker in workers}
     assert written(study, tmp_path / "out") == written(study, undisturbed)
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(25, marks=pytest.mark.slow)])
+def moments(next_job: Job, left: int, out: Path, rng: random.Random) -> dict[str, processes.At]:
+    """Where a worker dies that begins with `next_job`, all within that job: in a training, while it saves, in
+    a measurement, while a result is written, or once it is there and before the journal tells of it."""
+    die = processes.die
+    found = {"writing": processes.At("os:replace", die, argument=f"*/{RESULTS}/*")}
+    if left > 1:
+        found["written"] = processes.At("os:replace", die, argument=f"*/{RESULTS}/*", after=True)
+    if next_job.needs:
+        measured = "scaledit.scaling.work:measured"
+        found["measuring"] = processes.At(measured, processes.At("scaledit.pipeline:Pipeline.draw", die))
+        return found
+    saved = checkpoint.find(out / "runs" / next_job.key / "checkpoints")
+    steps = 30 - (int(saved[-1].name.removeprefix("step-")) if saved else 0)
+    if steps:
+        save = processes.At("os:fsync", die, nth=rng.randint(1, 5))
+        found["training"] = processes.At(processes.ADVANCE, die, nth=rng.randint(1, steps))
+        found["saving"] = processes.At("scaledit.checkpoint:finish", save)
+    return found
+
+
+@pytest.mark.parametrize("kills", [6, pytest.param(25, marks=pytest.mark.slow)])
 def test_killed_at_any_point_it_goes_on_and_ends_in_the_same_table(
     tmp_path: Path, whole: tuple[str, Path], kills: int
 ):
+    """Six times with one training and the measurements left, so that all kinds come soon."""
     study, undisturbed = whole
-    out, rng = tmp_path / "out", random.Random(kills)
-    results = out / RESULTS
+    out, rng, died = tmp_path / "out", random.Random(kills), collections.Counter[str]()
+    todo = jobs(studies.load(study))
+    if kills == 6:
+        shutil.copytree(undisturbed, out)
+        shutil.rmtree(out / "runs" / todo[-1].needs[0])
+        for job in todo:
+            if job.needs or job.key == todo[-1].needs[0]:
+                (out / RESULTS / f"{job.key}.json").unlink()
+        (out / JOURNAL).unlink()
+    at_first = len(todo) - len(Queue(out, todo).left)
     for _ in range(kills):
-        process = start(study, out)
-        lines = len(journal(out)) if (out / JOURNAL).exists() else 0
-        while process.running() and not ((out / JOURNAL).exists() and len(journal(out)) > lines):
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 1.2))  # in a training, a measurement, or while a result is written
-        if not process.running():
-            break
-        process.kill()
-    done = {path: path.read_bytes() for path in results.glob("*.json")} if results.exists() else {}
+        left = Queue(out, todo).left
+        able = [job for job in left if not any(other.key in job.needs for other in left)]
+        possible = moments(able[0], len(left), out, rng)
+        kind = min(possible, key=lambda kind: (died[kind], kind == "written", rng.random()))
+        worker = start(study, out, possible[kind])
+        assert worker.wait() == -9, f"{kind}: {worker.said()}"
+        died[kind] += 1
+        began = journal(out, "began")[-1]
+        assert (began["job"], began["process"]) == (able[0].key, worker.pid)
+    assert len(died) == 5
+    results = out / RESULTS
+    done = {path: path.read_bytes() for path in results.glob("*.json")}
+    assert len(done) == at_first + died["written"]
     last = start(study, out)
     assert last.wait() == 0, last.said()
     assert all(path.read_bytes() == held for path, held in done.items())
-    finished = [line["job"] for line in journal(out) if line["event"] == "finished"]
+    finished = [line["job"] for line in journal(out, "finished")]
+    began = {line["job"] for line in journal(out) if line["process"] == last.pid}
+    assert not began & {path.stem for path in done}
     assert len(finished) == len(set(finished)), "a finished job was done again"
     assert written(study, out) == written(study, undisturbed)
 
@@ -197,11 +237,11 @@ def test_killed_at_any_point_it_goes_on_and_ends_in_the_same_table(
 def test_asked_to_stop_it_saves_and_says_so(tmp_path: Path):
     text = TOML.replace("train.steps = 30", "train.steps = 30000")
     worker = start(declared(tmp_path, text), tmp_path / "out")
-    while not list((tmp_path / "out").glob("queue/*.json")):  # it has said how far it is
-        assert worker.running(), worker.said()
-        time.sleep(0.05)
+    processes.until(
+        lambda: list((tmp_path / "out").glob("queue/*.json")), worker
+    )  # it has said how far it is
     os.kill(worker.pid, signal.SIGTERM)
-    assert worker.wait(timeout=60) == 75
+    assert worker.wait() == 75
     assert not (tmp_path / "out" / RESULTS).exists()
     assert list((tmp_path / "out").glob("runs/*/checkpoints/step-*/manifest.json"))
 
@@ -311,11 +351,12 @@ def test_dearest_chains_come_first_and_needs_before_what_needs_them(tmp_path: Pa
 def test_what_is_left_to_others_is_not_taken(tmp_path: Path):
     """The lock is a process's: another process must see it held, and free after a kill."""
     code = (
-        "import sys, time; from pathlib import Path; from scaledit.scaling.queue import Job, Queue\n"
+        "import sys; from pathlib import Path; from scaledit.scaling.queue import Job, Queue\n"
         "with Queue(Path(sys.argv[1]), [Job('a', {}, 1.0)]).next() as job:\n"
-        "    print(job.key, flush=True); time.sleep(60)"
+        "    print(job.key, flush=True); sys.stdin.read()"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code, tmp_path / "q"], stdout=subprocess.PIPE, text=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    holder = subprocess.Popen([sys.executable, "-c", code, tmp_path / "q"], text=True, **pipes)
     assert holder.stdout is not None and holder.stdout.readline() == "a\n"
     queue = Queue(tmp_path / "q", [Job("a", {}, 1.0)])
     with queue.next() as job:

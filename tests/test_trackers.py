@@ -90,26 +90,40 @@ def same(a: Curves, b: Curves) -> bool:
 CHILD = """
 import os, signal, sys, time
 from pathlib import Path
+from processes import until
 from tracked import shown_training
+from scaledit import checkpoint
+from scaledit.training.trackers import wandb_file
 from scaledit.training.dit import train
 from scaledit.training.trackers import trackers
 from tiny import tiny
 
-def until(events, step):
+def told(events, step):
     for event in events:
         if type(event).__name__ == "Stepped" and event.step == step:
             {what}
         yield event
 
 config, out = tiny(*{overrides!r}), Path({out!r})
-shown_training(until(train(config, out, resume="auto", device="cpu"), {step}), out, trackers(config, out))
+shown_training(told(train(config, out, resume="auto", device="cpu"), {step}), out, trackers(config, out))
 """
-DIES = "time.sleep(0.5); os.kill(os.getpid(), signal.SIGKILL)"
+DIES = """
+            until(lambda: [path.name for path in checkpoint.find(out / "checkpoints")][-1:] == [{saved!r}])
+            files = lambda: out.glob("wandb/off*/*.wandb")
+            until(lambda: max(wandb_file.last_step(file) for file in files()) >= {written})
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+"""Once a checkpoint is there, and W&B's own process has written so many steps: it writes when it likes."""
 LOSES_ITS_CHILDREN = """
+            ended = []
             for task in Path("/proc/self/task").iterdir():
                 for child in (task / "children").read_text().split():
                     os.kill(int(child), signal.SIGTERM)
+                    ended.append(Path("/proc") / child / "stat")
+            until(lambda: all(not stat.exists() or ") Z " in stat.read_text() for stat in ended))
 """
+NEVER, OFTEN = ({"WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL": interval} for interval in ("1000000", "0.1"))
+"""Seconds until W&B writes what fills no block of its file."""
 
 
 def without_wandb() -> dict[str, str]:
@@ -120,7 +134,8 @@ def without_wandb() -> dict[str, str]:
 def process(out: Path, step: int, what: str, *overrides: str, **env: str) -> subprocess.CompletedProcess[str]:
     """`scaledit train` in a process of its own, to which something happens before it tells of `step`."""
     code = CHILD.format(out=str(out), step=step, what=what, overrides=overrides)
-    env = {**without_wandb(), "PYTHONPATH": str(Path(__file__).parent), **env}
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    env = {**without_wandb(), "PYTHONPATH": path, **env}
     return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
 
 
@@ -128,10 +143,11 @@ def test_a_run_that_was_killed_twice_has_every_step_once(tmp_path: Path):
     """The first time before W&B has written a line, then after it has written more than was saved."""
     out = tmp_path / "run"
     overrides = (*BOTH, "train.steps=30", "checkpoint.every=10", "sample.every=10", "sample.classes=2")
-    assert process(out, 13, DIES, *overrides).returncode == -9
+    died = process(out, 13, DIES.format(saved="step-00000010", written=-1), *overrides, **NEVER)
+    assert died.returncode == -9, died.stderr
     assert [wandb_file.last_step(file) for file in out.glob("wandb/off*/*.wandb")] == [-1]
-    fast = {"WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL": "0.1"}
-    assert process(out, 26, DIES, *overrides, **fast).returncode == -9
+    died = process(out, 26, DIES.format(saved="step-00000020", written=21), *overrides, **OFTEN)
+    assert died.returncode == -9, died.stderr
     assert max(wandb_file.last_step(file) for file in out.glob("wandb/off*/*.wandb")) > 20
     run = tiny(*overrides)
     started = shown_training(train(run, out, resume="auto", device="cpu"), out, trackers(run, out))[Started]

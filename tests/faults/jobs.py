@@ -4,21 +4,51 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import pickle
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from demos import SCALEDIT
-from processes import Job, output_beside, scaledit
+from lives import steps_logged
+from processes import PATIENCE, STARTED, Job, output_beside, scaledit, until
 from scaledit import checkpoint
 from tiny import TINY
 
-QUIET = ("evaluate.reference=", "train.steps=40", "checkpoint.every=7", "engine.timeout=60")
-SOON = "engine.timeout=8"
-"""For jobs that will hang: found soon, and not too soon for a start on a busy machine."""
+QUIET = ("evaluate.reference=", "train.steps=40", "checkpoint.every=7", f"engine.timeout={PATIENCE:g}")
+SOON = 8.0
+INSIDE, TESTS = Path(__file__).with_name("inside"), Path(__file__).parents[1]
+ENDLESS = "train.steps=100000000"
+
+
+@dataclass(frozen=True)
+class Impatient:
+    """`before` of a process whose job will hang: as soon as the file `now` is there, its engine.timeout is
+    SOON, for the watch and for the turn of the loader's worker that the file names, if any. Until then, and
+    for the other workers, it is as in QUIET: a start on a busy machine may take as long as it likes."""
+
+    now: Path
+
+    def __call__(self) -> None:
+        from scaledit.data.loader import Loader
+        from scaledit.training.watch import LOOKS, Watch
+
+        Watch.timeout = property(lambda watch: SOON if self.now.exists() else PATIENCE, lambda *_: None)
+        Watch.interval = property(lambda watch: SOON / LOOKS, lambda *_: None)
+        take = Loader.take
+
+        def impatient(loader: Any, positions: range) -> Any:
+            if loader._items is not None:
+                worker = loader._pids[loader._taken % loader.workers]
+                hangs = self.now.exists() and self.now.read_text() == str(worker)
+                loader._items._timeout = 0.75 * (SOON if hangs else PATIENCE)
+            return take(loader, positions)
+
+        Loader.take = impatient
 
 
 def start(
@@ -44,9 +74,15 @@ def words(out: Path, *overrides: str, recipe: str = "digits") -> list[str]:
     ]
 
 
-def start_ranks(out: Path, nproc: int, *overrides: str) -> Job:
-    """`scaledit train --nproc`."""
-    return _started([*SCALEDIT, *words(out, *overrides), "--nproc", str(nproc)], out)
+def start_ranks(out: Path, nproc: int, *overrides: str, before: Callable[[], None] | None = None) -> Job:
+    """`scaledit train --nproc`. before: runs in each rank first."""
+    environment = dict(os.environ)
+    if before is not None:
+        file = out.with_name(f"{out.name}.before")
+        file.write_bytes(pickle.dumps(before))
+        path = os.pathsep.join(map(str, [INSIDE, Path(__file__).parent, TESTS, *sys.path]))
+        environment |= {"PYTHONPATH": path, "SCALEDIT_TESTS_BEFORE": str(file)}
+    return _started([*SCALEDIT, *words(out, *overrides), "--nproc", str(nproc)], out, environment)
 
 
 def start_script_ranks(script: Path, out: Path, nproc: int, *overrides: str) -> Job:
@@ -55,11 +91,12 @@ def start_script_ranks(script: Path, out: Path, nproc: int, *overrides: str) -> 
     return _started([*torchrun, str(script), *words(out, *overrides)], out)
 
 
-def _started(command: list[str], out: Path) -> Job:
+def _started(command: list[str], out: Path, environment: dict[str, str] | None = None) -> Job:
     output = output_beside(out)
     with output.open("a") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
-    return Job(process, output)
+        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, env=environment)
+    STARTED.append(job := Job(process, output))
+    return job
 
 
 def ranks_of(out: Path, nproc: int) -> list[int]:
@@ -69,24 +106,9 @@ def ranks_of(out: Path, nproc: int) -> list[int]:
     return [json.loads(file.read_text())["process"] for file in files]
 
 
-def until(what: Callable[[], object], timeout: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not what():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.002)
-
-
-def steps_logged(out: Path) -> int:
-    try:
-        lines = (out / "log.jsonl").read_text().splitlines()
-        return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
-    except OSError:
-        return 0
-
-
 def reaches(job: Job, out: Path, step: int) -> None:
     """Waits until the job has logged a step."""
-    until(lambda: steps_logged(out) >= step or not job.running())
+    until(lambda: steps_logged(out) >= step, job)
     assert job.running(), job.said()
 
 

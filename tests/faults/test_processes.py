@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import random
 import signal
-import time
 from pathlib import Path
 
 import jobs
 import pytest
-from jobs import reaches, start, start_ranks, status, steps_logged, until
+from jobs import ENDLESS, Impatient, reaches, start, start_ranks, status
 from safetensors.torch import load_file
 
+from lives import one_more, steps_logged
 from pictures import tree
+from processes import ADVANCE, At, Each, Gate, Note, die, until
 from saved import identical, weights
 from scaledit import checkpoint
 
@@ -23,59 +24,52 @@ pytestmark = pytest.mark.faults
 def test_killed_at_random_moments(tmp_path: Path, happened, repeats):
     """A process killed at a random moment, again and again"""
     kills = repeats(50)
-    steps = f"train.steps={150 + 60 * kills}"
+    step = 150 + 60 * kills
+    steps = f"train.steps={step}"
     whole, out = start(tmp_path / "whole", steps), tmp_path / "killed"
     assert whole.wait() == 0, whole.said()
-    rng, struck = random.Random(kills), 0
-    while struck < kills:
-        job, before = start(out, steps), log_file(out)
-        until(lambda job=job, before=before: log_file(out) != before or not job.running())
-        time.sleep(rng.uniform(0, 0.25))
-        assert job.running(), f"the run ended after {struck} kills: {job.said()}"
-        job.kill()
-        struck += 1
+    rng = random.Random(kills)
+    for _ in range(kills):
+        one_more(lambda before: start(out, steps, before=before), out, step, after=rng.randint(1, 60))
     last = start(out, steps)
     assert last.wait() == 0, last.said()
-    step = 150 + 60 * kills
     assert identical(weights(tmp_path / "whole", step), weights(out, step))
     logged = [event["step"] for event in jobs.events(out, "stepped")]
     assert logged == list(range(1, step + 1))
     assert not list((out / "checkpoints").glob(".*"))
     happened(
-        f"`kill -9`, {kills} times, 0 to 0.25 s into training, resumed each time",
+        f"`kill -9`, {kills} times, 1 to 60 steps after it went on, resumed each time",
         f"after {step} steps weights, average and optimizer are bit for bit those of an undisturbed run; the "
         "log has every step once",
     )
 
 
-def log_file(out: Path) -> int | None:
-    """Which file log.jsonl is: every life replaces it when its training begins."""
-    path = out / "log.jsonl"
-    return path.stat().st_ino if path.exists() else None
-
-
 def test_killed_while_saving(tmp_path: Path, happened, repeats):
     """A process killed while it writes a checkpoint"""
     kills, out, rng = repeats(100), tmp_path / "run", random.Random(1)
-    often = ("train.steps=100000", "checkpoint.every=1", "model.hidden_size=64", "train.log_every=100000")
-    interrupted, loaded = 0, 0
-    for _ in range(kills):
-        job = start(out, *often)
-        until(lambda: not partial(out))  # what the life before left is gone
-        until(lambda: jobs.checkpoints(out) and partial(out))
-        time.sleep(rng.uniform(0, 0.01))
-        job.kill()
-        interrupted += bool(partial(out))
+    often = ("checkpoint.every=1", "model.hidden_size=64", "train.log_every=100000")
+    first = start(out, *often, "train.steps=1")
+    assert first.wait() == 0, first.said()
+    cut = 0
+    for kill in range(kills):
+        points = (
+            At("torch:Tensor.numpy", die, nth=rng.randint(1, 40)),  # a file is begun
+            At("os:fsync", die, nth=rng.randint(1, 6)),  # a file, or the folder, is not yet on the disk
+            At("pathlib:Path.rename", die, argument="*/step-*"),  # the checkpoint has no name yet
+        )
+        job = start(out, *often, ENDLESS, before=At("scaledit.checkpoint:finish", points[kill % len(points)]))
+        assert job.wait() == -9, job.said()
+        [left] = partial(out)
+        cut += not (left / checkpoint.MANIFEST).exists()
         found = checkpoint.latest(out / "checkpoints")
-        assert found.checkpoint is not None
+        assert found.checkpoint is not None and found.checkpoint.step == 1
         assert not found.passed_over
-        loaded += all(load_file(path) for path in found.checkpoint.folder.glob("model.safetensors"))
-    assert loaded == kills
-    assert interrupted >= kills // 2, interrupted
+        assert load_file(found.checkpoint.folder / "model.safetensors")
+    assert cut >= kills // 3
     happened(
-        f"`kill -9`, {kills} times, up to 10 ms after a checkpoint's folder appeared",
-        f"{interrupted} saves were cut short; every time the newest checkpoint was whole (each file's "
-        "SHA-256) and loaded",
+        f"`kill -9`, {kills} times, in a file, before a file is on the disk, before the folder has its name",
+        f"{kills} saves were cut short; every time the newest checkpoint was whole (each file's SHA-256) and "
+        "loaded",
     )
 
 
@@ -88,8 +82,8 @@ def partial(out: Path) -> list[Path]:
 @pytest.mark.parametrize("nproc", [1, 2])
 def test_asked_to_stop(tmp_path: Path, happened, name: str, nproc: int):
     """A job asked to stop"""
-    out, steps = tmp_path / "run", "train.steps=300"
-    job = start(out, steps) if nproc == 1 else start_ranks(out, nproc, steps)
+    out = tmp_path / "run"
+    job = start(out, ENDLESS) if nproc == 1 else start_ranks(out, nproc, ENDLESS)
     reaches(job, out, 20)
     os.kill(job.pid, getattr(signal, name))
     code, said = job.wait(), job.said()
@@ -104,13 +98,15 @@ def test_asked_to_stop(tmp_path: Path, happened, name: str, nproc: int):
         "exit_code": 75,
     }
     assert jobs.newest(out).step == step
-    assert 20 <= step < 300
+    assert step >= 20
+    end = step + 50
+    steps = f"train.steps={end}"
     again = start(out, steps) if nproc == 1 else start_ranks(out, nproc, steps)
     assert again.wait() == 0, again.said()
     whole = tmp_path / "whole"
     undisturbed = start(whole, steps) if nproc == 1 else start_ranks(whole, nproc, steps)
     assert undisturbed.wait() == 0
-    assert identical(weights(out, 300), weights(whole, 300))
+    assert identical(weights(out, end), weights(whole, end))
     ranks = "one process" if nproc == 1 else f"{nproc} ranks, to the process that started them"
     happened(
         f"{name}, {ranks}",
@@ -120,42 +116,45 @@ def test_asked_to_stop(tmp_path: Path, happened, name: str, nproc: int):
 
 def test_told_twice(tmp_path: Path, happened):
     """A job told a second time to stop"""
-    out = tmp_path / "run"
-    job = start(out, "train.steps=300", "train.batch_size=4096", "model.hidden_size=64")
-    reaches(job, out, 1)
+    out, gate, heard = tmp_path / "run", Gate(tmp_path / "gate"), tmp_path / "heard"
+    listens = At("scaledit.training.signals:StopRequest._on_signal", Note(heard), after=True)
+    job = start(out, "train.steps=30", before=Each((At(ADVANCE, gate, nth=10), listens)))
+    gate.reached(job)  # a step that does not end
+    until(lambda: jobs.checkpoints(out), job)
     os.kill(job.pid, signal.SIGTERM)
-    time.sleep(0.05)  # two of a kind that wait are one
+    until(heard.exists, job)  # two of a kind that wait are one
     os.kill(job.pid, signal.SIGTERM)
-    began = time.monotonic()
     assert job.wait() == 143
-    assert time.monotonic() - began < 5
-    again = start(out, "train.steps=3", "train.batch_size=4096", "model.hidden_size=64")
+    assert (steps_logged(out), jobs.newest(out).step) == (9, 7)
+    again = start(out, "train.steps=30")
     assert again.wait() == 0, again.said()
     happened("SIGTERM twice", "exit 143 at once; what was saved is whole")
 
 
 def test_asked_to_stop_while_judging(tmp_path: Path, happened):
     """A job asked to stop while it judges samples"""
-    out = tmp_path / "run"
-    judging = ("evaluate.every=10", "evaluate.reference=digits", "sample.steps=1000", "evaluate.num=2000")
-    job = start(out, *judging)
-    reaches(job, out, 10)
-    time.sleep(1)
+    out, gate, heard = tmp_path / "run", Gate(tmp_path / "gate"), tmp_path / "heard"
+    judging = ("evaluate.every=10", "evaluate.reference=digits", "evaluate.num=2000")
+    listens = At("scaledit.training.signals:StopRequest._on_signal", Note(heard), after=True)
+    job = start(out, *judging, before=Each((At("scaledit.pipeline:Pipeline.draw", gate, nth=2), listens)))
+    gate.reached(job)  # some samples are judged
     os.kill(job.pid, signal.SIGTERM)
-    assert job.wait(30) == 75, job.said()
+    until(heard.exists, job)
+    gate.open()
+    assert job.wait() == 75, job.said()
     assert not jobs.events(out, "evaluated")
     assert jobs.newest(out).step == 11
-    happened("SIGTERM during an evaluation of minutes", "the evaluation is given up, step 11 saved, exit 75")
+    happened("SIGTERM in the middle of an evaluation", "the evaluation is given up, step 11 saved, exit 75")
 
 
 def test_a_rank_is_killed(tmp_path: Path, happened):
     """A rank is killed"""
     out = tmp_path / "run"
-    job = start_ranks(out, 2, "train.steps=100000")
+    job = start_ranks(out, 2, ENDLESS)
     reaches(job, out, 20)
     victim = jobs.ranks_of(out, 2)[1]
     os.kill(victim, signal.SIGKILL)
-    assert job.wait(40) == 1
+    assert job.wait() == 1
     said = job.said()
     assert f"rank 1 (process {victim}" in said, said
     assert "Traceback" not in said
@@ -168,11 +167,11 @@ def test_a_rank_is_killed(tmp_path: Path, happened):
 def test_the_first_rank_is_killed(tmp_path: Path, happened):
     """The first rank is killed"""
     out = tmp_path / "run"
-    job = start_ranks(out, 2, "train.steps=100000")
+    job = start_ranks(out, 2, ENDLESS)
     reaches(job, out, 20)
     victim = jobs.ranks_of(out, 2)[0]
     os.kill(victim, signal.SIGKILL)
-    assert job.wait(40) == 1
+    assert job.wait() == 1
     said = job.said()
     assert f"rank 0 (process {victim}" in said, said
     assert gone(jobs.ranks_of(out, 2))
@@ -184,11 +183,13 @@ def test_the_first_rank_is_killed(tmp_path: Path, happened):
 def test_a_rank_hangs(tmp_path: Path, happened, rank: int):
     """A rank hangs"""
     out = tmp_path / "run"
-    job = start_ranks(out, 2, "train.steps=100000", jobs.SOON)
+    now = tmp_path / "now"
+    job = start_ranks(out, 2, ENDLESS, before=Impatient(now))
     reaches(job, out, 20)
     victim = jobs.ranks_of(out, 2)[rank]
     os.kill(victim, signal.SIGSTOP)
-    assert job.wait(60) == 1
+    now.touch()
+    assert job.wait() == 1
     said = job.said()
     assert f"rank {rank} (process {victim}" in said, said
     assert "does not answer" in said
@@ -204,17 +205,17 @@ def test_a_rank_hangs(tmp_path: Path, happened, rank: int):
 def test_the_starter_is_killed(tmp_path: Path, happened):
     """The process that started the ranks is killed"""
     out = tmp_path / "run"
-    job = start_ranks(out, 2, "train.steps=100000")
+    job = start_ranks(out, 2, ENDLESS)
     reaches(job, out, 20)
     victims = jobs.ranks_of(out, 2)
     os.kill(job.pid, signal.SIGKILL)
     job.wait()
-    until(lambda: gone(victims), 30)
+    until(lambda: gone(victims))
     resumes(out)
     happened("`kill -9` to it", "its ranks end by themselves within seconds; resumed")
 
 
-LOADING = ("data.name=images", "data.image_size=8", "model.in_channels=3", "train.steps=100000")
+LOADING = ("data.name=images", "data.image_size=8", "model.in_channels=3", ENDLESS)
 
 
 @pytest.mark.parametrize("how", ["killed", "hung"])
@@ -222,25 +223,22 @@ def test_a_loader_worker(tmp_path: Path, happened, how: str):
     """A process that reads images ahead is lost"""
     pictures = tree(tmp_path / "pictures")
     classes = len([path for path in pictures.iterdir() if path.is_dir()])
-    out = tmp_path / "run"
-    overrides = (
-        *LOADING,
-        f"data.path={pictures}",
-        f"model.num_classes={classes}",
-        "data.workers=2",
-        jobs.SOON,
-    )
-    job = start(out, *overrides)
-    reaches(job, out, 10)
+    out, now, gate = tmp_path / "run", tmp_path / "now", Gate(tmp_path / "gate")
+    overrides = (*LOADING, f"data.path={pictures}", f"model.num_classes={classes}", "data.workers=2")
+    job = start(out, *overrides, before=Each((Impatient(now), At(ADVANCE, gate, nth=10))))
+    gate.reached(job)
     victim = children(job.pid)[0]
     os.kill(victim, signal.SIGKILL if how == "killed" else signal.SIGSTOP)
-    code, said = job.wait(60), job.said()
+    now.with_suffix(".part").write_text(str(victim))
+    now.with_suffix(".part").rename(now)
+    gate.open()
+    code, said = job.wait(), job.said()
     assert code == 1
     assert f"process {victim}" in said, said
     assert "loader worker" in said
     assert "Traceback" not in said
     assert status(out)["state"] == "failed"
-    until(lambda: gone([victim]), 30)
+    until(lambda: gone([victim]))
     resumes(out, *overrides, "data.workers=0")
     signalled = "`kill -9`" if how == "killed" else "SIGSTOP"
     happened(
@@ -251,16 +249,17 @@ def test_a_loader_worker(tmp_path: Path, happened, how: str):
 
 def test_two_jobs_on_one_folder(tmp_path: Path, happened):
     """Two jobs on one folder"""
-    out = tmp_path / "run"
-    first = start(out, "train.steps=600")
-    reaches(first, out, 5)
-    second = start(out.with_name("run"), "train.steps=600")
+    out, gate = tmp_path / "run", Gate(tmp_path / "gate")
+    first = start(out, "train.steps=60", before=At(ADVANCE, gate, nth=5))
+    gate.reached(first)
+    second = start(out.with_name("run"), "train.steps=60")
     assert second.wait() == 2
+    gate.open()
     assert f"another job is training in {out} (process {first.pid} on " in first.said() + second.said()
     assert first.wait() == 0
-    whole = start(tmp_path / "whole", "train.steps=600")
+    whole = start(tmp_path / "whole", "train.steps=60")
     assert whole.wait() == 0
-    assert identical(weights(out, 600), weights(tmp_path / "whole", 600))
+    assert identical(weights(out, 60), weights(tmp_path / "whole", 60))
     happened(
         "the same command a second time",
         "exit 2, naming the process that trains; the first ends as if nothing had been",
@@ -284,8 +283,8 @@ def test_a_changed_config_on_resume(tmp_path: Path, happened):
 def resumes(out: Path, *overrides: str) -> None:
     """The same run goes on as one process, from a checkpoint."""
     at = jobs.newest(out).step
-    job = start(out, *(overrides or ("train.steps=100000",)), "checkpoint.every=1")
-    until(lambda: jobs.newest(out).step > at or not job.running())
+    job = start(out, *(overrides or (ENDLESS,)), "checkpoint.every=1")
+    until(lambda: jobs.newest(out).step > at, job)
     assert job.running(), job.said()
     os.kill(job.pid, signal.SIGTERM)
     assert job.wait() == 75
