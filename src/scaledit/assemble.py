@@ -41,6 +41,7 @@ SAMPLERS = {
     "ddpm": diffusion.DDPM,
     "ddim": diffusion.DDIM,
     "dpm": diffusion.DPMSolver,
+    "unipc": diffusion.UniPC,
     "heun": diffusion.Heun,
     "euler": diffusion.Euler,
 }

@@ -22,6 +22,9 @@ from scaledit.models.config import DiTConfig
 
 RECIPES = Path(__file__).parent / "recipes"
 
+SamplerName = Literal["ddpm", "ddim", "dpm", "unipc", "heun", "euler"]
+"""What samplers are called; `assemble.SAMPLERS` says which they are."""
+
 
 @dataclass(frozen=True)
 class DiffusionConfig:
@@ -150,7 +153,7 @@ class SampleConfig:
     every: int = 10_000
     per_class: int = 8
     classes: int = 10
-    sampler: Literal["ddpm", "ddim", "dpm", "heun", "euler"] = "ddpm"
+    sampler: SamplerName = "ddpm"
     steps: int = 250
     cfg_scale: float = 1.0
     cfg_channels: Literal["3", "all"] = "3"

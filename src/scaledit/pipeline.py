@@ -127,7 +127,7 @@ class Pipeline:
         denoiser = assemble.guided(
             assemble.denoiser(self.config.diffusion, self.net), settings.cfg_scale, settings.cfg_channels
         )
-        denoiser.schedule.grid(sampler.steps)  # a wrong number of steps is refused before the first image
+        sampler.grid(denoiser.schedule)  # a wrong number of steps is refused before the first image
         total = -(-len(labels) // batch_size) * sampler.steps
         batches, done = [torch.empty(0, *self.config.model.shape)], 0
         for first in range(0, len(labels), batch_size):

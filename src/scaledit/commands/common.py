@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from scaledit.config import SamplerName
 from scaledit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,9 +68,7 @@ def launched(given: argparse.Namespace, command: Sequence[str]) -> int | None:
 
 def sampling(parser: argparse.ArgumentParser) -> None:
     """How images are drawn from a model."""
-    parser.add_argument(
-        "--sampler", choices=["ddpm", "ddim", "dpm", "heun", "euler"], help="(default: the run's)"
-    )
+    parser.add_argument("--sampler", choices=get_args(SamplerName), help="(default: the run's)")
     parser.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: the run's)")
     parser.add_argument(
         "--cfg-scale", type=float, metavar="S", help="guidance; 1 is none (default: the run's)"

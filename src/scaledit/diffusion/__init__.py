@@ -19,7 +19,17 @@ from scaledit.diffusion.parameterization import (
     Start,
     Velocity,
 )
-from scaledit.diffusion.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, NoiseSource, Sampler, sample
+from scaledit.diffusion.samplers import (
+    DDIM,
+    DDPM,
+    DPMSolver,
+    Euler,
+    Heun,
+    NoiseSource,
+    Sampler,
+    UniPC,
+    sample,
+)
 from scaledit.diffusion.schedule import (
     CosineBeta,
     Interpolant,
@@ -61,6 +71,7 @@ __all__ = [
     "Simple",
     "Start",
     "TimeDistribution",
+    "UniPC",
     "Uniform",
     "Velocity",
     "diffuse",
