@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from scaledit.config import SamplerName
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from scaledit.pipeline import Pipeline
+
+
+CLASSES = "class names or numbers; where a word is both, number:2 or name:2 says which (default: all)"
 
 
 def recipe(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
@@ -130,6 +135,19 @@ def at_least(given: argparse.Namespace, smallest: int, *names: str) -> None:
         value = getattr(given, name)
         if value is not None and value < smallest:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {smallest}, got {value}")
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """What the library warns of is one line on stderr, once, as errors are."""
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        print(f"scaledit: {printable(message)}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("once", UserWarning)
+        warnings.showwarning = show
+        yield
 
 
 @contextmanager

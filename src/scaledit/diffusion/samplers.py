@@ -16,7 +16,7 @@ schedule up to both of its ends; one Euler step of it is one DDIM step.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, Protocol
@@ -27,7 +27,7 @@ from torch import Tensor
 from scaledit.diffusion.denoiser import Denoiser
 from scaledit.diffusion.parameterization import posterior_log_variance
 from scaledit.diffusion.schedule import BetaSchedule, Schedule, transition
-from scaledit.errors import UsageError
+from scaledit.errors import RunError, UsageError
 
 
 class NoiseSource(Protocol):
@@ -72,6 +72,56 @@ class Sampler:
         raise NotImplementedError
 
 
+class NonFiniteError(RunError):
+    """A sampler's numbers stopped being finite. rows: (N',) of the batch's rows, those that were the first.
+    step: the sampling step that made them so, from 0, or -1 where the noise came so. t, s: its times."""
+
+    def __init__(self, rows: list[int], step: int, steps: int, t: float, s: float):
+        self.rows, self.step, self.steps, self.t, self.s = rows, step, steps, t, s
+        super().__init__(self.said("row" if len(rows) == 1 else "rows", rows))
+
+    def said(self, what: str, numbers: Sequence[int]) -> str:
+        """The message, with the rows under whatever names the caller has for them."""
+        some = ", ".join(map(str, numbers[:NAMED]))
+        more = f" and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
+        if self.step < 0:
+            return f"the noise that sampling starts from is not finite in {what} {some}{more}"
+        return (
+            f"sampling gave numbers that are not finite: first in step {self.step + 1} of {self.steps}, from "
+            f"time {self.t:g} to {self.s:g}, in {what} {some}{more}"
+        )
+
+
+NAMED = 8
+"""Rows that a message names, at most."""
+
+
+class _FirstNonFinite:
+    """The step at which each row of a batch first was not finite. Kept where the images are, so that a GPU is
+    not waited for in every step, but once, after the last; a CPU needs no waiting and is asked at once. One
+    pass over x a step, next to nothing beside a network's."""
+
+    def __init__(self, grid: Tensor):
+        self.grid, self.first = grid, None
+
+    def see(self, x: Tensor, step: int) -> None:
+        """Raises NonFiniteError where it is known at once."""
+        bad = ~torch.isfinite(x).flatten(1).all(1)
+        if self.first is None:
+            self.first = torch.full(bad.shape, len(self.grid), device=x.device)
+        self.first = torch.where(bad, self.first.clamp(max=step), self.first)
+        if x.device.type == "cpu":
+            self.check()
+
+    def check(self) -> None:
+        """Raises NonFiniteError."""
+        steps = len(self.grid) - 1
+        first = [] if self.first is None else self.first.tolist()
+        if first and (step := min(first)) <= steps:
+            rows = [row for row, at in enumerate(first) if at == step]
+            raise NonFiniteError(rows, step, steps, float(self.grid[step]), float(self.grid[step + 1]))
+
+
 @torch.no_grad()
 def sample(
     denoiser: Denoiser,
@@ -84,14 +134,20 @@ def sample(
     """The one sampling loop: (N, C, H, W) in the dtype and on the device of `noise.initial()`.
 
     y (N,) int64, or None for unconditional. `on_step(i, x)` is called after step i (progress, films).
+
+    Raises NonFiniteError, a RunError, that names the step and the rows where numbers first were not finite.
     """
     x = noise.initial()
     grid = sampler.grid(denoiser.schedule)
+    watch = _FirstNonFinite(grid)
+    watch.see(x, -1)
     state = sampler.init(x)
     for i, (t, s) in enumerate(pairwise(grid)):
         x, state = sampler.step(denoiser, x, t, s, y, state, lambda i=i: noise.step(i))
+        watch.see(x, i)
         if on_step is not None:
             on_step(i, x)
+    watch.check()
     return x
 
 

@@ -15,7 +15,7 @@ import torch
 
 from scaledit import assemble, checkpoint, images
 from scaledit.autoencoders.decoder import Decoder
-from scaledit.config import RunConfig
+from scaledit.config import RunConfig, check_guidance
 from scaledit.data.latents import Latents
 from scaledit.data.sets import TrainingSet, check_fits
 from scaledit.errors import UsageError
@@ -23,7 +23,7 @@ from scaledit.evaluation.judge import Judge, drawn, open_judge
 from scaledit.models import flops
 from scaledit.pipeline import PROGRESS, Pipeline
 from scaledit.training.events import Evaluated, Event, Sampled, Stepped, Verifying
-from scaledit.training.folder import SAMPLES
+from scaledit.training.folder import CONFIG, SAMPLES
 from scaledit.training.learner import StepResult
 from scaledit.training.loop import Run, Speed, Surroundings, claimed, due
 from scaledit.training.ranks import Ranks
@@ -49,10 +49,14 @@ def train(
     around = around or Surroundings(Ranks(assemble.device(device)))
     ranks, where = around.ranks, around.ranks.device
     ranks.share(config.train.batch_size)
+    assemble.check_weights(config.model)
+    check_guidance(config.model, config.sample.cfg_scale, "sample.cfg_scale")
+    check_guidance(config.model, config.evaluate.cfg_scale, "evaluate.cfg_scale")
     if dataset is None:
         encoder = assemble.autoencoder(config.autoencoder, config.data, where)
         dataset = assemble.dataset(config.data, encoder)
-    check_fits(dataset, config.model.shape, config.model.num_classes)
+    begun = resume == "auto" and (out / CONFIG).exists()
+    check_fits(dataset, config.model.shape, config.model.num_classes, may_have_more=begun)
     decoder = assemble.decoder(config.autoencoder, dataset, where)
     _check_pictures(config, decoder)
     judge = open_judge(config.evaluate, where) if config.evaluate.every and ranks.first else None
