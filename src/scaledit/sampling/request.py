@@ -17,11 +17,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from scaledit import assemble, images, machine
+from scaledit import assemble, checks, images, machine
 from scaledit.config import SampleConfig
 from scaledit.diffusion.noise import Stream, uniform
 from scaledit.errors import UsageError, did_you_mean, printable
-from scaledit.pipeline import PROGRESS, Pipeline
+from scaledit.pipeline import MOST_IMAGES, PROGRESS, Pipeline
 
 Rule = Literal["equal", "real", "uniform"]
 BYTES_OF_A_LABEL = 8
@@ -40,7 +40,7 @@ def labels_at(rule: Rule, indices: Sequence[int], classes: Sequence[int], seed: 
 class Request:
     """What to draw: `num` images with classes by `rule`; or, where num is None, `per_class` of each class,
     class after class. classes: those of the model to choose from; for the rule "real", one for each real
-    image."""
+    image. Raises UsageError for a start or number of images that is not whole, or negative."""
 
     classes: tuple[int, ...]
     settings: SampleConfig
@@ -48,6 +48,13 @@ class Request:
     per_class: int | None = None
     num: int | None = None
     rule: Rule = "equal"
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("per_class", 1), ("num", 1)):
+            if getattr(self, name) is not None:
+                checks.integer(getattr(self, name), name, lowest)
+        checks.integer(self.start, "start", 0)
+        checks.integer(self.start + self.n, "start and the number of images together", 0, MOST_IMAGES)
 
     @property
     def of_each(self) -> int:
