@@ -204,7 +204,7 @@ def test_impossible_plans_are_refused(call, names: str):
         call(load("imagenet256-xl2"))
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm", "heun", "euler"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm", "unipc", "heun", "euler"])
 @pytest.mark.parametrize("scale", [1.0, 1.5])
 def test_sampling_cost_is_what_the_sampler_runs(sampler: str, scale: float):
     """Counted on the network itself: images put through it for one image out."""

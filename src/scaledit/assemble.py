@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import torch
 
-from scaledit import diffusion
+from scaledit import diffusion, machine
 from scaledit.autoencoders import Autoencoder, open_autoencoder
 from scaledit.autoencoders.decoder import Decoder, made_by
 from scaledit.autoencoders.encoded import EncodedImages
-from scaledit.config import DataConfig, DiffusionConfig, LatentConfig
+from scaledit.config import DataConfig, DiffusionConfig, LatentConfig, check_guidance
 from scaledit.data.latents import Latents
 from scaledit.data.photos import photos
 from scaledit.data.sets import Images, TrainingSet, digits
 from scaledit.errors import UsageError, did_you_mean
+from scaledit.models import flops
 from scaledit.models.config import DiTConfig
 from scaledit.models.dit import DiT
 
+BYTES_OF_A_WEIGHT = 4
 SCHEDULES = {
     "linear": diffusion.LinearBeta,
     "cosine": diffusion.CosineBeta,
@@ -41,16 +43,31 @@ SAMPLERS = {
     "ddpm": diffusion.DDPM,
     "ddim": diffusion.DDIM,
     "dpm": diffusion.DPMSolver,
+    "unipc": diffusion.UniPC,
     "heun": diffusion.Heun,
     "euler": diffusion.Euler,
 }
 
 
 def network(config: DiTConfig, seed: int) -> DiT:
-    """A freshly initialised DiT; torch's global generator is left as it was."""
+    """A freshly initialised DiT; torch's global generator is left as it was. Raises UsageError, before
+    anything is built, where its weights alone are more than the machine's memory."""
+    check_weights(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return DiT(config)
+
+
+def check_weights(config: DiTConfig) -> None:
+    """Raises UsageError where a DiT's weights and its position table, in float32, are more than this
+    machine's memory. (Training takes several times as much: `scaledit plan` says how much.)"""
+    params = flops.count(config).params
+    machine.check_memory(
+        BYTES_OF_A_WEIGHT * (params + config.tokens * config.hidden_size),
+        f"a model of {params:,} parameters for {config.tokens:,} tokens (model.depth {config.depth:,}, "
+        f"model.hidden_size {config.hidden_size:,}, model.num_classes {config.num_classes:,})",
+        "make it smaller",
+    )
 
 
 def denoiser(config: DiffusionConfig, net: diffusion.Network) -> diffusion.NetDenoiser:
@@ -58,13 +75,20 @@ def denoiser(config: DiffusionConfig, net: diffusion.Network) -> diffusion.NetDe
     parameterization = PREDICTIONS[config.prediction]()
     if config.objective == "hybrid":
         parameterization = diffusion.LearnedRange(parameterization)
-    return diffusion.NetDenoiser(net, SCHEDULES[config.schedule](steps=config.steps), parameterization)
+    return diffusion.NetDenoiser(net, schedule(config), parameterization)
+
+
+def schedule(config: DiffusionConfig) -> diffusion.Schedule:
+    return SCHEDULES[config.schedule](steps=config.steps)
 
 
 def guided(inside: diffusion.Denoiser, cfg_scale: float, cfg_channels: str) -> diffusion.Denoiser:
-    """`inside` with classifier-free guidance; scale 1 is none, and costs none."""
+    """`inside` with classifier-free guidance; scale 1 is none, and costs none. Raises UsageError where it is
+    a DiT whose null label was never trained."""
     if cfg_scale == 1:
         return inside
+    if isinstance(inside, diffusion.NetDenoiser) and isinstance(inside.net, DiT):
+        check_guidance(inside.net.config, cfg_scale)
     return diffusion.ClassifierFree(inside, cfg_scale, None if cfg_channels == "all" else int(cfg_channels))
 
 

@@ -12,15 +12,24 @@ import json
 import math
 import tomllib
 import types
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from scaledit import checks
 from scaledit.errors import UsageError, did_you_mean
 from scaledit.models.config import DiTConfig
 
 RECIPES = Path(__file__).parent / "recipes"
+
+SamplerName = Literal["ddpm", "ddim", "dpm", "unipc", "heun", "euler"]
+"""What samplers are called; `assemble.SAMPLERS` says which they are."""
+CfgChannels = Literal["3", "all"]
+"""Which channels are guided: the first three, as in the paper's figures, or all."""
+MOST_STEPS = 1_000_000
+"""Of a schedule, and of sampling: each is a number in memory, and in sampling a pass of the network."""
 
 
 @dataclass(frozen=True)
@@ -144,16 +153,18 @@ class CheckpointConfig:
 class SampleConfig:
     """How the run's own pictures are drawn (and what `scaledit sample` does unless told otherwise).
 
-    every: steps between sample grids in training, 0 for none. cfg_channels: "3" or "all".
+    every: steps between sample grids in training, 0 for none. sampler, steps: which of scaledit.diffusion's,
+    in how many steps (times even in log-SNR for dpm and unipc on chains of betas, the official ones
+    otherwise). cfg_channels: "3" or "all". What may be said is `check_sampling`'s to say.
     """
 
     every: int = 10_000
     per_class: int = 8
     classes: int = 10
-    sampler: Literal["ddpm", "ddim", "dpm", "heun", "euler"] = "ddpm"
+    sampler: SamplerName = "ddpm"
     steps: int = 250
     cfg_scale: float = 1.0
-    cfg_channels: Literal["3", "all"] = "3"
+    cfg_channels: CfgChannels = "3"
     seed: int = 0
 
     def grid_classes(self, num_classes: int) -> list[int]:
@@ -535,15 +546,10 @@ def _check(config: RunConfig) -> None:
     """Bounds of single keys and of keys together."""
     at_least = {
         **TRAINING_BOUNDS,
-        "sample.every": 0,
-        "sample.per_class": 1,
-        "sample.classes": 1,
-        "sample.steps": 1,
         "evaluate.every": 0,
         "evaluate.num": 2,
         "evaluate.seeds": 1,
         "evaluate.batch_size": 1,
-        "diffusion.steps": 2,
     }
     check_bounds(config, at_least)
     if not 0 <= config.ema.decay < 1:
@@ -553,11 +559,45 @@ def _check(config: RunConfig) -> None:
             f"train.accumulate {config.train.accumulate} does not divide train.batch_size "
             f"{config.train.batch_size}"
         )
-    if (
-        config.diffusion.schedule not in ("flow", "interpolant")
-        and config.sample.steps > config.diffusion.steps
-    ):
+    checks.integer(config.diffusion.steps, "diffusion.steps", 2, MOST_STEPS)
+    checks.seed(config.train.seed, "train.seed")
+    checks.seed(config.evaluate.seed, "evaluate.seed")
+    checks.seed(config.evaluate.seed + config.evaluate.seeds - 1, "evaluate.seed + evaluate.seeds - 1")
+    check_sampling(config.sample, config.diffusion, "sample.")
+
+
+def check_sampling(sample: SampleConfig, diffusion: DiffusionConfig, where: str = "") -> None:
+    """Raises UsageError where images cannot be drawn so: the one place that says what [sample] may hold, for
+    recipes, the command line and a pipeline's callers. where: what stands before a key's name in the
+    message."""
+    for key, lowest in (("every", 0), ("per_class", 1), ("classes", 1), ("steps", 1)):
+        checks.integer(getattr(sample, key), where + key, lowest)
+    checks.seed(sample.seed, where + "seed")
+    checks.finite(sample.cfg_scale, where + "cfg_scale")
+    if sample.cfg_channels not in (channels := get_args(CfgChannels)):
+        hint = did_you_mean(str(sample.cfg_channels), channels)
+        raise UsageError(f"{where}cfg_channels is {sample.cfg_channels!r}{hint}")
+    if diffusion.schedule in ("flow", "interpolant"):
+        checks.integer(sample.steps, where + "steps", 1, MOST_STEPS)
+    elif sample.steps > diffusion.steps:
         raise UsageError(
-            f"sample.steps {config.sample.steps} exceeds the schedule's own diffusion.steps "
-            f"{config.diffusion.steps}"
+            f"{where}steps {sample.steps} exceeds the schedule's own diffusion.steps {diffusion.steps}"
+        )
+
+
+def check_guidance(model: DiTConfig, cfg_scale: float, name: str = "cfg_scale") -> None:
+    """Raises UsageError where guidance would lead away from a null label that was never trained, and warns
+    where it leads nowhere."""
+    if cfg_scale == 1:
+        return
+    if not model.has_null_label:
+        raise UsageError(
+            f"{name} is {cfg_scale:g}, and this model cannot be guided: with model.class_dropout 0 its null "
+            f"label, which guidance leads away from, is never trained; use {name} 1 (no guidance)"
+        )
+    if model.num_classes == 1:
+        warnings.warn(
+            f"{name} is {cfg_scale:g}, and this model has one class: with the label and without it, it has "
+            f"seen the same images, so that guidance only enlarges its errors; {name} 1 is no guidance",
+            stacklevel=1,  # one place, so that Python says it once
         )

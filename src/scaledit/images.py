@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
+
+from scaledit.errors import RunError
 
 ROUNDING = "floor(clamp(127.5 x + 128, 0, 255))"
 SMALLEST_SHOWN = 64
@@ -21,7 +24,16 @@ SMALLEST_SHOWN = 64
 
 
 def to_uint8(x: Tensor) -> np.ndarray:
-    """(N, C, H, W) in [-1, 1], C 1 or 3 -> (N, H, W, 3) uint8."""
+    """(N, C, H, W) in [-1, 1], C 1 or 3 -> (N, H, W, 3) uint8.
+
+    Raises RunError where a pixel is not finite: as a byte it would be black or white, like any other.
+    """
+    finite = torch.isfinite(x).flatten(1).all(1)
+    if not bool(finite.all()):
+        wrong = (~finite).nonzero().flatten().tolist()
+        raise RunError(
+            f"{len(wrong)} of {len(x)} images have pixels that are not finite, first image {wrong[0]}"
+        )
     x = (127.5 * x.float() + 128).clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
     return np.ascontiguousarray(x.expand(-1, -1, -1, 3).numpy())
 

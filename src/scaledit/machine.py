@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import platform
 import resource
 import sys
@@ -18,13 +19,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaledit import __version__
+from scaledit import __version__, checks
 
 if TYPE_CHECKING:
     import torch
 
 SMALLEST, LARGEST, LONG = 256, 8192, 0.003
 """n doubles from SMALLEST until a product takes LONG seconds, enough for the device's best rate."""
+CGROUP_BOUNDS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Where Linux says how much memory this container may take (versions 2 and 1)."""
 BUDGET, AT_LEAST, AT_MOST = 0.05, 3, 50
 """Seconds of products of the last n; how many of any n at least, and of the last at most."""
 
@@ -107,6 +110,29 @@ def peak_memory() -> int:
             return int(line.split()[1]) * 1024
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
+
+
+def memory(device: str | torch.device = "cpu") -> int:
+    """Bytes of memory that `device` has in all; of a CPU, what this process may use of the machine's, if a
+    container or a job bounds it."""
+    if str(device).startswith("cuda"):
+        import torch
+
+        return torch.cuda.mem_get_info(torch.device(device))[1]
+    bounds = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in CGROUP_BOUNDS:
+        try:
+            bounds.append(int(Path(path).read_text()))
+        except (OSError, ValueError):  # none there, or "max"
+            continue
+    return min(bounds)
+
+
+def check_memory(need: int, what: str, fix: str, device: str | torch.device = "cpu") -> None:
+    """Raises UsageError where `need` bytes are more than `device` has at all. What fits in principle may
+    still run out of memory: the bound is there to refuse what cannot be meant."""
+    whose = "GPU" if str(device).startswith("cuda") else "machine"
+    checks.fits(need, memory(device), what, f"of memory that this {whose} has", fix)
 
 
 def described() -> dict[str, Any]:

@@ -7,8 +7,9 @@ Image i depends on (seed, start + i) and its class alone, whatever the batch it 
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,22 +18,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scaledit import assemble, diffusion, images
+from scaledit import assemble, checks, diffusion, images, machine
 from scaledit.autoencoders.decoder import Decoder
-from scaledit.config import LatentConfig, RunConfig, SampleConfig
+from scaledit.config import LatentConfig, RunConfig, SampleConfig, check_guidance, check_sampling
 from scaledit.data.latents import MadeBy
-from scaledit.errors import UsageError
+from scaledit.errors import RunError, UsageError, did_you_mean
 from scaledit.interop import card, hub, ours
 from scaledit.interop.convert import open_model
 from scaledit.interop.infer import Hints
 from scaledit.interop.lazily import there
 from scaledit.interop.model import Model
 from scaledit.interop.official import check_size
+from scaledit.models import flops
 from scaledit.models.dit import DiT
 from scaledit.models.shapes import shapes as needed_shapes
 
 DECODED_AT_ONCE = 16
 """Images: decoding takes far more memory than sampling."""
+BYTES_OF_A_NUMBER = 4
+MOST_IMAGES = 1 << 63
+"""Indices of images lie below this."""
+Classes = Sequence[int | str] | np.ndarray | Tensor | int | str
+"""Class numbers, names, or both."""
 PROGRESS = Callable[[int, int], None]
 """Called with (done, total): sampling steps over all batches."""
 
@@ -54,7 +61,7 @@ class Pipeline:
 
     def __call__(
         self,
-        classes: Sequence[int],
+        classes: Classes,
         seed: int = 0,
         start: int = 0,
         sampler: str | None = None,
@@ -64,10 +71,12 @@ class Pipeline:
         batch_size: int = 64,
         progress: PROGRESS | None = None,
     ) -> np.ndarray:
-        """(N, H, W, 3) uint8, one image per entry of `classes`.
+        """(N, H, W, 3) uint8, one image per entry of `classes`: numbers, 0 the first, or names (strings). A
+        class whose name is a number is its name as "7" and its number as 7, which need not be the same class.
 
-        What is not given is taken from the run's [sample] section. Raises UsageError for a class or a
-        sampler that the model does not have.
+        What is not given is taken from the run's [sample] section. Raises UsageError for a class or a sampler
+        that the model does not have, for settings that [sample] would refuse, and for guidance of a model
+        whose null label was never trained; RunError where numbers on the way out are not finite.
         """
         settings = self.settings(seed, sampler, steps, cfg_scale, cfg_channels)
         return self.draw(classes, settings, start, batch_size, progress)
@@ -83,11 +92,22 @@ class Pipeline:
         """The run's own [sample] section with what is given in its place."""
         given = {"sampler": sampler, "steps": steps, "cfg_scale": cfg_scale, "cfg_channels": cfg_channels}
         changes = {key: value for key, value in given.items() if value is not None}
-        return replace(self.config.sample, seed=seed, **changes)
+        settings = replace(self.config.sample, seed=seed, **changes)
+        self.check(settings)
+        return settings
+
+    def check(self, settings: SampleConfig) -> diffusion.Sampler:
+        """The sampler of `settings`. Raises UsageError where this model cannot be sampled so: said before any
+        work."""
+        check_sampling(settings, self.config.diffusion)
+        check_guidance(self.config.model, settings.cfg_scale)
+        sampler = assemble.sampler(settings.sampler, settings.steps)
+        sampler.grid(assemble.schedule(self.config.diffusion))
+        return sampler
 
     def draw(
         self,
-        classes: Sequence[int],
+        classes: Classes,
         settings: SampleConfig,
         start: int = 0,
         batch_size: int = 64,
@@ -100,7 +120,24 @@ class Pipeline:
         x = self.latents(classes, settings, start, batch_size, progress)
         if self.decoder is None:
             return images.to_uint8(x)
-        return np.concatenate([images.to_uint8(self.decoder(part)) for part in x.split(DECODED_AT_ONCE)])
+        decoded = []
+        for first in range(0, max(1, len(x)), DECODED_AT_ONCE):
+            part = x[first : first + DECODED_AT_ONCE]
+            pixels = self.decoder(part)
+            self._check_decoded(pixels, part, start + first)
+            decoded.append(images.to_uint8(pixels))
+        return np.concatenate(decoded)
+
+    def _check_decoded(self, pixels: Tensor, latents: Tensor, first: int) -> None:
+        """Raises RunError where finite latents became pixels that are not, of the images from `first` on."""
+        wrong = (~torch.isfinite(pixels)).flatten(1).any(1).nonzero().flatten().tolist()
+        if wrong:
+            largest = float(latents[wrong].abs().max())
+            raise RunError(
+                f"the decoder gave pixels that are not finite, first of image {first + wrong[0]}, from "
+                f"latents that are (none beyond {largest:.3g}): {self.decoder_name}; its weights are "
+                f"damaged, or they need another --decoder-precision"
+            )
 
     @property
     def decoder_name(self) -> str:
@@ -109,25 +146,25 @@ class Pipeline:
 
     def latents(
         self,
-        classes: Sequence[int],
+        classes: Classes,
         settings: SampleConfig,
         start: int = 0,
         batch_size: int = 64,
         progress: PROGRESS | None = None,
     ) -> Tensor:
-        """(N, C, H, W) float32 on the CPU: what the model makes, before decoding."""
+        """(N, C, H, W) float32 on the CPU: what the model makes, before decoding. Raises as calling does."""
         labels = self.labels(classes)
+        start = checks.integer(start, "start", 0, MOST_IMAGES - len(labels))
         if self.official_noise:
             if start:
                 raise UsageError("official noise begins with the first image: leave start at 0")
             batch_size = max(1, len(labels))
-        if batch_size < 1:
-            raise UsageError(f"batch_size must be at least 1, got {batch_size}")
-        sampler = assemble.sampler(settings.sampler, settings.steps)
+        batch_size = checks.integer(batch_size, "batch_size", 1)
+        sampler = self.check(settings)
+        self._check_memory(len(labels), batch_size, settings.cfg_scale != 1)
         denoiser = assemble.guided(
             assemble.denoiser(self.config.diffusion, self.net), settings.cfg_scale, settings.cfg_channels
         )
-        denoiser.schedule.grid(sampler.steps)  # a wrong number of steps is refused before the first image
         total = -(-len(labels) // batch_size) * sampler.steps
         batches, done = [torch.empty(0, *self.config.model.shape)], 0
         for first in range(0, len(labels), batch_size):
@@ -138,10 +175,38 @@ class Pipeline:
                 if progress is not None:
                     progress(done + i + 1, total)
 
-            x = diffusion.sample(denoiser, sampler, noise, y.to(self.device), on_step=on_step)
+            try:
+                x = diffusion.sample(denoiser, sampler, noise, y.to(self.device), on_step=on_step)
+            except diffusion.NonFiniteError as error:
+                raise RunError(self._said(error, start + first, settings)) from None
             batches.append(x.float().cpu())
             done += sampler.steps
         return torch.cat(batches)
+
+    def _check_memory(self, n: int, batch_size: int, guided: bool) -> None:
+        """Raises UsageError where so many images, or a batch of them in the network, are more than there is
+        memory: counted low, so that what is refused cannot be meant."""
+        size = math.prod(self.config.model.shape)
+        machine.check_memory(BYTES_OF_A_NUMBER * size * n, f"{n:,} images at once", "draw fewer, or generate")
+        at_once = min(n, batch_size)
+        machine.check_memory(
+            flops.sampling_bytes(self.config.model, at_once * (2 if guided else 1)),
+            f"sampling {at_once:,} images at once",
+            "use a smaller batch_size (--batch-size)",
+            self.device,
+        )
+
+    def _said(self, error: diffusion.NonFiniteError, first: int, settings: SampleConfig) -> str:
+        """What went wrong with the images from `first` on, and as far as can be told why."""
+        numbers = [first + row for row in error.rows]
+        said = error.said("image" if len(numbers) == 1 else "images", numbers)
+        bad = [name for name, weight in self.net.state_dict().items() if not bool(weight.isfinite().all())]
+        if bad:
+            more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+            return f"{said}; the model's weights are not finite: {bad[0]}{more}"
+        if settings.cfg_scale != 1:
+            return f"{said}; the weights are finite: try a smaller guidance than {settings.cfg_scale:g}"
+        return f"{said}; the weights are finite: the network's own numbers grow beyond float32"
 
     def _noise(self, settings: SampleConfig, first: int, n: int) -> diffusion.NoiseSource:
         """Of the images first..first + n - 1."""
@@ -186,14 +251,31 @@ class Pipeline:
         with tempfile.TemporaryDirectory() as parent:
             return hub.push(self.save_pretrained(Path(parent) / "model", metrics), repo_id, private)
 
-    def labels(self, classes: Sequence[int]) -> Tensor:
-        """(N,) int64. Raises UsageError where a class is none of the model's."""
-        y = torch.as_tensor(classes, dtype=torch.int64).reshape(-1)
-        last = self.config.model.num_classes - 1
-        wrong = y[(y < 0) | (y > last)]
-        if len(wrong):
-            raise UsageError(f"class {int(wrong[0])} is out of range; this model has the classes 0..{last}")
-        return y
+    def labels(self, classes: Classes) -> Tensor:
+        """(N,) int64. Raises UsageError where a class is none of the model's, and for what is neither a whole
+        number nor a name: nothing is rounded."""
+        if isinstance(classes, Tensor | np.ndarray):
+            classes = classes.reshape(-1).tolist()
+        elif isinstance(classes, str) or not isinstance(classes, Iterable):
+            classes = [classes]
+        return torch.tensor([self.label(one) for one in classes], dtype=torch.int64)
+
+    def label(self, one: int | str) -> int:
+        """The number of one class: of a name where it is a string. Raises UsageError."""
+        if isinstance(one, str):
+            found = [number for number, name in enumerate(self.class_names) if name == one]
+            if not found:
+                raise UsageError(
+                    f"unknown class {one!r}{did_you_mean(one, self.class_names)} (a string is a class's "
+                    f"name; its number is a number)"
+                )
+            if len(found) > 1:
+                raise UsageError(f"{len(found)} classes are called {one!r}; say which by its number: {found}")
+            return found[0]
+        number, last = checks.integer(one, "a class"), self.config.model.num_classes - 1
+        if not 0 <= number <= last:
+            raise UsageError(f"class {number} is out of range; this model has the classes 0..{last}")
+        return number
 
 
 def load(

@@ -6,16 +6,21 @@ import argparse
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
-from scaledit import terminal
+from scaledit import checks, terminal
+from scaledit.config import SamplerName
 from scaledit.errors import RunError, UsageError, printable
 
 if TYPE_CHECKING:
     from scaledit.pipeline import Pipeline
+
+
+CLASSES = "class names or numbers; where a word is both, number:2 or name:2 says which (default: all)"
 
 
 def recipe(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
@@ -70,9 +75,7 @@ def launched(given: argparse.Namespace, command: Sequence[str]) -> int | None:
 
 def sampling(parser: argparse.ArgumentParser) -> None:
     """How images are drawn from a model."""
-    parser.add_argument(
-        "--sampler", choices=["ddpm", "ddim", "dpm", "heun", "euler"], help="(default: the run's)"
-    )
+    parser.add_argument("--sampler", choices=get_args(SamplerName), help="(default: the run's)")
     parser.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: the run's)")
     parser.add_argument(
         "--cfg-scale", type=float, metavar="S", help="guidance; 1 is none (default: the run's)"
@@ -164,7 +167,7 @@ MOST_IMAGES = 10_000_000
 MOST_SEEDS = 1_000
 MOST_PROCESSES = 1_024
 MOST_DEVICES = 1_000_000
-LARGEST_SEED = 2**64 - 1
+LARGEST_SEED = checks.SEEDS.stop - 1
 
 
 def can_write(out: Path, option: str) -> None:
@@ -222,6 +225,19 @@ def write(out: Path, data: bytes) -> None:
             file.write(data)
     except OSError as error:
         raise RunError(f"{out} could not be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """What the library warns of is one line on stderr, once, as errors are."""
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        terminal.complain(message)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("once", UserWarning)
+        warnings.showwarning = show
+        yield
 
 
 @contextmanager

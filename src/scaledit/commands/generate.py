@@ -23,7 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "model", metavar="MODEL", help="a run, a checkpoint, an exported folder, a .pt, hf://id"
     )
     parser.add_argument("--num", type=int, default=50_000, metavar="N", help="(default: 50000)")
-    parser.add_argument("--classes", metavar="0,1,2", help="class numbers or names (default: all)")
+    parser.add_argument("--classes", metavar="0,1,2", help=common.CLASSES)
     parser.add_argument(
         "--labels",
         choices=["uniform", "equal"],
@@ -42,6 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     common.as_json(parser)
 
 
+@common.told()
 def run(given: argparse.Namespace) -> None:
     out: Path = given.out
     if out.suffix not in (".npz", ""):

@@ -20,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="a run, a checkpoint, an exported folder, a .pt, hf://id"
     )
-    parser.add_argument("--classes", metavar="0,1,2", help="class numbers or names (default: all)")
+    parser.add_argument("--classes", metavar="0,1,2", help=common.CLASSES)
     how_many = parser.add_mutually_exclusive_group()
     how_many.add_argument("--per-class", type=int, metavar="N", help="N images of each class (default: 8)")
     how_many.add_argument("--num", type=int, metavar="N", help="N images, the classes taken in turn")
@@ -47,6 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     common.as_json(parser)
 
 
+@common.told()
 def run(given: argparse.Namespace) -> None:
     out: Path = given.out
     if out.suffix not in (".png", ".npz", ""):

@@ -104,15 +104,20 @@ def digits(*, held_out: bool = False, flip: bool = False) -> Images:
     return Images(torch.from_numpy(x), torch.from_numpy(labels[chosen].astype(np.int64)), names, flip)
 
 
-def check_fits(dataset: TrainingSet, shape: tuple[int, int, int], num_classes: int) -> None:
-    """Raises UsageError where a set's samples or labels are not a model's."""
+def check_fits(
+    dataset: TrainingSet, shape: tuple[int, int, int], num_classes: int, *, may_have_more: bool = False
+) -> None:
+    """Raises UsageError where a set's samples or labels are not a model's. may_have_more: the model may have
+    classes that the data does not (a run that was begun so goes on)."""
     if dataset.shape != shape:
         raise UsageError(
             f"the data's samples are {'x'.join(map(str, dataset.shape))} (channels x height x width), the "
             f"model takes {'x'.join(map(str, shape))}; change model.in_channels and model.input_size"
         )
-    if len(dataset.class_names) > num_classes:
+    classes = len(dataset.class_names)
+    if classes > num_classes or (classes < num_classes and not may_have_more):
+        never = "" if classes > num_classes else "; the others would never be trained"
         raise UsageError(
-            f"the data has {len(dataset.class_names)} classes, the model {num_classes}; set "
-            f"model.num_classes={len(dataset.class_names)}"
+            f"the data has {classes} {'class' if classes == 1 else 'classes'}, the model "
+            f"{num_classes}{never}; set model.num_classes={classes}"
         )

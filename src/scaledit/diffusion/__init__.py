@@ -19,7 +19,18 @@ from scaledit.diffusion.parameterization import (
     Start,
     Velocity,
 )
-from scaledit.diffusion.samplers import DDIM, DDPM, DPMSolver, Euler, Heun, NoiseSource, Sampler, sample
+from scaledit.diffusion.samplers import (
+    DDIM,
+    DDPM,
+    DPMSolver,
+    Euler,
+    Heun,
+    NoiseSource,
+    NonFiniteError,
+    Sampler,
+    UniPC,
+    sample,
+)
 from scaledit.diffusion.schedule import (
     CosineBeta,
     Interpolant,
@@ -52,6 +63,7 @@ __all__ = [
     "Network",
     "Noise",
     "NoiseSource",
+    "NonFiniteError",
     "OfficialNoise",
     "Parameterization",
     "Prediction",
@@ -61,6 +73,7 @@ __all__ = [
     "Simple",
     "Start",
     "TimeDistribution",
+    "UniPC",
     "Uniform",
     "Velocity",
     "diffuse",

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scaledit import checks
+
 
 class Stream(IntEnum):
     """What a number is for. Values are part of the format: they must not change."""
@@ -36,8 +38,9 @@ _WORD = (1 << 64) - 1
 
 
 def generator(seed: int, index: int, stream: Stream, step: int = 0) -> np.random.Generator:
-    """The generator of one key. seed and index are taken modulo 2^64."""
-    key = np.array([int(seed) & _WORD, int(index) & _WORD], dtype=np.uint64)
+    """The generator of one key. A negative seed or index is the one that is 2^64 larger. Raises UsageError
+    for what is no whole number of 64 bits: 2^64 would be 0 again, and 1.5 be 1."""
+    key = np.array([checks.seed(seed) & _WORD, checks.seed(index, "index") & _WORD], dtype=np.uint64)
     counter = np.array([0, step, int(stream), 0], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
@@ -117,7 +120,7 @@ class OfficialNoise:
         device: torch.device | str = "cpu",
         doubled: bool = True,
     ):
-        self.seed, self.n, self.shape, self.doubled = seed, n, shape, doubled
+        self.seed, self.n, self.shape, self.doubled = checks.seed(seed), n, shape, doubled
         self.generator = torch.Generator(device)
         self.next = 0
 

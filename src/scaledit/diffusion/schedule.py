@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +24,10 @@ NETWORK_TIME_MAX = 1000
 """The network is told times in 0..1000, whatever the schedule's own."""
 MAX_BETA = 0.999
 """Keeps the last posterior finite (Nichol & Dhariwal 2021, section 3.2)."""
+LOG_SNR_CUT = (-5.1, 4.6)
+"""Where grids in lambda = log(alpha / sigma) end on schedules whose lambda is infinite at an end, or nearly:
+about the ends of the paper's own schedule, -5.06 at t = 999 and 4.61 at t = 0. Below -5.1 x_t is noise but
+for 0.6 % of the image, and above 4.6 the noise is about one step of 8 bits."""
 
 
 class Rates(NamedTuple):
@@ -51,7 +56,13 @@ class Schedule(Protocol):
     def rates(self, t: Tensor) -> Rates: ...
 
     def grid(self, steps: int) -> Tensor:
-        """Descending times of a sampler with `steps` steps: (steps + 1,), the last one clean."""
+        """Descending times of a sampler with `steps` steps, even in t: (steps + 1,), the last one clean."""
+        ...
+
+    def log_snr_grid(self, steps: int) -> Tensor:
+        """The same, even in lambda = log(alpha / sigma) between its first and its last value with noise (or
+        LOG_SNR_CUT where that lies inside): the first of the steps + 1 points is the noisiest time, whatever
+        its lambda, and in place of the last stands the clean image."""
         ...
 
     def at(self, u: Tensor) -> Tensor:
@@ -80,6 +91,24 @@ def respaced(total: int, steps: int) -> list[int]:
     for _ in range(steps):  # accumulated, not multiplied: the official rounding depends on it
         kept.append(round(position))
         position += stride
+    return kept
+
+
+def even_in_log_snr(log_snr: np.ndarray, steps: int) -> list[int]:
+    """`steps` different ones of the times 0..total-1, as even in log_snr (total,) as whole times can be,
+    ascending; the last is total - 1. Near the clean end a chain's neighbours lie further apart than a fine
+    grid's points: such a grid takes every time there is, so that none is visited twice."""
+    total = len(log_snr)
+    if not 1 <= steps <= total:
+        raise UsageError(f"steps must lie in 1..{total} (the schedule's own steps), got {steps}")
+    points = np.linspace(log_snr[0], max(log_snr[-1], LOG_SNR_CUT[0]), steps + 1)[1:]
+    # np.interp wants ascending abscissae; lambda falls with t.
+    wanted = np.interp(-points, -log_snr, np.arange(total)).round().astype(int).tolist()
+    wanted[-1] = total - 1
+    kept: list[int] = []
+    for i, t in enumerate(wanted):
+        lowest = kept[-1] + 1 if kept else 0
+        kept.append(min(max(t, lowest), total - steps + i))
     return kept
 
 
@@ -139,6 +168,10 @@ class BetaSchedule:
 
     def grid(self, steps: int) -> Tensor:
         kept = respaced(self.steps, steps)
+        return torch.tensor([*reversed(kept), self.clean], dtype=torch.float64)
+
+    def log_snr_grid(self, steps: int) -> Tensor:
+        kept = even_in_log_snr((self._alpha[1:] / self._sigma[1:]).log().numpy(), steps)
         return torch.tensor([*reversed(kept), self.clean], dtype=torch.float64)
 
     def at(self, u: Tensor) -> Tensor:
@@ -220,6 +253,12 @@ class LinearFlow:
         if steps < 1:
             raise UsageError(f"steps must be at least 1, got {steps}")
         return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+
+    def log_snr_grid(self, steps: int) -> Tensor:
+        grid = self.grid(steps)
+        inner = torch.linspace(*LOG_SNR_CUT, steps + 1, dtype=torch.float64)[1:-1]
+        grid[1:-1] = torch.sigmoid(-inner)  # t = sigma = 1 / (1 + alpha / sigma)
+        return grid
 
     def at(self, u: Tensor) -> Tensor:
         return times(u)

@@ -50,7 +50,8 @@ def describe(
     extractors: Sequence[Extractor],
     precision: Precision,
 ) -> dict[str, Any]:
-    """The protocol of figures over `sets`, of which `seen` is the first. None stands for: not stated."""
+    """The protocol of figures over `sets`, of which `seen` is the first. None stands for: not stated. times
+    is there only where a sampler chose others than the schedule's own."""
     origins = [samples.origin for samples in sets]
     return {
         "n": seen.n,
@@ -58,6 +59,7 @@ def describe(
         "samples": [samples.name for samples in sets],
         "image_size": list(seen.size),
         **{key: _common([origin.get(key) for origin in origins]) for key in ORIGIN},
+        **({"times": _common(times)} if any(times := [origin.get("times") for origin in origins]) else {}),
         "seed": [origin.get("seed") for origin in origins],
         "extractor": _common([extractor.name for extractor in extractors]),
         "extractor_sha256": _common([extractor.sha256 for extractor in extractors]),

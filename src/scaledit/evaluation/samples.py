@@ -90,7 +90,7 @@ class Drawn:
 
     @property
     def n(self) -> int:
-        return len(self.request.labels())
+        return self.request.n
 
     @property
     def origin(self) -> Mapping[str, Any]:

@@ -31,6 +31,9 @@ class _Tally:
         self.params = 0
         self.macs = 0
 
+    def times(self, count: int) -> Counts:
+        return Counts(self.params * count, self.macs * count)
+
     def linear(self, rows: int, inputs: int, outputs: int) -> None:
         self.params += (inputs + 1) * outputs
         self.macs += rows * inputs * outputs
@@ -56,28 +59,37 @@ def count(config: DiTConfig) -> Counts:
     tally.params += (config.num_classes + 1) * d
 
     length = tokens + (CONDITION_TOKENS if config.conditioning == "in_context" else 0)
-    for _ in range(config.depth):
-        tally.norm(d, affine=plain)
-        tally.linear(length, d, 3 * d)
-        tally.attention(length, length, d)
-        tally.linear(length, d, d)
-        tally.norm(d, affine=plain)
-        tally.linear(length, d, hidden)
-        tally.linear(length, hidden, d)
-        if config.conditioning == "cross_attention":
-            tally.norm(d, affine=True)
-            tally.linear(length, d, d)
-            tally.linear(CONDITION_TOKENS, d, 2 * d)
-            tally.attention(length, CONDITION_TOKENS, d)
-            tally.linear(length, d, d)
-        elif config.conditioning in ("adaln", "adaln_zero"):
-            tally.linear(1, d, (6 if config.conditioning == "adaln_zero" else 4) * d)
+    block = _Tally()
+    block.norm(d, affine=plain)
+    block.linear(length, d, 3 * d)
+    block.attention(length, length, d)
+    block.linear(length, d, d)
+    block.norm(d, affine=plain)
+    block.linear(length, d, hidden)
+    block.linear(length, hidden, d)
+    if config.conditioning == "cross_attention":
+        block.norm(d, affine=True)
+        block.linear(length, d, d)
+        block.linear(CONDITION_TOKENS, d, 2 * d)
+        block.attention(length, CONDITION_TOKENS, d)
+        block.linear(length, d, d)
+    elif config.conditioning in ("adaln", "adaln_zero"):
+        block.linear(1, d, (6 if config.conditioning == "adaln_zero" else 4) * d)
+    blocks = block.times(config.depth)
 
     tally.norm(d, affine=plain)
     if not plain:
         tally.linear(1, d, 2 * d)
     tally.linear(tokens, d, config.out_channels * patch)
-    return Counts(tally.params, tally.macs)
+    return Counts(tally.params + blocks.params, tally.macs + blocks.macs)
+
+
+def sampling_bytes(config: DiTConfig, batch: int) -> int:
+    """Bytes that a forward pass of `batch` images without gradients holds at once, at the least: of T tokens
+    of width d, in float32, a block's input and its normalised copy, and the MLP's hidden layer before and
+    after its activation. Weights are not counted."""
+    hidden = int(config.hidden_size * config.mlp_ratio)
+    return 4 * batch * config.tokens * (2 * config.hidden_size + 2 * hidden)
 
 
 def train_macs(macs: int, images: int) -> int:

@@ -26,6 +26,12 @@ REPORT = "report.html"
 GUIDANCE = (1.0, 1.5, 4.0)
 """Shown side by side: none, the paper's best scale, and the scale of its pictures."""
 
+
+def _scales(pipeline: Pipeline) -> tuple[float, ...]:
+    """Those of GUIDANCE that the model can be sampled with."""
+    return GUIDANCE if pipeline.config.model.has_null_label else GUIDANCE[:1]
+
+
 PROGRESS = Callable[[int, int], None]
 Events = list[dict[str, Any]]
 
@@ -152,7 +158,7 @@ def _samples(pipeline: Pipeline, judge: Judge) -> Html:
     rows = [np.flatnonzero(real.labels == c)[:per_class] for c in dict.fromkeys(classes)]
     sheets = {
         f"Samples, {_guidance(scale)}": pipeline(classes, seed=settings.seed, cfg_scale=scale)
-        for scale in GUIDANCE
+        for scale in _scales(pipeline)
     } | {"Real images (held out)": real.images[np.concatenate(rows)]}
     shown = {title: page.png(images.grid(sheet, per_class)) for title, sheet in sheets.items()}
     width = max(250, images.SMALLEST_SHOWN * min(per_class, 8))
@@ -172,7 +178,8 @@ def _judged(pipeline: Pipeline, judge: Judge, events: Events, progress: PROGRESS
         and _is_number(event["protocol"].get("cfg_scale"))
     }
     found, each = [], config.evaluate.num * config.evaluate.seeds
-    for i, scale in enumerate(GUIDANCE):
+    scales = _scales(pipeline)
+    for i, scale in enumerate(scales):
         if scale in logged:
             found.append(replace(logged[scale], name=_guidance(scale)))
             continue
@@ -180,7 +187,7 @@ def _judged(pipeline: Pipeline, judge: Judge, events: Events, progress: PROGRESS
 
         def on_image(done: int, _: int, before: int = i * each) -> None:
             if progress is not None:
-                progress(before + done, len(GUIDANCE) * each)
+                progress(before + done, len(scales) * each)
 
         found.append(replace(judge.score(sets, on_image), name=_guidance(scale)))
     return found

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from scaledit import checks
 from scaledit.errors import RunError, UsageError
 from scaledit.parts import WHOLE, Shard, claim
 from scaledit.pipeline import Pipeline
@@ -101,7 +102,8 @@ def generate(
 ) -> Generated:
     """Makes this shard's missing parts of `request` (which has a num), and joins them if `out` is a .npz.
 
-    progress(done, total) counts this shard's images. Raises UsageError if `out` holds other samples.
+    progress(done, total) counts this shard's images. Raises UsageError if `out` holds other samples, or where
+    the disk has no room for them; RunError as drawing does.
     """
     assert request.num is not None and request.start == 0
     described = json.loads(json.dumps({**request.origin(pipeline), "part": PART}))
@@ -111,6 +113,9 @@ def generate(
             raise UsageError(f"{out} holds other samples; choose another --out, or delete it")
         return Generated(out, request.num, True)
     folder = out.with_name(f"{out.name}.parts") if joined else out
+    batch_size = checks.integer(batch_size, "batch_size", 1)
+    pipeline.check(request.settings)
+    _check_room(pipeline, request.num, folder, joined)
     claim(folder, REQUEST, described, "generated samples")
     parts = Parts.read(folder)
     mine = [k for k in parts.numbers() if shard.has(k)]
@@ -136,6 +141,23 @@ def generate(
     if joined and not out.exists():
         _join(parts, request, out)
     return Generated(out, request.num, True)
+
+
+def _check_room(pipeline: Pipeline, n: int, folder: Path, joined: bool) -> None:
+    """Raises UsageError where `n` images take more than the disk has free, what is there already counted;
+    joined into one file they lie there twice until the parts are removed."""
+    _, height, width = pipeline.config.model.shape
+    finer = 1 if pipeline.decoder is None else pipeline.decoder.made_by.downsampling
+    image = 3 * height * width * finer**2
+    above = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    there = sum(path.stat().st_size for path in folder.glob("part-*.npz")) if above == folder else 0
+    checks.fits(
+        image * n * (2 if joined else 1),
+        shutil.disk_usage(above).free + there,
+        f"{n:,} images of {width * finer}x{height * finer}",
+        f"free at {above}",
+        "ask for fewer (--num), or choose another --out",
+    )
 
 
 def _join(parts: Parts, request: Request, out: Path) -> None:

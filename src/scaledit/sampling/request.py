@@ -9,19 +9,22 @@ image i of a request has the index start + i, the noise of (seed, start + i), an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 
-from scaledit import images
+from scaledit import assemble, checks, images, machine
 from scaledit.config import SampleConfig
 from scaledit.diffusion.noise import Stream, uniform
-from scaledit.errors import UsageError, did_you_mean
-from scaledit.pipeline import PROGRESS, Pipeline
+from scaledit.errors import UsageError, did_you_mean, printable
+from scaledit.pipeline import MOST_IMAGES, PROGRESS, Pipeline
 
 Rule = Literal["equal", "real", "uniform"]
+BYTES_OF_A_LABEL = 8
 
 
 def labels_at(rule: Rule, indices: Sequence[int], classes: Sequence[int], seed: int) -> np.ndarray:
@@ -37,7 +40,7 @@ def labels_at(rule: Rule, indices: Sequence[int], classes: Sequence[int], seed: 
 class Request:
     """What to draw: `num` images with classes by `rule`; or, where num is None, `per_class` of each class,
     class after class. classes: those of the model to choose from; for the rule "real", one for each real
-    image."""
+    image. Raises UsageError for a start or number of images that is not whole, or negative."""
 
     classes: tuple[int, ...]
     settings: SampleConfig
@@ -46,12 +49,25 @@ class Request:
     num: int | None = None
     rule: Rule = "equal"
 
+    def __post_init__(self) -> None:
+        for name, lowest in (("per_class", 1), ("num", 1)):
+            if getattr(self, name) is not None:
+                checks.integer(getattr(self, name), name, lowest)
+        checks.integer(self.start, "start", 0)
+        checks.integer(self.start + self.n, "start and the number of images together", 0, MOST_IMAGES)
+
     @property
     def of_each(self) -> int:
         return self.per_class or self.settings.per_class
 
+    @property
+    def n(self) -> int:
+        """Images in all, without making anything of that size."""
+        return len(self.classes) * self.of_each if self.num is None else self.num
+
     def labels(self) -> list[int]:
-        """The class of every image."""
+        """The class of every image. Raises UsageError where so many numbers are more than there is memory."""
+        machine.check_memory(BYTES_OF_A_LABEL * self.n, f"the labels of {self.n:,} images", "ask for fewer")
         if self.num is None:
             return [c for c in self.classes for _ in range(self.of_each)]
         indices = range(self.start, self.start + self.num)
@@ -62,13 +78,14 @@ class Request:
         settings = self.settings
         return {
             **pipeline.origin,
-            "n": len(self.classes) * self.of_each if self.num is None else self.num,
+            "n": self.n,
             "classes": sorted(set(self.classes)),
             "labels": "rows" if self.num is None else self.rule,
             "start": self.start,
             "seed": settings.seed,
             "sampler": settings.sampler,
             "steps": settings.steps,
+            **_times(pipeline, settings),
             "cfg_scale": settings.cfg_scale,
             "cfg_channels": settings.cfg_channels,
             "precision": "fp32",
@@ -86,20 +103,54 @@ class Samples(NamedTuple):
     origin: dict[str, Any]
 
 
-def parse_classes(text: str | None, pipeline: Pipeline) -> tuple[int, ...]:
-    """'0,2,cat' -> class numbers; None is every class. Raises UsageError for a class the model lacks."""
+def _times(pipeline: Pipeline, settings: SampleConfig) -> dict[str, Any]:
+    """Which times a sampler chose where they are not the schedule's own: other pictures than with those."""
+    schedule = assemble.schedule(pipeline.config.diffusion)
+    grid = assemble.sampler(settings.sampler, settings.steps).grid(schedule)
+    return {} if torch.equal(grid, schedule.grid(settings.steps)) else {"times": "log_snr"}
+
+
+def parse_classes(
+    text: str | None, pipeline: Pipeline, say: Callable[[str], None] = warnings.warn
+) -> tuple[int, ...]:
+    """'0,2,cat' -> class numbers; None is every class.
+
+    A word is a class's name, or else its number. Where names are numbers a word can be both, of two classes:
+    it is taken as the name, which is said, and "number:2" or "name:2" says which is meant. A name with commas
+    is taken where it is all of the text.
+
+    say: where that is told. Raises UsageError for a class the model lacks.
+    """
     if text is None:
         return tuple(range(pipeline.config.model.num_classes))
-    names = pipeline.class_names
-    chosen = []
-    for word in (part.strip() for part in text.split(",")):
-        if word in names:
-            chosen.append(names.index(word))
-        elif word.lstrip("-").isdigit():
-            chosen.append(int(word))
-        else:
-            raise UsageError(f"unknown class {word!r}{did_you_mean(word, names)}")
-    return tuple(pipeline.labels(chosen).tolist())
+    words = [text] if text in pipeline.class_names else [part.strip() for part in text.split(",")]
+    return tuple(_class(word, pipeline, say) for word in words)
+
+
+def _class(word: str, pipeline: Pipeline, say: Callable[[str], None]) -> int:
+    names, (kind, colon, rest) = pipeline.class_names, word.partition(":")
+    if word in names:
+        number = pipeline.label(word)
+        if _is_number(word) and 0 <= int(word) < pipeline.config.model.num_classes and int(word) != number:
+            other = printable(repr(names[int(word)])) if int(word) < len(names) else "without a name"
+            say(
+                f"class {word} is taken as the name of class number {number}; class number {int(word)} is "
+                f"{other}: write number:{word} for that one, name:{word} for this one"
+            )
+        return number
+    if colon and kind == "name":
+        return pipeline.label(rest)
+    if colon and kind == "number":
+        word = rest
+    if _is_number(word):
+        return pipeline.label(int(word))
+    if colon and kind == "number":
+        raise UsageError(f"a class's number is a whole number, got {word!r}")
+    raise UsageError(f"unknown class {word!r}{did_you_mean(word, names)}")
+
+
+def _is_number(word: str) -> bool:
+    return word.removeprefix("-").isdecimal() and word.isascii()
 
 
 def run(

@@ -7,23 +7,25 @@ out/config.json   out/log.jsonl   out/checkpoints/step-XXXXXXXX/   out/samples/s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from scaledit import assemble, checkpoint, images
+from scaledit import assemble, checkpoint, images, machine
 from scaledit.autoencoders.decoder import Decoder
-from scaledit.config import RunConfig
+from scaledit.config import RunConfig, check_guidance
 from scaledit.data.latents import Latents
 from scaledit.data.sets import TrainingSet, check_fits
 from scaledit.errors import UsageError
 from scaledit.evaluation.judge import Judge, drawn, open_judge
 from scaledit.models import flops
-from scaledit.pipeline import PROGRESS, Pipeline
+from scaledit.pipeline import BYTES_OF_A_NUMBER, PROGRESS, Pipeline
+from scaledit.sampling.request import BYTES_OF_A_LABEL
 from scaledit.training.events import Evaluated, Event, Sampled, Stepped, Verifying
-from scaledit.training.folder import SAMPLES
+from scaledit.training.folder import CONFIG, SAMPLES
 from scaledit.training.learner import StepResult
 from scaledit.training.loop import Run, Speed, Surroundings, claimed, due
 from scaledit.training.ranks import Ranks
@@ -48,11 +50,14 @@ def train(
     """
     around = around or Surroundings(Ranks(assemble.device(device)))
     ranks, where = around.ranks, around.ranks.device
-    ranks.share(config.train.batch_size)
+    _check_sizes(config, len(ranks.share(config.train.batch_size)), where)
+    check_guidance(config.model, config.sample.cfg_scale, "sample.cfg_scale")
+    check_guidance(config.model, config.evaluate.cfg_scale, "evaluate.cfg_scale")
     if dataset is None:
         encoder = assemble.autoencoder(config.autoencoder, config.data, where)
         dataset = assemble.dataset(config.data, encoder)
-    check_fits(dataset, config.model.shape, config.model.num_classes)
+    begun = resume == "auto" and (out / CONFIG).exists()
+    check_fits(dataset, config.model.shape, config.model.num_classes, may_have_more=begun)
     decoder = assemble.decoder(config.autoencoder, dataset, where)
     _check_pictures(config, decoder)
     judge = open_judge(config.evaluate, where) if config.evaluate.every and ranks.first else None
@@ -148,6 +153,26 @@ def _verified(dataset: Latents, around: Surroundings) -> Iterator[Event]:
     for done, total in dataset.verify():
         around.doing("verifying the latents", 0)
         yield Verifying(done, total)
+
+
+def _check_sizes(config: RunConfig, share: int, device: torch.device) -> None:
+    """Raises UsageError where the model, this rank's share of a batch, the pictures or the images to judge
+    are more than there is memory: counted low, so that what is refused cannot be meant."""
+    assemble.check_weights(config.model)
+    at_once = -(-share // config.train.accumulate)
+    machine.check_memory(
+        flops.sampling_bytes(config.model, at_once),
+        f"a micro-batch of {at_once:,} images",
+        "use a smaller train.batch_size, or more train.accumulate",
+        device,
+    )
+    size = BYTES_OF_A_NUMBER * math.prod(config.model.shape)
+    machine.check_memory(size * share, f"a batch of {share:,} images", "use a smaller train.batch_size")
+    sample = config.sample
+    n = sample.per_class * min(sample.classes, config.model.num_classes) if sample.every else 0
+    machine.check_memory(size * n, f"a grid of {n:,} images", "use a smaller sample.per_class")
+    n = config.evaluate.num if config.evaluate.every else 0
+    machine.check_memory(BYTES_OF_A_LABEL * n, f"the labels of {n:,} images", "use a smaller evaluate.num")
 
 
 def _check_pictures(config: RunConfig, decoder: Decoder | None) -> None:

@@ -14,7 +14,14 @@ BLOCKS = {
     "adaln_zero": "adaLN-Zero",
 }
 """Block designs as the paper spells them."""
-SAMPLERS = {"ddpm": "DDPM", "ddim": "DDIM", "dpm": "DPM-Solver++", "heun": "Heun", "euler": "Euler"}
+SAMPLERS = {
+    "ddpm": "DDPM",
+    "ddim": "DDIM",
+    "dpm": "DPM-Solver++",
+    "unipc": "UniPC",
+    "heun": "Heun",
+    "euler": "Euler",
+}
 COUNT = r"-\d+K$"  # of images, at the end of a distance's name
 FLOPS = "Flops are multiply-adds, as the paper counts them."
 

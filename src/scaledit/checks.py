@@ -1,0 +1,71 @@
+"""What a number may be: one definition for recipes, the command line and Python callers. Nothing is rounded,
+and nothing is taken for a number that only looks like one to Python (True is 1, 1.5 becomes 1, 2^64 becomes
+0).
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+from scaledit.errors import UsageError
+
+SEEDS = range(-(1 << 63), 1 << 64)
+"""What fits into 64 bits, with a sign or without: torch's range of seeds. -1 and 2^64 - 1 are the same
+seed."""
+
+
+def integer(value: Any, name: str, lowest: int | None = None, highest: int | None = None) -> int:
+    """`value` as an int: one of Python's, or numpy's or torch's. Raises UsageError naming it for a bool, for
+    a float (1.0 too), for what is no number, and out of bounds."""
+    try:
+        if isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise UsageError(f"{name} must be a whole number, got {value!r}") from None
+    if lowest is not None and number < lowest:
+        raise UsageError(f"{name} must be at least {lowest}, got {number}")
+    if highest is not None and number > highest:
+        raise UsageError(f"{name} must be at most {highest:,}, got {number:,}")
+    return number
+
+
+def seed(value: Any, name: str = "seed") -> int:
+    """A seed as an int. Raises UsageError for what is no whole number of 64 bits."""
+    number = integer(value, name)
+    if number not in SEEDS:
+        raise UsageError(f"{name} must fit into 64 bits, from -2^63 to 2^64 - 1; got {number}")
+    return number
+
+
+def finite(value: Any, name: str) -> float:
+    """A finite number as a float. Raises UsageError for a bool, nan, inf, and what is no number."""
+    try:
+        if isinstance(value, bool | str):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"{name} must be a number, got {value!r}") from None
+    except OverflowError:  # an int of more than 308 digits
+        number = math.inf
+    if not math.isfinite(number):
+        raise UsageError(f"{name} must be finite, got {number}")
+    return number
+
+
+def size(count: float) -> str:
+    """Bytes for people: 12.3 GB."""
+    units = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
+    power = 0
+    while count >= 1000 and power < len(units) - 1:
+        count, power = count / 1000, power + 1
+    return f"{count:.0f} {units[0]}" if power == 0 else f"{count:,.3g} {units[power]}"
+
+
+def fits(need: int, have: int, what: str, of: str, fix: str) -> None:
+    """Raises UsageError where `need` bytes are more than `have`. what: what takes them; of: whose they are,
+    as in "of this machine's memory"; fix: what to do."""
+    if need > have:
+        raise UsageError(f"{what} would take {size(need)}, more than the {size(have)} {of}; {fix}")
