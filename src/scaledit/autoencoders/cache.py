@@ -22,12 +22,13 @@ from torch import Tensor
 
 from scaledit.autoencoders import Autoencoder
 from scaledit.autoencoders.decoder import made_by
+from scaledit.data.background import DEFAULT, DROP, background_color
 from scaledit.data.decode import BadImage
 from scaledit.data.files import Readable
 from scaledit.data.latents import FLIPPED, INDEX, LABELS, MOMENTS, DType, Index, ShardFile
 from scaledit.data.posterior import split
 from scaledit.errors import RunError, UsageError
-from scaledit.parts import WHOLE, Shard, claim, sha256_of, whole
+from scaledit.parts import WHOLE, Shard, claim, read_json, sha256_of, whole
 
 REQUEST, PARTS = "request.json", "parts"
 
@@ -130,6 +131,19 @@ def encode(
     return Encoded(out, images, skipped, complete)
 
 
+def begun_with(out: Path) -> str:
+    """The background of the encoding that was begun in `out`, or that of a new one."""
+    if not (out / REQUEST).is_file():
+        return DEFAULT
+    try:
+        request = read_json(out / REQUEST, "a request for encoded images")
+        word = request.get("background", DROP)
+        background_color(word)
+    except (OSError, RunError, UsageError, TypeError):
+        return DEFAULT  # `claim` says what is wrong with it
+    return word
+
+
 def _check_fits(source: Readable, autoencoder: Autoencoder) -> None:
     _, h, w = source.shape
     f = autoencoder.downsampling
@@ -138,9 +152,12 @@ def _check_fits(source: Readable, autoencoder: Autoencoder) -> None:
 
 
 def _job(source: Readable, autoencoder: Autoencoder, how: Encoding) -> dict[str, Any]:
-    """Everything that the bytes depend on."""
+    """Everything that the bytes depend on. Without a background where alpha is dropped: so that what was
+    begun when it always was can be continued."""
     _, h, w = source.shape
+    background = {} if source.background == DROP else {"background": source.background}
     return {
+        **background,
         "images": len(source.names),
         "source": source.fingerprint,
         "image_size": [h, w],

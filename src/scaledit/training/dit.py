@@ -23,7 +23,7 @@ from scaledit.evaluation.judge import Judge, drawn, open_judge
 from scaledit.models import flops
 from scaledit.pipeline import PROGRESS, Pipeline
 from scaledit.training.events import Evaluated, Event, Sampled, Stepped, Verifying
-from scaledit.training.folder import SAMPLES
+from scaledit.training.folder import SAMPLES, with_background
 from scaledit.training.learner import StepResult
 from scaledit.training.loop import Run, Speed, Surroundings, claimed, due
 from scaledit.training.ranks import Ranks
@@ -47,6 +47,7 @@ def train(
     fit; RunError if no checkpoint is whole or the numbers go wrong train.max_skips times in a row.
     """
     around = around or Surroundings(Ranks(assemble.device(device)))
+    config = with_background(config, out)
     ranks, where = around.ranks, around.ranks.device
     ranks.share(config.train.batch_size)
     if dataset is None:
