@@ -60,6 +60,7 @@ def run(given: argparse.Namespace) -> None:
     from scaledit.autoencoders import open_autoencoder
     from scaledit.autoencoders.cache import Encoding, begun_with, encode
     from scaledit.data.files import BuiltIn, ImageFiles, Readable
+    from scaledit.data.latents import INDEX
     from scaledit.data.photos import photos
     from scaledit.data.sources import open_source
     from scaledit.parts import Shard
@@ -91,6 +92,12 @@ def run(given: argparse.Namespace) -> None:
     if given.json:
         print(json.dumps({**made._asdict(), "out": str(made.out)}))
         return
+    if made.recounted:
+        first, more = made.recounted[0], len(made.recounted) - 1
+        others = f" and {more} more" if more else ""
+        print(f"counted again, because its record could not be believed: {first}{others}")
+    if made.index_mended:
+        print(f"{INDEX} was wrong or damaged and has been written again")
     for name in made.skipped:
         print(f"left out: {name}")
     if made.complete:
