@@ -219,6 +219,31 @@ def test_the_ramp_through_inspect_encode_and_train(tmp_path: Path, capsys):
     np.testing.assert_allclose(moments[0, 1], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("channels", [(1, 1), (3, 1), (4, 3)])
+def test_an_autoencoder_of_other_than_rgb_images_is_refused(
+    channels: tuple[int, int], tmp_path: Path, capsys
+):
+    from diffusers import AutoencoderKL
+
+    net = AutoencoderKL(*channels, block_out_channels=(8,), norm_num_groups=4, latent_channels=3)
+    net.save_pretrained(tmp_path / "ae")
+    words = ["encode", str(tree(tmp_path / "tree")), "--autoencoder", str(tmp_path / "ae")]
+    assert main([*words, "--image-size", "16", "--out", str(tmp_path / "latents")]) == 2
+    said = f"ae takes images of {channels[0]} and makes images of {channels[1]} channels; only"
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "latents").exists()
+
+
+def test_an_autoencoder_of_three_latent_channels_serves(tmp_path: Path):
+    from diffusers import AutoencoderKL
+
+    net = AutoencoderKL(3, 3, block_out_channels=(8,), norm_num_groups=4, latent_channels=3)
+    net.save_pretrained(tmp_path / "ae")
+    words = ["encode", str(tree(tmp_path / "tree")), "--autoencoder", str(tmp_path / "ae")]
+    assert main([*words, "--image-size", "16", "--out", str(tmp_path / "latents")]) == 0
+    assert Latents.open(tmp_path / "latents", flip=True).shape == (3, 16, 16)
+
+
 # Other modes
 
 
