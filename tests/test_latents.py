@@ -8,6 +8,7 @@ import random
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from scaledit.data.files import ImageFiles
 from scaledit.data.latents import INDEX, Latents
 from scaledit.data.sources import open_source
 from scaledit.errors import RunError, UsageError
+from scaledit.parts import sealed
 from scaledit.training.autoencoder_state import build
 from scaledit.training.dit import train
 from scaledit.training.events import Stepped
@@ -314,6 +316,122 @@ def test_repair_encodes_what_is_damaged_and_only_that(images: Path, tmp_path: Pa
     flipped_byte(out / INDEX, 30, 1)
     assert main(command(images, "pixels", out, "--repair")) == 0
     assert contents(out) == whole
+
+
+def edited(path: Path, change: Callable[[dict], None], seal: bool) -> None:
+    """A record or an index, changed by hand, and sealed again or not."""
+    value = json.loads(path.read_text())
+    value.pop("sha256", None)
+    change(value)
+    path.write_bytes(sealed(value) if seal else json.dumps(value).encode())
+
+
+def miscounted(record: dict) -> None:
+    record["counts"] = record["counts"][::-1]
+    record["sums"][0][1] += 1000.0
+
+
+@pytest.mark.parametrize("seal", [False, True])
+def test_records_are_believed_only_where_sealed_and_right(seal: bool, images: Path, tmp_path: Path, capsys):
+    """Records of the first versions were not sealed: files are counted again, not made again."""
+    one, out = tmp_path / "one", tmp_path / "out"
+    assert main(command(images, "pixels", one)) == 0
+    assert main(command(images, "pixels", out, "--shard", "0/2")) == 0
+    edited(out / "parts" / "000000.json", miscounted, seal)
+    edited(out / "parts" / "000002.json", lambda record: None, seal=False)
+    kept = (out / "000000.safetensors").stat().st_mtime_ns
+    capsys.readouterr()
+    if seal:  # whoever seals a lie: found where the index is made, since the labels count otherwise
+        assert main(command(images, "pixels", out)) == 1
+        assert "000000.safetensors" in (said := capsys.readouterr().err) and "--repair" in said
+        assert not (out / INDEX).exists()
+        assert main(command(images, "pixels", out, "--repair")) == 0
+    else:
+        assert main(command(images, "pixels", out)) == 0
+    assert "counted again" in capsys.readouterr().out or seal
+    assert contents(out) == contents(one)
+    assert (out / "000000.safetensors").stat().st_mtime_ns == kept
+    assert {p.name: p.read_bytes() for p in (out / "parts").iterdir()} == {
+        p.name: p.read_bytes() for p in (one / "parts").iterdir()
+    }
+
+
+def test_a_record_of_another_file_is_not_believed(images: Path, tmp_path: Path):
+    """An unsealed record beside a file that is not what was written: the file is made again."""
+    one, out = tmp_path / "one", tmp_path / "out"
+    assert main(command(images, "pixels", one)) == 0
+    assert main(command(images, "pixels", out, "--shard", "0/2")) == 0
+    flipped_byte(out / "000002.safetensors", 5000, 1)
+    edited(out / "parts" / "000002.json", lambda record: None, seal=False)
+    assert main(command(images, "pixels", out)) == 0
+    assert contents(out) == contents(one)
+
+
+def test_repair_finds_a_wrong_index(images: Path, tmp_path: Path, capsys):
+    """Sealed, and so believed by everybody else: counts, mean, std, names of classes, a file's hash."""
+    out = tmp_path / "out"
+    assert main(command(images, "pixels", out)) == 0
+    right = contents(out)
+
+    def swap(key: str) -> Callable[[dict], None]:
+        return lambda index: index.update({key: index[key][::-1]})
+
+    def count(index: dict) -> None:
+        index["counts"] = [3, 5, 4]
+
+    def other_file(index: dict) -> None:
+        index["shards"][0]["sha256"] = index["shards"][1]["sha256"]
+
+    for change in (count, swap("mean"), swap("std"), swap("class_names"), other_file):
+        edited(out / INDEX, change, seal=True)
+        assert contents(out) != right
+        capsys.readouterr()
+        assert main(command(images, "pixels", out, "--repair")) == 0
+        assert f"{INDEX} was wrong" in capsys.readouterr().out
+        assert contents(out) == right
+    # And with it a record that agrees with it.
+    edited(out / "parts" / "000001.json", miscounted, seal=True)
+    assert main(command(images, "pixels", out, "--repair")) == 0
+    assert contents(out) == right
+    capsys.readouterr()
+    assert main(command(images, "pixels", out, "--repair")) == 0
+    assert "again" not in capsys.readouterr().out
+
+
+NONSENSE = {
+    "negative counts": lambda index: index.update(counts=[-1, 9, 4]),
+    "other counts": lambda index: index.update(counts=[4, 4, 5]),
+    "words for counts": lambda index: index.update(counts=["4", "4", "4"]),
+    "a shape": lambda index: index.update(shape=[6, SIDE, 16]),
+    "a huge shape": lambda index: index.update(shape=[6, 10**9, 10**9], image_size=[10**9, 10**9]),
+    "no shape": lambda index: index.pop("shape"),
+    "a number for shards": lambda index: index.update(shards=3),
+    "no shards": lambda index: index.update(shards=[], counts=[0, 0, 0]),
+    "a path": lambda index: index["shards"][0].update(file="../../etc/passwd"),
+    "an absolute path": lambda index: index["shards"][0].update(file="/etc/passwd"),
+    "a shard twice": lambda index: index["shards"][1].update(index["shards"][0]),
+    "negative images": lambda index: index["shards"][0].update(images=-5),
+    "more images than bytes": lambda index: index["shards"][0].update(images=10**12),
+    "a mean too few": lambda index: index["mean"].pop(),
+    "infinite": lambda index: index.update(std=[1e999, 1.0, 1.0]),
+    "no scale": lambda index: index["autoencoder"].pop("scale"),
+    "zero scale": lambda index: index["autoencoder"].update(scale=0),
+    "another key": lambda index: index.update(more=1),
+    "a type": lambda index: index.update(dtype="float8"),
+    "null": lambda index: index.update(class_names=None),
+    "nested": lambda index: index.update(skipped=[["x"]]),
+}
+
+
+@pytest.mark.parametrize("what", NONSENSE)
+def test_a_sealed_index_of_nonsense_is_one_sentence(what: str, cache: Path, capsys):
+    edited(cache / INDEX, NONSENSE[what], seal=True)
+    with pytest.raises(
+        RunError, match=r"index.json cannot be read as an index of encoded images: .*--repair"
+    ):
+        Latents.open(cache, flip=False)
+    assert main(["data", "inspect", str(cache)]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_repair_with_changed_images_is_refused(tmp_path: Path, capsys):

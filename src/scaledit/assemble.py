@@ -118,7 +118,7 @@ def _images(config: DataConfig) -> TrainingSet:
     from scaledit.data.files import ImageFiles
     from scaledit.data.sources import open_source
 
-    return ImageFiles(open_source(config.path), config.image_size, config.flip)
+    return ImageFiles(open_source(config.path), config.image_size, config.flip, behind=config.background)
 
 
 def _latents(config: DataConfig) -> TrainingSet:

@@ -54,6 +54,9 @@ class DataConfig:
     before training where `verify`).
 
     workers: processes a rank that read ahead, 0 for none. The built-in sets lie in memory and need none.
+    background: of images, what is seen where they are transparent: "white", "black", "#rrggbb", "drop" (the
+    alpha channel is ignored, as it was before there was this key), or "": what the run began with, white for
+    a new one. (data.background knows the words.)
     """
 
     name: Literal["digits", "photos", "images", "latents"] = "digits"
@@ -62,6 +65,7 @@ class DataConfig:
     image_size: int = 0
     workers: int = 2
     verify: bool = True
+    background: str = ""
 
 
 @dataclass(frozen=True)
@@ -227,8 +231,12 @@ class Config:
     log: LogConfig
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; `from_json` is its inverse."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))  # pyright: ignore[reportArgumentType]
+        """Plain values; `from_json` is its inverse. Without a background where none is said, so that the
+        config of what has no images from files reads as it did before there was such a key."""
+        value = json.loads(json.dumps(dataclasses.asdict(self)))  # pyright: ignore[reportArgumentType]
+        if not self.data.background:
+            del value["data"]["background"]
+        return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -308,7 +316,9 @@ def changes(config: Config) -> list[str]:
         return []
     own = flatten(load(config.name, kind=type(config)).to_json())
     return [
-        f"{key}={json.dumps(value)}" for key, value in flatten(config.to_json()).items() if own[key] != value
+        f"{key}={json.dumps(value)}"
+        for key, value in flatten(config.to_json()).items()
+        if own.get(key) != value
     ]
 
 
@@ -538,6 +548,10 @@ def check_bounds(config: Config, at_least: Mapping[str, float]) -> None:
     for key, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{key} must be finite, got {value}")
+    if config.data.background and config.data.name != "images":
+        raise UsageError(
+            f'data.background is for data.name="images"; {config.data.name} holds nothing transparent'
+        )
     if any(not 0 <= beta < 1 for beta in config.optimizer.betas):
         raise UsageError(f"optimizer.betas must lie in [0, 1), got {list(config.optimizer.betas)}")
 

@@ -31,6 +31,8 @@ SUBFOLDERS = ("autoencoder", "vae")
 """Where a folder may have it: the run folder of `scaledit autoencoder train`, and a pipeline of diffusers."""
 
 ENCODER_PARTS = ("encoder.", "quant_conv.")
+RGB = 3
+"""Channels of all images here; grey ones have three equal channels."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -68,6 +70,12 @@ class KLAutoencoder:
         net = _network(folder)
         if precision not in DTYPES:
             raise UsageError(f"precision must be one of {', '.join(DTYPES)}, got {precision!r}")
+        pictures = [config.get(key, RGB) for key in ("in_channels", "out_channels")]
+        if pictures != [RGB, RGB]:
+            raise UsageError(
+                f"{where} takes images of {pictures[0]} and makes images of {pictures[1]} channels; only "
+                f"autoencoders of RGB images ({RGB} channels) are supported"
+            )
         opened = cls(
             net=net,
             name=where,

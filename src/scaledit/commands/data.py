@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 from scaledit.commands import common
+from scaledit.commands.encode import BACKGROUND_HELP
+from scaledit.data.background import background_color
 from scaledit.errors import RunError, UsageError, printable
 
 SUMMARY = """look at images or latents before training on them
@@ -23,6 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="a row of pictures a class")
     parser.add_argument("--image-size", type=int, default=256, metavar="S", help="that they are wanted at")
     parser.add_argument("--headers", action="store_true", help="look at headers only, decode nothing: faster")
+    parser.add_argument("--background", default="white", metavar="COLOR", help=BACKGROUND_HELP)
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="threads that read images")
     common.as_json(parser)
 
@@ -33,6 +36,7 @@ def run(given: argparse.Namespace) -> None:
         raise UsageError(f"--sheet {given.sheet}: give a .png")
     if given.sheet is not None:
         common.can_write(given.sheet, "--sheet")
+    background_color(given.background)
     path = Path(given.path)
     if not path.exists():
         raise UsageError(f"there is no {path}")
@@ -44,7 +48,9 @@ def run(given: argparse.Namespace) -> None:
         if (path / INDEX).is_file():
             found = inspection.latents(path, progress)
         else:
-            found = inspection.images(path, given.image_size, given.headers, given.workers, progress)
+            found = inspection.images(
+                path, given.image_size, given.headers, given.workers, progress, given.background
+            )
     if given.sheet is not None and found.sheet is not None:
         from scaledit import images
 

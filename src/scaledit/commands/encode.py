@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from scaledit.commands import common
+from scaledit.data.background import background_color
 from scaledit.errors import UsageError, printable
 
 SUMMARY = """encode images once, so that training reads latents
@@ -17,6 +18,7 @@ SUMMARY = """encode images once, so that training reads latents
 To go on after an interruption, run it again. --repair encodes again what is damaged, and only that."""
 
 BUILT_IN = ("photos",)
+BACKGROUND_HELP = 'what shows where images are transparent: white, black, "#rrggbb", or drop (ignore alpha)'
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +30,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--autoencoder", metavar="AE", required=True, help="a folder, a hub id, or pixels")
     parser.add_argument("--out", type=Path, metavar="LATENTS", required=True)
     parser.add_argument("--image-size", type=int, metavar="S", help="of files (default: 256)")
+    parser.add_argument(
+        "--background", metavar="COLOR", help=f"{BACKGROUND_HELP} (default: white, or what --out began with)"
+    )
     parser.add_argument("--no-flip", action="store_true", help="no mirrored images: half the size")
     parser.add_argument(
         "--dtype", choices=["float16", "bfloat16", "float32"], default="float16", help="(default: float16)"
@@ -47,13 +52,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace) -> None:
     common.at_least(given, 1, "image_size", "batch_size", "workers", "per_file")
     common.at_least(given, 0, "max_bad")
+    background_color(given.background or "")
     if given.images not in BUILT_IN and not Path(given.images).exists():
         raise UsageError(f"there is no {given.images}")
 
     from scaledit import assemble
     from scaledit.autoencoders import open_autoencoder
-    from scaledit.autoencoders.cache import Encoding, encode
+    from scaledit.autoencoders.cache import Encoding, begun_with, encode
     from scaledit.data.files import BuiltIn, ImageFiles, Readable
+    from scaledit.data.latents import INDEX
     from scaledit.data.photos import photos
     from scaledit.data.sources import open_source
     from scaledit.parts import Shard
@@ -65,8 +72,15 @@ def run(given: argparse.Namespace) -> None:
         side = source.shape[1]
         if given.image_size not in (None, side):
             raise UsageError(f"{given.images} are {side}x{side}; leave --image-size out")
+        if given.background is not None:
+            raise UsageError(f"{given.images} are not transparent; leave --background out")
     else:
-        source = ImageFiles(open_source(given.images), given.image_size or 256, threads=given.workers)
+        source = ImageFiles(
+            open_source(given.images),
+            given.image_size or 256,
+            threads=given.workers,
+            behind=given.background or begun_with(given.out),
+        )
     device = str(assemble.device(given.device))
     where = given.autoencoder if given.autoencoder == "pixels" else _absolute(given.autoencoder)
     autoencoder = open_autoencoder(where, device=device, precision=given.precision)
@@ -78,6 +92,12 @@ def run(given: argparse.Namespace) -> None:
     if given.json:
         print(json.dumps({**made._asdict(), "out": str(made.out)}))
         return
+    if made.recounted:
+        first, more = made.recounted[0], len(made.recounted) - 1
+        others = f" and {more} more" if more else ""
+        print(printable(f"counted again, because its record could not be believed: {first}{others}"))
+    if made.index_mended:
+        print(f"{INDEX} was wrong or damaged and has been written again")
     for name in made.skipped:
         print(printable(f"left out: {name}"))
     if made.complete:

@@ -1,6 +1,8 @@
-"""One encoded image: looked at by its header, decoded, cropped as ADM crops.
+"""One encoded image: looked at by its header, decoded to 8 bits and RGB, cropped as ADM crops.
 
     bytes --header--> size, mode, refusals --decode--> RGB
+    v of n bits --> round(255 v / (2^n - 1))
+    c, alpha, background b --> round((alpha c + (255 - alpha) b) / 255)
     RGB --halve with BOX while twice too large, then BICUBIC--> shorter side S --centre--> (S, S, 3) uint8
 
 Dhariwal & Nichol 2021 (ADM); an orientation written by a camera is left alone, as ADM leaves it.
@@ -9,12 +11,17 @@ Dhariwal & Nichol 2021 (ADM); an orientation written by a camera is left alone, 
 from __future__ import annotations
 
 import io
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from scaledit.errors import RunError
+from scaledit.data.background import NAMED, Color
+from scaledit.errors import RunError, reading
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
@@ -25,6 +32,17 @@ ORIENTATION = 0x0112
 ENDS = {b"\xff\xd8\xff": ("JPEG", b"\xff\xd9"), b"\x89PNG\r\n": ("PNG", b"IEND\xaeB`\x82")}
 """By how a file begins: its format, and how a whole one ends (after which there may be padding)."""
 TAIL = 4096
+TILE = 512
+"""Side of the squares in which deep and transparent images become RGB, so that no second copy is held."""
+EXTREME = 16
+"""How many times as long as wide an image may be before `crop` makes only its centre and `inspect` warns."""
+MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
+"""Pillow's names of modes of 8 bits per channel, or fewer."""
+GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N")
+PNG_DEPTH = 24
+"""Where a PNG's header says its bits per channel."""
+BITS, WHITE_IS_ZERO, SAMPLE_FORMAT, SIGNED = 258, 262, 339, 2
+"""TIFF's tags BitsPerSample, PhotometricInterpretation (0: white is zero) and SampleFormat, and its value."""
 
 
 class BadImage(RunError):
@@ -32,30 +50,135 @@ class BadImage(RunError):
 
 
 class Header(NamedTuple):
-    """What is known of an image before it is decoded. turned: a camera says that it lies on its side."""
+    """What is known of an image before it is decoded.
+
+    turned: a camera says that it lies on its side. bits: of a channel, in the file. alpha: it has an alpha
+    channel or a transparent color. frames: there are more than the first.
+    """
 
     format: str
     width: int
     height: int
     mode: str
     turned: bool
+    bits: int = 8
+    alpha: bool = False
+    frames: bool = False
+
+    @property
+    def extreme(self) -> bool:
+        """So long that the centre crop shows less than 1 / EXTREME of it."""
+        return max(self.width, self.height) > EXTREME * min(self.width, self.height)
 
 
 def header(data: bytes, name: str) -> Header:
-    """Raises BadImage for what is no image, declares too many pixels, or is cut short."""
-    with _opened(data, name) as image:
-        orientation = image.getexif().get(ORIENTATION, 1) if image.format in ("JPEG", "TIFF", "WEBP") else 1
-        return Header(str(image.format), image.width, image.height, image.mode, orientation != 1)
+    """Raises BadImage for what is no image, declares too many pixels, is cut short, or has pixels whose range
+    is not known."""
+    with _reading(name), _opened(data, name) as image:
+        frames, orientation = False, 1
+        # Neither changes what is decoded, and damage to what says so is no damage to the picture.
+        with suppress(Exception):
+            frames = bool(getattr(image, "is_animated", False))
+        with suppress(Exception):
+            if image.format in ("JPEG", "MPO", "TIFF", "WEBP"):
+                orientation = image.getexif().get(ORIENTATION, 1)
+        bits = _checked_bits(image, data, name)
+        return Header(
+            str(image.format),
+            image.width,
+            image.height,
+            image.mode,
+            orientation != 1,
+            bits,
+            _transparent(image),
+            frames,
+        )
 
 
-def decode(data: bytes, name: str) -> Image.Image:
-    """The image as RGB; transparency is dropped, as ADM drops it. Raises BadImage as `header` does, and for
-    damage inside."""
-    try:
-        with _opened(data, name) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, IndexError, EOFError) as error:
-        raise BadImage(f"{name} is damaged: {error}") from None
+def decode(data: bytes, name: str, background: Color | None = NAMED["white"]) -> Image.Image:
+    """The image (the first, of several frames) as RGB with 8 bits per channel.
+
+    Grey of 12 or 16 bits is scaled by its range; of color of 16 bits the upper byte is kept, as Pillow does.
+    Transparent images are composited on `background`; for None their alpha is dropped, as scaledit did in its
+    first versions, and grey of more than 8 bits, which those read as white, is refused.
+
+    Raises BadImage as `header` does, and for damage inside.
+    """
+    with _reading(name), _opened(data, name) as image:
+        bits = _checked_bits(image, data, name)
+        deep = image.mode not in MODES
+        if background is None and deep:
+            raise BadImage(
+                f"{name} has {bits} bits per channel, which the scaledit that this was begun with read as "
+                "white; begin anew (with a background)"
+            )
+        image.load()
+        if deep or (_transparent(image) and background is not None):
+            return _flattened(image, bits, name, background or NAMED["white"])
+        return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _flattened(image: Image.Image, bits: int, name: str, background: Color) -> Image.Image:
+    """A deep or transparent image on `background`, tile by tile."""
+    keyed = image.mode in ("1", "L", "RGB", "I", *GREY_16)
+    key = image.info.pop("transparency", None) if keyed else None
+    if key is not None and image.format == "PNG":
+        if image.mode == "RGB" and bits == 16:
+            raise BadImage(
+                f"{name} has one transparent color of 16 bits per channel, of which only the upper bytes are "
+                "read; save it with 8 bits or with an alpha channel"
+            )
+        key = _in_eight_bits(key, bits) if image.mode in ("1", "L", "RGB") else key
+    inverted = image.format == "TIFF" and _tag(image, WHITE_IS_ZERO, 0) == 0
+    levels = _levels(bits)[::-1] if inverted else _levels(bits)
+    canvas = Image.new("RGB", image.size, background)
+    for box in _tiles(*image.size):
+        part = image.crop(box)
+        if not keyed:
+            # Pillow knows no way from premultiplied grey to RGBA.
+            rgba = (part.convert("LA") if part.mode == "La" else part).convert("RGBA")
+            canvas.paste(rgba.convert("RGB"), box, rgba.getchannel("A"))
+            continue
+        values = np.asarray(part.convert("L") if part.mode == "1" else part)
+        deep = image.mode not in MODES
+        rgb = Image.fromarray(levels[np.minimum(values, len(levels) - 1)]) if deep else part
+        mask = None
+        if key is not None:
+            same = values == np.asarray(key)
+            same = same.all(-1) if same.ndim == 3 else same
+            mask = Image.fromarray(np.where(same, 0, 255).astype(np.uint8))
+        canvas.paste(rgb.convert("RGB"), box, mask)
+    return canvas
+
+
+def _in_eight_bits(key: int | tuple[int, ...], bits: int) -> int | tuple[int, ...]:
+    """A PNG's transparent color, which is told in the file's bits, as Pillow gives its pixels: in 8."""
+    if isinstance(key, tuple):
+        return tuple(channel & 255 for channel in key)
+    return key & 255 if bits in (1, 8) else (key & (1 << bits) - 1) * 255 // ((1 << bits) - 1)
+
+
+@cache
+def _levels(bits: int) -> np.ndarray:
+    """(2^bits,) uint8: round(255 v / (2^bits - 1)) of each v; of 16 bits round(v / 257)."""
+    most = (1 << bits) - 1
+    return ((np.arange(most + 1) * 255 + most // 2) // most).astype(np.uint8)
+
+
+def _tiles(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
+    for top in range(0, height, TILE):
+        for left in range(0, width, TILE):
+            yield left, top, min(left + TILE, width), min(top + TILE, height)
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Whatever Pillow's plugins raise, as a BadImage."""
+    with reading(name, "an image", "save it anew, or leave it out", BadImage):
+        try:
+            yield
+        except (OSError, SyntaxError, ValueError, IndexError, EOFError) as error:
+            raise BadImage(f"{name} is damaged: {error}") from None
 
 
 def _opened(data: bytes, name: str) -> Image.Image:
@@ -65,12 +188,16 @@ def _opened(data: bytes, name: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        what = "is empty" if not data else "is no image that can be read (PNG, JPEG, WebP, BMP, TIFF)"
-        raise BadImage(f"{name} {what}") from None
+        if not data:
+            raise BadImage(f"{name} is empty") from None
+        if data.startswith((b"II*\0", b"MM\0*")):
+            raise BadImage(
+                f"{name} is a TIFF of a kind that is not read (several channels of floats, for instance), or "
+                "is damaged; save it with 8 or 16 bits per channel"
+            ) from None
+        raise BadImage(f"{name} is no image that can be read (PNG, JPEG, WebP, BMP, TIFF)") from None
     except Image.DecompressionBombError:
         raise BadImage(f"{name} declares far more than {LARGEST_PIXELS} pixels") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise BadImage(f"{name} is damaged: {error}") from None
     if image.width * image.height > LARGEST_PIXELS:
         raise BadImage(
             f"{name} declares {image.width}x{image.height} pixels, more than {LARGEST_PIXELS}; "
@@ -79,12 +206,69 @@ def _opened(data: bytes, name: str) -> Image.Image:
     return image
 
 
+def _checked_bits(image: Image.Image, data: bytes, name: str) -> int:
+    """Bits of a channel in the file. Raises BadImage for pixels of which nobody says which value is white."""
+    mode, bits, signed = image.mode, 8, False
+    if image.format == "PNG":
+        bits = data[PNG_DEPTH]
+    elif image.format == "TIFF":
+        bits = max(_numbers(_tag(image, BITS, 1)))
+        signed = SIGNED in _numbers(_tag(image, SAMPLE_FORMAT, 1))
+    if signed or not (mode in MODES or mode in GREY_16 or (mode == "I" and image.format == "PNG")):
+        what = {"F": "floats", "I": "integers of 32 bits, or signed ones"}.get(mode, f"of the mode {mode}")
+        what = "signed integers" if signed else what
+        raise BadImage(
+            f"{name} has pixels that are {what}: no value is known to be white; scale it to 8 or 16 bits per "
+            "channel (unsigned)"
+        )
+    return bits
+
+
+def _transparent(image: Image.Image) -> bool:
+    """Whether there is an alpha channel, or a transparent color. (All of it may be opaque.)"""
+    palette = image.mode == "P" and image.palette is not None and image.palette.mode.endswith("A")
+    return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info or palette
+
+
+def _tag(image: Image.Image, tag: int, default: int) -> int | tuple[int, ...]:
+    return getattr(image, "tag_v2", {}).get(tag, default)
+
+
+def _numbers(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
 def crop(image: Image.Image, side: int) -> np.ndarray:
-    """ADM's centre crop: (side, side, 3) uint8. Smaller images are enlarged."""
+    """ADM's centre crop: (side, side, 3) uint8. Smaller images are enlarged.
+
+    Bit for bit what ADM makes, up to EXTREME times as long as wide. Beyond, ADM's way would enlarge the
+    whole image (20,000 x 1 pixels to 5,120,000 x 256) to keep its middle: only the middle is made, which
+    rounds some values otherwise (by 1 or 2 in smooth pictures, tests/test_images.py).
+    """
     while min(image.size) >= 2 * side:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = side / min(image.size)
     size = (round(image.width * scale), round(image.height * scale))
+    if max(size) > EXTREME * side:
+        return np.asarray(_middle(image, size, side))
     pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC))
     top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
     return pixels[top : top + side, left : left + side]
+
+
+def _middle(image: Image.Image, size: tuple[int, int], side: int) -> Image.Image:
+    """The (side, side) centre of image.resize(size, BICUBIC). The source is cut out first, with all pixels
+    that the filter reaches: Pillow keeps a box in float32, which is exact enough for small numbers only."""
+    source, box = [], []
+    for length, full in zip(image.size, size, strict=True):
+        step = length / full
+        first = (full - side) // 2
+        begin, end = first * step, min((first + side) * step, length)
+        margin = math.ceil(2 * max(step, 1)) + 1
+        left, right = max(0, math.floor(begin) - margin), min(length, math.ceil(end) + margin)
+        source.append((left, right))
+        box.append((begin - left, end - left))
+    (left, right), (top, bottom) = source
+    (x0, x1), (y0, y1) = box
+    part = image.crop((left, top, right, bottom))
+    return part.resize((side, side), Image.Resampling.BICUBIC, box=(x0, y0, x1, y1))

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scaledit.data.background import DEFAULT, DROP, background_color
 from scaledit.data.decode import BadImage, crop, decode
 from scaledit.data.sets import Batch, Images, flipped_at
 from scaledit.data.sources import Source
@@ -40,6 +41,11 @@ class Readable(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
+    @property
+    def background(self) -> str:
+        """What is seen where an image is transparent: "#rrggbb"; "drop" where no alpha is looked at."""
+        ...
+
     def read(self, indices: Sequence[int]) -> list[Tensor | BadImage]:
         """(3, S, S) float32 in [-1, 1] of each index, or what is wrong with it."""
         ...
@@ -48,12 +54,17 @@ class Readable(Protocol):
 @dataclass(frozen=True)
 class ImageFiles:
     """A training set of a Source's images at side x side. threads: that read and decode; more than one must
-    not be used before a process is forked (training has processes instead)."""
+    not be used before a process is forked (training has processes instead). behind: a word of
+    background.BACKGROUNDS, what is seen where an image is transparent."""
 
     source: Source
     side: int
     flip: bool = False
     threads: int = 1
+    behind: str = DEFAULT
+
+    def __post_init__(self) -> None:
+        background_color(self.behind)  # a wrong word is refused now
 
     def __len__(self) -> int:
         return len(self.source)
@@ -78,6 +89,11 @@ class ImageFiles:
     def fingerprint(self) -> str:
         return self.source.fingerprint
 
+    @property
+    def background(self) -> str:
+        color = background_color(self.behind)
+        return DROP if color is None else "#{:02x}{:02x}{:02x}".format(*color)
+
     def read(self, indices: Sequence[int]) -> list[Tensor | BadImage]:
         if self.threads == 1:
             return [self._read(i) for i in indices]
@@ -85,7 +101,8 @@ class ImageFiles:
 
     def _read(self, i: int) -> Tensor | BadImage:
         try:
-            pixels = crop(decode(self.source.read(i), self.names[i]), self.side)
+            color = background_color(self.behind)
+            pixels = crop(decode(self.source.read(i), self.names[i], color), self.side)
         except BadImage as error:
             return error
         except OSError as error:
@@ -135,6 +152,10 @@ class BuiltIn:
     @property
     def fingerprint(self) -> str:
         return hashlib.sha256(self.images.images.numpy().tobytes()).hexdigest()
+
+    @property
+    def background(self) -> str:
+        return DROP
 
     def read(self, indices: Sequence[int]) -> list[Tensor | BadImage]:
         return [self.images.images[i].expand(self.shape) for i in indices]

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from scaledit.data.decode import BadImage, Header, crop, decode, header
+from scaledit.data.background import DEFAULT, Color, background_color
+from scaledit.data.decode import EXTREME, BadImage, Header, crop, decode, header
 from scaledit.data.latents import Index, ShardFile
 from scaledit.data.sources import Source, open_source
 from scaledit.parts import sha256_of
@@ -62,15 +63,23 @@ def _listed(title: str, lines: list[str] | tuple[str, ...]) -> list[str]:
 
 
 def images(
-    path: Path, image_size: int, headers_only: bool, workers: int, progress: PROGRESS | None = None
+    path: Path,
+    image_size: int,
+    headers_only: bool,
+    workers: int,
+    progress: PROGRESS | None = None,
+    background: str = DEFAULT,
 ) -> Inspection:
-    """Of a Source. image_size: that the images are wanted at; smaller ones are warned of. Raises UsageError
-    where there is no Source."""
+    """Of a Source. image_size: that the images are wanted at; smaller ones are warned of. background: a word
+    of background.BACKGROUNDS. Raises UsageError where there is no Source."""
+    color = background_color(background)
     source = open_source(path)
     headers: list[Header] = []
     refused: list[str] = []
     with ThreadPoolExecutor(workers) as pool:
-        for done, seen in enumerate(pool.map(lambda i: _look(source, i, headers_only), range(len(source)))):
+        for done, seen in enumerate(
+            pool.map(lambda i: _look(source, i, headers_only, color), range(len(source)))
+        ):
             if isinstance(seen, Header):
                 headers.append(seen)
             else:
@@ -84,6 +93,7 @@ def images(
         warnings.append(f"{small} images are smaller than {image_size} pixels and would be enlarged")
     if turned:
         warnings.append(f"{turned} images lie on their side by their EXIF tag, which is not followed")
+    warnings += _converted(headers, background)
     counts = np.bincount(source.labels, minlength=len(source.class_names)).tolist()
     return Inspection(
         facts={
@@ -93,21 +103,44 @@ def images(
             "looked at": "headers" if headers_only else "every pixel",
             "formats": _counted(one.format for one in headers),
             "modes": _counted(one.mode for one in headers),
+            "bits": _counted(one.bits for one in headers),
             **_sizes(headers),
         },
         classes=dict(zip(source.class_names, counts, strict=True)),
         refused=tuple(refused),
         warnings=tuple(warnings),
-        sheet=_sheet(source),
+        sheet=_sheet(source, color),
     )
 
 
-def _look(source: Source, i: int, header_only: bool) -> Header | BadImage:
+def _converted(headers: list[Header], background: str) -> list[str]:
+    """What is done to images that are no plain ones of 8 bits, kind by kind."""
+    ignored = background_color(background) is None
+    shown = "their alpha is ignored" if ignored else f"they are composited on {background}"
+    deep = [one for one in headers if one.bits > 8]
+    grey = [one for one in deep if one.mode.startswith("I")]
+    kinds = (
+        (
+            [one for one in headers if one.alpha],
+            f"with an alpha channel or a transparent color: {shown} (--background, data.background)",
+        ),
+        (grey, "of grey with more than 8 bits: scaled to 8"),
+        ([one for one in deep if one not in grey], "of color with 16 bits per channel: the upper 8 are used"),
+        (
+            [one for one in headers if one.extreme],
+            f"more than {EXTREME} times as long as wide: only the middle is used",
+        ),
+        ([one for one in headers if one.frames], "of several frames or pages: the first is used"),
+    )
+    return [f"{len(some)} image{'' if len(some) == 1 else 's'} {what}" for some, what in kinds if some]
+
+
+def _look(source: Source, i: int, header_only: bool, background: Color | None) -> Header | BadImage:
     try:
         data = source.read(i)
         found = header(data, source.names[i])
         if not header_only:
-            decode(data, source.names[i])
+            decode(data, source.names[i], background)
         return found
     except BadImage as error:
         return error
@@ -129,7 +162,7 @@ def _sizes(headers: list[Header]) -> dict[str, str]:
     }
 
 
-def _sheet(source: Source) -> np.ndarray:
+def _sheet(source: Source, background: Color | None) -> np.ndarray:
     """The first images of each class in a row, the class's name before them."""
     rows = min(len(source.class_names), ROWS)
     sheet = Image.new("RGB", (MARGIN + A_ROW * THUMBNAIL, rows * THUMBNAIL), "white")
@@ -138,7 +171,7 @@ def _sheet(source: Source) -> np.ndarray:
         ImageDraw.Draw(sheet).text((4, row * THUMBNAIL + THUMBNAIL // 2 - 6), text, fill="black")
         for column, i in enumerate(np.flatnonzero(source.labels == row)[:A_ROW].tolist()):
             try:
-                pixels = crop(decode(source.read(i), str(source.names[i])), THUMBNAIL)
+                pixels = crop(decode(source.read(i), str(source.names[i]), background), THUMBNAIL)
             except (BadImage, OSError):
                 continue  # it is in the list of what is refused
             sheet.paste(Image.fromarray(pixels), (MARGIN + column * THUMBNAIL, row * THUMBNAIL))

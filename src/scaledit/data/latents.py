@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -23,7 +25,7 @@ from torch import Tensor
 from scaledit.data.posterior import draw
 from scaledit.data.sets import Batch, flips
 from scaledit.diffusion.noise import Stream, normal
-from scaledit.errors import RunError, UsageError
+from scaledit.errors import RunError, UsageError, reading
 from scaledit.parts import sealed, whole
 
 INDEX = "index.json"
@@ -37,6 +39,7 @@ STORED = {
 }
 """By safetensors' names: how numpy maps the bytes, and what torch then sees in them."""
 BLOCK = 1 << 22
+REPAIR = "run scaledit encode again with --repair"
 
 
 class ShardFile(NamedTuple):
@@ -86,26 +89,93 @@ class Index:
 
     @classmethod
     def read(cls, folder: Path) -> Index:
-        """Raises UsageError where there is none, RunError where it is not what was written."""
+        """Raises UsageError where there is none, RunError where it is not what was written, or says what
+        cannot be."""
         path = folder / INDEX
         try:
             data = path.read_bytes()
-            value = json.loads(data)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise UsageError(f"{folder} holds no encoded images: there is no {INDEX}") from None
-        except (OSError, ValueError):
-            raise RunError(f"{path} is damaged; run scaledit encode again with --repair") from None
-        if not isinstance(value, dict) or "format" not in value:
-            raise UsageError(f"{path} is not an index of encoded images")
-        value.pop("sha256", None)
-        if data != sealed(value):
-            raise RunError(f"{path} does not match its SHA-256; run scaledit encode again with --repair")
-        if value.pop("format") != FORMAT:
-            raise UsageError(f"{path} has another format than this scaledit reads ({FORMAT}); encode again")
-        value["autoencoder"] = MadeBy(**value["autoencoder"])
-        value["shards"] = [ShardFile(**shard) for shard in value["shards"]]
-        plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}
-        return cls(**plain)
+        with reading(path, "an index of encoded images", REPAIR):
+            value = json.loads(data)
+            if not isinstance(value, dict) or "format" not in value:
+                raise UsageError(f"{path} is not an index of encoded images")
+            value.pop("sha256", None)
+            if data != sealed(value):
+                raise RunError(f"{path} does not match its SHA-256; {REPAIR}")
+            if value.pop("format") != FORMAT:
+                raise UsageError(
+                    f"{path} has another format than this scaledit reads ({FORMAT}); encode again"
+                )
+            value["autoencoder"] = MadeBy(**value["autoencoder"])
+            value["shards"] = [ShardFile(**shard) for shard in value["shards"]]
+            plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}
+            index = cls(**plain)
+            index._check()
+        return index
+
+    def _check(self) -> None:
+        """Raises ValueError for what no encoding writes, whoever has sealed it."""
+        made_by, channels = self.autoencoder, self.shape[0] if self.shape else 0
+        _must(_all(made_by[:3], str), "its autoencoder has no name or hashes")
+        _must(_positive(made_by.scale), f"its scale is {made_by.scale!r}")
+        _must(
+            _whole([*self.image_size, *self.shape, made_by.channels, made_by.downsampling], 1)
+            and (len(self.image_size), len(self.shape), channels) == (2, 3, 2 * made_by.channels)
+            and self.image_size == tuple(side * made_by.downsampling for side in self.shape[1:]),
+            f"moments of {self.shape} are not those of images of {self.image_size}",
+        )
+        _must(self.dtype in _SAFETENSORS, f"its dtype is {self.dtype!r}")
+        _must(isinstance(self.flip, bool), f"its flip is {self.flip!r}")
+        _must(_all(self.class_names, str) and bool(self.class_names), "its class names are no words")
+        _must(
+            _whole(self.counts, 0) and len(self.counts) == len(self.class_names),
+            "its counts are not one whole number a class",
+        )
+        _must(
+            _all((*self.mean, *self.std), float)
+            and all(map(math.isfinite, [*self.mean, *self.std]))
+            and min(self.std, default=-1) >= 0
+            and len(self.mean) == len(self.std) == channels // 2,
+            "its mean and std are not one finite number a channel",
+        )
+        _must(_all(self.skipped, str), "what it says was left out are no words")
+        a_row = math.prod(self.shape) * STORED[_SAFETENSORS[self.dtype]][1].itemsize * (1 + self.flip) + 8
+        for shard in self.shards:
+            _must(
+                isinstance(shard.file, str) and re.fullmatch(r"[0-9]+\.safetensors", shard.file) is not None,
+                f"{shard.file!r} is no name of a file of its",
+            )
+            _must(
+                _whole([shard.images, shard.size], 0) and shard.size >= shard.images * a_row,
+                f"{shard.file} cannot have {shard.images!r} images in {shard.size!r} bytes",
+            )
+            _must(
+                isinstance(shard.sha256, str) and re.fullmatch("[0-9a-f]{64}", shard.sha256) is not None,
+                f"{shard.file} has no SHA-256",
+            )
+        names = [shard.file for shard in self.shards]
+        _must(sum(self.counts) > 0, "it has no images")
+        _must(len(set(names)) == len(names), "it names a file twice")
+        images = sum(shard.images for shard in self.shards)
+        _must(sum(self.counts) == images, f"its classes have {sum(self.counts)} images, its files {images}")
+
+
+def _must(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)
+
+
+def _all(values: Sequence[object], kind: type) -> bool:
+    return isinstance(values, tuple) and all(isinstance(v, kind) for v in values)
+
+
+def _whole(values: Sequence[object], least: int) -> bool:
+    return all(type(v) is int and v >= least for v in values)
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedIOBase
 from itertools import islice
@@ -21,7 +22,8 @@ from typing import IO, Any, NamedTuple, Protocol, cast
 import numpy as np
 from PIL import Image
 
-from scaledit.errors import UsageError
+from scaledit.data.decode import PNG_DEPTH
+from scaledit.errors import UsageError, reading
 from scaledit.pipeline import Pipeline
 from scaledit.sampling.generate import REQUEST, Parts
 from scaledit.sampling.request import Request
@@ -307,26 +309,28 @@ def _check_names(names: list[str], where: str, allow_jpeg: bool) -> None:
 def _decode(name: str, data: bytes, allow_jpeg: bool) -> tuple[np.ndarray, int | None]:
     """(H, W, 3) uint8, and the class that scaledit wrote into the file."""
     formats = ["PNG", "JPEG", "WEBP"] if allow_jpeg else ["PNG"]
-    try:
-        with Image.open(io.BytesIO(data), formats=formats) as image:
-            if image.width * image.height > LARGEST_IMAGE:
-                raise UsageError(f"{name} declares {image.width}x{image.height} pixels; that is no sample")
-            if image.mode not in ("RGB", "L"):
-                raise UsageError(f"{name} has the mode {image.mode}; give 8-bit RGB or grey without alpha")
-            return np.asarray(image.convert("RGB")), _png_origin(data).get("class")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, UsageError):
-            raise
-        raise UsageError(f"{name} cannot be read as a {' or '.join(formats)}: {error}") from None
+    fix = "give 8-bit RGB or grey without alpha"
+    what = f"a {' or '.join(formats)}"
+    with (
+        reading(name, what, error=UsageError),
+        Image.open(io.BytesIO(data), formats=formats) as image,
+    ):
+        if image.width * image.height > LARGEST_IMAGE:
+            raise UsageError(f"{name} declares {image.width}x{image.height} pixels; that is no sample")
+        if image.mode not in ("RGB", "L"):
+            raise UsageError(f"{name} has the mode {image.mode}; {fix}")
+        if "transparency" in image.info:
+            raise UsageError(f"{name} has a transparent color; {fix}")
+        if image.format == "PNG" and data[PNG_DEPTH] > 8:
+            raise UsageError(f"{name} has {data[PNG_DEPTH]} bits per channel; {fix}")
+        return np.asarray(image.convert("RGB")), _png_origin(data).get("class")
 
 
 def _png_origin(data: bytes) -> dict[str, Any]:
     """What scaledit wrote into a PNG about how it was made; empty for other files."""
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            origin = json.loads(image.info.get("scaledit", "{}"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return {}
+    origin = None
+    with suppress(Exception), Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        origin = json.loads(image.info.get("scaledit", "{}"))
     return origin if isinstance(origin, dict) else {}
 
 

@@ -29,7 +29,7 @@ from scaledit.evaluation.fidelity import psnr, ssim
 from scaledit.parts import sha256_of
 from scaledit.training.autoencoder_state import AutoencoderState, build
 from scaledit.training.events import Event, Exported, Fitted, Reconstructed
-from scaledit.training.folder import SAMPLES
+from scaledit.training.folder import SAMPLES, with_background
 from scaledit.training.learner import StepResult
 from scaledit.training.loop import Run, Speed, Surroundings, claimed, due
 from scaledit.training.ranks import Ranks
@@ -58,6 +58,7 @@ def train(
     row.
     """
     around = around or Surroundings(Ranks(assemble.device(device)))
+    config = with_background(config, out)
     ranks = around.ranks
     ranks.share(config.train.batch_size)
     dataset = assemble.dataset(config.data) if dataset is None else dataset

@@ -25,7 +25,7 @@ from scaledit.models import flops
 from scaledit.pipeline import BYTES_OF_A_NUMBER, PROGRESS, Pipeline
 from scaledit.sampling.request import BYTES_OF_A_LABEL
 from scaledit.training.events import Evaluated, Event, Sampled, Stepped, Verifying
-from scaledit.training.folder import CONFIG, SAMPLES
+from scaledit.training.folder import CONFIG, SAMPLES, with_background
 from scaledit.training.learner import StepResult
 from scaledit.training.loop import Run, Speed, Surroundings, claimed, due
 from scaledit.training.ranks import Ranks
@@ -49,6 +49,7 @@ def train(
     fit; RunError if no checkpoint is whole or the numbers go wrong train.max_skips times in a row.
     """
     around = around or Surroundings(Ranks(assemble.device(device)))
+    config = with_background(config, out)
     ranks, where = around.ranks, around.ranks.device
     _check_sizes(config, len(ranks.share(config.train.batch_size)), where)
     check_guidance(config.model, config.sample.cfg_scale, "sample.cfg_scale")

@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from scaledit import checkpoint
 from scaledit.config import Config, differences
+from scaledit.data.background import DEFAULT, DROP
 from scaledit.errors import RunError, UsageError
 from scaledit.parts import Lock, whole
 
 CONFIG, STATUS, CHECKPOINTS, SAMPLES, PRIVATE = "config.json", "status.json", "checkpoints", "samples", ".run"
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 PATIENCE = 2.0
 """Seconds in which a job that was just killed may let go of the folder."""
@@ -69,11 +74,26 @@ def claim(config: Config, out: Path, resume: str) -> tuple[Lock, checkpoint.Late
     return lock, found
 
 
+def with_background(config: AnyConfig, out: Path) -> AnyConfig:
+    """`config` with data.background said, where it trains on images from files and leaves it open: what the
+    run in `out` began with, white where there is none. A run from before there was such a key dropped alpha,
+    and goes on so: its data must not change in the middle."""
+    if config.data.name != "images" or config.data.background:
+        return config
+    word = DEFAULT
+    path = out / CONFIG
+    if path.exists():
+        with suppress(Exception):  # `claim` says what is wrong with it
+            word = str(json.loads(path.read_bytes())["data"].get("background", DROP))
+    data = replace(config.data, background=word)
+    return replace(config, data=data)  # pyright: ignore[reportArgumentType]
+
+
 def _check_same(config: Config, out: Path, resume: str) -> None:
     """Raises UsageError where `out` holds a run that this call does not go on with."""
     path = out / CONFIG
     try:
-        existing = type(config).from_json(json.loads(path.read_bytes()))
+        existing = with_background(type(config).from_json(json.loads(path.read_bytes())), out)
     except (ValueError, TypeError) as error:
         raise UsageError(f"{path} cannot be read as a run's config ({error}); choose another --out") from None
     changed = differences(existing, config)
