@@ -44,6 +44,9 @@ class DataConfig:
     a .zip: read at image_size squared) or "latents" (what `scaledit encode` made, every byte of it checked
     before training where `verify`).
 
+    split: of images that are kept in several, "" for train, "all" for all as one set. image_key: which file
+    of a WebDataset sample is the image ("jpg"), where there are several.
+
     workers: processes a rank that read ahead, 0 for none. The built-in sets lie in memory and need none.
     """
 
@@ -53,6 +56,8 @@ class DataConfig:
     image_size: int = 0
     workers: int = 2
     verify: bool = True
+    split: str = ""
+    image_key: str = ""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,11 +23,11 @@ from torch import Tensor
 from scaledit.autoencoders import Autoencoder
 from scaledit.autoencoders.decoder import made_by
 from scaledit.data.decode import BadImage
-from scaledit.data.files import Readable
+from scaledit.data.files import ImageFiles, Readable
 from scaledit.data.latents import FLIPPED, INDEX, LABELS, MOMENTS, DType, Index, ShardFile
 from scaledit.data.posterior import split
 from scaledit.errors import RunError, UsageError
-from scaledit.parts import WHOLE, Shard, claim, sha256_of, whole
+from scaledit.parts import WHOLE, Shard, claim, read_json, sha256_of, whole
 
 REQUEST, PARTS = "request.json", "parts"
 
@@ -95,6 +95,7 @@ def encode(
     come out as it was.
     """
     _check_fits(source, autoencoder)
+    source = as_begun(source, out)
     total = len(source.names)
     claim(out, REQUEST, _job(source, autoencoder, how), "encoded images")
     numbers = range(-(-total // how.per_file))
@@ -128,6 +129,19 @@ def encode(
     if complete:
         _index(source, autoencoder, how, parts).write(out)
     return Encoded(out, images, skipped, complete)
+
+
+def as_begun(source: Readable, out: Path) -> Readable:
+    """`source` as the encoding in `out` knows it: one that an earlier version began is continued with the
+    order of classes that this version had."""
+    if not isinstance(source, ImageFiles) or not (out / REQUEST).is_file():
+        return source
+    try:
+        begun = read_json(out / REQUEST, "a request for encoded images").get("source")
+    except RunError:
+        return source  # `claim` says what is wrong with it
+    before = replace(source, source=source.source.legacy())
+    return before if before.fingerprint == begun else source
 
 
 def _check_fits(source: Readable, autoencoder: Autoencoder) -> None:

@@ -7,14 +7,15 @@ import json
 from pathlib import Path
 
 from scaledit.commands import common
-from scaledit.errors import RunError, UsageError
+from scaledit.errors import RunError, UsageError, printable
 
 SUMMARY = """look at images or latents before training on them
 
   scaledit data inspect photos/ --sheet sheet.png
   scaledit data inspect latents/
 
-Counts, classes, sizes, a contact sheet; what would be refused, and why (exit code 1 if anything)."""
+Counts, classes, sizes, a contact sheet; which files are not used; what would be refused, and why (exit code 1
+if anything)."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="images, or what scaledit encode made")
     parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="a row of pictures a class")
     parser.add_argument("--image-size", type=int, default=256, metavar="S", help="that they are wanted at")
+    common.which_images(parser)
     parser.add_argument("--headers", action="store_true", help="look at headers only, decode nothing: faster")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="threads that read images")
     common.as_json(parser)
@@ -37,12 +39,15 @@ def run(given: argparse.Namespace) -> None:
 
     from scaledit.data import inspection
     from scaledit.data.latents import INDEX
+    from scaledit.data.sources import open_source
 
     with common.shown_progress("looking") as progress:
         if (path / INDEX).is_file():
+            common.no_choice_of_images(given, f"{path} holds encoded images")
             found = inspection.latents(path, progress)
         else:
-            found = inspection.images(path, given.image_size, given.headers, given.workers, progress)
+            source = open_source(path, given.split, given.image_key)
+            found = inspection.images(source, given.image_size, given.headers, given.workers, progress)
     if given.sheet is not None and found.sheet is not None:
         from scaledit import images
 
@@ -51,6 +56,6 @@ def run(given: argparse.Namespace) -> None:
         print(json.dumps(found.to_json()))
     else:
         for line in found.lines():
-            print(line)
+            print(printable(line))
     if found.refused:
         raise RunError(f"{len(found.refused)} of what {path} holds cannot be used")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from scaledit.commands import common
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, printable
 
 SUMMARY = """encode images once, so that training reads latents
 
@@ -23,8 +24,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "images",
         metavar="IMAGES",
-        help='a folder with a folder a class, tar shards, Parquet, a .zip; or "photos" (built in)',
+        help='a folder with one folder per class, tar shards, Parquet, a .zip; or "photos" (built in)',
     )
+    common.which_images(parser)
     parser.add_argument("--autoencoder", metavar="AE", required=True, help="a folder, a hub id, or pixels")
     parser.add_argument("--out", type=Path, metavar="LATENTS", required=True)
     parser.add_argument("--image-size", type=int, metavar="S", help="of files (default: 256)")
@@ -65,8 +67,12 @@ def run(given: argparse.Namespace) -> None:
         side = source.shape[1]
         if given.image_size not in (None, side):
             raise UsageError(f"{given.images} are {side}x{side}; leave --image-size out")
+        common.no_choice_of_images(given, f"{given.images} are built in")
     else:
-        source = ImageFiles(open_source(given.images), given.image_size or 256, threads=given.workers)
+        found = open_source(given.images, given.split, given.image_key)
+        for remark in found.remarks():
+            print(printable(remark), file=sys.stderr)
+        source = ImageFiles(found, given.image_size or 256, threads=given.workers)
     device = str(assemble.device(given.device))
     where = given.autoencoder if given.autoencoder == "pixels" else _absolute(given.autoencoder)
     autoencoder = open_autoencoder(where, device=device, precision=given.precision)
@@ -79,7 +85,7 @@ def run(given: argparse.Namespace) -> None:
         print(json.dumps({**made._asdict(), "out": str(made.out)}))
         return
     for name in made.skipped:
-        print(f"left out: {name}")
+        print(printable(f"left out: {name}"))
     if made.complete:
         print(f"{made.images} encoded images in {made.out}")
     else:

@@ -12,12 +12,13 @@ import io
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from scaledit.errors import RunError
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+SUFFIXES = (".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP", *(("AVIF",) if features.check("avif") else ()))
+"""Of a GIF the first frame. AVIF where this Pillow was built with it; elsewhere it is refused by name."""
 LARGEST_PIXELS = 1 << 26
 """8192 x 8192, 200 MB decoded: what declares more is taken for a decompression bomb. Pillow warns later."""
 ORIENTATION = 0x0112
@@ -65,7 +66,7 @@ def _opened(data: bytes, name: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        what = "is empty" if not data else "is no image that can be read (PNG, JPEG, WebP, BMP, TIFF)"
+        what = "is empty" if not data else f"is no image that can be read ({', '.join(FORMATS)})"
         raise BadImage(f"{name} {what}") from None
     except Image.DecompressionBombError:
         raise BadImage(f"{name} declares far more than {LARGEST_PIXELS} pixels") from None

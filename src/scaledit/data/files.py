@@ -78,6 +78,11 @@ class ImageFiles:
     def fingerprint(self) -> str:
         return self.source.fingerprint
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a person who trains on them should know: which split is read, which files are not."""
+        return self.source.remarks()
+
     def read(self, indices: Sequence[int]) -> list[Tensor | BadImage]:
         if self.threads == 1:
             return [self._read(i) for i in indices]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from PIL import Image, ImageDraw
 
 from scaledit.data.decode import BadImage, Header, crop, decode, header
 from scaledit.data.latents import Index, ShardFile
-from scaledit.data.sources import Source, open_source
+from scaledit.data.sources import Source
+from scaledit.data.unused import Unused
+from scaledit.errors import printable
 from scaledit.parts import sha256_of
 
 PROGRESS = Callable[[int, int], None]
@@ -29,13 +31,14 @@ SHOWN = 20
 @dataclass(frozen=True)
 class Inspection:
     """facts: what is there, in words. refused: what training or encoding would not take, and why. warnings:
-    what they take and people may not expect."""
+    what they take and people may not expect. unused: files that lie there and are left out."""
 
     facts: Mapping[str, Any]
     classes: Mapping[str, int]
     refused: tuple[str, ...]
     warnings: tuple[str, ...]
     sheet: np.ndarray | None = None
+    unused: tuple[Unused, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -43,13 +46,16 @@ class Inspection:
             "classes": dict(self.classes),
             "refused": list(self.refused),
             "warnings": list(self.warnings),
+            "unused": [asdict(one) for one in self.unused],
         }
 
     def lines(self) -> list[str]:
         shown = [f"{key:<14}{value}" for key, value in self.facts.items()]
         shown += _listed(
-            f"{len(self.classes)} classes", [f"{name}  {count}" for name, count in self.classes.items()]
+            "1 class" if len(self.classes) == 1 else f"{len(self.classes)} classes",
+            [f"{name}  {count}" for name, count in self.classes.items()],
         )
+        shown += _listed("not used", [str(one) for one in self.unused])
         shown += [f"warning: {warning}" for warning in self.warnings]
         return shown + (_listed(f"{len(self.refused)} refused", self.refused) or ["nothing would be refused"])
 
@@ -62,11 +68,9 @@ def _listed(title: str, lines: list[str] | tuple[str, ...]) -> list[str]:
 
 
 def images(
-    path: Path, image_size: int, headers_only: bool, workers: int, progress: PROGRESS | None = None
+    source: Source, image_size: int, headers_only: bool, workers: int, progress: PROGRESS | None = None
 ) -> Inspection:
-    """Of a Source. image_size: that the images are wanted at; smaller ones are warned of. Raises UsageError
-    where there is no Source."""
-    source = open_source(path)
+    """image_size: that the images are wanted at; smaller ones are warned of."""
     headers: list[Header] = []
     refused: list[str] = []
     with ThreadPoolExecutor(workers) as pool:
@@ -79,7 +83,7 @@ def images(
                 progress(done + 1, len(source))
     small = sum(min(one.width, one.height) < image_size for one in headers)
     turned = sum(one.turned for one in headers)
-    warnings = []
+    warnings = list(source.notes)
     if small:
         warnings.append(f"{small} images are smaller than {image_size} pixels and would be enlarged")
     if turned:
@@ -87,8 +91,9 @@ def images(
     counts = np.bincount(source.labels, minlength=len(source.class_names)).tolist()
     return Inspection(
         facts={
-            "path": str(path),
+            "path": str(source.path),
             "kind": source.kind,
+            **({"split": source.split} if source.split else {}),
             "images": len(source),
             "looked at": "headers" if headers_only else "every pixel",
             "formats": _counted(one.format for one in headers),
@@ -99,6 +104,7 @@ def images(
         refused=tuple(refused),
         warnings=tuple(warnings),
         sheet=_sheet(source),
+        unused=source.unused,
     )
 
 
@@ -134,7 +140,7 @@ def _sheet(source: Source) -> np.ndarray:
     rows = min(len(source.class_names), ROWS)
     sheet = Image.new("RGB", (MARGIN + A_ROW * THUMBNAIL, rows * THUMBNAIL), "white")
     for row in range(rows):
-        text = source.class_names[row][:22]
+        text = printable(source.class_names[row])[:22]
         ImageDraw.Draw(sheet).text((4, row * THUMBNAIL + THUMBNAIL // 2 - 6), text, fill="black")
         for column, i in enumerate(np.flatnonzero(source.labels == row)[:A_ROW].tolist()):
             try:

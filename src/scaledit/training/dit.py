@@ -22,6 +22,7 @@ from scaledit.errors import UsageError
 from scaledit.evaluation.judge import Judge, drawn, open_judge
 from scaledit.models import flops
 from scaledit.pipeline import PROGRESS, Pipeline
+from scaledit.training.class_order import as_recorded, remarks
 from scaledit.training.events import Evaluated, Event, Sampled, Stepped, Verifying
 from scaledit.training.folder import SAMPLES
 from scaledit.training.learner import StepResult
@@ -52,6 +53,8 @@ def train(
     if dataset is None:
         encoder = assemble.autoencoder(config.autoencoder, config.data, where)
         dataset = assemble.dataset(config.data, encoder)
+        if resume == "auto":
+            dataset = as_recorded(dataset, out)
     check_fits(dataset, config.model.shape, config.model.num_classes)
     decoder = assemble.decoder(config.autoencoder, dataset, where)
     _check_pictures(config, decoder)
@@ -70,6 +73,7 @@ def train(
             "made_by": None if decoder is None else decoder.made_by._asdict(),
         }
         run = Run(state, out, around, counts.macs, manifest, looks.stepped, looks.due)
+        yield from remarks(dataset, around)
         yield from run.life(found, counts.params)
 
 
