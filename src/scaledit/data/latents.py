@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -23,8 +25,8 @@ from torch import Tensor
 from scaledit.data.posterior import draw
 from scaledit.data.sets import Batch, flips
 from scaledit.diffusion.noise import Stream, normal
-from scaledit.errors import RunError, UsageError
-from scaledit.parts import sealed, whole
+from scaledit.errors import RunError, UsageError, reading
+from scaledit.parts import read_json, sealed, whole
 
 INDEX = "index.json"
 FORMAT = 1
@@ -37,6 +39,34 @@ STORED = {
 }
 """By safetensors' names: how numpy maps the bytes, and what torch then sees in them."""
 BLOCK = 1 << 22
+REPAIR = "run scaledit encode again with --repair"
+LARGEST_HEADER = 1 << 20
+"""Bytes of a safetensors header of three tensors, and more."""
+_PLAIN = re.compile(r"[0-9]+\.safetensors")
+LARGEST_COUNT = 1 << 53
+
+
+def _are_counts(values: object, of: int | None = None, least: int = 0) -> bool:
+    return (
+        isinstance(values, tuple)
+        and (of is None or len(values) == of)
+        and all(
+            isinstance(one, int) and not isinstance(one, bool) and least <= one < LARGEST_COUNT
+            for one in values
+        )
+    )
+
+
+def _are_numbers(values: object, of: int | None = None) -> bool:
+    """As floats, and finite."""
+    return (
+        isinstance(values, tuple)
+        and (of is None or len(values) == of)
+        and all(
+            isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one)
+            for one in values
+        )
+    )
 
 
 class ShardFile(NamedTuple):
@@ -88,24 +118,59 @@ class Index:
     def read(cls, folder: Path) -> Index:
         """Raises UsageError where there is none, RunError where it is not what was written."""
         path = folder / INDEX
-        try:
-            data = path.read_bytes()
-            value = json.loads(data)
-        except FileNotFoundError:
-            raise UsageError(f"{folder} holds no encoded images: there is no {INDEX}") from None
-        except (OSError, ValueError):
-            raise RunError(f"{path} is damaged; run scaledit encode again with --repair") from None
-        if not isinstance(value, dict) or "format" not in value:
-            raise UsageError(f"{path} is not an index of encoded images")
-        value.pop("sha256", None)
-        if data != sealed(value):
-            raise RunError(f"{path} does not match its SHA-256; run scaledit encode again with --repair")
-        if value.pop("format") != FORMAT:
-            raise UsageError(f"{path} has another format than this scaledit reads ({FORMAT}); encode again")
+        if not path.is_file():
+            raise UsageError(f"{folder} holds no encoded images: there is no {INDEX}")
+        with reading(path, "an index of encoded images", REPAIR):
+            value = read_json(path, "an index of encoded images", REPAIR)
+            if "format" not in value:
+                raise UsageError(f"{path} is not an index of encoded images")
+            value.pop("sha256", None)
+            if path.read_bytes() != sealed(value):
+                raise RunError(f"{path} does not match its SHA-256; {REPAIR}")
+            if value.pop("format") != FORMAT:
+                raise UsageError(
+                    f"{path} has another format than this scaledit reads ({FORMAT}); encode again"
+                )
+            return cls.parse(value)
+
+    @classmethod
+    def parse(cls, value: dict[str, Any]) -> Index:
+        """Of what `write` wrote, without its format and hash. Raises ValueError (or another exception of a
+        parser) for a value that cannot be meant: a hash says only that a file is as somebody wrote it."""
         value["autoencoder"] = MadeBy(**value["autoencoder"])
         value["shards"] = [ShardFile(**shard) for shard in value["shards"]]
         plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}
-        return cls(**plain)
+        index = cls(**plain)
+        maker, channels = index.autoencoder, index.shape[0] // 2
+        images = sum(shard.images for shard in index.shards)
+        right = {
+            "autoencoder": all(isinstance(text, str) for text in maker[:3])
+            and _are_numbers((maker.scale,))
+            and _are_counts((maker.channels, maker.downsampling), least=1),
+            "class_names": isinstance(index.class_names, tuple)
+            and len(index.class_names) > 0
+            and all(isinstance(name, str) for name in index.class_names),
+            "image_size": _are_counts(index.image_size, of=2, least=1),
+            "shape": _are_counts(index.shape, of=3, least=1) and index.shape[0] % 2 == 0,
+            "dtype": index.dtype in _SAFETENSORS,
+            "flip": isinstance(index.flip, bool),
+            "shards": all(
+                isinstance(shard.sha256, str)
+                and _are_counts(shard[1:3])
+                and isinstance(shard.file, str)
+                and _PLAIN.fullmatch(shard.file)
+                for shard in index.shards
+            ),
+            "counts": _are_counts(index.counts, of=len(index.class_names)) and sum(index.counts) == images,
+            "mean": _are_numbers(index.mean, of=channels),
+            "std": _are_numbers(index.std, of=channels),
+            "skipped": all(isinstance(name, str) for name in index.skipped),
+        }
+        wrong = [key for key, is_right in right.items() if not is_right]
+        if wrong:
+            text = repr(getattr(index, wrong[0]))
+            raise ValueError(f"its {wrong[0]} cannot be {text if len(text) <= 60 else text[:57] + '...'}")
+        return index
 
 
 @dataclass(frozen=True)
@@ -223,9 +288,11 @@ def _map(folder: Path, shard: ShardFile, index: Index) -> dict[str, np.ndarray]:
     expected = {MOMENTS: (_SAFETENSORS[index.dtype], moments), LABELS: ("I64", (shard.images,))}
     if index.flip:
         expected[FLIPPED] = expected[MOMENTS]
-    try:
+    with reading(path, "encoded images", REPAIR):
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
+            if length > min(size, LARGEST_HEADER):
+                raise ValueError(f"its header has {length} bytes")
             header = json.loads(file.read(length))
         tables = {}
         for name, (dtype, shape) in expected.items():
@@ -234,13 +301,15 @@ def _map(folder: Path, shard: ShardFile, index: Index) -> dict[str, np.ndarray]:
                 raise ValueError(f"{name} is {entry['dtype']} {entry['shape']}")
             kind = np.int64 if name == LABELS else STORED[dtype][0]
             begin, end = entry["data_offsets"]
-            if end - begin != int(np.prod(shape)) * np.dtype(kind).itemsize or 8 + length + end > size:
+            if (
+                not _are_counts((begin, end))
+                or end - begin != int(np.prod(shape)) * np.dtype(kind).itemsize
+                or 8 + length + end > size
+            ):
                 raise ValueError(f"{name} lies at {begin}..{end}")
             empty = np.empty(shape, kind)  # what cannot be mapped
             mapped = np.memmap(path, kind, "r", 8 + length + begin, shape) if shard.images else empty
             tables[name] = np.asarray(mapped)  # a plain array: memmap's own indexing is ten times slower
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        raise RunError(f"{path} is damaged ({error}); run scaledit encode again with --repair") from None
     labels, last = np.array(tables[LABELS]), len(index.class_names) - 1
     if ((labels < 0) | (labels > last)).any():
         raise RunError(
