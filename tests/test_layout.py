@@ -119,7 +119,7 @@ def test_two_layouts_that_may_be_meant_are_refused(tmp_path: Path):
     tar(loose / "0001.tar", {"1.png": PNG, "1.cls": b"1"})
     source = open_source(loose)  # a series of shards is no stray file
     assert len(source) == 2
-    assert unused(source) == {"files of other kinds": (1, ("preview.png",))}
+    assert unused(source) == {"images beside the shards or tables": (1, ("preview.png",))}
 
 
 def test_inspect_and_encode_tell_what_is_not_used(tmp_path: Path, capsys):
@@ -157,8 +157,11 @@ def test_links_are_followed_and_lead_nowhere_twice(tmp_path: Path):
     source = open_source(folder)
     assert list(source.names) == ["a/1.png", "a/lost.png", "b/1.png", "b/2.png"]
     assert source.labels.tolist() == [0, 0, 1, 1]
-    assert unused(source)["links back to a folder around them"] == (2, ("a/self", "a/up"))
+    assert unused(source)["links back to a folder around them"] == (3, ("a/loop", "a/self", "a/up"))
     assert isinstance(ImageFiles(source, 16).read([1])[0], decode.BadImage)  # refused by name, not dropped
+    (folder / "c").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(UsageError, match=r"set/c is a link to .*unmounted, which is not there"):
+        open_source(folder)
 
 
 def test_a_folder_without_images_is_a_class_or_is_told(tmp_path: Path):

@@ -10,6 +10,7 @@ guessed: the refusal names both. A series is numbered: "-00000-of-00002", or 000
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Sequence
@@ -52,7 +53,8 @@ class Layout(NamedTuple):
 
 
 def walk(folder: Path, left: LeftOut) -> Listing:
-    """Everything below a folder, links followed; what leads back to a folder around itself is not."""
+    """Everything below a folder, links followed; what leads back to a folder around itself is not. Raises
+    UsageError for a link to what is not there and may have been a class."""
     files: list[str] = []
     folders: list[str] = []
     begin = os.stat(folder)
@@ -65,7 +67,18 @@ def walk(folder: Path, left: LeftOut) -> Listing:
             name = prefix + entry.name
             if hidden((entry.name,)):
                 left.add(HIDDEN, name)
-            elif os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                continue
+            if entry.is_symlink() and (lost := _leads_nowhere(entry.path)):
+                if lost == errno.ELOOP:
+                    left.add(CYCLE, name)
+                elif suffix_of(name):
+                    files.append(name)  # an image is refused by its name where it is read
+                else:
+                    raise UsageError(
+                        f"{folder / name} is a link to {os.readlink(entry.path)}, which is not there; if that "
+                        "is a class, make it reachable; else remove the link"
+                    )
+            elif entry.is_dir():
                 found = entry.stat()
                 here = (found.st_dev, found.st_ino)
                 if here in around:
@@ -73,17 +86,20 @@ def walk(folder: Path, left: LeftOut) -> Listing:
                 else:
                     folders.append(name)
                     todo.append((entry.path, f"{name}/", around | {here}))
-            # A link to nothing is kept: it is refused by its name where it is read.
-            elif entry.is_file(follow_symlinks=False) or _is_file_or_nothing(entry):
+            elif entry.is_file():
                 files.append(name)
             else:
                 left.add(NOT_PLAIN, name)
     return Listing(sorted(files), sorted(folders))
 
 
-def _is_file_or_nothing(entry: os.DirEntry[str]) -> bool:
-    """Of a link."""
-    return entry.is_symlink() and (os.path.isfile(entry.path) or not os.path.exists(entry.path))
+def _leads_nowhere(path: str) -> int:
+    """What the system says of a link to what is not there, or to itself; 0 for others."""
+    try:
+        os.stat(path)
+        return 0
+    except OSError as error:
+        return error.errno or errno.ENOENT
 
 
 def decide(folder: Path, listing: Listing, left: LeftOut) -> Layout:

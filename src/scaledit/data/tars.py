@@ -296,5 +296,7 @@ def _class_names(path: Path, shards: list[Path]) -> tuple[Mapping[int, str] | No
     if file is None:
         return None, ()
     names, encoding = lines(file)
+    if not names:
+        raise UsageError(f"{file} names no classes; write one per line, or remove it")
     guessed = (f"{file} is not UTF-8 and is read as {encoding}",) if encoding == "Latin-1" else ()
     return dict(enumerate(names)), guessed

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from scaledit.data.decode import SUFFIXES
 from scaledit.data.names import hidden, suffix_of
 
 EXAMPLES = 20
@@ -34,6 +35,7 @@ PICTURES = (".arw", ".cr2", ".dng", ".eps", ".exr", ".hdr", ".heic", ".heif", ".
 PICTURES += (".orf", ".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".psd", ".raf", ".raw", ".rw2", ".svg", ".tga")
 """Pictures that are not read."""
 HIDDEN, ARCHIVE, TABLE, TEXT = "hidden", "archives", "tables", "text files"
+IMAGE = "images beside the shards or tables"
 PICTURE, OTHER = "pictures in formats that are not read", "files of other kinds"
 
 
@@ -76,10 +78,12 @@ class LeftOut:
 
 
 def kind_of(name: str) -> str:
-    """Why a file is no image of a set."""
+    """Why a file is not used, where it is none of the files that are read."""
     if hidden(name.split("/")):
         return HIDDEN
     suffix = suffix_of(name)
+    if suffix in SUFFIXES:
+        return IMAGE
     for kind, suffixes in ((ARCHIVE, ARCHIVES), (TABLE, TABLES), (TEXT, TEXTS), (PICTURE, PICTURES)):
         if suffix in suffixes:
             return kind
