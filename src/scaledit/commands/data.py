@@ -39,15 +39,21 @@ def run(given: argparse.Namespace) -> None:
 
     from scaledit.data import inspection
     from scaledit.data.latents import INDEX
-    from scaledit.data.sources import open_source
 
     with common.shown_progress("looking") as progress:
         if (path / INDEX).is_file():
             common.no_choice_of_images(given, f"{path} holds encoded images")
             found = inspection.latents(path, progress)
         else:
-            source = open_source(path, given.split, given.image_key)
-            found = inspection.images(source, given.image_size, given.headers, given.workers, progress)
+            found = inspection.images(
+                path,
+                given.image_size,
+                given.headers,
+                given.workers,
+                progress,
+                split=given.split,
+                image_key=given.image_key,
+            )
     if given.sheet is not None and found.sheet is not None:
         from scaledit import images
 

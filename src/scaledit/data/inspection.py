@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from scaledit.data.decode import BadImage, Header, crop, decode, header
 from scaledit.data.latents import Index, ShardFile
-from scaledit.data.sources import Source
+from scaledit.data.sources import Source, open_source
 from scaledit.data.unused import Unused
 from scaledit.errors import printable
 from scaledit.parts import sha256_of
@@ -68,9 +68,18 @@ def _listed(title: str, lines: list[str] | tuple[str, ...]) -> list[str]:
 
 
 def images(
-    source: Source, image_size: int, headers_only: bool, workers: int, progress: PROGRESS | None = None
+    path: Path,
+    image_size: int,
+    headers_only: bool,
+    workers: int,
+    progress: PROGRESS | None = None,
+    *,
+    split: str = "",
+    image_key: str = "",
 ) -> Inspection:
-    """image_size: that the images are wanted at; smaller ones are warned of."""
+    """Of a Source. image_size: that the images are wanted at; smaller ones are warned of. split, image_key:
+    of `open_source`. Raises UsageError where there is no Source."""
+    source = open_source(path, split, image_key)
     headers: list[Header] = []
     refused: list[str] = []
     with ThreadPoolExecutor(workers) as pool:
@@ -91,7 +100,7 @@ def images(
     counts = np.bincount(source.labels, minlength=len(source.class_names)).tolist()
     return Inspection(
         facts={
-            "path": str(source.path),
+            "path": str(path),
             "kind": source.kind,
             **({"split": source.split} if source.split else {}),
             "images": len(source),

@@ -75,8 +75,8 @@ def walk(folder: Path, left: LeftOut) -> Listing:
                     files.append(name)  # an image is refused by its name where it is read
                 else:
                     raise UsageError(
-                        f"{folder / name} is a link to {os.readlink(entry.path)}, which is not there; if that "
-                        "is a class, make it reachable; else remove the link"
+                        f"{folder / name} is a link to {os.readlink(entry.path)}, which is not there; if "
+                        "that is a class, make it reachable; else remove the link"
                     )
             elif entry.is_dir():
                 found = entry.stat()
