@@ -30,6 +30,7 @@ from scaledit.data.files import ImageFiles
 from scaledit.data.latents import INDEX, Latents
 from scaledit.data.sources import open_source
 from scaledit.errors import RunError, UsageError
+from scaledit.parts import sealed
 from scaledit.training.autoencoder_state import build
 from scaledit.training.dit import train
 from scaledit.training.events import Stepped
@@ -330,6 +331,30 @@ def test_training_does_not_start_on_damage(cache: Path, tmp_path: Path):
     with pytest.raises(RunError, match=r"000001.safetensors does not match its SHA-256.*--repair"):
         list(train(config, tmp_path / "run", device="cpu"))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("shape", [6]),
+        ("counts", [12, 0]),
+        ("counts", [4, 4, 5]),
+        ("mean", [None, 0.0, 0.0]),
+        ("autoencoder", {"name": "x"}),
+        ("shards", [{"file": "../../else.safetensors", "images": 12, "size": 9, "sha256": ""}]),
+        ("class_names", "abc"),
+        ("unknown", 1),
+    ],
+)
+def test_an_index_that_cannot_be_meant_is_refused(key: str, value: object, cache: Path):
+    """Its hash is right: somebody else wrote it."""
+    index = json.loads((cache / INDEX).read_bytes())
+    del index["sha256"]
+    (cache / INDEX).write_bytes(sealed({**index, key: value}))
+    with pytest.raises(
+        RunError, match=r"index\.json cannot be read as an index of encoded images: .*--repair"
+    ):
+        Latents.open(cache, flip=False)
 
 
 # From images to samples
