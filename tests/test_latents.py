@@ -452,6 +452,30 @@ def test_training_does_not_start_on_damage(cache: Path, tmp_path: Path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("shape", [6]),
+        ("counts", [12, 0]),
+        ("counts", [4, 4, 5]),
+        ("mean", [None, 0.0, 0.0]),
+        ("autoencoder", {"name": "x"}),
+        ("shards", [{"file": "../../else.safetensors", "images": 12, "size": 9, "sha256": ""}]),
+        ("class_names", "abc"),
+        ("unknown", 1),
+    ],
+)
+def test_an_index_that_cannot_be_meant_is_refused(key: str, value: object, cache: Path):
+    """Its hash is right: somebody else wrote it."""
+    index = json.loads((cache / INDEX).read_bytes())
+    del index["sha256"]
+    (cache / INDEX).write_bytes(sealed({**index, key: value}))
+    with pytest.raises(
+        RunError, match=r"index\.json cannot be read as an index of encoded images: .*--repair"
+    ):
+        Latents.open(cache, flip=False)
+
+
 # From images to samples
 
 

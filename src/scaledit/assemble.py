@@ -100,6 +100,9 @@ def sampler(name: str, steps: int) -> diffusion.Sampler:
 
 def dataset(config: DataConfig, autoencoder: Autoencoder | None = None) -> TrainingSet:
     """The training split; images are encoded as they are read where there is an autoencoder."""
+    if config.name != "images" and (config.split or config.image_key):
+        key = "split" if config.split else "image_key"
+        raise UsageError(f'data.{key} is of images in files, and data.name is "{config.name}"; leave it out')
     if config.name == "latents":
         return _latents(config)
     images = _images(config)
@@ -118,7 +121,8 @@ def _images(config: DataConfig) -> TrainingSet:
     from scaledit.data.files import ImageFiles
     from scaledit.data.sources import open_source
 
-    return ImageFiles(open_source(config.path), config.image_size, config.flip, behind=config.background)
+    source = open_source(config.path, config.split, config.image_key)
+    return ImageFiles(source, config.image_size, config.flip, behind=config.background)
 
 
 def _latents(config: DataConfig) -> TrainingSet:

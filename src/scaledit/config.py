@@ -53,6 +53,9 @@ class DataConfig:
     a .zip: read at image_size squared) or "latents" (what `scaledit encode` made, every byte of it checked
     before training where `verify`).
 
+    split: of images that are kept in several, "" for train, "all" for all as one set. image_key: which file
+    of a WebDataset sample is the image ("jpg"), where there are several.
+
     workers: processes a rank that read ahead, 0 for none. The built-in sets lie in memory and need none.
     background: of images, what is seen where they are transparent: "white", "black", "#rrggbb", "drop" (the
     alpha channel is ignored, as it was before there was this key), or "": what the run began with, white for
@@ -66,6 +69,8 @@ class DataConfig:
     workers: int = 2
     verify: bool = True
     background: str = ""
+    split: str = ""
+    image_key: str = ""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from scaledit.training.events import (
     Halved,
     PassedOver,
     Reconstructed,
+    Remarked,
     RolledBack,
     Sampled,
     Saved,
@@ -128,6 +129,9 @@ class TrainingProgress:
                 self.progress.update(self.task, completed=event.step)
             case PassedOver():
                 self._say(f"{event.why}; renamed to {event.path.name}, going on from step {event.step}")
+            case Remarked():
+                for line in event.lines:
+                    self._say(line)
             case Halved():
                 self._say(
                     f"step {event.step}  memory ran out: from now on {event.micro_batch} samples at once, "

@@ -14,7 +14,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -27,7 +27,7 @@ from scaledit.autoencoders import Autoencoder
 from scaledit.autoencoders.decoder import made_by
 from scaledit.data.background import DEFAULT, DROP, background_color
 from scaledit.data.decode import BadImage
-from scaledit.data.files import Readable
+from scaledit.data.files import ImageFiles, Readable
 from scaledit.data.latents import FLIPPED, INDEX, LABELS, MOMENTS, REPAIR, DType, Index, ShardFile
 from scaledit.data.posterior import split
 from scaledit.errors import RunError, UsageError, reading
@@ -109,6 +109,7 @@ def encode(
     come out as it was.
     """
     _check_fits(source, autoencoder)
+    source = as_begun(source, out)
     total = len(source.names)
     claim(out, REQUEST, _job(source, autoencoder, how), "encoded images")
     folder = _Folder(out, source, autoencoder, how)
@@ -337,6 +338,19 @@ def begun_with(out: Path) -> str:
     except (OSError, RunError, UsageError, TypeError):
         return DEFAULT  # `claim` says what is wrong with it
     return word
+
+
+def as_begun(source: Readable, out: Path) -> Readable:
+    """`source` as the encoding in `out` knows it: one that an earlier version began is continued with the
+    order of classes that this version had."""
+    if not isinstance(source, ImageFiles) or not (out / REQUEST).is_file():
+        return source
+    try:
+        begun = read_json(out / REQUEST, "a request for encoded images").get("source")
+    except RunError:
+        return source  # `claim` says what is wrong with it
+    before = replace(source, source=source.source.legacy())
+    return before if before.fingerprint == begun else source
 
 
 def _check_fits(source: Readable, autoencoder: Autoencoder) -> None:

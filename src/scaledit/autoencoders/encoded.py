@@ -38,6 +38,10 @@ class EncodedImages:
         f = self.autoencoder.downsampling
         return self.autoencoder.channels, h // f, w // f
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return getattr(self.images, "remarks", ())
+
     def batch(self, indices: np.ndarray, positions: range, seed: int) -> Batch:
         images, y = self.images.batch(indices, positions, seed)
         return Batch(self.encoded(images, positions, seed), y)

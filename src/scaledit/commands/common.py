@@ -45,6 +45,26 @@ def run_folder(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def which_images(parser: argparse.ArgumentParser) -> None:
+    """Which of the images that lie at a path are read."""
+    parser.add_argument(
+        "--split", default="", metavar="NAME", help="of several: train, test, ... or all (default: train)"
+    )
+    parser.add_argument(
+        "--image-key",
+        default="",
+        metavar="EXT",
+        help="which file of a WebDataset sample is the image, as in jpg (default: the only one)",
+    )
+
+
+def no_choice_of_images(given: argparse.Namespace, why: str) -> None:
+    """Raises UsageError where an option of `which_images` is given that cannot mean anything."""
+    for option in ("split", "image_key"):
+        if getattr(given, option):
+            raise UsageError(f"{why}: leave --{option.replace('_', '-')} out")
+
+
 def device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
 

@@ -16,7 +16,8 @@ SUMMARY = """look at images or latents before training on them
   scaledit data inspect photos/ --sheet sheet.png
   scaledit data inspect latents/
 
-Counts, classes, sizes, a contact sheet; what would be refused, and why (exit code 1 if anything)."""
+Counts, classes, sizes, a contact sheet; which files are not used; what would be refused, and why (exit code 1
+if anything)."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="images, or what scaledit encode made")
     parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="a row of pictures a class")
     parser.add_argument("--image-size", type=int, default=256, metavar="S", help="that they are wanted at")
+    common.which_images(parser)
     parser.add_argument("--headers", action="store_true", help="look at headers only, decode nothing: faster")
     parser.add_argument("--background", default="white", metavar="COLOR", help=BACKGROUND_HELP)
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="threads that read images")
@@ -46,10 +48,18 @@ def run(given: argparse.Namespace) -> None:
 
     with common.shown_progress("looking") as progress:
         if (path / INDEX).is_file():
+            common.no_choice_of_images(given, f"{path} holds encoded images")
             found = inspection.latents(path, progress)
         else:
             found = inspection.images(
-                path, given.image_size, given.headers, given.workers, progress, given.background
+                path,
+                given.image_size,
+                given.headers,
+                given.workers,
+                progress,
+                background=given.background,
+                split=given.split,
+                image_key=given.image_key,
             )
     if given.sheet is not None and found.sheet is not None:
         from scaledit import images

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from scaledit.commands import common
@@ -25,8 +26,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "images",
         metavar="IMAGES",
-        help='a folder with a folder a class, tar shards, Parquet, a .zip; or "photos" (built in)',
+        help='a folder with one folder per class, tar shards, Parquet, a .zip; or "photos" (built in)',
     )
+    common.which_images(parser)
     parser.add_argument("--autoencoder", metavar="AE", required=True, help="a folder, a hub id, or pixels")
     parser.add_argument("--out", type=Path, metavar="LATENTS", required=True)
     parser.add_argument("--image-size", type=int, metavar="S", help="of files (default: 256)")
@@ -74,9 +76,13 @@ def run(given: argparse.Namespace) -> None:
             raise UsageError(f"{given.images} are {side}x{side}; leave --image-size out")
         if given.background is not None:
             raise UsageError(f"{given.images} are not transparent; leave --background out")
+        common.no_choice_of_images(given, f"{given.images} are built in")
     else:
+        found = open_source(given.images, given.split, given.image_key)
+        for remark in found.remarks():
+            print(printable(remark), file=sys.stderr)
         source = ImageFiles(
-            open_source(given.images),
+            found,
             given.image_size or 256,
             threads=given.workers,
             behind=given.background or begun_with(given.out),

@@ -18,13 +18,14 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from scaledit.data.background import NAMED, Color
 from scaledit.errors import RunError, reading
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+SUFFIXES = (".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP", *(("AVIF",) if features.check("avif") else ()))
+"""Of a GIF the first frame. AVIF where this Pillow was built with it; elsewhere it is refused by name."""
 LARGEST_PIXELS = 1 << 26
 """8192 x 8192, 200 MB decoded: what declares more is taken for a decompression bomb. Pillow warns later."""
 ORIENTATION = 0x0112
@@ -195,7 +196,7 @@ def _opened(data: bytes, name: str) -> Image.Image:
                 f"{name} is a TIFF of a kind that is not read (several channels of floats, for instance), or "
                 "is damaged; save it with 8 or 16 bits per channel"
             ) from None
-        raise BadImage(f"{name} is no image that can be read (PNG, JPEG, WebP, BMP, TIFF)") from None
+        raise BadImage(f"{name} is no image that can be read ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
         raise BadImage(f"{name} declares far more than {LARGEST_PIXELS} pixels") from None
     if image.width * image.height > LARGEST_PIXELS:

@@ -94,6 +94,11 @@ class ImageFiles:
         color = background_color(self.behind)
         return DROP if color is None else "#{:02x}{:02x}{:02x}".format(*color)
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a person who trains on them should know: which split is read, which files are not."""
+        return self.source.remarks()
+
     def read(self, indices: Sequence[int]) -> list[Tensor | BadImage]:
         if self.threads == 1:
             return [self._read(i) for i in indices]

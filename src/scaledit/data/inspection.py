@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from scaledit.data.background import DEFAULT, Color, background_color
 from scaledit.data.decode import EXTREME, BadImage, Header, crop, decode, header
 from scaledit.data.latents import Index, ShardFile
 from scaledit.data.sources import Source, open_source
+from scaledit.data.unused import Unused
+from scaledit.errors import printable
 from scaledit.parts import sha256_of
 
 PROGRESS = Callable[[int, int], None]
@@ -30,13 +32,14 @@ SHOWN = 20
 @dataclass(frozen=True)
 class Inspection:
     """facts: what is there, in words. refused: what training or encoding would not take, and why. warnings:
-    what they take and people may not expect."""
+    what they take and people may not expect. unused: files that lie there and are left out."""
 
     facts: Mapping[str, Any]
     classes: Mapping[str, int]
     refused: tuple[str, ...]
     warnings: tuple[str, ...]
     sheet: np.ndarray | None = None
+    unused: tuple[Unused, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -44,13 +47,16 @@ class Inspection:
             "classes": dict(self.classes),
             "refused": list(self.refused),
             "warnings": list(self.warnings),
+            "unused": [asdict(one) for one in self.unused],
         }
 
     def lines(self) -> list[str]:
         shown = [f"{key:<14}{value}" for key, value in self.facts.items()]
         shown += _listed(
-            f"{len(self.classes)} classes", [f"{name}  {count}" for name, count in self.classes.items()]
+            "1 class" if len(self.classes) == 1 else f"{len(self.classes)} classes",
+            [f"{name}  {count}" for name, count in self.classes.items()],
         )
+        shown += _listed("not used", [str(one) for one in self.unused])
         shown += [f"warning: {warning}" for warning in self.warnings]
         return shown + (_listed(f"{len(self.refused)} refused", self.refused) or ["nothing would be refused"])
 
@@ -68,12 +74,16 @@ def images(
     headers_only: bool,
     workers: int,
     progress: PROGRESS | None = None,
+    *,
     background: str = DEFAULT,
+    split: str = "",
+    image_key: str = "",
 ) -> Inspection:
     """Of a Source. image_size: that the images are wanted at; smaller ones are warned of. background: a word
-    of background.BACKGROUNDS. Raises UsageError where there is no Source."""
+    of background.BACKGROUNDS. split, image_key: of `open_source`. Raises UsageError where there is no
+    Source."""
     color = background_color(background)
-    source = open_source(path)
+    source = open_source(path, split, image_key)
     headers: list[Header] = []
     refused: list[str] = []
     with ThreadPoolExecutor(workers) as pool:
@@ -88,7 +98,7 @@ def images(
                 progress(done + 1, len(source))
     small = sum(min(one.width, one.height) < image_size for one in headers)
     turned = sum(one.turned for one in headers)
-    warnings = []
+    warnings = list(source.notes)
     if small:
         warnings.append(f"{small} images are smaller than {image_size} pixels and would be enlarged")
     if turned:
@@ -99,6 +109,7 @@ def images(
         facts={
             "path": str(path),
             "kind": source.kind,
+            **({"split": source.split} if source.split else {}),
             "images": len(source),
             "looked at": "headers" if headers_only else "every pixel",
             "formats": _counted(one.format for one in headers),
@@ -110,6 +121,7 @@ def images(
         refused=tuple(refused),
         warnings=tuple(warnings),
         sheet=_sheet(source, color),
+        unused=source.unused,
     )
 
 
@@ -167,7 +179,7 @@ def _sheet(source: Source, background: Color | None) -> np.ndarray:
     rows = min(len(source.class_names), ROWS)
     sheet = Image.new("RGB", (MARGIN + A_ROW * THUMBNAIL, rows * THUMBNAIL), "white")
     for row in range(rows):
-        text = source.class_names[row][:22]
+        text = printable(source.class_names[row])[:22]
         ImageDraw.Draw(sheet).text((4, row * THUMBNAIL + THUMBNAIL // 2 - 6), text, fill="black")
         for column, i in enumerate(np.flatnonzero(source.labels == row)[:A_ROW].tolist()):
             try:

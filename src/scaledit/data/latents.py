@@ -26,7 +26,7 @@ from scaledit.data.posterior import draw
 from scaledit.data.sets import Batch, flips
 from scaledit.diffusion.noise import Stream, normal
 from scaledit.errors import RunError, UsageError, reading
-from scaledit.parts import sealed, whole
+from scaledit.parts import read_json, sealed, whole
 
 INDEX = "index.json"
 FORMAT = 1
@@ -40,6 +40,8 @@ STORED = {
 """By safetensors' names: how numpy maps the bytes, and what torch then sees in them."""
 BLOCK = 1 << 22
 REPAIR = "run scaledit encode again with --repair"
+LARGEST_HEADER = 1 << 20
+"""Bytes of a safetensors header of three tensors, and more."""
 
 
 class ShardFile(NamedTuple):
@@ -92,16 +94,14 @@ class Index:
         """Raises UsageError where there is none, RunError where it is not what was written, or says what
         cannot be."""
         path = folder / INDEX
-        try:
-            data = path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            raise UsageError(f"{folder} holds no encoded images: there is no {INDEX}") from None
+        if not path.is_file():
+            raise UsageError(f"{folder} holds no encoded images: there is no {INDEX}")
         with reading(path, "an index of encoded images", REPAIR):
-            value = json.loads(data)
-            if not isinstance(value, dict) or "format" not in value:
+            value = read_json(path, "an index of encoded images", REPAIR)
+            if "format" not in value:
                 raise UsageError(f"{path} is not an index of encoded images")
             value.pop("sha256", None)
-            if data != sealed(value):
+            if path.read_bytes() != sealed(value):
                 raise RunError(f"{path} does not match its SHA-256; {REPAIR}")
             if value.pop("format") != FORMAT:
                 raise UsageError(
@@ -293,9 +293,11 @@ def _map(folder: Path, shard: ShardFile, index: Index) -> dict[str, np.ndarray]:
     expected = {MOMENTS: (_SAFETENSORS[index.dtype], moments), LABELS: ("I64", (shard.images,))}
     if index.flip:
         expected[FLIPPED] = expected[MOMENTS]
-    try:
+    with reading(path, "encoded images", REPAIR):
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
+            if length > min(size, LARGEST_HEADER):
+                raise ValueError(f"its header has {length} bytes")
             header = json.loads(file.read(length))
         tables = {}
         for name, (dtype, shape) in expected.items():
@@ -304,13 +306,15 @@ def _map(folder: Path, shard: ShardFile, index: Index) -> dict[str, np.ndarray]:
                 raise ValueError(f"{name} is {entry['dtype']} {entry['shape']}")
             kind = np.int64 if name == LABELS else STORED[dtype][0]
             begin, end = entry["data_offsets"]
-            if end - begin != int(np.prod(shape)) * np.dtype(kind).itemsize or 8 + length + end > size:
+            if (
+                not _whole((begin, end), 0)
+                or end - begin != int(np.prod(shape)) * np.dtype(kind).itemsize
+                or 8 + length + end > size
+            ):
                 raise ValueError(f"{name} lies at {begin}..{end}")
             empty = np.empty(shape, kind)  # what cannot be mapped
             mapped = np.memmap(path, kind, "r", 8 + length + begin, shape) if shard.images else empty
             tables[name] = np.asarray(mapped)  # a plain array: memmap's own indexing is ten times slower
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        raise RunError(f"{path} is damaged ({error}); run scaledit encode again with --repair") from None
     labels, last = np.array(tables[LABELS]), len(index.class_names) - 1
     if ((labels < 0) | (labels > last)).any():
         raise RunError(

@@ -28,6 +28,7 @@ from scaledit.errors import RunError, UsageError
 from scaledit.evaluation.fidelity import psnr, ssim
 from scaledit.parts import sha256_of
 from scaledit.training.autoencoder_state import AutoencoderState, build
+from scaledit.training.class_order import remarks
 from scaledit.training.events import Event, Exported, Fitted, Reconstructed
 from scaledit.training.folder import SAMPLES, with_background
 from scaledit.training.learner import StepResult
@@ -90,6 +91,7 @@ def train(
         def after() -> Iterator[Event]:
             yield from around.first_only(state.step, lambda: iter([export(state, dataset, folder)]))
 
+        yield from remarks(dataset, around)
         yield from run.life(found, params, after)
 
 

@@ -24,6 +24,7 @@ from scaledit.evaluation.judge import Judge, drawn, open_judge
 from scaledit.models import flops
 from scaledit.pipeline import BYTES_OF_A_NUMBER, PROGRESS, Pipeline
 from scaledit.sampling.request import BYTES_OF_A_LABEL
+from scaledit.training.class_order import as_recorded, remarks
 from scaledit.training.events import Evaluated, Event, Sampled, Stepped, Verifying
 from scaledit.training.folder import CONFIG, SAMPLES, with_background
 from scaledit.training.learner import StepResult
@@ -57,6 +58,8 @@ def train(
     if dataset is None:
         encoder = assemble.autoencoder(config.autoencoder, config.data, where)
         dataset = assemble.dataset(config.data, encoder)
+        if resume == "auto":
+            dataset = as_recorded(dataset, out)
     begun = resume == "auto" and (out / CONFIG).exists()
     check_fits(dataset, config.model.shape, config.model.num_classes, may_have_more=begun)
     decoder = assemble.decoder(config.autoencoder, dataset, where)
@@ -76,6 +79,7 @@ def train(
             "made_by": None if decoder is None else decoder.made_by._asdict(),
         }
         run = Run(state, out, around, counts.macs, manifest, looks.stepped, looks.due)
+        yield from remarks(dataset, around)
         yield from run.life(found, counts.params)
 
 

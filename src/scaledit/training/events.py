@@ -16,6 +16,13 @@ class Verifying(NamedTuple):
     total: int
 
 
+class Remarked(NamedTuple):
+    """What of the data is not as one may expect: the split that is read, files that are not used. Told when a
+    run starts or resumes; not logged."""
+
+    lines: tuple[str, ...]
+
+
 class Started(NamedTuple):
     """The run begins at `step` (more than 0 when resumed) and ends at `steps`. ranks: processes."""
 
@@ -176,6 +183,7 @@ class Finished(NamedTuple):
 
 Event = (
     Verifying
+    | Remarked
     | Started
     | Stepped
     | Fitted

@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from scaledit.training.events import Evaluated, Event, RolledBack, Started, Verifying
+from scaledit.training.events import Evaluated, Event, Remarked, RolledBack, Started, Verifying
 
 LOG = "log.jsonl"
 
@@ -26,7 +26,7 @@ class JsonLog:
         self.out = out
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Verifying):
+        if isinstance(event, Verifying | Remarked):
             return
         if isinstance(event, Started | RolledBack):
             self._rewind(event.step, but="spiked" if isinstance(event, RolledBack) else "")

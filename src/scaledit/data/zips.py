@@ -1,0 +1,124 @@
+"""A tree in a .zip, read where it lies.
+
+Names are split at "/" and, as some programs on Windows write them, at backslashes. An entry is never read
+beyond the size that it declares.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from scaledit.data.decode import SUFFIXES, BadImage
+from scaledit.data.names import hidden, parts_of, suffix_of
+from scaledit.data.sources import Source, by_folder, check_size
+from scaledit.data.unused import HIDDEN, LeftOut
+from scaledit.errors import UsageError, reading
+
+READABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+ENCRYPTED = 0x1
+TAIL = 22 + 65535 + 20 + 56
+"""Bytes in which the records at a .zip's end lie, with the longest comment."""
+TWICE = "earlier files of the same name"
+NAMELESS = "entries without a name"
+STEP = {zipfile.ZIP_BZIP2: 4096, zipfile.ZIP_LZMA: 4096}
+"""Bytes to ask for at once: these two unpack all that they are fed, whatever was asked for."""
+
+
+def open_zip(path: Path, split: str = "") -> Source:
+    """Raises UsageError for what is no .zip, and for images that are encrypted or packed in a way that
+    Python cannot undo."""
+    with reading(path, "a .zip", error=UsageError), _inside():
+        try:
+            archive = zipfile.ZipFile(path)
+        except zipfile.BadZipFile as error:
+            raise UsageError(f"{path} is no .zip, or is cut short ({error})") from None
+        declared = _declared(path)
+        if declared not in (None, len(archive.infolist())):
+            raise UsageError(
+                f"{path} is damaged: it has {declared} entries, and lists {len(archive.infolist())}"
+            )
+        entries, folders, left = _entries(path, archive)
+    tree = by_folder(entries, folders, path, split, left)
+    # A forked process must not share a file's position with its parent.
+    archives = {os.getpid(): archive}
+
+    def read(i: int) -> bytes:
+        name = tree.names[i]
+        entry = entries[name]
+        check_size(entry.file_size, name)
+        with reading(name, f"a file of {path.name}", error=BadImage), _inside():
+            if os.getpid() not in archives:
+                archives[os.getpid()] = zipfile.ZipFile(path)
+            pieces, todo = [], entry.file_size
+            with archives[os.getpid()].open(entry) as file:
+                while todo and (piece := file.read(min(todo, STEP.get(entry.compress_type, todo)))):
+                    pieces.append(piece)
+                    todo -= len(piece)
+        if todo:
+            raise BadImage(f"{name} is damaged: it is shorter than {path.name} says")
+        return b"".join(pieces)
+
+    return Source(path, "zip", **tree.fields(), read=read)
+
+
+@contextmanager
+def _inside() -> Iterator[None]:
+    """Places that lie before a file's beginning are damage, though it is the system that refuses them."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise ValueError("it points outside of itself") from None
+        raise
+
+
+def _declared(path: Path) -> int | None:
+    """How many entries a .zip says that it has, which Python does not compare with those that it lists. None
+    where that cannot be told."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL))
+        tail = file.read()
+    at = tail.rfind(b"PK\5\6")
+    if at < 0 or len(tail) < at + 12:
+        return None
+    count = int.from_bytes(tail[at + 10 : at + 12], "little")
+    if count < 0xFFFF:
+        return count
+    at = tail.rfind(b"PK\6\6", 0, at)  # of a .zip with 64-bit sizes
+    return int.from_bytes(tail[at + 32 : at + 40], "little") if at >= 0 else None
+
+
+def _entries(path: Path, archive: zipfile.ZipFile) -> tuple[dict[str, zipfile.ZipInfo], list[str], LeftOut]:
+    """(files by name, folders, what is left out)."""
+    entries: dict[str, zipfile.ZipInfo] = {}
+    folders, left = [], LeftOut()
+    for info in archive.infolist():
+        name = info.filename.replace("\\", "/")
+        parts = parts_of(name)
+        if name.endswith("/"):
+            if parts and not hidden(parts):
+                folders.append(name)
+            continue
+        if not parts:
+            left.add(NAMELESS, name or "''")
+            continue
+        if hidden(parts):
+            left.add(HIDDEN, name)
+            continue
+        if suffix_of(name) in SUFFIXES:
+            if info.flag_bits & ENCRYPTED:
+                raise UsageError(f"{path} is encrypted ({name}); unpack it and give the folder")
+            if info.compress_type not in READABLE:
+                raise UsageError(
+                    f"{path}: {name} is packed in a way that cannot be read here (method "
+                    f"{info.compress_type}); pack it anew, or unpack it and give the folder"
+                )
+        if name in entries:
+            left.add(TWICE, name)
+        entries[name] = info
+    return entries, folders, left
