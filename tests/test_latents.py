@@ -389,8 +389,11 @@ def test_repair_finds_a_wrong_index(images: Path, tmp_path: Path, capsys):
         assert main(command(images, "pixels", out, "--repair")) == 0
         assert f"{INDEX} was wrong" in capsys.readouterr().out
         assert contents(out) == right
-    # And with it a record that agrees with it.
+    # And with it records that say something else of a file than what it is.
     edited(out / "parts" / "000001.json", miscounted, seal=True)
+    edited(out / "parts" / "000002.json", lambda record: record["file"].update(sha256="0" * 64), seal=True)
+    edited(out / "parts" / "000003.json", lambda record: record["file"].update(sha256=[]), seal=True)
+    (out / INDEX).unlink()
     assert main(command(images, "pixels", out, "--repair")) == 0
     assert contents(out) == right
     capsys.readouterr()

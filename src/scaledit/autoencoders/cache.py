@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from scaledit.data.files import ImageFiles, Readable
 from scaledit.data.latents import FLIPPED, INDEX, LABELS, MOMENTS, REPAIR, DType, Index, ShardFile
 from scaledit.data.posterior import split
 from scaledit.errors import RunError, UsageError, reading
-from scaledit.parts import WHOLE, Shard, claim, read_json, sealed, whole
+from scaledit.parts import WHOLE, Shard, claim, read_json, sealed, sha256_of, whole
 
 REQUEST, PARTS = "request.json", "parts"
 
@@ -271,6 +272,9 @@ class _Folder:
             or not all(isinstance(value, float) and math.isfinite(value) for value in numbers)
             or any(row[0] != each or row[2] < 0 or row[3] < 0 for row in part.sums)
             or part.file.file != self.file(k).name
+            or type(part.file.size) is not int
+            or not isinstance(part.file.sha256, str)
+            or re.fullmatch("[0-9a-f]{64}", part.file.sha256) is None
         )
         if wrong:
             raise ValueError("it says what its file cannot hold")
@@ -452,7 +456,8 @@ def _write(
     path = folder.file(k)
     data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
     file = ShardFile(path.name, part.file.images, len(data), hashlib.sha256(data).hexdigest())
-    if before and file not in before:
+    as_it_was = not before or file in before or (path.is_file() and sha256_of(path) == file.sha256)
+    if not as_it_was:
         raise RunError(
             f"{path} does not come out as it was: the images, the autoencoder or the libraries have changed; "
             "encode into another folder"
