@@ -7,6 +7,7 @@ and the work failed. Each message names the culprit and says how to fix it.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,7 +61,8 @@ def reading(path: Path | str, what: str, fix: str = "", error: type[Exception] =
     except (UsageError, RunError):
         raise
     except Exception as cause:
-        if isinstance(cause, OSError) and cause.errno is not None:
+        # EINVAL is a parser's seek to a place that the file only claims to have.
+        if isinstance(cause, OSError) and cause.errno not in (None, errno.EINVAL):
             raise
         reason = "it needs more memory than there is" if isinstance(cause, MemoryError) else str(cause)
         kind = type(cause).__name__
