@@ -90,13 +90,16 @@ def decoded_by(model: Model, autoencoder: str) -> Model:
         return dataclasses.replace(model, made_by=None)
     from scaledit.autoencoders import open_autoencoder
     from scaledit.autoencoders.decoder import check_same_latents, made_by
+    from scaledit.autoencoders.kl import KLAutoencoder
 
-    found = made_by(open_autoencoder(autoencoder))
+    opened = open_autoencoder(autoencoder)
+    found = made_by(opened)
     channels = model.config.model.in_channels
     if found.channels != channels:
         raise UsageError(f"{autoencoder} has latents of {found.channels} channels, this model {channels}")
     if model.made_by is not None and model.made_by.encoder_sha256:
-        check_same_latents(open_autoencoder(autoencoder), model.made_by)
+        check_same_latents(opened, model.made_by)
         found = model.made_by
     config = dataclasses.replace(model.config, autoencoder=LatentConfig(path=autoencoder))
-    return dataclasses.replace(model, config=config, made_by=found)
+    notes = opened.notes if isinstance(opened, KLAutoencoder) else ()
+    return dataclasses.replace(model, config=config, made_by=found).noting(*notes)
