@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from layouts import convert, official_state, random_dit
 from layouts import config as dit_config
+from layouts import convert, official_state, random_dit
 from scaledit.autoencoders import kl, open_autoencoder
 from scaledit.errors import UsageError
 
@@ -94,7 +94,7 @@ def test_the_table_of_defaults_is_that_of_the_installed_diffusers():
     from diffusers import AutoencoderKL
 
     parameters = inspect.signature(AutoencoderKL.__init__).parameters
-    assert kl.DEFAULTS == {name: p.default for name, p in parameters.items() if name != "self"}
+    assert {name: p.default for name, p in parameters.items() if name != "self"} == kl.DEFAULTS
 
 
 def test_what_was_filled_in_is_said(published: Path, tmp_path: Path, capsys: pytest.CaptureFixture):

@@ -3,10 +3,10 @@
     encode   x --encoder, quant_conv--> (mean, log variance)
     decode   z / scale --post_quant_conv, decoder--> x,         scale = config.json's scaling_factor
 
-Read from diffusers' folder, config.json and diffusion_pytorch_model.safetensors; nothing is unpickled. Folders
-of old versions of diffusers, Stable Diffusion's own among them, lack keys of the config and have other names for
-the weights of attention: they are read as diffusers reads them (DEFAULTS, ATTENTION). The decoder can be another
-one than the encoder came with, as the paper's table 5 does: what must agree is `encoder_sha256`.
+Read from diffusers' folder, config.json and diffusion_pytorch_model.safetensors; nothing is unpickled. Old
+folders, Stable Diffusion's own among them, lack keys of the config and have other names for the weights of
+attention: they are read as diffusers reads them (DEFAULTS, ATTENTION). The decoder can be another one than
+the encoder came with, as the paper's table 5 does: what must agree is `encoder_sha256`.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ DEFAULTS: Mapping[str, Any] = {
     "use_post_quant_conv": True,
     "mid_block_add_attention": True,
 }
-"""What diffusers' AutoencoderKL takes for a key that config.json lacks, the defaults of its constructor: old files
-lack the keys that are younger than they. scaling_factor is younger than Stable Diffusion's autoencoders."""
+"""What diffusers' AutoencoderKL takes for a key that config.json lacks: the defaults of its constructor. Old
+files lack the keys that are younger than they are, Stable Diffusion's autoencoders scaling_factor."""
 ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Names in attention layers before diffusers 0.15 -> since."""
 MOST_SIDE = 1 << 16
@@ -177,8 +177,8 @@ _INSTALL = 'KL autoencoders need diffusers: pip install "scaledit[diffusers]"'
 
 
 def _checked_config(folder: Path) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-    """config.json with DEFAULTS for the keys that it lacks, and what was filled in, after making sure that this
-    is an autoencoder whose latents need no more than a scale."""
+    """config.json with DEFAULTS for the keys that it lacks, and what was filled in, after making sure that
+    this is an autoencoder whose latents need no more than a scale."""
     file = folder / CONFIG
     if not file.is_file():
         raise UsageError(f"{folder} holds no autoencoder: there is no {CONFIG}")
@@ -227,44 +227,45 @@ def diffusers_class() -> Any:
 
 
 def _network(folder: Path, config: Mapping[str, Any]) -> Any:
-    """The module with every weight from the file, in float32. It is built without memory first and compared with
-    the file's header, so that nothing is believed of the config that the weights do not show."""
+    """The module with every weight from the file, in float32. It is built without memory first and compared
+    with the file's header, so that nothing is believed of the config that the weights do not show."""
     AutoencoderKL = diffusers_class()
     file = folder / WEIGHTS
-    with reading(file, f"an {CLASS}", "fetch it again", UsageError):
-        with safe_open(file, "pt") as opened:
-            names = {_current(key): key for key in opened.keys()}  # noqa: SIM118  # no mapping
-            layers = config["layers_per_block"] * len(config["block_out_channels"])
-            if layers > len(names):
+    with reading(file, f"an {CLASS}", "fetch it again", UsageError), safe_open(file, "pt") as opened:
+        names = {_current(key): key for key in opened.keys()}  # noqa: SIM118  # no mapping
+        layers = config["layers_per_block"] * len(config["block_out_channels"])
+        if layers > len(names):
+            raise UsageError(f"{folder / CONFIG} claims {layers} layers, {WEIGHTS} has {len(names)} tensors")
+        net = _described_by(AutoencoderKL, config, folder / CONFIG)
+        wanted = net.state_dict()
+        if wrong := sorted(names.keys() ^ wanted.keys()):
+            what = "is missing" if wrong[0] in wanted else "is not known"
+            raise UsageError(f"{file} does not fit its {CONFIG}: {wrong[0][:100]} {what}")
+        for key, value in wanted.items():
+            found = tuple(opened.get_slice(names[key]).get_shape())
+            if _without_ones(found) != _without_ones(value.shape):
                 raise UsageError(
-                    f"{folder / CONFIG} claims {layers} layers, {WEIGHTS} has {len(names)} tensors"
+                    f"{file} does not fit its {CONFIG}: {names[key]} has shape {found}, the config says "
+                    f"{tuple(value.shape)}"
                 )
-            net = _described_by(AutoencoderKL, config, folder / CONFIG)
-            state, wanted = {}, net.state_dict()
-            if wrong := sorted(names.keys() ^ wanted.keys()):
-                what = "is missing" if wrong[0] in wanted else "is not known"
-                raise UsageError(f"{file} does not fit its {CONFIG}: {wrong[0][:100]} {what}")
-            for key, value in wanted.items():
-                found = tuple(opened.get_slice(names[key]).get_shape())
-                if _without_ones(found) != _without_ones(value.shape):
-                    raise UsageError(
-                        f"{file} does not fit its {CONFIG}: {names[key]} has shape {found}, the config says "
-                        f"{tuple(value.shape)}"
-                    )
-            for key, value in wanted.items():
-                tensor = opened.get_tensor(names[key])
-                if not tensor.is_floating_point():
-                    raise UsageError(f"{file} has {names[key]} as {tensor.dtype}, which weights are not")
-                # a linear layer of attention is a 1x1 convolution in the oldest files
-                state[key] = tensor.float().reshape(value.shape)
-                if not bool(state[key].isfinite().all()):
-                    count = int((~state[key].isfinite()).sum())
-                    raise UsageError(
-                        f"{file} has values that are not finite: {count} of the {tensor.numel()} of {names[key]}; "
-                        "fetch it again, or take another autoencoder"
-                    )
+        state = {key: _weight(opened, names[key], value.shape, file) for key, value in wanted.items()}
     net.load_state_dict(state, assign=True)
     return net
+
+
+def _weight(opened: Any, name: str, shape: tuple[int, ...], file: Path) -> Tensor:
+    """A tensor of the opened file, in float32: a linear layer of attention is a 1x1 convolution in old ones."""
+    tensor = opened.get_tensor(name)
+    if not tensor.is_floating_point():
+        raise UsageError(f"{file} has {name} as {tensor.dtype}, which weights are not")
+    tensor = tensor.float().reshape(shape)
+    if not bool(tensor.isfinite().all()):
+        count = int((~tensor.isfinite()).sum())
+        raise UsageError(
+            f"{file} has values that are not finite: {count} of the {tensor.numel()} of {name}; fetch it "
+            "again, or take another autoencoder"
+        )
+    return tensor
 
 
 def _described_by(AutoencoderKL: Any, config: Mapping[str, Any], file: Path) -> Any:
