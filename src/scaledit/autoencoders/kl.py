@@ -254,7 +254,8 @@ def _network(folder: Path, config: Mapping[str, Any]) -> Any:
 
 
 def _weight(opened: Any, name: str, shape: tuple[int, ...], file: Path) -> Tensor:
-    """A tensor of the opened file, in float32: a linear layer of attention is a 1x1 convolution in old ones."""
+    """A tensor of the opened file, in float32: a linear layer of attention is a 1x1 convolution in old
+    ones."""
     tensor = opened.get_tensor(name)
     if not tensor.is_floating_point():
         raise UsageError(f"{file} has {name} as {tensor.dtype}, which weights are not")

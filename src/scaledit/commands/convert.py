@@ -36,7 +36,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--heads", type=int, metavar="N", help="of models that are none of the paper's sizes")
     parser.add_argument("--input-size", metavar="S|H,W", help="of weights without a position table")
     parser.add_argument("--patch-size", type=int, metavar="P", help="of weights in our own names")
-    parser.add_argument("--num-classes", type=int, metavar="N", help="compared with the label table")
+    parser.add_argument(
+        "--num-classes",
+        type=int,
+        metavar="N",
+        help="without the null label: tells whether the label table ends with one",
+    )
+    parser.add_argument(
+        "--allow-nonfinite", action="store_true", help="keep weights that are NaN or infinite, and say which"
+    )
     parser.add_argument(
         "--autoencoder",
         metavar="AE",
@@ -73,7 +81,7 @@ def run(given: argparse.Namespace) -> None:
 
     results = tuple(_result(path) for path in given.metrics)
     hints = Hints(given.model, given.heads, _size(given.input_size), given.patch_size, given.num_classes)
-    model = open_model(hub.local(given.source), hints, given.weights)
+    model = open_model(hub.local(given.source), hints, given.weights, given.allow_nonfinite)
     if given.autoencoder:
         model = decoded_by(model, _absolute(given.autoencoder))
     with common.shown_progress("converting, MB") as progress:

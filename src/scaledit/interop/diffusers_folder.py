@@ -22,7 +22,7 @@ from scaledit.data.latents import MadeBy
 from scaledit.errors import UsageError
 from scaledit.interop import diffusers_layout
 from scaledit.interop.infer import Hints, config_of
-from scaledit.interop.lazily import Lazy, Progress, open_safetensors, write_safetensors
+from scaledit.interop.lazily import Lazy, Progress, looked_through, open_safetensors, write_safetensors
 from scaledit.interop.model import Model, decoded_by, described
 from scaledit.interop.official import check_position, check_shapes
 from scaledit.interop.ours import CARD, put, synced, whole_folder
@@ -56,20 +56,24 @@ def transformer_folder(path: Path) -> Path | None:
     return None
 
 
-def read(path: Path, hints: Hints) -> Model:
-    """Raises UsageError for another model, or weights that do not fit the folder's config."""
+def read(path: Path, hints: Hints, allow_nonfinite: bool = False) -> Model:
+    """allow_nonfinite: see `lazily.looked_through`. Raises UsageError for another model, or weights that do
+    not fit the folder's config."""
     folder = transformer_folder(path)
     if folder is None:
         raise UsageError(f"{path} holds no DiT of diffusers: no {CONFIG} with one of {', '.join(CLASSES)}")
     theirs, (weights, files) = _json(folder / CONFIG), _weights(folder)
+    weights, kept = looked_through(weights, folder, allow_nonfinite)
     heads, side = theirs.get("num_attention_heads"), theirs.get("sample_size")
     if not isinstance(heads, int) or not isinstance(side, int):
         raise UsageError(f"{folder / CONFIG} lacks num_attention_heads or sample_size")
     ours = diffusers_layout.to_ours(weights)
     shapes = {key: lazy.shape for key, lazy in ours.items()}
-    given = dataclasses.replace(hints, heads=heads, input_size=side)
+    classes = theirs.get("num_embeds_ada_norm", hints.num_classes)
+    given = dataclasses.replace(hints, heads=heads, input_size=side, num_classes=classes)
     patches = weights.get(diffusers_layout.PATCHES)
-    config = config_of(shapes, given, None if patches is None else patches.shape)
+    # diffusers' class has a row for the null label whatever the model was trained with
+    config = config_of(shapes, given, None if patches is None else patches.shape, null_row=True)
     check_shapes(shapes, config)
     if diffusers_layout.POSITION in weights:
         check_position(weights[diffusers_layout.POSITION].read(), config)
@@ -77,7 +81,7 @@ def read(path: Path, hints: Hints) -> Model:
     digests = [sha256_of(file) for file in files]
     sha256 = digests[0] if len(files) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     source = {"layout": "diffusers", "name": path.resolve().name, "sha256": sha256}
-    model = dataclasses.replace(described(config, ours, diffusion, source, notes), sha256=sha256)
+    model = dataclasses.replace(described(config, ours, diffusion, source, (*kept, *notes)), sha256=sha256)
     model = _with_ours(model, path / OURS)
     if theirs["_class_name"] != diffusers_layout.EXACT:
         model = model.noting(

@@ -61,7 +61,7 @@ def described(
     """A model that came without a config of ours: the paper's settings for what the weights do not say.
 
     Sampling as the official programs do it: 250 DDPM steps, or for a flow Heun's 50; guidance 4 on three
-    channels.
+    channels, or none where there is no null label.
     """
     if diffusion.objective == "hybrid" and not config.learn_sigma:
         diffusion = dataclasses.replace(diffusion, objective="simple")
@@ -73,7 +73,9 @@ def described(
         diffusion=diffusion,
         data=DataConfig(name="images" if pixels else "latents"),
         sample=SampleConfig(
-            sampler="heun" if is_flow else "ddpm", steps=50 if is_flow else 250, cfg_scale=4.0
+            sampler="heun" if is_flow else "ddpm",
+            steps=50 if is_flow else 250,
+            cfg_scale=4.0 if config.has_null_label else 1.0,
         ),
     )
     names = tuple(str(c) for c in range(config.num_classes))

@@ -21,7 +21,7 @@ from scaledit import __version__, checkpoint
 from scaledit.config import RunConfig
 from scaledit.data.latents import MadeBy
 from scaledit.errors import RunError, UsageError
-from scaledit.interop.lazily import Lazy, Progress, open_safetensors, write_safetensors
+from scaledit.interop.lazily import Lazy, Progress, looked_through, open_safetensors, write_safetensors
 from scaledit.interop.model import Model
 from scaledit.parts import sealed, sha256_of
 
@@ -36,8 +36,9 @@ def locate(path: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def read(folder: Path, weights: str = "ema") -> Model:
+def read(folder: Path, weights: str = "ema", allow_nonfinite: bool = False) -> Model:
     """A checkpoint's model, or an exported one. weights: "ema" or "model"; an exported folder has one kind.
+    allow_nonfinite: see `lazily.looked_through`.
 
     Raises RunError if it is damaged: every byte that is used has been hashed before.
     """
@@ -55,15 +56,17 @@ def read(folder: Path, weights: str = "ema") -> Model:
         made_by = None if state.get("made_by") is None else MadeBy(**state["made_by"])
     except (KeyError, TypeError) as error:
         raise RunError(f"{folder / checkpoint.MANIFEST} lacks what a model needs ({error})") from None
+    tensors, notes = looked_through(_verified(folder, name, size, sha256), folder / name, allow_nonfinite)
     return Model(
         config=RunConfig.from_json(opened.config),
-        weights=_verified(folder, name, size, sha256),
+        weights=tensors,
         class_names=names,
         made_by=made_by,
         source=state.get("source", {}),
         step=opened.step,
         kind=weights,
         sha256=sha256,
+        notes=notes,
     )
 
 

@@ -35,7 +35,8 @@ class DiTConfig:
     num_classes: classes of the data, without the null label; 1 for an unconditional model.
     learn_sigma: whether the output has a second set of `in_channels` channels for the variance.
     conditioning: the paper's block design.
-    class_dropout: fraction of labels replaced by the null label in training (`DiT.drop_labels`).
+    class_dropout: fraction of labels replaced by the null label in training (`DiT.drop_labels`). 0: the null
+        label was never trained, and the model can only be sampled without guidance (`has_null_label`).
     position: the position embedding; "sincos" is the paper's frozen table.
 
     Raises UsageError for sizes that do not fit together.
@@ -92,6 +93,12 @@ class DiTConfig:
             raise UsageError(f"model.class_dropout must lie in [0, 1], got {self.class_dropout}")
         if not (math.isfinite(self.mlp_ratio) and int(self.hidden_size * self.mlp_ratio) >= 1):
             raise UsageError(f"model.mlp_ratio {self.mlp_ratio} leaves the MLP without a hidden unit; use 4")
+
+    @property
+    def has_null_label(self) -> bool:
+        """Whether the null label is trained, so that classifier-free guidance has something to guide away
+        from."""
+        return self.class_dropout > 0
 
     @property
     def height(self) -> int:
