@@ -18,6 +18,7 @@ SUMMARY = """between official DiT checkpoints, diffusers' folders and our own
   scaledit convert runs/mine mine-diffusers --to diffusers
   scaledit convert runs/mine mine.pt --to official
   scaledit convert runs/mine mine.pt2 --to program      torch.export, any batch size
+  scaledit convert runs/mine mine.onnx --to onnx        for other runtimes, any batch size
 
 IN is a run, a checkpoint, an exported folder, an official .pt or .safetensors (a trainer's, fast-DiT's),
 a folder of diffusers, or hf://org/name. Pickles are read without being run (docs/interop.md)."""
@@ -26,9 +27,14 @@ a folder of diffusers, or hf://org/name. Pickles are read without being run (doc
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="IN", help="see above")
     parser.add_argument(
-        "out", metavar="OUT", type=Path, help="a folder; official: .pt or .safetensors; program: .pt2"
+        "out",
+        metavar="OUT",
+        type=Path,
+        help="a folder; official: .pt or .safetensors; program: .pt2; onnx: .onnx",
     )
-    parser.add_argument("--to", choices=["scaledit", "official", "diffusers", "program"], required=True)
+    parser.add_argument(
+        "--to", choices=["scaledit", "official", "diffusers", "program", "onnx"], required=True
+    )
     parser.add_argument("--weights", default="ema", metavar="PART", help="ema (default), model, or another")
     parser.add_argument(
         "--model", metavar="NAME", help="what IN is, where it does not say: DiT-XL/2, SiT-XL/2"
@@ -70,7 +76,7 @@ def run(given: argparse.Namespace) -> None:
     hub.check(given.source)
     if given.to != "diffusers" and (given.plain or given.max_shard_size):
         raise UsageError("--plain and --max-shard-size go with --to diffusers")
-    if given.push and given.to in ("official", "program"):
+    if given.push and given.to in ("official", "program", "onnx"):
         raise UsageError("--push sends a folder; use --to scaledit or --to diffusers")
     shard = _bytes(given.max_shard_size)
 

@@ -1,18 +1,19 @@
 """From any layout to any other: open_model(path) -> Model -> write(model, out, to).
 
-    our folders, official .pt or .safetensors (DiT, fast-DiT, SiT), diffusers' folders; and out, .pt2
+    our folders, official .pt or .safetensors (DiT, fast-DiT, SiT), diffusers' folders; and out, .pt2, .onnx
 
-Weights stay in their files until they are written: memory holds one tensor at a time, except for an official
-.pt, which torch.save takes whole.
+Weights stay in their files until they are written: memory holds one tensor at a time, except for programs of
+torch.export and ONNX, which have the network in them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from scaledit.errors import RunError, UsageError
 from scaledit.interop import card, diffusers_folder, official, ours, sit
@@ -27,11 +28,14 @@ from scaledit.interop.lazily import (
 )
 from scaledit.interop.model import EPSILON, SIT, Model, described
 from scaledit.interop.pickle_reader import grouped
-from scaledit.interop.pickled import open_pickled
+from scaledit.interop.pickled import open_pickled, write_pickled
 from scaledit.models.config import LATENT_DOWNSAMPLING
 from scaledit.parts import sha256_of, whole
 
-Layout = Literal["scaledit", "official", "diffusers", "program"]
+if TYPE_CHECKING:
+    from scaledit.models.dit import DiT
+
+Layout = Literal["scaledit", "official", "diffusers", "program", "onnx"]
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 TENSORS = ".safetensors"
 PATCHES = "patch_embed.weight"
@@ -197,6 +201,8 @@ def write(
         return _write_official(model, out, progress)
     if to == "program":
         return _write_program(model, out, progress)
+    if to == "onnx":
+        return _write_onnx(model, out, progress)
     text = card.text(model, results, "plain" if plain else "diffusers")
     written = diffusers_folder.write(model, out, text, progress, plain, shard)
     sha256, notes = next(iter(written.sha256.values())), []
@@ -223,8 +229,6 @@ def _write_official(model: Model, out: Path, progress: Progress) -> Written:
     """A bare state dict, as .pt (torch.save's format, in float32 or what the weights are) or .safetensors."""
     if out.suffix not in (".pt", ".pth", TENSORS):
         raise UsageError(f"--to official writes a file: give OUT.pt or OUT{TENSORS}, not {out}")
-    if out.exists():
-        raise UsageError(f"{out} exists; choose another name or delete it")
     weights, config = model.weights, model.config.model
     diffusion = model.config.diffusion
     if (diffusion.schedule, diffusion.prediction) == (SIT.schedule, SIT.prediction):
@@ -242,37 +246,53 @@ def _write_official(model: Model, out: Path, progress: Progress) -> Written:
         done += nbytes
         progress(done, total)
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with whole(out) as file:
-            if out.suffix == TENSORS:
-                return Written(write_safetensors(file, tensors, step))
-            import torch
-
-            state = {}
-            for key, lazy in tensors.items():
-                state[key] = lazy.read().clone()
-                step(lazy.nbytes)
-            torch.save(state, file)
-    except OSError as error:
-        raise RunError(f"could not write {out}: {error.strerror or error}") from error
+    with _writing(out), whole(out) as file:
+        if out.suffix == TENSORS:
+            write_safetensors(file, tensors, step)
+        else:
+            write_pickled(file, tensors, step)
     return Written(sha256_of(out))
 
 
 def _write_program(model: Model, out: Path, progress: Progress) -> Written:
     """The network as a .pt2 of torch.export; it has the weights inside, in float32."""
-    if out.exists():
-        raise UsageError(f"{out} exists; choose another name or delete it")
     from scaledit.interop import program
+
+    program.check_name(out)
+    with _writing(out):
+        program.save(_network(model), out)
+    progress(model.nbytes, model.nbytes)
+    return Written(sha256_of(out))
+
+
+def _write_onnx(model: Model, out: Path, progress: Progress) -> Written:
+    """The network as an .onnx, with the weights inside or, where they are large, in a file beside it."""
+    from scaledit.interop import onnx_file
+
+    onnx_file.check(out)
+    with _writing(out):
+        beside = onnx_file.save(_network(model), out)
+    progress(model.nbytes, model.nbytes)
+    notes = () if beside is None else (f"the weights are in {beside.name}, which belongs beside it",)
+    return Written(sha256_of(out), None, notes)
+
+
+def _network(model: Model) -> DiT:
     from scaledit.models.dit import DiT
 
     official.check_shapes({key: lazy.shape for key, lazy in model.weights.items()}, model.config.model)
     net = DiT(model.config.model)
     net.load_state_dict({key: lazy.read() for key, lazy in model.weights.items()})
-    out.parent.mkdir(parents=True, exist_ok=True)
+    return net
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Around the writing of a new file: one sentence where it is there, or cannot be made."""
     try:
-        program.save(net, out)
+        if out.exists():
+            raise UsageError(f"{out} exists; choose another name or delete it")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         raise RunError(f"could not write {out}: {error.strerror or error}") from error
-    progress(model.nbytes, model.nbytes)
-    return Written(sha256_of(out))

@@ -199,9 +199,14 @@ def write_safetensors(file: BinaryIO, tensors: Mapping[str, Lazy], step: Callabl
 
     put(safetensors_header(entries, {"format": "pt"}))
     for name, lazy in tensors.items():
-        tensor = lazy.read().contiguous()
-        if tuple(tensor.shape) != lazy.shape or tensor.dtype != DTYPES[lazy.dtype]:
-            raise RunError(f"{name} changed while it was read")
-        put(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        put(bytes_of(name, lazy))
         step(lazy.nbytes)
     return digest.hexdigest()
+
+
+def bytes_of(name: str, lazy: Lazy) -> memoryview:
+    """A tensor's values, row by row. Raises RunError where it is no longer what it was said to be."""
+    tensor = lazy.read().contiguous()
+    if tuple(tensor.shape) != lazy.shape or tensor.dtype != DTYPES[lazy.dtype]:
+        raise RunError(f"{name} changed while it was read")
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
