@@ -206,7 +206,11 @@ def write(
     text = card.text(model, results, "plain" if plain else "diffusers")
     written = diffusers_folder.write(model, out, text, progress, plain, shard)
     sha256, notes = next(iter(written.sha256.values())), []
-    if not written.has_pipeline:
+    if not written.has_pipeline and model.made_by is None:
+        notes.append(
+            "diffusers' DiTPipeline makes no pixels without an autoencoder: it does not open the folder"
+        )
+    elif not written.has_pipeline:
         notes.append(
             f"diffusers' DiTPipeline does not sample a {model.config.diffusion.schedule} schedule of "
             f"{model.config.diffusion.steps} steps: the folder holds the transformer alone"

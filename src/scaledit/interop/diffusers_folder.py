@@ -194,6 +194,7 @@ def write(
         sha256 = _write_weights(weights, inner, shard, progress)
         if scheduler is not None:
             _put_json(folder / SCHEDULER / "scheduler_config.json", scheduler)
+        if has_pipeline(model):
             library = "diffusers" if plain else EXACT_MODULE
             index: dict[str, object] = {
                 "_class_name": "DiTPipeline",
@@ -216,7 +217,12 @@ def write(
         }
         _put_json(folder / OURS, said)
         put(folder / CARD, card.replace("{sha256}", next(iter(sha256.values()))).encode())
-    return Written(sha256, scheduler is not None)
+    return Written(sha256, has_pipeline(model))
+
+
+def has_pipeline(model: Model) -> bool:
+    """Whether diffusers' DiTPipeline can sample such a model: latents, on a chain that it knows."""
+    return model.made_by is not None and _scheduler(model.config.diffusion) is not None
 
 
 def _scheduler(diffusion: DiffusionConfig) -> dict[str, object] | None:
