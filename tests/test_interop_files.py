@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,10 +18,12 @@ from safetensors.torch import save_file
 
 from layouts import HEADS, OPTIONS, config, convert, distance, equal, inputs, official_state, random_dit
 from scaledit.cli import main
+from scaledit.errors import RunError, UsageError
 from scaledit.interop import onnx_file, program
-from scaledit.interop.convert import Layout
+from scaledit.interop.convert import Layout, open_model
 from scaledit.interop.pickled import open_pickled
 from scaledit.models.config import Conditioning
+from scaledit.parts import sealed
 
 OUT = {
     "scaledit": "out",
@@ -183,3 +188,66 @@ def test_onnx_without_the_extra(
     assert main(arguments(source, tmp_path / "out.onnx", "onnx")) == 2
     assert 'pip install "scaledit[onnx]"' in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
+
+
+def test_a_program_that_is_none(source: Path, tmp_path: Path):
+    """Cut short anywhere, and other files."""
+    program.save(random_dit(config(depth=1)), tmp_path / "fine.pt2")
+    whole = (tmp_path / "fine.pt2").read_bytes()
+    for data in (b"", b"{}", whole[:10], whole[:-100], whole[: len(whole) // 2], source.read_bytes()):
+        (tmp_path / "x.pt2").write_bytes(data)
+        with pytest.raises(UsageError, match="is no program that scaledit exported") as caught:
+            program.load(tmp_path / "x.pt2")
+        assert "\n" not in str(caught.value)
+
+
+ODD = (None, -1, 1.5, 10**9, float("nan"), "x", [], {}, [1, 2, 3], [None])
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Of every value in nested dicts and lists."""
+    for key in value if isinstance(value, dict) else range(len(value)):
+        yield (*path, key)
+        if isinstance(value[key], dict | list) and len(path) < 3:
+            yield from places(value[key], (*path, key))
+
+
+def changed(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    value = copy.deepcopy(value)
+    inner = value
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = new
+    return value
+
+
+@pytest.mark.parametrize(
+    ("layout", "file"),
+    [
+        ("scaledit", "manifest.json"),
+        ("diffusers", "transformer/config.json"),
+        ("diffusers", "scheduler/scheduler_config.json"),
+        ("diffusers", "scaledit.json"),
+        ("diffusers", "transformer/diffusion_pytorch_model.safetensors.index.json"),
+    ],
+)
+def test_json_that_makes_no_sense_is_one_sentence(layout: str, file: str, source: Path, tmp_path: Path):
+    """Every value of the file in turn becomes one of another kind: opened all the same, or refused."""
+    shards = ["--max-shard-size", "30KB"] if layout == "diffusers" else []
+    convert(source, tmp_path / "x", "--to", layout, *OPTIONS, *shards)
+    written = json.loads((tmp_path / "x" / file).read_bytes())
+    written.pop("sha256", None)
+    rng, refused = random.Random(0), 0
+    for path in places(written):
+        value = changed(written, path, rng.choice(ODD))
+        data = sealed(value) if file == "manifest.json" else json.dumps(value).encode()
+        (tmp_path / "x" / file).write_bytes(data)
+        try:
+            open_model(tmp_path / "x")
+        except (UsageError, RunError) as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 3
+    (tmp_path / "x" / file).write_bytes(b"[" * 100_000)
+    with pytest.raises((UsageError, RunError), match="cannot be read as"):
+        open_model(tmp_path / "x")

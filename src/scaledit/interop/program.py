@@ -84,7 +84,7 @@ def load(path: Path) -> ProgramNet:
         config = DiTConfig(**json.loads(extra[CONFIG]))
     except FileNotFoundError:
         raise UsageError(f"there is no {path}") from None
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # torch's readers raise what they meet; the first line of it says what
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(f"{path} is no program that scaledit exported ({reason})") from None
     return ProgramNet(program.module(), config)
