@@ -106,7 +106,7 @@ def test_what_is_inferred_and_what_is_asked_for(tmp_path: Path, capsys: pytest.C
     torch.save(official_state(dit), tmp_path / "odd.pt")
     assert main(["convert", str(tmp_path / "odd.pt"), str(tmp_path / "x"), "--to", "scaledit"]) == 2
     assert "convert it with --heads N" in capsys.readouterr().err
-    found = open_model(tmp_path / "odd.pt", Hints(heads=HEADS)).config
+    found = open_model(tmp_path / "odd.pt", Hints(heads=HEADS, num_classes=5)).config
     assert found.model == dit.config
     assert found.diffusion.objective == "simple"
     with pytest.raises(UsageError, match=r"no DiT-XL/2: 3 blocks of width 16"):
@@ -250,7 +250,7 @@ def test_the_official_samplers_pictures(scale: float, tmp_path: Path):
     settings = pipeline.settings(seed, steps=steps, cfg_scale=scale)
     found = pipeline.latents(classes, settings, batch_size=2)  # the batch is whole all the same
     assert np.abs(found.numpy() - expected).max() <= 2e-5 * np.abs(expected).max()
-    straight = load(tmp_path / "in.pt", hints=Hints(heads=HEADS)).with_official_noise()
+    straight = load(tmp_path / "in.pt", hints=Hints(heads=HEADS, num_classes=5)).with_official_noise()
     assert torch.equal(straight.latents(classes, settings), found)
     keyed = load(tmp_path / "ours").latents(classes, settings)
     assert np.abs(keyed.numpy() - expected).max() > 0.1 * np.abs(expected).max()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -249,6 +251,73 @@ def test_casting_the_module_keeps_the_timestep_frequencies(dtype: torch.dtype):
     assert torch.equal(seen[1], seen[0].to(dtype))
     angles = t.double()[:, None] * 10000 ** (-torch.arange(128, dtype=torch.float64) / 128)
     assert torch.allclose(seen[0].double(), torch.cat([angles.cos(), angles.sin()], dim=1), atol=1e-4)
+
+
+def _to_empty(dit: DiT, state: dict[str, Tensor]) -> DiT:
+    dit.to_empty(device="cpu")
+    dit.load_state_dict(state)
+    return dit
+
+
+def _assigned(dit: DiT, state: dict[str, Tensor]) -> DiT:
+    dit.load_state_dict(state, assign=True)
+    return dit
+
+
+def _module_by_module(dit: DiT, state: dict[str, Tensor]) -> DiT:
+    """As FSDP's param_init_fn and its like do."""
+    for module in dit.modules():
+        module.to_empty(device="cpu", recurse=False)
+    dit.load_state_dict(state)
+    return dit
+
+
+def _cast_on_the_way(dit: DiT, state: dict[str, Tensor]) -> DiT:
+    return _to_empty(dit.bfloat16(), state).float()
+
+
+def _copied(dit: DiT, state: dict[str, Tensor]) -> DiT:
+    return _assigned(copy.deepcopy(pickle.loads(pickle.dumps(dit))), state)
+
+
+def _in_a_wrapper(dit: DiT, state: dict[str, Tensor]) -> DiT:
+    outer = nn.Sequential(dit)
+    with torch.device("meta"):  # the context may still be there
+        outer.to_empty(device="cpu")
+    outer.load_state_dict({f"0.{key}": value for key, value in state.items()})
+    return dit
+
+
+@pytest.mark.parametrize(
+    "materialise", [_to_empty, _assigned, _module_by_module, _cast_on_the_way, _copied, _in_a_wrapper]
+)
+def test_a_dit_of_the_meta_device_is_the_same_function_once_it_is_loaded(materialise, monkeypatch):
+    """Its buffers are in no state dict, and `to_empty` fills them with anything: here with NaN."""
+    config = small()
+    dit = trained(config)
+    state = dict(dit.state_dict())
+    if materialise is _cast_on_the_way:  # whose weights are rounded on the way
+        state = {key: value.bfloat16().float() for key, value in state.items()}
+        dit.load_state_dict(state)
+    with torch.device("meta"):
+        built = DiT(config)
+    assert {value.device.type for value in (*built.parameters(), *built.buffers())} == {"meta"}
+    empty_like = torch.empty_like
+
+    def poisoned(tensor: Tensor, **settings: Any) -> Tensor:
+        out = empty_like(tensor, **settings)
+        return out if out.is_meta else out.fill_(torch.nan)
+
+    monkeypatch.setattr(torch, "empty_like", poisoned)
+    loaded = materialise(built, state).eval()
+    assert torch.equal(loaded(*inputs(config)), dit(*inputs(config)))
+    assert loaded.state_dict().keys() == dit.state_dict().keys()
+
+
+def test_a_cast_and_back_leaves_the_position_table_exact():
+    dit = DiT(small())
+    assert dit.bfloat16().position.dtype == torch.bfloat16
+    assert torch.equal(dit.float().position, position_table(16, 2, 3))
 
 
 def test_official_round_trip_is_bit_identical():

@@ -26,6 +26,7 @@ from PIL import Image
 
 from scaledit import terminal
 from scaledit.cli import main
+from scaledit.data.names import as_text
 from scaledit.data.sets import digits
 from scaledit.errors import printable
 from scaledit.images import to_uint8
@@ -97,7 +98,7 @@ def test_names_are_printed_as_they_are_and_do_nothing(name: str, tmp_path_factor
     recipe.write_text('extends = "digits"\n')
     for arguments, expected, shown in (
         (["evaluate", "--compare", str(result)], 0, printable(name)),
-        (["data", "inspect", str(folder / "images")], 0, printable(name)),
+        (["data", "inspect", str(folder / "images")], 0, printable(as_text(name))),
         (["plan", str(recipe)], 0, printable(name)),
         (["paper", "--study", str(folder / name)], 2, None),
         (["plan", str(folder / f"{name}x.toml")], 2, printable(name)),

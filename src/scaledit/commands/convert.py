@@ -18,6 +18,7 @@ SUMMARY = """between official DiT checkpoints, diffusers' folders and our own
   scaledit convert runs/mine mine-diffusers --to diffusers
   scaledit convert runs/mine mine.pt --to official
   scaledit convert runs/mine mine.pt2 --to program      torch.export, any batch size
+  scaledit convert runs/mine mine.onnx --to onnx        for other runtimes, any batch size
 
 IN is a run, a checkpoint, an exported folder, an official .pt or .safetensors (a trainer's, fast-DiT's),
 a folder of diffusers, or hf://org/name. Pickles are read without being run (docs/interop.md)."""
@@ -26,9 +27,14 @@ a folder of diffusers, or hf://org/name. Pickles are read without being run (doc
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="IN", help="see above")
     parser.add_argument(
-        "out", metavar="OUT", type=Path, help="a folder; official: .pt or .safetensors; program: .pt2"
+        "out",
+        metavar="OUT",
+        type=Path,
+        help="a folder; official: .pt or .safetensors; program: .pt2; onnx: .onnx",
     )
-    parser.add_argument("--to", choices=["scaledit", "official", "diffusers", "program"], required=True)
+    parser.add_argument(
+        "--to", choices=["scaledit", "official", "diffusers", "program", "onnx"], required=True
+    )
     parser.add_argument("--weights", default="ema", metavar="PART", help="ema (default), model, or another")
     parser.add_argument(
         "--model", metavar="NAME", help="what IN is, where it does not say: DiT-XL/2, SiT-XL/2"
@@ -36,7 +42,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--heads", type=int, metavar="N", help="of models that are none of the paper's sizes")
     parser.add_argument("--input-size", metavar="S|H,W", help="of weights without a position table")
     parser.add_argument("--patch-size", type=int, metavar="P", help="of weights in our own names")
-    parser.add_argument("--num-classes", type=int, metavar="N", help="compared with the label table")
+    parser.add_argument(
+        "--num-classes",
+        type=int,
+        metavar="N",
+        help="without the null label: tells whether the label table ends with one",
+    )
+    parser.add_argument(
+        "--allow-nonfinite", action="store_true", help="keep weights that are NaN or infinite, and say which"
+    )
     parser.add_argument(
         "--autoencoder",
         metavar="AE",
@@ -62,7 +76,7 @@ def run(given: argparse.Namespace) -> None:
     hub.check(given.source)
     if given.to != "diffusers" and (given.plain or given.max_shard_size):
         raise UsageError("--plain and --max-shard-size go with --to diffusers")
-    if given.push and given.to in ("official", "program"):
+    if given.push and given.to in ("official", "program", "onnx"):
         raise UsageError("--push sends a folder; use --to scaledit or --to diffusers")
     shard = _bytes(given.max_shard_size)
 
@@ -73,7 +87,7 @@ def run(given: argparse.Namespace) -> None:
 
     results = tuple(_result(path) for path in given.metrics)
     hints = Hints(given.model, given.heads, _size(given.input_size), given.patch_size, given.num_classes)
-    model = open_model(hub.local(given.source), hints, given.weights)
+    model = open_model(hub.local(given.source), hints, given.weights, given.allow_nonfinite)
     if given.autoencoder:
         model = decoded_by(model, _absolute(given.autoencoder))
     with common.shown_progress("converting, MB") as progress:

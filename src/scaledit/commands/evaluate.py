@@ -66,6 +66,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@common.told()
 def run(given: argparse.Namespace) -> None:
     if not given.samples and not given.compare:
         raise UsageError("say what to measure: SAMPLES --reference REF, or --compare with results")

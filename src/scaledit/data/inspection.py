@@ -100,9 +100,9 @@ def images(
     turned = sum(one.turned for one in headers)
     warnings = list(source.notes)
     if small:
-        warnings.append(f"{small} images are smaller than {image_size} pixels and would be enlarged")
+        warnings.append(f"{_images(small)} smaller than {image_size} pixels and would be enlarged")
     if turned:
-        warnings.append(f"{turned} images lie on their side by their EXIF tag, which is not followed")
+        warnings.append(f"{_images(turned)} turned on the side by an EXIF tag, which is not followed")
     warnings += _converted(headers, background)
     counts = np.bincount(source.labels, minlength=len(source.class_names)).tolist()
     return Inspection(
@@ -123,6 +123,10 @@ def images(
         sheet=_sheet(source, color),
         unused=source.unused,
     )
+
+
+def _images(count: int) -> str:
+    return f"{count} image is" if count == 1 else f"{count} images are"
 
 
 def _converted(headers: list[Header], background: str) -> list[str]:

@@ -6,32 +6,28 @@ import html
 import json
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from scaledit import __version__, config
 from scaledit.errors import printable
+from scaledit.interop import diffusers_folder, hub
 from scaledit.interop.infer import name_of
 from scaledit.interop.model import Model
 from scaledit.models import flops
+from scaledit.models.config import IMAGENET_CLASSES
 
 Usage = Literal["scaledit", "diffusers", "plain"]
 SUFFIXES = ("_std", "_real")
 
-LOADING = {
-    "scaledit": 'import scaledit\n\nimages = scaledit.load("FOLDER_OR_HUB_ID")([0, 1], seed=0)',
-    "diffusers": (
-        "from diffusers import DiTPipeline\n\n"
-        'pipe = DiTPipeline.from_pretrained("FOLDER_OR_HUB_ID", trust_remote_code=True)'
-    ),
-    "plain": 'from diffusers import DiTPipeline\n\npipe = DiTPipeline.from_pretrained("FOLDER_OR_HUB_ID")',
-}
+WHERE, AUTOENCODER = "FOLDER_OR_HUB_ID", "AUTOENCODER"
+"""What a reader puts in place of these words: where this folder is, and what decodes its latents."""
 EQUAL = {
     "scaledit": "",
     "diffusers": (
         "transformer/exact_diffusers.py is diffusers' DiT with the official timestep frequencies (/128) and "
         "LayerNorm eps (1e-6): with it the outputs are those of scaledit and of the official program. Loaded "
-        "as a plain DiTTransformer2DModel these weights are another function. Where the folder has no vae, "
-        "from_pretrained takes one: vae=AutoencoderKL.from_pretrained(...)."
+        "as a plain DiTTransformer2DModel these weights are another function."
     ),
     "plain": (
         "diffusers' own DiT divides the timestep exponents by 127 instead of 128: with it these weights are "
@@ -46,7 +42,8 @@ def plain(name: object) -> str:
 
 
 def text(model: Model, results: Sequence[Mapping[str, Any]] = (), usage: Usage = "scaledit") -> str:
-    """Markdown with the Hub's header. "{sha256}" stands where the hash comes in when the weights are written.
+    """Markdown with the Hub's header, without folders of this machine. "{sha256}" stands where the hash
+    comes in when the weights are written.
 
     results: what `scaledit evaluate --json` wrote of this model.
     """
@@ -70,7 +67,7 @@ def text(model: Model, results: Sequence[Mapping[str, Any]] = (), usage: Usage =
         f"{shape.conditioning}.",
         "",
         "```python",
-        LOADING[usage],
+        *loading(model, usage),
         "```",
         *(["", EQUAL[usage]] if EQUAL[usage] else []),
         "",
@@ -99,10 +96,73 @@ def text(model: Model, results: Sequence[Mapping[str, Any]] = (), usage: Usage =
     return "\n".join(lines)
 
 
+def loading(model: Model, usage: Usage) -> list[str]:
+    """Lines of Python that open the folder and draw with it, as far as the layout can."""
+    config, made_by = model.config.model, model.made_by
+    classes = [0, 1] if config.num_classes > 1 else [0]
+    recorded = model.config.autoencoder.path
+    if usage == "scaledit":
+        if made_by is None or _is_hub_id(recorded or made_by.name):
+            return ["import scaledit", "", f'images = scaledit.load("{WHERE}")({classes}, seed=0)']
+        return [
+            "import scaledit",
+            "from scaledit.config import LatentConfig",
+            "",
+            f'decoder = LatentConfig(path="{AUTOENCODER}")',
+            f'images = scaledit.load("{WHERE}", decoder=decoder)({classes}, seed=0)',
+        ]
+    trusted = "" if usage == "plain" else ", trust_remote_code=True"
+    if not diffusers_folder.has_pipeline(model):
+        kind = "DiTTransformer2DModel" if usage == "plain" else "AutoModel"
+        return [
+            f"from diffusers import {kind}",
+            "",
+            f'transformer = {kind}.from_pretrained("{WHERE}", subfolder="transformer"{trusted})',
+        ]
+    # DiTPipeline guides by 4 unless told otherwise, away from the label 1000
+    is_guided = config.has_null_label and (usage == "diffusers" or config.num_classes == IMAGENET_CLASSES)
+    draw = f"images = pipe({classes}{'' if is_guided else ', guidance_scale=1.0'}).images"
+    if recorded:
+        pipe = [f'pipe = DiTPipeline.from_pretrained("{WHERE}"{trusted})']
+        return ["from diffusers import DiTPipeline", "", *pipe, draw]
+    return [
+        "from diffusers import AutoencoderKL, DiTPipeline",
+        "",
+        f'vae = AutoencoderKL.from_pretrained("{AUTOENCODER}")',
+        f'pipe = DiTPipeline.from_pretrained("{WHERE}", vae=vae{trusted})',
+        draw,
+    ]
+
+
+def _is_hub_id(where: str) -> bool:
+    return bool(hub.ID.fullmatch(where)) and not Path(where).exists()
+
+
+_INSIDE = re.compile(r"(?<![\w/.:])(?:~|\.\.?)?/[^\s,;:'\"()]+")
+"""A path within a sentence."""
+
+
+def _named(value: Any) -> Any:
+    """`value` without the folders of this machine: of paths, and of those in it, the names only."""
+    if isinstance(value, Mapping):
+        return {key: _named(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_named(inner) for inner in value]
+    if not isinstance(value, str) or "/" not in value.replace("\\", "/"):
+        return value
+    key, equals, rest = value.partition("=")
+    if equals and re.fullmatch(r"[\w.]+", key):
+        return f"{key}={_named(rest)}"
+    is_address = "://" in value
+    if not is_address and (re.match(r"~|\.\.?[/\\]|[/\\]|[A-Za-z]:[/\\]", value) or Path(value).exists()):
+        return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
+    return _INSIDE.sub(lambda found: found[0].rstrip("/").rpartition("/")[2], value)
+
+
 def _came_from(model: Model) -> str:
     if not model.source:
         return ""
-    said = ", ".join(f"{plain(key)} {plain(value)}" for key, value in model.source.items())
+    said = ", ".join(f"{plain(key)} {plain(_named(value))}" for key, value in model.source.items())
     return f"; converted from: {said}"
 
 
@@ -115,7 +175,7 @@ def _recipe(model: Model) -> list[str]:
             f"{run.diffusion.objective}."
         ]
     changes = config.changes(run)
-    command = f"scaledit train {run.name}" + "".join(f" '{change}'" for change in changes)
+    command = f"scaledit train {run.name}" + "".join(f" '{_named(change)}'" for change in changes)
     is_known = run.name in config.recipe_names()
     return [
         *(["```", command, "```", ""] if is_known else []),
@@ -136,7 +196,7 @@ def _data(model: Model) -> list[str]:
         said.append("- pixels")
     else:
         made = model.made_by
-        where = run.autoencoder.path or made.name or "not recorded; give one with --decoder"
+        where = _named(run.autoencoder.path or made.name) or "not recorded; give one with --decoder"
         said.append(
             f"- latents of {made.channels} channels at 1/{made.downsampling}, scale {made.scale}; "
             f"autoencoder: {plain(where)}"
@@ -158,10 +218,7 @@ def _metrics(results: Sequence[Mapping[str, Any]]) -> list[str]:
             others = [result.get(f"{key}{suffix}") for suffix in SUFFIXES]
             shown = [f"{other:.4g}" if isinstance(other, int | float) else "" for other in others]
             lines.append(f"| {plain(key)} | {value:.4g} | {' | '.join(shown)} |")
-        lines += [
-            "",
-            "Protocol: `" + json.dumps(result.get("protocol", {})).replace("`", "\\u0060") + "`",
-            "",
-        ]
-        lines += [f"- {plain(warning)}" for warning in result.get("warnings", [])]
+        protocol = json.dumps(_named(result.get("protocol", {}))).replace("`", "\\u0060")
+        lines += ["", f"Protocol: `{protocol}`", ""]
+        lines += [f"- {plain(_named(warning))}" for warning in result.get("warnings", [])]
     return lines

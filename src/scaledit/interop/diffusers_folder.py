@@ -19,15 +19,15 @@ from typing import Any, NamedTuple
 
 from scaledit.config import DiffusionConfig, RunConfig
 from scaledit.data.latents import MadeBy
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, reading
 from scaledit.interop import diffusers_layout
 from scaledit.interop.infer import Hints, config_of
-from scaledit.interop.lazily import Lazy, Progress, open_safetensors, write_safetensors
+from scaledit.interop.lazily import Lazy, Progress, looked_through, open_safetensors, write_safetensors
 from scaledit.interop.model import Model, decoded_by, described
 from scaledit.interop.official import check_position, check_shapes
 from scaledit.interop.ours import CARD, put, synced, whole_folder
 from scaledit.interop.pickled import open_pickled
-from scaledit.parts import sha256_of
+from scaledit.parts import read_json, sha256_of
 
 TRANSFORMER, SCHEDULER, VAE, INDEX, OURS = (
     "transformer",
@@ -51,25 +51,38 @@ VERSION = "0.30.0"
 def transformer_folder(path: Path) -> Path | None:
     """Where in `path` the transformer lies, None where `path` is no such folder."""
     for folder in (path / TRANSFORMER, path):
-        if (folder / CONFIG).is_file() and _json(folder / CONFIG).get("_class_name") in CLASSES:
+        if (folder / CONFIG).is_file() and _config(folder).get("_class_name") in CLASSES:
             return folder
     return None
 
 
-def read(path: Path, hints: Hints) -> Model:
-    """Raises UsageError for another model, or weights that do not fit the folder's config."""
+def _config(folder: Path) -> dict[str, Any]:
+    return read_json(folder / CONFIG, "the config of a diffusers model", error=UsageError)
+
+
+def read(path: Path, hints: Hints, allow_nonfinite: bool = False) -> Model:
+    """allow_nonfinite: see `lazily.looked_through`. Raises UsageError for another model, or weights that do
+    not fit the folder's config."""
     folder = transformer_folder(path)
     if folder is None:
         raise UsageError(f"{path} holds no DiT of diffusers: no {CONFIG} with one of {', '.join(CLASSES)}")
-    theirs, (weights, files) = _json(folder / CONFIG), _weights(folder)
+    theirs, (weights, files) = _config(folder), _weights(folder)
+    weights, kept = looked_through(weights, folder, allow_nonfinite)
     heads, side = theirs.get("num_attention_heads"), theirs.get("sample_size")
-    if not isinstance(heads, int) or not isinstance(side, int):
-        raise UsageError(f"{folder / CONFIG} lacks num_attention_heads or sample_size")
+    classes = theirs.get("num_embeds_ada_norm", hints.num_classes)
+    for key, value in (
+        ("num_attention_heads", heads),
+        ("sample_size", side),
+        ("num_embeds_ada_norm", classes),
+    ):
+        if type(value) is not int and not (value is None and key == "num_embeds_ada_norm"):
+            raise UsageError(f"{folder / CONFIG}: {key} must be a whole number, got {value!r:.60}")
     ours = diffusers_layout.to_ours(weights)
     shapes = {key: lazy.shape for key, lazy in ours.items()}
-    given = dataclasses.replace(hints, heads=heads, input_size=side)
+    given = dataclasses.replace(hints, heads=heads, input_size=side, num_classes=classes)
     patches = weights.get(diffusers_layout.PATCHES)
-    config = config_of(shapes, given, None if patches is None else patches.shape)
+    # diffusers' class has a row for the null label whatever the model was trained with
+    config = config_of(shapes, given, None if patches is None else patches.shape, null_row=True)
     check_shapes(shapes, config)
     if diffusers_layout.POSITION in weights:
         check_position(weights[diffusers_layout.POSITION].read(), config)
@@ -77,7 +90,7 @@ def read(path: Path, hints: Hints) -> Model:
     digests = [sha256_of(file) for file in files]
     sha256 = digests[0] if len(files) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     source = {"layout": "diffusers", "name": path.resolve().name, "sha256": sha256}
-    model = dataclasses.replace(described(config, ours, diffusion, source, notes), sha256=sha256)
+    model = dataclasses.replace(described(config, ours, diffusion, source, (*kept, *notes)), sha256=sha256)
     model = _with_ours(model, path / OURS)
     if theirs["_class_name"] != diffusers_layout.EXACT:
         model = model.noting(
@@ -94,7 +107,7 @@ def _weights(folder: Path) -> tuple[dict[str, Lazy], list[Path]]:
     if single.is_file():
         return open_safetensors(single), [single]
     if index.is_file():
-        places = _json(index).get("weight_map")
+        places = read_json(index, "an index of weights", error=UsageError).get("weight_map")
         if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
             raise UsageError(f"{index} has no weight_map")
         out: dict[str, Lazy] = {}
@@ -120,35 +133,34 @@ def _diffusion(path: Path) -> tuple[DiffusionConfig, tuple[str, ...]]:
         return DiffusionConfig(), (
             "no scheduler says how it was trained: read as the paper's (linear, epsilon)",
         )
-    theirs = _json(file)
-    schedules = {value: key for key, value in BETAS.items()}
-    predictions = {value: key for key, value in PREDICTIONS.items()}
-    schedule = schedules.get(theirs.get("beta_schedule", ""))
-    prediction = predictions.get(theirs.get("prediction_type", "epsilon"))
-    ends = (theirs.get("beta_start"), theirs.get("beta_end"))
-    if schedule is None or prediction is None or (schedule != "cosine" and ends != (1e-4, 0.02)):
+    theirs = read_json(file, "a scheduler's config", error=UsageError)
+    schedule, prediction = theirs.get("beta_schedule", ""), theirs.get("prediction_type", "epsilon")
+    ends, steps = (theirs.get("beta_start"), theirs.get("beta_end")), theirs.get("num_train_timesteps", 1000)
+    ours = next((key for key, value in BETAS.items() if value == schedule), None)
+    read_as = next((key for key, value in PREDICTIONS.items() if value == prediction), None)
+    if (
+        ours is None
+        or read_as is None
+        or (ours != "cosine" and ends != (1e-4, 0.02))
+        or type(steps) is not int
+    ):
         raise UsageError(
-            f"{file} has a schedule that ours has not: beta_schedule {theirs.get('beta_schedule')}, betas "
-            f"{ends}, prediction_type {theirs.get('prediction_type')}"
+            f"{file} has a schedule that ours has not: beta_schedule {schedule!s:.60}, betas {ends!s:.60}, "
+            f"prediction_type {prediction!s:.60}, num_train_timesteps {steps!s:.60}"
         )
-    steps = theirs.get("num_train_timesteps", 1000)
-    return DiffusionConfig(schedule=schedule, prediction=prediction, steps=steps), ()  # type: ignore[arg-type]
+    return DiffusionConfig(schedule=ours, prediction=read_as, steps=steps), ()  # type: ignore[arg-type]
 
 
 def _with_ours(model: Model, path: Path) -> Model:
     """What scaledit.json says, where it fits the weights."""
     if not path.is_file():
         return model
-    try:
-        said = _json(path)
+    with reading(path, "what scaledit writes", "delete it to go by the weights alone", UsageError):
+        said = read_json(path, "what scaledit writes", "delete it to go by the weights alone", UsageError)
         config = RunConfig.from_json(said["config"])
         names, made_by = tuple(map(str, said["class_names"])), said["made_by"]
         maker = None if made_by is None else MadeBy(**made_by)
-        source, step = dict(said["source"]) or model.source, int(said["step"])
-    except (KeyError, TypeError, ValueError):
-        raise UsageError(
-            f"{path} is not what scaledit writes; delete it to go by the weights alone"
-        ) from None
+        source, step, kind = dict(said["source"]) or model.source, int(said["step"]), str(said["kind"])
     found = dataclasses.replace(model.config.model, class_dropout=config.model.class_dropout)
     if config.model != found or len(names) != config.model.num_classes:
         raise UsageError(f"{path} does not fit the weights beside it; delete it to go by the weights alone")
@@ -159,7 +171,7 @@ def _with_ours(model: Model, path: Path) -> Model:
         made_by=maker,
         step=step,
         source=source,
-        kind=str(said["kind"]),
+        kind=kind,
     )
 
 
@@ -190,6 +202,7 @@ def write(
         sha256 = _write_weights(weights, inner, shard, progress)
         if scheduler is not None:
             _put_json(folder / SCHEDULER / "scheduler_config.json", scheduler)
+        if has_pipeline(model):
             library = "diffusers" if plain else EXACT_MODULE
             index: dict[str, object] = {
                 "_class_name": "DiTPipeline",
@@ -212,7 +225,12 @@ def write(
         }
         _put_json(folder / OURS, said)
         put(folder / CARD, card.replace("{sha256}", next(iter(sha256.values()))).encode())
-    return Written(sha256, scheduler is not None)
+    return Written(sha256, has_pipeline(model))
+
+
+def has_pipeline(model: Model) -> bool:
+    """Whether diffusers' DiTPipeline can sample such a model: latents, on a chain that it knows."""
+    return model.made_by is not None and _scheduler(model.config.diffusion) is not None
 
 
 def _scheduler(diffusion: DiffusionConfig) -> dict[str, object] | None:
@@ -285,13 +303,3 @@ def _copy_vae(where: str, to: Path) -> None:
 
 def _put_json(path: Path, value: Mapping[str, object]) -> None:
     put(path, (json.dumps(value, indent=2) + "\n").encode())
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        raise UsageError(f"{path} is not valid JSON") from None
-    if not isinstance(value, dict):
-        raise UsageError(f"{path} is not a JSON object")
-    return value

@@ -4,7 +4,9 @@
     patch, channels, learned sigma, input size        from the patch convolution and the position table
     heads                                             from nowhere: a named size, the file's args, or the user
 
-The output of the last layer has p p C rows, or twice as many: that is learned sigma.
+The output of the last layer has p p C rows, or twice as many: that is learned sigma. The label table has a
+row a class, and one for the null label where the model was trained with label dropout; which of the two a
+table is can only be known from elsewhere (`classes_of`).
 """
 
 from __future__ import annotations
@@ -12,29 +14,37 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from scaledit.errors import UsageError, did_you_mean
 from scaledit.interop.official import MOST_TOKENS, POSITION_TOLERANCE, check_size
-from scaledit.models.config import MODEL_NAMES, PATCHES, SIZES, Conditioning, DiTConfig
+from scaledit.models.config import IMAGENET_CLASSES, MODEL_NAMES, PATCHES, SIZES, Conditioning, DiTConfig
 from scaledit.models.layers import position_table
 
+CLASS_DROPOUT = 0.1
+"""Of the official programs, where the label table has a null label."""
 FLOW_NAMES = {name.replace("DiT-", "SiT-"): name for name in MODEL_NAMES}
 """SiT's sizes are the DiT's."""
 KNOWN_NAMES = (*MODEL_NAMES, *FLOW_NAMES)
+KNOWN_CLASSES = (10, 100, IMAGENET_CLASSES)
+"""Of the data sets that nearly every class-conditional model is trained on: a label table of so many rows has
+no null label, one with a row more has one."""
 
 
 @dataclass(frozen=True)
 class Hints:
-    """What the user or the file's own args say; None is unknown. model: a key of KNOWN_NAMES."""
+    """What the user or the file's own args say; None is unknown. model: a key of KNOWN_NAMES. num_classes:
+    without the null label. class_dropout: of the training, 0 where there is no null label."""
 
     model: str | None = None
     heads: int | None = None
     input_size: int | tuple[int, int] | None = None
     patch_size: int | None = None
     num_classes: int | None = None
+    class_dropout: float | None = None
 
     def __post_init__(self) -> None:
         if self.model is not None and self.model not in KNOWN_NAMES:
@@ -51,9 +61,11 @@ def config_of(
     hints: Hints,
     patches: tuple[int, ...] | None = None,
     position: Tensor | None = None,
+    null_row: bool | None = None,
 ) -> DiTConfig:
     """The config of weights in our names. patches: the patch convolution's own shape (D, C, p, p), position:
-    the frozen table (1, T, D), where the layout has them.
+    the frozen table (1, T, D), where the layout has them. null_row: whether the label table ends with the
+    null label, where the layout says so. Without one, class_dropout is 0 in the config.
 
     Raises UsageError where the weights are no DiT's, contradict the hints, or leave something to ask for.
     """
@@ -68,12 +80,7 @@ def config_of(
             f"final_layer.linear.weight has {rows} rows; patches of {patch}x{patch}x{channels} need {area}, "
             f"or {2 * area} with learned sigma"
         )
-    classes = label[0] - 1  # the last row is the null label
-    if hints.num_classes is not None and hints.num_classes != classes:
-        raise UsageError(
-            f"the label table has {label[0]} rows: {classes} classes and the null label, not "
-            f"{hints.num_classes}"
-        )
+    classes = classes_of(label[0], hints, null_row)
     _check_name(depth, width, patch, hints)
     config = DiTConfig(
         input_size=_input_size(position, width, patch, hints),
@@ -82,13 +89,66 @@ def config_of(
         hidden_size=width,
         depth=depth,
         num_heads=_heads(depth, width, hints),
-        num_classes=classes,
+        num_classes=classes.num,
+        class_dropout=CLASS_DROPOUT if classes.null_row else 0.0,
         learn_sigma=rows == 2 * area,
         conditioning=_conditioning(shapes, width),
         mlp_ratio=_shape(shapes, "blocks.0.mlp.fc1.weight", 2)[0] / width,
     )
     check_size(config, len(shapes))
     return config
+
+
+class Classes(NamedTuple):
+    """What a label table holds. is_assumed: nothing says so."""
+
+    num: int
+    null_row: bool
+    is_assumed: bool = False
+
+    @property
+    def note(self) -> str | None:
+        """What a person should know of it."""
+        if self.is_assumed:
+            return (
+                f"the label table has {self.num} rows, and nothing says whether the last is a null label: "
+                f"read as {self.num} classes, which can be sampled without guidance only; say --num-classes "
+                f"{self.num - 1} if the model was trained with label dropout"
+            )
+        if not self.null_row:
+            return f"{self.num} classes and no null label: it can be sampled without guidance only"
+        return None
+
+
+def classes_of(rows: int, hints: Hints, null_row: bool | None = None) -> Classes:
+    """How to read a label table of so many rows. null_row: whether the layout has a null label.
+
+    The official programs give it a row a class, and one for the null label where labels are dropped in
+    training: 5 rows are 5 classes, or 4 and the null label. In order: what the user or the file's args say;
+    one row is one class; a number of KNOWN_CLASSES, or one more. Otherwise every row is read as a class,
+    without guidance: that is right but for the pictures of the last one, while guidance away from a class
+    would make every picture wrong.
+
+    Raises UsageError where it cannot be so.
+    """
+    if hints.num_classes is not None:
+        more = rows - hints.num_classes
+        if more not in ((0, 1) if null_row is None else (int(null_row),)):
+            both = "" if null_row is not None else f"{rows} classes, or "
+            raise UsageError(
+                f"the label table has {rows} rows: {both}{rows - 1} classes and the null label, not "
+                f"{hints.num_classes}; say --num-classes if its own arguments are wrong"
+            )
+        return Classes(hints.num_classes, bool(more))
+    if null_row is None and hints.class_dropout is not None:
+        null_row = hints.class_dropout > 0
+    if null_row is None and rows > 1 and rows - 1 in KNOWN_CLASSES:
+        null_row = True
+    if null_row is None and (rows == 1 or rows in KNOWN_CLASSES):
+        null_row = False
+    if rows - bool(null_row) < 1:
+        raise UsageError("the label table has one row, which cannot be a class and the null label")
+    return Classes(rows - bool(null_row), bool(null_row), is_assumed=null_row is None)
 
 
 def name_of(config: DiTConfig) -> str | None:

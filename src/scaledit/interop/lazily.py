@@ -89,6 +89,58 @@ def in_file(
     return Lazy(dtype, shape, read)
 
 
+def nonfinite(tensor: Tensor) -> int:
+    """How many values are NaN or infinite. Where none are, which is told from the smallest and the largest
+    value, no copy is made."""
+    if not tensor.numel() or all(bool(end.isfinite()) for end in tensor.aminmax()):
+        return 0
+    return int(tensor.numel() - tensor.isfinite().sum())
+
+
+def looked_through(
+    tensors: Mapping[str, Lazy], path: Path, allow_nonfinite: bool = False
+) -> tuple[dict[str, Lazy], tuple[str, ...]]:
+    """The tensors of `path`, each of which is looked through when it is read; and nothing to say. Reading one
+    that has NaN or infinite values raises RunError: it names the first of them and counts the others, which
+    costs another pass over the file then, and only then.
+
+    allow_nonfinite: the tensors as they are, and a sentence of what is not finite in them; that pass at once.
+    """
+    if allow_nonfinite:
+        found = counts(tensors)
+        return dict(tensors), (f"kept as they are: {said_of(found)}",) if found else ()
+
+    def checked(lazy: Lazy) -> Lazy:
+        def read() -> Tensor:
+            tensor = lazy.read()
+            if nonfinite(tensor):
+                raise RunError(
+                    f"{path}: {said_of(counts(tensors))}; take another copy or checkpoint (scaledit convert "
+                    "--allow-nonfinite keeps them)"
+                )
+            return tensor
+
+        return Lazy(lazy.dtype, lazy.shape, read)
+
+    return {name: checked(lazy) for name, lazy in tensors.items()}, ()
+
+
+def counts(tensors: Mapping[str, Lazy]) -> dict[str, tuple[int, int]]:
+    """{name: (values that are not finite, values)} of the tensors that have such values, in order."""
+    found = {}
+    for name, lazy in tensors.items():
+        if wrong := nonfinite(lazy.read()):
+            found[name] = wrong, math.prod(lazy.shape)
+    return found
+
+
+def said_of(found: Mapping[str, tuple[int, int]]) -> str:
+    """What `counts` found, in words: at least one tensor."""
+    name, (wrong, values) = next(iter(found.items()))
+    more = f", and values of {len(found) - 1} more tensors" if len(found) > 1 else ""
+    return f"{wrong} of the {values} values of {name[:100]} are NaN or infinite{more}"
+
+
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Row-major strides."""
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
@@ -147,9 +199,14 @@ def write_safetensors(file: BinaryIO, tensors: Mapping[str, Lazy], step: Callabl
 
     put(safetensors_header(entries, {"format": "pt"}))
     for name, lazy in tensors.items():
-        tensor = lazy.read().contiguous()
-        if tuple(tensor.shape) != lazy.shape or tensor.dtype != DTYPES[lazy.dtype]:
-            raise RunError(f"{name} changed while it was read")
-        put(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        put(bytes_of(name, lazy))
         step(lazy.nbytes)
     return digest.hexdigest()
+
+
+def bytes_of(name: str, lazy: Lazy) -> memoryview:
+    """A tensor's values, row by row. Raises RunError where it is no longer what it was said to be."""
+    tensor = lazy.read().contiguous()
+    if tuple(tensor.shape) != lazy.shape or tensor.dtype != DTYPES[lazy.dtype]:
+        raise RunError(f"{name} changed while it was read")
+    return tensor.reshape(-1).view(torch.uint8).numpy().data

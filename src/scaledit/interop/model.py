@@ -61,7 +61,7 @@ def described(
     """A model that came without a config of ours: the paper's settings for what the weights do not say.
 
     Sampling as the official programs do it: 250 DDPM steps, or for a flow Heun's 50; guidance 4 on three
-    channels.
+    channels, or none where there is no null label.
     """
     if diffusion.objective == "hybrid" and not config.learn_sigma:
         diffusion = dataclasses.replace(diffusion, objective="simple")
@@ -73,7 +73,9 @@ def described(
         diffusion=diffusion,
         data=DataConfig(name="images" if pixels else "latents"),
         sample=SampleConfig(
-            sampler="heun" if is_flow else "ddpm", steps=50 if is_flow else 250, cfg_scale=4.0
+            sampler="heun" if is_flow else "ddpm",
+            steps=50 if is_flow else 250,
+            cfg_scale=4.0 if config.has_null_label else 1.0,
         ),
     )
     names = tuple(str(c) for c in range(config.num_classes))
@@ -90,13 +92,16 @@ def decoded_by(model: Model, autoencoder: str) -> Model:
         return dataclasses.replace(model, made_by=None)
     from scaledit.autoencoders import open_autoencoder
     from scaledit.autoencoders.decoder import check_same_latents, made_by
+    from scaledit.autoencoders.kl import KLAutoencoder
 
-    found = made_by(open_autoencoder(autoencoder))
+    opened = open_autoencoder(autoencoder)
+    found = made_by(opened)
     channels = model.config.model.in_channels
     if found.channels != channels:
         raise UsageError(f"{autoencoder} has latents of {found.channels} channels, this model {channels}")
     if model.made_by is not None and model.made_by.encoder_sha256:
-        check_same_latents(open_autoencoder(autoencoder), model.made_by)
+        check_same_latents(opened, model.made_by)
         found = model.made_by
     config = dataclasses.replace(model.config, autoencoder=LatentConfig(path=autoencoder))
-    return dataclasses.replace(model, config=config, made_by=found)
+    notes = opened.notes if isinstance(opened, KLAutoencoder) else ()
+    return dataclasses.replace(model, config=config, made_by=found).noting(*notes)

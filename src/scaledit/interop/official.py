@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from scaledit.errors import UsageError
-from scaledit.interop.lazily import DTYPES, Lazy, there
+from scaledit.interop.lazily import DTYPES, Lazy, joined, there
 from scaledit.models.config import DiTConfig
 from scaledit.models.dit import DiT
 from scaledit.models.layers import position_table
@@ -32,11 +32,11 @@ _NAMES = (
 )
 PATCHES = "x_embedder.proj.weight"
 POSITION = "pos_embed"
+LABELS = "label_embed.weight"
+"""By our name."""
 POSITION_TOLERANCE = 1e-5
 MOST_TOKENS = 1 << 16
 """Of an input that is believed: 4096x4096 pixels at patch 2 in an f8 autoencoder's latents."""
-WRAPPERS = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put before every key."""
 
 
 def _ours(key: str) -> str:
@@ -59,16 +59,9 @@ def check_conditioning(config: DiTConfig, layout: str = "official") -> None:
         )
 
 
-def unwrapped(weights: Mapping[str, Lazy]) -> dict[str, Lazy]:
-    """Without the prefixes of wrappers that every key has."""
-    for prefix in WRAPPERS:
-        if weights and all(key.startswith(prefix) for key in weights):
-            return unwrapped({key.removeprefix(prefix): value for key, value in weights.items()})
-    return dict(weights)
-
-
 def to_ours(weights: Mapping[str, Lazy]) -> dict[str, Lazy]:
-    """Our names and shapes; the position table, which ours does not hold, is left out."""
+    """Our names and shapes; the position table, which ours does not hold, is left out. The label table is as
+    it is: see `with_null_row`."""
     out = {_ours(key): value for key, value in weights.items() if key != POSITION}
     patches = out.get("patch_embed.weight")
     if patches is not None and len(patches.shape) == 4:
@@ -76,8 +69,20 @@ def to_ours(weights: Mapping[str, Lazy]) -> dict[str, Lazy]:
     return out
 
 
+def with_null_row(weights: Mapping[str, Lazy], config: DiTConfig) -> dict[str, Lazy]:
+    """Weights by our names for a network of ours, whose label table always has a row for the null label. A
+    model that was trained without label dropout has none: it gets a row of zeros, which is never used
+    (guidance is refused) and left out again on the way back."""
+    out, table = dict(weights), weights.get(LABELS)
+    if not config.has_null_label and table is not None and table.shape[:1] == (config.num_classes,):
+        zeros = torch.zeros(1, *table.shape[1:], dtype=DTYPES[table.dtype])
+        out[LABELS] = joined([table, there(zeros)])
+    return out
+
+
 def to_official(weights: Mapping[str, Lazy], config: DiTConfig) -> dict[str, Lazy]:
-    """The official names and shapes in that program's order, `pos_embed` (in the weights' dtype) first."""
+    """The official names and shapes in that program's order, `pos_embed` (in the weights' dtype) first. A
+    model without a null label (class_dropout 0) has no row for it there."""
     check_conditioning(config)
     dtype = weights["patch_embed.weight"].dtype
     table = position(config).unsqueeze(0).to(DTYPES[dtype])
@@ -85,6 +90,8 @@ def to_official(weights: Mapping[str, Lazy], config: DiTConfig) -> dict[str, Laz
         _theirs(key): weights[key].reshaped(_theirs_shape(config, key, shape))
         for key, shape in needed_shapes(config).items()
     }
+    if not config.has_null_label:
+        named[_theirs(LABELS)] = weights[LABELS].rows(0, config.num_classes)
     return {POSITION: there(table), **named}
 
 
@@ -134,7 +141,8 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], config: DiTConfig) -> No
 
 
 def load(config: DiTConfig, state_dict: Mapping[str, Tensor]) -> DiT:
-    """A DiT with the weights of an official state dict; every value kept bit for bit.
+    """A DiT with the weights of an official state dict; every value kept bit for bit. Where class_dropout is
+    0, the label table may lack the null label's row.
 
     Raises UsageError where a key is missing or unknown, a shape is another one's, or `pos_embed` is not
     the sin-cos table (then the weights belong to another position embedding).
@@ -147,6 +155,9 @@ def load(config: DiTConfig, state_dict: Mapping[str, Tensor]) -> DiT:
         if tuple(patches.shape) != needed:
             raise UsageError(f"{PATCHES} has shape {tuple(patches.shape)}, this config needs {needed}")
         given["patch_embed.weight"] = patches.reshape(patches.shape[0], -1)
+    table = given.get(LABELS)
+    if not config.has_null_label and table is not None and table.shape[:1] == (config.num_classes,):
+        given[LABELS] = torch.cat([table, table.new_zeros(1, *table.shape[1:])])
     check_shapes({key: tuple(value.shape) for key, value in given.items()}, config)
     if POSITION in state_dict:
         check_position(state_dict[POSITION], config)
@@ -156,12 +167,15 @@ def load(config: DiTConfig, state_dict: Mapping[str, Tensor]) -> DiT:
 
 
 def export(dit: DiT) -> dict[str, Tensor]:
-    """The official state dict of `dit`, `pos_embed` included."""
+    """The official state dict of `dit`, `pos_embed` included; without the null label's row where
+    class_dropout is 0, as that program has it."""
     check_conditioning(dit.config)
     state = {
         _theirs(key): value.reshape(_theirs_shape(dit.config, key, tuple(value.shape)))
         for key, value in dit.state_dict().items()
     }
+    if not dit.config.has_null_label:
+        state[_theirs(LABELS)] = state[_theirs(LABELS)][: dit.config.num_classes]
     return {POSITION: dit.position.unsqueeze(0), **state}
 
 

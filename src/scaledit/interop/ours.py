@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,8 +21,8 @@ from typing import Any
 from scaledit import __version__, checkpoint
 from scaledit.config import RunConfig
 from scaledit.data.latents import MadeBy
-from scaledit.errors import RunError, UsageError
-from scaledit.interop.lazily import Lazy, Progress, open_safetensors, write_safetensors
+from scaledit.errors import RunError, UsageError, reading
+from scaledit.interop.lazily import Lazy, Progress, looked_through, open_safetensors, write_safetensors
 from scaledit.interop.model import Model
 from scaledit.parts import sealed, sha256_of
 
@@ -36,34 +37,49 @@ def locate(path: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def read(folder: Path, weights: str = "ema") -> Model:
+def read(folder: Path, weights: str = "ema", allow_nonfinite: bool = False) -> Model:
     """A checkpoint's model, or an exported one. weights: "ema" or "model"; an exported folder has one kind.
+    allow_nonfinite: see `lazily.looked_through`.
 
     Raises RunError if it is damaged: every byte that is used has been hashed before.
     """
-    opened = checkpoint.open_checkpoint(folder)
-    name, state = f"{weights}.safetensors", opened.manifest["state"]
-    if "ema.safetensors" not in opened.files:
-        name, weights = WEIGHTS, state.get("kind", "model")
-    if name not in opened.files:
-        raise RunError(f"{folder} has no {name}; it holds {', '.join(opened.files)}")
-    entry = opened.files[name]
-    if CONFIG in opened.files and sha256_of(folder / CONFIG) != opened.files[CONFIG]["sha256"]:
-        raise RunError(f"{folder / CONFIG} was changed after {checkpoint.MANIFEST} was written; restore it")
-    try:
-        names, size, sha256 = tuple(state["class_names"]), entry["size"], entry["sha256"]
-        made_by = None if state.get("made_by") is None else MadeBy(**state["made_by"])
-    except (KeyError, TypeError) as error:
-        raise RunError(f"{folder / checkpoint.MANIFEST} lacks what a model needs ({error})") from None
+    manifest = folder / checkpoint.MANIFEST
+    with reading(manifest, "a manifest", "restore it from a copy"):
+        opened = checkpoint.open_checkpoint(folder)
+        name, state = f"{weights}.safetensors", opened.manifest["state"]
+        if "ema.safetensors" not in opened.files:
+            name, weights = WEIGHTS, str(state.get("kind", "model"))
+        if name not in opened.files:
+            raise RunError(f"{folder} has no {name}; it holds {', '.join(opened.files)}")
+        entry = opened.files[name]
+        if CONFIG in opened.files and sha256_of(folder / CONFIG) != opened.files[CONFIG]["sha256"]:
+            raise RunError(
+                f"{folder / CONFIG} was changed after {checkpoint.MANIFEST} was written; restore it"
+            )
+        names, made_by, source = state["class_names"], state.get("made_by"), state.get("source", {})
+        maker = None if made_by is None else MadeBy(**made_by)
+        said = (*names, weights, entry["sha256"], *(() if maker is None else maker[:3]))
+        numbers = (entry["size"], opened.step, *(() if maker is None else maker[4:]))
+        if not all(isinstance(text, str) for text in said) or not isinstance(source, dict):
+            raise ValueError("a name in it is no text")
+        if not all(type(number) is int for number in numbers):
+            raise ValueError("a size in it is no whole number")
+        if maker is not None and not (type(maker.scale) in (int, float) and math.isfinite(maker.scale)):
+            raise ValueError(f"the latents' scale is {maker.scale!r:.60}")
+        config = RunConfig.from_json(opened.config)
+    tensors, notes = looked_through(
+        _verified(folder, name, entry["size"], entry["sha256"]), folder / name, allow_nonfinite
+    )
     return Model(
-        config=RunConfig.from_json(opened.config),
-        weights=_verified(folder, name, size, sha256),
-        class_names=names,
-        made_by=made_by,
-        source=state.get("source", {}),
+        config=config,
+        weights=tensors,
+        class_names=tuple(names),
+        made_by=maker,
+        source=source,
         step=opened.step,
         kind=weights,
-        sha256=sha256,
+        sha256=entry["sha256"],
+        notes=notes,
     )
 
 

@@ -5,6 +5,9 @@
 A pickle is a program. This interpreter knows the opcodes that torch.save writes and nothing else: it imports
 nothing, calls nothing, and builds only numbers, strings, tuples, lists, dicts and descriptions of tensors. It
 reads no tensor. Standard library only: it is run as a script, under limits that it sets itself.
+
+A trainer's file has more in it than weights. What is a DiT's state dict is told by what it holds, wherever it
+lies; optimizers, schedulers, scalers, random states and counters are passed over, whatever they are called.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import pickletools
 import struct
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO, NamedTuple
 
 MEMORY = 128 << 20
@@ -27,6 +30,26 @@ SECONDS = 2
 LARGEST_PICKLE = 2 << 20
 """Bytes: descriptions only. A trainer checkpoint of an XL/2 has 0.4 MB."""
 MOST_TENSORS, MOST_AXES = 10_000, 8
+MOST_DICTS, DEEPEST, MOST_PARTS = 10_000, 4, 64
+"""Of a trainer's file, as far as state dicts are looked for."""
+PATCHES = ("x_embedder.proj.weight", "pos_embed.proj.weight", "patch_embed.weight")
+"""The patch embedding by the official programs' name, diffusers' and ours: what has one is a DiT's state
+dict."""
+POSITION = "pos_embed"
+"""The one weight that lies in no module of the network; other names without a dot are no weights."""
+WRAPPERS = ("module.", "_orig_mod.")
+"""What DistributedDataParallel and torch.compile put before every key."""
+ARGUMENTS = ("args", "config", "cfg", "hparams", "hyper_parameters")
+"""Where trainers keep the arguments of the program, where those are a dict and not a Namespace."""
+KNOWN_ARGUMENTS = (
+    "model",
+    "image_size",
+    "vae",
+    "num_classes",
+    "class_dropout_prob",
+    "class_dropout",
+    "global_batch_size",
+)
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6
 
 DTYPES = {"FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16"}
@@ -72,6 +95,26 @@ class Tensor(NamedTuple):
 
 class Record(dict):
     """argparse.Namespace: its attributes."""
+
+
+class Inert:
+    """A value of a kind that trainers keep beside weights and that is not needed: numpy's random state, say.
+    Its constructor is not called; what the pickle does to it is done to nothing."""
+
+
+INERT = {
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    *("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer"),
+    *("numpy.ndarray", "numpy.dtype", "_codecs.encode", "builtins.bytearray", "builtins.set"),
+    *("builtins.frozenset", "builtins.complex", "builtins.slice", "__builtin__.set", "__builtin__.complex"),
+    *("collections.defaultdict", "collections.deque", "collections.Counter"),
+    *(f"pathlib.{name}Path" for name in ("", "Posix", "PurePosix", "Windows", "PureWindows")),
+    *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
+    *("torch.device", "torch.Generator", "easydict.EasyDict", "ml_collections.config_dict.ConfigDict"),
+    *("omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig", "omegaconf.nodes.AnyNode"),
+    *("omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata"),
+}
+"""Calls that make an Inert. They are named one by one: any other is refused."""
 
 
 class Mark:
@@ -122,6 +165,8 @@ def called(function: object, arguments: object) -> object:
             return arguments[0]
         case "torch.Size" if len(arguments) == 1:
             return whole_numbers(arguments[0])
+        case _ if name in INERT:
+            return Inert()
     raise Refused(f"would call {name or 'something unnamed'!s:.80}; that is no part of a state dict")
 
 
@@ -158,6 +203,11 @@ def interpret(data: bytes) -> object:
                 stack.append(opcode.name == "NEWTRUE")
             case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE" | "SHORT_BINUNICODE":
                 stack.append(argument)
+            case "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8" | "BYTEARRAY8" | "EMPTY_SET":
+                stack.append(Inert())
+            case "FROZENSET":
+                since_mark()
+                stack.append(Inert())
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 n = int(opcode.name[-1])
                 items = tuple(stack[-n:])
@@ -169,21 +219,31 @@ def interpret(data: bytes) -> object:
                 stack.append(list(since_mark()))
             case "APPEND":
                 item = stack.pop()
-                expect(stack[-1], list).append(item)
+                if not isinstance(stack[-1], Inert):
+                    expect(stack[-1], list).append(item)
             case "APPENDS":
                 items = since_mark()
-                expect(stack[-1], list).extend(items)
+                if not isinstance(stack[-1], Inert):
+                    expect(stack[-1], list).extend(items)
+            case "ADDITEMS":
+                since_mark()
+                expect(stack[-1], Inert)
             case "SETITEM":
                 value, key = stack.pop(), stack.pop()
-                expect(stack[-1], dict)[key] = value
+                if not isinstance(stack[-1], Inert):
+                    expect(stack[-1], dict)[hashable(key)] = value
             case "SETITEMS":
                 items = since_mark()
-                expect(stack[-1], dict).update(zip(items[::2], items[1::2], strict=True))
+                if not isinstance(stack[-1], Inert):
+                    keys = map(hashable, items[::2])
+                    expect(stack[-1], dict).update(zip(keys, items[1::2], strict=True))
             case "BUILD":
                 state = stack.pop()
                 if isinstance(stack[-1], Record):
                     stack[-1].update(expect(state, dict))
-                else:  # a state dict's _metadata: versions of modules, which a DiT does not need
+                elif not isinstance(
+                    stack[-1], Inert
+                ):  # a state dict's _metadata: versions of modules, which a DiT does not need
                     expect(stack[-1], dict)
             case "BINPUT" | "LONG_BINPUT":
                 memo[expect(argument, int)] = stack[-1]
@@ -204,6 +264,13 @@ def interpret(data: bytes) -> object:
             case other:
                 raise Refused(f"has the pickle opcode {other}, which no state dict needs")
     raise Damaged("ends in the middle of its pickle")
+
+
+def hashable(key: Any) -> Any:
+    """A key of a dict. An Inert is one, by identity, as the object that it stands for would be."""
+    if isinstance(key, list | dict):
+        raise Refused("holds a pickle that makes no sense")
+    return key
 
 
 def expect(value: Any, kind: type) -> Any:
@@ -295,29 +362,97 @@ def described(name: str, tensor: Tensor, storages: dict[str, tuple[int, int]]) -
     }
 
 
+def grouped(keys: Iterable[str]) -> dict[str, dict[str, str]]:
+    """The networks in a state dict: {part: {name in the network: key}}. The part "" is the whole of it,
+    wrapped or not; another is what its keys begin with, as in "ema" for ema.module.pos_embed. {} where there
+    is no DiT."""
+    keys = list(keys)
+    prefixes = {
+        key[: len(key) - len(patches)]
+        for key in keys
+        for patches in PATCHES
+        if key == patches or key.endswith(f".{patches}")
+    }
+    ordered, parts = sorted(prefixes, key=len, reverse=True), {}
+    for prefix in ordered:
+        words = prefix
+        for wrapper in WRAPPERS:
+            words = words.replace(wrapper, "")
+        part = words.removesuffix(".") if words.removesuffix(".") not in parts else prefix.removesuffix(".")
+        parts[part] = {}
+        for key in keys:
+            if key.startswith(prefix) and next(p for p in ordered if key.startswith(p)) == prefix:
+                parts[part][key.removeprefix(prefix)] = key
+    return parts
+
+
+def state_dicts(value: dict[Any, Any]) -> dict[str, dict[str, Any]]:
+    """{part: {name: tensor, or what stands in its place}} of every DiT in nested dicts, by where it lies: ""
+    is the dict itself, "ema" or "state_dict.model" one in it."""
+    parts: dict[str, dict[str, Any]] = {}
+    queue: list[tuple[str, dict[Any, Any], int]] = [("", value, 0)]
+    for where, inner, depth in queue:  # grows while it is gone through
+        if len(queue) > MOST_DICTS or len(parts) > MOST_PARTS:
+            raise Refused(f"has more than {MOST_DICTS} dicts or {MOST_PARTS} networks in it")
+        for part, names in grouped(key for key in inner if isinstance(key, str)).items():
+            path = ".".join(word for word in (where, part) if word)
+            parts[path] = {name: inner[key] for name, key in names.items() if is_weight(name)}
+        if depth < DEEPEST:
+            for key, item in inner.items():
+                if isinstance(key, str) and isinstance(item, dict):
+                    queue.append((f"{where}.{key}" if where else key, item, depth + 1))
+    return parts
+
+
+def is_weight(name: str) -> bool:
+    """Whether `name` is that of a weight in a network: not a counter that lies beside them."""
+    return "." in name or name == POSITION
+
+
+def of_another_network(value: dict[Any, Any]) -> dict[str, dict[str, Any]]:
+    """As `state_dicts`, where there is no DiT: what has tensors under names, so that what it lacks can be
+    said."""
+    if any(isinstance(inner, Tensor) for inner in value.values()):
+        value = {"": value}
+    return {
+        part: inner
+        for part, inner in value.items()
+        if isinstance(part, str)
+        and isinstance(inner, dict)
+        and not isinstance(inner, Record)
+        and any(isinstance(tensor, Tensor) and isinstance(name, str) for name, tensor in inner.items())
+    }
+
+
 def sorted_out(value: object, storages: dict[str, tuple[int, int]], size: int) -> dict[str, Any]:
     """{"parts": {part: {name: entry}}, "args": {...}}; the part "" is a bare state dict."""
     if isinstance(value, Record) or not isinstance(value, dict):
         raise Refused("holds no state dict")
-    if any(isinstance(inner, Tensor) for inner in value.values()):
-        value = {"": value}
     parts: dict[str, Any] = {}
-    for part, inner in value.items():
-        if isinstance(inner, Record) or not isinstance(inner, dict) or not isinstance(part, str):
-            continue
-        if not any(isinstance(tensor, Tensor) for tensor in inner.values()):
-            continue  # an optimizer's, whose tensors lie deeper
+    for part, inner in (state_dicts(value) or of_another_network(value)).items():
         if len(inner) > MOST_TENSORS:
             raise Refused(f"has more than {MOST_TENSORS} tensors")
         for name, tensor in inner.items():
             if not isinstance(name, str) or not isinstance(tensor, Tensor):
                 raise Refused(f"has {name!s:.60} among its weights, which is no tensor")
-        parts[part] = {name: described(name[:100], tensor, storages) for name, tensor in inner.items()}
+        parts[part[:100]] = {name: described(name[:100], tensor, storages) for name, tensor in inner.items()}
         if sum(SIZE[t.storage.dtype] * prod(t.shape) for t in inner.values()) > size:
             raise Refused("has weights that share bytes: together they claim more than the file has")
-    args = next((inner for inner in value.values() if isinstance(inner, Record)), {})
-    plain = {k: v for k, v in args.items() if isinstance(k, str) and isinstance(v, str | int | float | None)}
-    return {"parts": parts, "args": plain}
+    return {"parts": parts, "args": arguments_of(value)}
+
+
+def arguments_of(value: dict[Any, Any]) -> dict[str, Any]:
+    """What the program that wrote the file says of itself in its arguments, as far as it helps: a Namespace,
+    or a dict where trainers keep one, with dicts in it."""
+    found: dict[str, Any] = {}
+    places = [inner for inner in value.values() if isinstance(inner, Record)]
+    places += [value[key] for key in ARGUMENTS if isinstance(value.get(key), dict)]
+    places += [inner for place in places for inner in place.values() if isinstance(inner, dict)]
+    for place in places:
+        for key in KNOWN_ARGUMENTS:
+            if isinstance(place.get(key), str | int | float):
+                found.setdefault(key, place[key])
+    return found
 
 
 def prod(values: tuple[int, ...]) -> int:

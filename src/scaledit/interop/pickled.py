@@ -1,26 +1,31 @@
-"""Official .pt files, and other pickles of torch.save: their tensors, without unpickling anything.
+"""Official .pt files, and other pickles of torch.save: their tensors, without unpickling anything; and out.
 
     a child process reads descriptions (interop/pickle_reader.py) -> tensors are read where they lie
 
 The child has limits on memory and time; a file that breaks them is refused, and nothing falls back to
-torch.load.
+torch.load. `write_pickled` writes what torch.save would, a tensor in memory at a time.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import math
+import pickle
 import subprocess
 import sys
-from collections.abc import Mapping
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from scaledit.errors import RunError, UsageError
 from scaledit.interop import pickle_reader
-from scaledit.interop.lazily import Lazy, in_file
+from scaledit.interop.lazily import Lazy, bytes_of, contiguous, in_file
 
 SAFE_TORCH = (2, 10)
 """Below, torch.load(weights_only=True) runs some hostile pickles."""
@@ -92,3 +97,49 @@ def _ask(path: Path) -> dict[str, Any]:
             f"{pickle_reader.MEMORY >> 20} MiB to be read, which no checkpoint does"
         }
     return answer if isinstance(answer, dict) else {"refused": "could not be read"}
+
+
+class _Storage:
+    """Stands for the bytes of a tensor: the pickle refers to the member `key` of the archive."""
+
+    def __init__(self, lazy: Lazy, key: int):
+        kinds = {"F32": torch.FloatStorage, "F16": torch.HalfStorage, "BF16": torch.BFloat16Storage}
+        self.id = ("storage", kinds[lazy.dtype], str(key), "cpu", math.prod(lazy.shape))
+
+
+class _Described:
+    """Pickles as torch.save pickles a tensor."""
+
+    def __init__(self, lazy: Lazy, key: int):
+        self.lazy, self.storage = lazy, _Storage(lazy, key)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        shape = self.lazy.shape
+        return (
+            torch._utils._rebuild_tensor_v2,  # pyright: ignore[reportAttributeAccessIssue]
+            (self.storage, 0, shape, contiguous(shape), False, OrderedDict()),
+        )
+
+
+class _Pickler(pickle.Pickler):
+    def persistent_id(self, obj: object) -> Any:
+        return obj.id if isinstance(obj, _Storage) else None
+
+
+def write_pickled(file: BinaryIO, tensors: Mapping[str, Lazy], step: Callable[[int], None]) -> None:
+    """Writes a state dict that torch.load reads, a tensor in memory at a time. step: called with the bytes of
+    each tensor.
+
+    Not by torch.save: it wants all tensors at once, and its writer of archives aborts the whole process where
+    a write fails, and where a Ctrl-C comes in the middle of one.
+    """
+    described = io.BytesIO()
+    named = {name: _Described(lazy, i) for i, (name, lazy) in enumerate(tensors.items())}
+    _Pickler(described, protocol=2).dump(named)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in (("data.pkl", described.getvalue()), ("byteorder", b"little"), ("version", b"3\n")):
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), data)
+        for i, (name, lazy) in enumerate(tensors.items()):
+            with archive.open(zipfile.ZipInfo(f"archive/data/{i}"), "w", force_zip64=True) as member:
+                member.write(bytes_of(name, lazy))
+            step(lazy.nbytes)

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -42,23 +43,37 @@ class ProgramNet:
 
 def export(net: DiT) -> torch.export.ExportedProgram:
     """`net`, traced with a dynamic batch on its own device. It is left in evaluation mode."""
-    device = next(net.parameters()).device
-    x = torch.zeros(EXAMPLE, *net.config.shape, device=device)
-    t = torch.zeros(EXAMPLE, device=device)
-    y = torch.zeros(EXAMPLE, dtype=torch.int64, device=device)
     batch = torch.export.Dim("batch", min=1)
     with torch.no_grad():
         shapes = {name: {0: batch} for name in ("x", "t", "y")}
-        return torch.export.export(net.eval(), (x, t, y), dynamic_shapes=shapes)
+        return torch.export.export(net.eval(), example(net), dynamic_shapes=shapes)
+
+
+def example(net: DiT) -> tuple[Tensor, Tensor, Tensor]:
+    """(x, t, y) that `net` takes, on its device, to trace it with."""
+    device = next(net.parameters()).device
+    x = torch.zeros(EXAMPLE, *net.config.shape, device=device)
+    t = torch.zeros(EXAMPLE, device=device)
+    return x, t, torch.zeros(EXAMPLE, dtype=torch.int64, device=device)
+
+
+def check_name(out: Path) -> None:
+    """Raises UsageError for a name that is no program's."""
+    if out.suffix != ".pt2":
+        raise UsageError(f"an exported program is a .pt2; got {out}")
 
 
 def save(net: DiT, out: Path) -> None:
-    """Writes a .pt2, whole or not at all, with the config inside. Raises UsageError for another name."""
-    if out.suffix != ".pt2":
-        raise UsageError(f"an exported program is a .pt2; got {out}")
+    """Writes a .pt2, whole or not at all, with the config inside. Raises UsageError for another name, OSError
+    where it cannot be written."""
+    check_name(out)
     config: Any = dataclasses.asdict(net.config)
+    # In memory first: torch's writer of archives aborts the whole process where a write fails, and where a
+    # Ctrl-C comes in the middle of one.
+    buffer = io.BytesIO()
+    torch.export.save(export(net), buffer, extra_files={CONFIG: json.dumps(config)})
     with whole(out) as file:
-        torch.export.save(export(net), file, extra_files={CONFIG: json.dumps(config)})  # type: ignore[arg-type]
+        file.write(buffer.getbuffer())
 
 
 def load(path: Path) -> ProgramNet:
@@ -69,7 +84,7 @@ def load(path: Path) -> ProgramNet:
         config = DiTConfig(**json.loads(extra[CONFIG]))
     except FileNotFoundError:
         raise UsageError(f"there is no {path}") from None
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # torch's readers raise what they meet; the first line of it says what
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(f"{path} is no program that scaledit exported ({reason})") from None
     return ProgramNet(program.module(), config)

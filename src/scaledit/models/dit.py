@@ -7,16 +7,18 @@ The network is a pure function of (x, t, y): it draws no random number and knows
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from scaledit.errors import UsageError
 from scaledit.models.blocks import FAMILIES, Condition
 from scaledit.models.config import DiTConfig
-from scaledit.models.layers import TimestepEmbedder, patchify, position_table, unpatchify
+from scaledit.models.layers import Derived, TimestepEmbedder, patchify, position_table, unpatchify
 
 
-class DiT(nn.Module):
+class DiT(Derived):
     """`DiT(config)(x, t, y)`: x (N, C, H, W) float, t (N,) in 0..1000, y (N,) int64 in 0..num_classes
     -> (N, C or 2C, H, W). `num_classes` is the null label."""
 
@@ -30,7 +32,7 @@ class DiT(nn.Module):
         self.label_embed = nn.Embedding(config.num_classes + 1, config.hidden_size)
         rows, columns = config.height // config.patch_size, config.width // config.patch_size
         # Frozen and a function of the config: not worth a place in a checkpoint.
-        self.register_buffer("position", position_table(config.hidden_size, rows, columns), persistent=False)
+        self.derive("position", partial(position_table, config.hidden_size, rows, columns), exact=False)
         self.position: Tensor
         self.blocks = nn.ModuleList(
             self.family.block(config.hidden_size, config.num_heads, config.mlp_ratio)

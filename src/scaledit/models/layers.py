@@ -8,6 +8,7 @@ modulate(x, shift, scale) = x (1 + scale) + shift
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +44,7 @@ def unpatchify(tokens: Tensor, patch: int, height: int, width: int) -> Tensor:
 
 
 def time_frequencies() -> Tensor:
-    """10000^(-k/128), k = 0..127, (128,) float32: the same on every machine and device.
+    """10000^(-k/128), k = 0..127, (128,) float32 on the CPU: the same on every machine.
 
     An ulp here is 3e-5 in the embedding at t = 999, and float32 exp differs by an ulp between processors.
     So the exponent is rounded to float32 (as the official program does), its exp taken in float64, and
@@ -51,9 +52,9 @@ def time_frequencies() -> Tensor:
     official outputs that we test against were made with the upper one.
     """
     half = TIME_FREQUENCIES // 2
-    exponent = -math.log(10000.0) * torch.arange(half, dtype=torch.float32) / half
+    exponent = -math.log(10000.0) * torch.arange(half, dtype=torch.float32, device="cpu") / half
     frequencies = exponent.double().exp().float()
-    frequencies[12] = torch.nextafter(frequencies[12], torch.tensor(1.0))
+    frequencies[12] = torch.nextafter(frequencies[12], torch.tensor(1.0, device="cpu"))
     return frequencies
 
 
@@ -65,7 +66,7 @@ def timestep_embedding(t: Tensor, frequencies: Tensor) -> Tensor:
 
 
 def position_table(width: int, rows: int, columns: int) -> Tensor:
-    """Frozen 2-D sin-cos position embedding, (rows * columns, width) float32.
+    """Frozen 2-D sin-cos position embedding, (rows * columns, width) float32, on the CPU.
 
     The first half of the channels encodes the column (the official code puts the width grid first),
     the second half the row; within each half sines come before cosines. Computed in float64.
@@ -76,31 +77,67 @@ def position_table(width: int, rows: int, columns: int) -> Tensor:
             f"use {max(4, round(width / 4) * 4)}"
         )
     quarter = width // 4
-    omega = 10000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
+
+    def count(n: int) -> Tensor:
+        return torch.arange(n, dtype=torch.float64, device="cpu")
+
+    omega = 10000.0 ** -(count(quarter) / quarter)
 
     def encode(position: Tensor) -> Tensor:
         angles = position.reshape(-1, 1) * omega
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
-    row, column = torch.meshgrid(
-        torch.arange(rows, dtype=torch.float64), torch.arange(columns, dtype=torch.float64), indexing="ij"
-    )
+    row, column = torch.meshgrid(count(rows), count(columns), indexing="ij")
     return torch.cat([encode(column), encode(row)], dim=1).float()
 
 
-class TimestepEmbedder(nn.Module):
+class Derived(nn.Module):
+    """A module with one buffer that is no weight but a function of the config, and so is in no state dict.
+
+    `to_empty` fills such a buffer with whatever was in memory, a state dict passes it over, and a cast rounds
+    it. So it is computed anew whenever the module is moved, cast, materialised or loaded, and is right
+    however the module came to be: on the meta device, under FSDP, by `load_state_dict(assign=True)`.
+    """
+
+    def derive(self, name: str, value: Callable[[], Tensor], *, exact: bool) -> None:
+        """Registers the buffer `name`. value: makes it, on the CPU. exact: it stays of its own dtype when the
+        module is cast; otherwise it goes with the weights."""
+        self._name, self._value, self._exact = name, value, exact
+        self.register_buffer(name, value().to(torch.get_default_device()), persistent=False)
+        self.register_load_state_dict_post_hook(_derived_after_loading)
+
+    def rederive(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Makes the buffer anew. dtype: of the weights."""
+        value = self._value()
+        setattr(self, self._name, value.to(device=device, dtype=value.dtype if self._exact else dtype))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Derived:
+        """What `to`, `cuda`, `half`, `to_empty` and the like go through."""
+        super()._apply(fn, recurse)
+        now: Tensor = getattr(self, self._name)
+        self.rederive(now.device, now.dtype)
+        return self
+
+
+def _derived_after_loading(module: nn.Module, keys: object) -> None:
+    assert isinstance(module, Derived)
+    weight = next(module.parameters())
+    module.rederive(weight.device, weight.dtype)
+
+
+class TimestepEmbedder(Derived):
     """t (N,) -> (N, D): sinusoid, Linear, SiLU, Linear."""
 
     def __init__(self, width: int):
         super().__init__()
         self.fc1 = nn.Linear(TIME_FREQUENCIES, width)
         self.fc2 = nn.Linear(width, width)
-        # Kept as bits, which module.bfloat16() leaves alone: rounded frequencies are another function.
-        self.register_buffer("frequency_bits", time_frequencies().view(torch.int32), persistent=False)
-        self.frequency_bits: Tensor
+        # Exact, whatever the weights are cast to: rounded frequencies are another function.
+        self.derive("frequencies", time_frequencies, exact=True)
+        self.frequencies: Tensor
 
     def forward(self, t: Tensor) -> Tensor:
-        embedding = timestep_embedding(t, self.frequency_bits.view(torch.float32))
+        embedding = timestep_embedding(t, self.frequencies)
         return self.fc2(F.silu(self.fc1(embedding.to(self.fc1.weight.dtype))))
 
 

@@ -1,0 +1,100 @@
+"""The network as ONNX, for runtimes without PyTorch.
+
+    save(net, "dit.onnx")        onnxruntime.InferenceSession("dit.onnx").run(None, {"x", "t", "y"})  =
+    net(x, t, y)
+
+x (N, C, H, W) float32, t (N,) float32 in 0..1000, y (N,) int64 -> out (N, C or 2C, H, W) float32, any N. The
+config is in the file's metadata under "scaledit", so that the null label and the channels are known there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from scaledit.errors import UsageError
+from scaledit.interop.program import example
+from scaledit.models.dit import DiT
+
+LARGEST_INSIDE = 1 << 30
+"""Bytes of weights in the .onnx itself: a protocol buffer ends at 2 GiB. More go to a file beside it."""
+METADATA = "scaledit"
+_INSTALL = 'ONNX export needs onnx and onnxscript: pip install "scaledit[onnx]"'
+
+
+def weights_file(out: Path) -> Path:
+    """Where the weights go that the file itself cannot hold."""
+    return out.with_name(f"{out.name}.data")
+
+
+def check(out: Path) -> None:
+    """Raises UsageError for another name than an .onnx, where one of its files exists, and without the extra
+    that writes it."""
+    if out.suffix != ".onnx":
+        raise UsageError(f"--to onnx writes a file: give OUT.onnx, not {out}")
+    for path in (out, weights_file(out)):
+        if path.exists():
+            raise UsageError(f"{path} exists; choose another name or delete it")
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise UsageError(_INSTALL) from None
+
+
+def save(net: DiT, out: Path) -> Path | None:
+    """Writes an .onnx, whole or not at all; gives the file of its weights where they are not inside. The
+    network is left in evaluation mode. Raises UsageError as `check` does, OSError where it cannot be
+    written."""
+    check(out)
+    batch = torch.export.Dim("batch", min=1)
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            net.eval(),
+            example(net),
+            dynamo=True,
+            dynamic_shapes={name: {0: batch} for name in ("x", "t", "y")},
+            input_names=["x", "t", "y"],
+            output_names=["out"],
+            verbose=False,
+        )
+    assert program is not None
+    program.model.metadata_props[METADATA] = json.dumps(dataclasses.asdict(net.config))
+    is_large = sum(p.numel() * p.element_size() for p in net.parameters()) > LARGEST_INSIDE
+    # The file names that of its weights, so both are written under their own names in a folder of their own.
+    folder = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        folder.mkdir()
+        program.save(folder / out.name, external_data=is_large)
+        written = sorted(folder.iterdir(), key=lambda path: path == folder / out.name)  # the weights first
+        for path in written:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        for path in written:
+            os.replace(path, out.with_name(path.name))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return weights_file(out) if is_large else None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's words on torchvision, which is not needed, and on its own deprecated parts."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
