@@ -45,6 +45,8 @@ class DataConfig:
     before training where `verify`).
 
     workers: processes a rank that read ahead, 0 for none. The built-in sets lie in memory and need none.
+    changed: what a resumed run does where the data is not what it was trained on so far: "refuse", or
+    "accept", which goes on and says so in the log.
     """
 
     name: Literal["digits", "photos", "images", "latents"] = "digits"
@@ -53,6 +55,7 @@ class DataConfig:
     image_size: int = 0
     workers: int = 2
     verify: bool = True
+    changed: Literal["refuse", "accept"] = "refuse"
 
 
 @dataclass(frozen=True)
@@ -217,7 +220,10 @@ class Config:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` is its inverse."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))  # pyright: ignore[reportArgumentType]
+        value = json.loads(json.dumps(dataclasses.asdict(self)))  # pyright: ignore[reportArgumentType]
+        if self.data.changed == DataConfig.changed:
+            del value["data"]["changed"]  # of one call rather than of the run; results are compared by this
+        return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -276,6 +282,7 @@ FREE_ON_RESUME = (
     "data.path",
     "data.workers",
     "data.verify",
+    "data.changed",
 )
 
 
@@ -297,7 +304,9 @@ def changes(config: Config) -> list[str]:
         return []
     own = flatten(load(config.name, kind=type(config)).to_json())
     return [
-        f"{key}={json.dumps(value)}" for key, value in flatten(config.to_json()).items() if own[key] != value
+        f"{key}={json.dumps(value)}"
+        for key, value in flatten(config.to_json()).items()
+        if own.get(key) != value
     ]
 
 
