@@ -1,8 +1,8 @@
 """One process of a training run: its loop, its watch, and on the first rank those who listen to the events.
 
 Exit codes: 0 done, 1 failed, 2 a wrong call, 75 stopped by a signal or Ctrl-C with everything saved, 130
-interrupted before training began, or by a second Ctrl-C, 143 told twice to stop. status.json in the run folder
-says the same, with the step and the reason.
+interrupted before training began, or by a second Ctrl-C, 143 told twice to stop. status.json in the run
+folder says the same, with the step and the reason.
 """
 
 from __future__ import annotations

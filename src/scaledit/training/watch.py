@@ -4,8 +4,8 @@
     no rank's `moves` has changed for engine.timeout seconds  ->  the job ends, with the name of the culprit
 
 `moves` counts what the training thread does, `ticks` what the thread here does, so a stuck rank and one that
-is gone can be told apart. Counts are compared, not clocks: machines may disagree on the time. Seconds in which
-this process itself was stopped (Ctrl-Z, `scontrol suspend`) do not count.
+is gone can be told apart. Counts are compared, not clocks: machines may disagree on the time. Seconds in
+which this process itself was stopped (Ctrl-Z, `scontrol suspend`) do not count.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ SILENT = 4
 
 
 class AwakeClock:
-    """Seconds in which this process ran. Between two readings at most `longest` count: where more have passed,
-    the process was stopped, or the whole machine was. Monotonic clocks count on meanwhile."""
+    """Seconds in which this process ran. Between two readings at most `longest` count: where more have
+    passed, the process was stopped, or the whole machine was. Monotonic clocks count on meanwhile."""
 
     def __init__(self, longest: float):
         self.longest = longest
