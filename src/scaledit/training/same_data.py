@@ -96,8 +96,8 @@ class SameData:
         if differs and self.changed != "accept":
             raise UsageError(
                 f"the data is not what this run was trained on up to step {saved.step}: "
-                f"{'; '.join(differs)}. Give the same data, or choose another --out; data.changed=accept goes "
-                "on with this data"
+                f"{'; '.join(differs)}. Give the same data, or choose another --out; data.changed=accept "
+                "goes on with this data"
             )
         if differs:
             self.notes.append(lambda step: DataChanged(step, differs))
