@@ -53,7 +53,8 @@ def _headline(pipeline: Pipeline, events: Events) -> str:
     step = pipeline.origin["step"]
     rate = step * config.train.batch_size / seconds if seconds else float("nan")
     macs = counts.macs * flops.TRAIN_FORWARDS * rate
-    device = [event for event in events if event["event"] == "started"][-1]["device"]
+    devices = [event["device"] for event in events if event["event"] == "started"]
+    device = devices[-1] if devices else "a device that the log does not name"
     skipped = sum(event["event"] == "skipped" for event in events)
     return page.facts(
         {
