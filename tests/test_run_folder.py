@@ -208,13 +208,13 @@ def test_what_a_fingerprint_depends_on():
     assert fingerprint(names) == fingerprint(images)
 
 
-def test_an_autoencoder_run_compares_its_data(tmp_path: Path):
+def test_an_autoencoder_run_compares_its_data(tmp_path: Path, group_umask: None):
     pytest.importorskip("diffusers")
     from scaledit import config as configs
     from scaledit.autoencoders.config import AutoencoderRun
     from scaledit.training import autoencoder
 
-    model = ("model.widths=[8, 8, 8]", "model.groups=4", "train.crop=0", "train.batch_size=2")
+    model = ("model.widths=[8, 8, 8]", "model.groups=4", "train.crop=0", "train.batch_size=6")
     overrides = [*model, "train.steps=4", "checkpoint.every=2", "evaluate.num=2", "optimizer.decay=constant"]
     config = configs.load("photos-ae", [*overrides, "checkpoint.background=false"], AutoencoderRun)
     x = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -227,7 +227,9 @@ def test_an_autoencoder_run_compares_its_data(tmp_path: Path):
             break
     with pytest.raises(UsageError, match=r"up to step 2.*not the same ones"):
         list(of(dataclasses.replace(images, images=-x)))
-    assert isinstance(next(of(images)), Started)
+    assert isinstance(list(of(images))[-1], Finished)
+    files = [*(tmp_path / "run" / "autoencoder").iterdir()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o664}, files
 
 
 # The log and the status
@@ -244,6 +246,7 @@ DAMAGE = {
     "a loss that is a list": b'{"event": "stepped", "step": 2, "loss": [0.5], "seconds": 1}',
     "no loss": b'{"event": "stepped", "step": 2, "seconds": 1}',
     "another file's path": b'{"event": "sampled", "step": 2, "path": "/etc/passwd"}',
+    "a path too long": b'{"event": "sampled", "step": 2, "path": "' + b"a" * 256 + b'.png"}',
     "a path out of the folder": b'{"event": "sampled", "step": 2, "path": "../a.png"}',
     "a result without a protocol": b'{"event": "evaluated", "step": 2, "fd_digits": 1}',
     "NUL bytes": b"\0" * 500,
@@ -667,7 +670,18 @@ def test_a_manifest_of_nonsense_is_one_sentence(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "3", "{", "\0\0", '{"name": 3, "model": 4}', '{"model": {"depth": []}}']
+    "text",
+    [
+        "",
+        "[]",
+        "3",
+        "{",
+        "\0\0",
+        '{"name": 3, "model": 4}',
+        '{"model": {"depth": []}}',
+        '{"model": 1.5}',
+        '{"model": {"mlp_ratio": 1e999}}',
+    ],
 )
 def test_a_config_of_nonsense_is_one_sentence(tmp_path: Path, text: str):
     out = tmp_path / "run"

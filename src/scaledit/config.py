@@ -261,9 +261,15 @@ class RunConfig(Config):
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunConfig:
-        parts = sections(cls, value, but="model")
-        model = _model(dict(value.get("model", {})), parts["diffusion"])
-        return cls(name=str(value.get("name", "run")), model=model, **parts)
+        """Raises UsageError, as that of all configs."""
+        try:
+            parts = sections(cls, value, but="model")
+            model = _model(dict(value.get("model", {})), parts["diffusion"])
+            return cls(name=str(value.get("name", "run")), model=model, **parts)
+        except UsageError:
+            raise
+        except (TypeError, ValueError, ArithmeticError) as error:  # 1e400 for a width, say
+            raise UsageError(f"this is no config of a run: {error}") from None
 
 
 # These say how often a run looks at itself, not what it computes; a resumed run may change them.

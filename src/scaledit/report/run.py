@@ -71,7 +71,7 @@ def _headline(pipeline: Pipeline, events: Events) -> str:
 
 def _of_roof(stepped: Events) -> str:
     """The median of what was logged; older logs have none."""
-    shares = [event["share_of_roof"] for event in stepped if "share_of_roof" in event]
+    shares = [event["share_of_roof"] for event in stepped if isinstance(event.get("share_of_roof"), float)]
     return f", {np.median(shares):.0%} of the rate of large matrix products here" if shares else ""
 
 

@@ -163,6 +163,8 @@ def export(state: AutoencoderState, dataset: TrainingSet, folder: Path) -> Expor
         for leftover in (partial, old):
             shutil.rmtree(leftover, ignore_errors=True)
         net.save_pretrained(partial)
+        # safetensors' own writer gives the file to its owner alone, whatever the umask says.
+        (partial / kl.WEIGHTS).chmod((partial / kl.CONFIG).stat().st_mode)
         for name in (kl.CONFIG, kl.WEIGHTS):
             with (partial / name).open("rb") as file:
                 os.fsync(file.fileno())

@@ -27,6 +27,8 @@ DAMAGED = f"{LOG}.damaged"
 LONGEST_LINE = 1 << 24
 """Bytes; no event comes near it."""
 LARGEST_STEP = 1 << 53
+LONGEST_NAME = 255
+"""Bytes of a file's name."""
 
 
 class JsonLog:
@@ -184,7 +186,8 @@ def _is(wanted: Any, value: Any) -> bool:
         return isinstance(value, int | float) or value in ("nan", "inf", "-inf")
     if wanted is Path:
         path = PurePosixPath(value) if isinstance(value, str) else PurePosixPath("/")
-        return not path.is_absolute() and ".." not in path.parts and "\0" not in str(path)
+        short = all(len(part.encode("utf-8", "surrogatepass")) <= LONGEST_NAME for part in path.parts)
+        return short and not path.is_absolute() and ".." not in path.parts and "\0" not in str(path)
     return isinstance(value, str | int | float) if wanted is str else isinstance(value, wanted)
 
 
