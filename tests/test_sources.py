@@ -138,7 +138,7 @@ def test_inspect_counts_and_shows(tmp_path: Path, capsys):
         "PNG 8, JPEG 5",
         "44 to 44",
         "13 images are smaller than 256",
-        "1 images lie on their side",
+        "1 image is turned on the side",
     ):
         assert part in said
     drawn = np.asarray(Image.open(sheet))

@@ -131,6 +131,7 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path: Path):
 def test_several_skips_in_a_row_stop_the_run_with_its_last_good_checkpoint(tmp_path: Path):
     config = tiny("train.steps=40", "checkpoint.every=5", "train.max_skips=3")
     stop_after(config, tmp_path / "run", saves=1)
+    config = tiny("train.steps=40", "checkpoint.every=5", "train.max_skips=3", "data.changed=accept")
     with pytest.raises(RunError, match=r"3 steps in a row .*step-00000005.*learning_rate"):
         run(config, tmp_path / "run", resume="auto", dataset=poisoned(share=1.0))
     assert load(tmp_path / "run").origin["step"] == 5

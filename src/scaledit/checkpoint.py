@@ -12,19 +12,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import math
 import os
 import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from scaledit import __version__
-from scaledit.errors import RunError
-from scaledit.parts import safetensors_header, sealed, sha256_of
+from scaledit.errors import RunError, reading
+from scaledit.parts import naming, read_json, safetensors_header, sealed, sha256_of
 
 MANIFEST = "manifest.json"
 SHARDED = "sharded"
@@ -61,13 +63,16 @@ class Checkpoint:
         """
         from safetensors.torch import load_file
 
-        return load_file(self._checked_file(part))
+        path = self._checked_file(part)
+        with reading(path, "tensors", "it was not written by scaledit"):
+            return load_file(path)
 
     def names(self, part: str) -> set[str]:
         """Of the tensors of `part`.safetensors, read from its header. Raises as `tensors` does."""
         from safetensors import safe_open
 
-        with safe_open(self._checked_file(part), framework="pt") as file:
+        path = self._checked_file(part)
+        with reading(path, "tensors", "it was not written by scaledit"), safe_open(path, "pt") as file:
             return set(file.keys())
 
     def _checked_file(self, part: str) -> Path:
@@ -129,6 +134,8 @@ def latest(checkpoints: Path) -> Latest:
     for folder in reversed(find(checkpoints)):
         try:
             found = open_checkpoint(folder)
+            if folder.name != folder_name(found.step):
+                raise damaged(folder, f"it is of step {found.step}")
             found.verify()
         except OtherFormat:
             raise
@@ -178,18 +185,98 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise damaged(folder, f"{MANIFEST} is missing")
     try:
         data = path.read_bytes()
-        manifest = json.loads(data)
-        del manifest["sha256"]
-    except (ValueError, KeyError, AttributeError, TypeError):
+        manifest = read_json(path, "a manifest")
+    except (RunError, OSError):
         raise damaged(folder, f"{MANIFEST} cannot be read") from None
-    if data != sealed(manifest):
+    if manifest.pop("sha256", None) is None or data != sealed(manifest):
         raise damaged(folder, f"{MANIFEST} does not match its SHA-256")
-    if manifest["format"] != FORMAT:
+    if manifest.get("format") != FORMAT:
         raise OtherFormat(
-            f"{folder} has checkpoint format {manifest['format']}, this scaledit ({__version__}) reads "
-            f"{FORMAT}; use the scaledit that wrote it ({manifest['version']})"
+            f"{folder} has checkpoint format {manifest.get('format')!r}, this scaledit ({__version__}) reads "
+            f"{FORMAT}; use the scaledit that wrote it ({manifest.get('version', 'unknown')})"
         )
+    wrong = _nonsense(manifest)
+    if wrong:
+        raise damaged(folder, f"{MANIFEST} says {wrong}")
     return Checkpoint(folder, manifest)
+
+
+LARGEST_COUNT = 1 << 53
+"""Of steps, bytes and the like: whole numbers up to here are exact in every program that reads JSON."""
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST_COUNT
+
+
+def _is_number(value: object) -> bool:
+    """That is finite, as a float too."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _is_file(name: str, value: object) -> bool:
+    """A name inside the folder, with the size and the SHA-256 of that file."""
+    path = PurePosixPath(name)
+    inside = name == str(path) and not path.is_absolute() and ".." not in path.parts and name not in ("", ".")
+    return (
+        inside
+        and "\0" not in name
+        and isinstance(value, dict)
+        and _is_count(value.get("size"))
+        and isinstance(value.get("sha256"), str)
+    )
+
+
+STATE = {
+    "skipped": _is_count,
+    "seconds": _is_number,
+    "passed_over": _is_count,
+    "micro_batch": lambda value: _is_count(value) and value > 0,
+    "accumulate": lambda value: _is_count(value) and value > 0,
+    "losses": lambda value: isinstance(value, list) and all(map(_is_number, value)),
+    "class_names": _are_names,
+    "data": lambda value: value is None or isinstance(value, dict),
+    "made_by": lambda value: value is None or isinstance(value, dict),
+    "kind": lambda value: isinstance(value, str),
+    "source": lambda value: isinstance(value, dict),
+}
+"""What a manifest's `state` may hold, and when that makes sense. Whoever reads a checkpoint may rely on it;
+what a reader cannot do without is its own to ask for."""
+
+
+def _nonsense(manifest: Mapping[str, Any]) -> str:
+    """The first field of a manifest that cannot be meant, as "step: -1"; "" where all can. A hash says only
+    that a file is as somebody wrote it."""
+    top = {
+        "version": isinstance(manifest.get("version"), str),
+        "step": _is_count(manifest.get("step")),
+        "world": _is_count(manifest.get("world", 1)),
+        "config": isinstance(manifest.get("config"), dict),
+        "state": isinstance(manifest.get("state"), dict),
+        "files": isinstance(manifest.get("files"), dict),
+    }
+    for key, right in top.items():
+        if not right:
+            return f"{key}: {_short(manifest.get(key))}"
+    for key, value in manifest["state"].items():
+        if key in STATE and not STATE[key](value):
+            return f"state.{key}: {_short(value)}"
+    for name, value in manifest["files"].items():
+        if not _is_file(name, value):
+            return f"files: {_short(name)}: {_short(value)}"
+    return ""
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def begin(checkpoints: Path, step: int) -> Path:
@@ -270,14 +357,31 @@ def prune(checkpoints: Path, keep: int, keep_every: int = 0) -> None:
     for folder in find(checkpoints)[:-keep]:
         if keep_every and int(folder.name.removeprefix("step-")) % keep_every == 0:
             continue
-        gone = folder.with_name(f".{folder.name}.removed")
-        folder.rename(gone)
-        shutil.rmtree(gone)
+        try:
+            _remove(folder)
+        except OSError as error:  # training is worth more than the room
+            _LOG.warning("could not remove the old checkpoint %s: %s", folder, error.strerror or error)
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_symlink():
+        to = os.readlink(folder)
+        folder.unlink()
+        _LOG.warning("the old checkpoint %s was a link: it is removed, %s stays", folder, to)
+        return
+    gone = folder.with_name(f".{folder.name}.removed")
+    folder.rename(gone)
+    shutil.rmtree(gone)
+
+
+_LOG = logging.getLogger(__name__)
 
 
 def clean(checkpoints: Path) -> None:
     """Removes what interrupted saves and removals left."""
     for leftover in checkpoints.glob(".step-*"):
+        if leftover.is_symlink():
+            leftover.unlink(missing_ok=True)
         shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -293,7 +397,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
     header = safetensors_header((name, names[t.dtype], t.shape, t.nbytes) for name, t in ready.items())
     digest = hashlib.sha256()
-    with path.open("wb") as file:
+    with naming(path), path.open("wb") as file:
         pieces = (tensor.reshape(-1).view(torch.uint8).numpy().data for tensor in ready.values())
         for piece in (header, *pieces):
             digest.update(piece)
@@ -305,7 +409,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
+    with naming(path), path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

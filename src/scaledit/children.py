@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import FrameType
 
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+"""A terminal's Ctrl-Z is handed on as well: the children stop, then this process, and go on with it."""
 
 
 @contextlib.contextmanager
@@ -28,13 +30,29 @@ def started(
             if child.poll() is None:
                 child.send_signal(number)
 
+    def pause(_: int, __: FrameType | None) -> None:
+        running = [child for child in children if child.poll() is None]
+        for child in running:
+            child.send_signal(signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        for child in running:
+            child.send_signal(signal.SIGCONT)
+
     before = {number: signal.signal(number, forward) for number in FORWARDED}
+    if signal.getsignal(signal.SIGTSTP) != signal.SIG_IGN:
+        before[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, pause)
     try:
         for environment in environments:
-            # Of their own session: a terminal's Ctrl-C comes from here alone, once.
-            children.append(subprocess.Popen(command, env=dict(environment), start_new_session=True))
-            if came:
-                children[-1].terminate()  # asked to stop before all were there
+            # Of their own session: a terminal's Ctrl-C comes from here alone, once; and held back until they
+            # can answer it (scaledit.cli).
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            try:
+                child = subprocess.Popen(command, env=dict(environment), start_new_session=True)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            children.append(child)
+            if came:  # asked to stop before all were there
+                child.send_signal(came[0])
         yield children
     finally:
         for child in children:

@@ -10,8 +10,11 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Sequence
+from types import FrameType
 from typing import NoReturn
 
 from scaledit import __version__, terminal
@@ -80,6 +83,7 @@ SPIN_COUNT = "1000"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
+    _interruptible()
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     terminal.survive()
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -98,9 +102,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         terminal.complain(f"{where}{error.strerror or error}")
         return 1
-    except KeyboardInterrupt:
-        terminal.complain("interrupted")
+    except KeyboardInterrupt as error:
+        terminal.complain(f"interrupted; {error}" if str(error) else "interrupted")
         return 130
+
+
+def _interruptible() -> None:
+    """Ctrl-C raises KeyboardInterrupt, but while modules are loaded: those of torch's that are written in C++
+    would abort the process."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else whoever calls us has their own
+        signal.signal(signal.SIGINT, _on_interrupt)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # scaledit.children blocks it till here
+
+
+def _on_interrupt(number: int, frame: FrameType | None) -> None:
+    at = frame
+    while at is not None:
+        if at.f_code.co_filename == "<frozen importlib._bootstrap>":
+            if os.environ.get("RANK", "0") == "0":  # of several processes one tells
+                os.write(2, b"scaledit: interrupted\n")
+            os._exit(130)
+        at = at.f_back
+    signal.default_int_handler(number, frame)
 
 
 def _dispatch(arguments: list[str]) -> int:

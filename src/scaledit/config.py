@@ -60,6 +60,8 @@ class DataConfig:
     background: of images, what is seen where they are transparent: "white", "black", "#rrggbb", "drop" (the
     alpha channel is ignored, as it was before there was this key), or "": what the run began with, white for
     a new one. (data.background knows the words.)
+    changed: what a resumed run does where the data is not what it was trained on so far: "refuse", or
+    "accept", which goes on and says so in the log.
     """
 
     name: Literal["digits", "photos", "images", "latents"] = "digits"
@@ -71,6 +73,7 @@ class DataConfig:
     background: str = ""
     split: str = ""
     image_key: str = ""
+    changed: Literal["refuse", "accept"] = "refuse"
 
 
 @dataclass(frozen=True)
@@ -236,11 +239,13 @@ class Config:
     log: LogConfig
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; `from_json` is its inverse. Without a background where none is said, so that the
-        config of what has no images from files reads as it did before there was such a key."""
+        """Plain values; `from_json` is its inverse. Keys of [data] that earlier versions did not have are
+        left out where they say nothing, so that configs of old and new, and what is compared by them, agree.
+        """
         value = json.loads(json.dumps(dataclasses.asdict(self)))  # pyright: ignore[reportArgumentType]
-        if not self.data.background:
-            del value["data"]["background"]
+        for key in ("background", "split", "image_key", "changed"):
+            if value["data"][key] == getattr(DataConfig, key):
+                del value["data"][key]
         return value
 
     @classmethod
@@ -279,9 +284,15 @@ class RunConfig(Config):
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunConfig:
-        parts = sections(cls, value, but="model")
-        model = _model(dict(value.get("model", {})), parts["diffusion"])
-        return cls(name=str(value.get("name", "run")), model=model, **parts)
+        """Raises UsageError, as that of all configs."""
+        try:
+            parts = sections(cls, value, but="model")
+            model = _model(dict(value.get("model", {})), parts["diffusion"])
+            return cls(name=str(value.get("name", "run")), model=model, **parts)
+        except UsageError:
+            raise
+        except (TypeError, ValueError, ArithmeticError) as error:  # 1e400 for a width, say
+            raise UsageError(f"this is no config of a run: {error}") from None
 
 
 # These say how often a run looks at itself, not what it computes; a resumed run may change them.
@@ -300,6 +311,7 @@ FREE_ON_RESUME = (
     "data.path",
     "data.workers",
     "data.verify",
+    "data.changed",
 )
 
 

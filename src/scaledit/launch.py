@@ -45,11 +45,12 @@ def _environments(nproc: int, port: int) -> Iterator[dict[str, str]]:
 
 def _wait(ranks: list[subprocess.Popen[bytes]]) -> int:
     """Until all have ended by themselves, or LAST_WORDS after one failed."""
-    failed, deadline = None, float("inf")
-    while any(rank.poll() is None for rank in ranks) and time.monotonic() < deadline:
+    failed, looks = None, 0  # looks are counted, not seconds: all may be stopped meanwhile (Ctrl-Z)
+    while any(rank.poll() is None for rank in ranks) and looks < LAST_WORDS / POLL:
+        looks += failed is not None
         for number, rank in enumerate(ranks):
             if failed is None and _is_failure(rank.poll()):
-                failed, deadline = number, time.monotonic() + LAST_WORDS
+                failed = number
                 _tell(number, rank)
         time.sleep(POLL)
     if failed is None:

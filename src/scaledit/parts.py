@@ -8,13 +8,17 @@ others compare with. To go on after an interruption, run it again.
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import functools
 import hashlib
 import json
 import os
+import re
+import secrets
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -42,49 +46,220 @@ class Shard(NamedTuple):
 WHOLE = Shard(0, 1)
 
 
+class Writer(NamedTuple):
+    """Which process of which machine, so that whether it still runs can be told from elsewhere.
+
+    machine: names the host, its boot and the process id namespace (containers count their processes alike).
+    began: when the process started, in the kernel's ticks since the boot, 0 where the system does not say.
+    """
+
+    machine: str
+    process: int
+    began: int
+
+    @classmethod
+    def here(cls) -> Writer:
+        return cls(_machine(), os.getpid(), _began(os.getpid()))
+
+    def has_ended(self) -> bool:
+        """Whether it certainly runs no more. Of processes on other machines nothing is known."""
+        if self.machine != _machine():
+            return False
+        try:
+            os.kill(self.process, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass  # it runs, for somebody else
+        return _began(self.process) != self.began  # the number was given out again
+
+    def __str__(self) -> str:
+        return f"{self.machine}-{self.process}-{self.began}"
+
+
+@functools.cache
+def _machine() -> str:
+    about = [socket.gethostname()]
+    with suppress(OSError):
+        about.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+    with suppress(OSError):
+        about.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256("\0".join(about).encode()).hexdigest()[:8]
+
+
+def _began(process: int) -> int:
+    """The 22nd field of /proc/PID/stat; the second, a program's name, may hold spaces and parentheses."""
+    try:
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+HELD = (errno.EACCES, errno.EAGAIN)
+"""What the kernel says of a record lock that another process has."""
+
+
 class Lock:
     """The right to something that only one process may do. A POSIX record lock: it ends with the process that
     holds it, however that ends; it is not inherited by child processes, and known over NFS.
 
     A process must not open the file a second time while it holds the lock: closing that would let go of it.
+
+    Some file systems know no such locks (Lustre without `flock`, NFS without its lock daemon). There the
+    holder is the process whose name stands in a second file, PATH.holder, which is there while it is held:
+    one that certainly has ended on this machine is replaced, any other must be removed by hand.
     """
 
     def __init__(self, path: Path):
         """Raises OSError where the file cannot be made."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self.path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # less the umask: groups share folders
+        self._instead: _HolderFile | None = None
 
     def take(self) -> bool:
-        """Whether it is ours now; at once."""
+        """Whether it is ours now; at once. Raises OSError for other troubles than that another has it."""
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        except OSError as error:
+            if error.errno in HELD:
+                return False
+            if error.errno not in NO_LOCKS:
+                error.filename = str(self.path)
+                raise
+            self._instead = self._instead or _HolderFile(self.path.with_name(f"{self.path.name}.holder"))
+            if not self._instead.take():
+                return False
+        with naming(self.path):
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         return True
 
     def holder(self) -> str:
         """Who has it, as they wrote; "" where they have not yet."""
-        return os.pread(self._file, 200, 0).decode(errors="replace").strip()
+        wrote = os.pread(self._file, 200, 0).decode(errors="replace").strip()
+        if self._instead is None:
+            return wrote
+        return (
+            f"{wrote or 'unknown'}; this file system has no locks: if that job has ended, delete "
+            f"{self._instead.path}"
+        )
 
     def release(self) -> None:
+        if self._instead is not None:
+            self._instead.release()
         os.close(self._file)
+
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
+"""What file systems without record locks say."""
+
+
+class _HolderFile:
+    """A lock made of a file alone: who makes it has it, until they remove it."""
+
+    def __init__(self, path: Path):
+        self.path, self.mine = path, f"{Writer.here()} {secrets.token_hex(8)}\n"
+        self.held = False
+
+    def take(self) -> bool:
+        if self._made(self.path):
+            self.held = True
+            return True
+        try:
+            there = self.path.read_text(errors="replace")
+        except OSError:
+            return False
+        writer = _writer(there.partition(" ")[0])
+        if writer is None or not writer.has_ended():
+            return False
+        # Of all who find that it has ended, the one that makes this file may take over: its name is that of
+        # this one holder, so that nobody takes over from a later one.
+        key = hashlib.sha256(there.encode()).hexdigest()[:16]
+        turn = self.path.with_name(f"{self.path.name}.{key}")
+        if not self._made(turn):
+            return False
+        with whole(self.path) as file:
+            file.write(self.mine.encode())
+        turn.unlink()
+        self.held = True
+        return True
+
+    def _made(self, path: Path) -> bool:
+        try:
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            return False
+        try:
+            with naming(path):
+                os.write(file, self.mine.encode())
+        finally:
+            os.close(file)
+        return True
+
+    def release(self) -> None:
+        if self.held:
+            self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path, instead_of: Path | None = None) -> Iterator[None]:
+    """Around the writing of a file: the system's errors name it, where they name nothing (of a full disk
+    they say only that it is full) or the name that it has until it is complete."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(instead_of or "")):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<writer>[0-9a-f]{8}-\d+-\d+)\.[0-9a-f]{8}\.partial", re.DOTALL)
+
+
+def partial_beside(out: Path) -> Path:
+    """A name that no other process, thread or machine gives to what is to become `out`, in its folder."""
+    return out.with_name(f".{out.name}.{Writer.here()}.{secrets.token_hex(4)}.partial")
+
+
+def _writer(text: str) -> Writer | None:
+    machine, _, rest = text.partition("-")
+    process, _, began = rest.partition("-")
+    return Writer(machine, int(process), int(began)) if process.isdigit() and began.isdigit() else None
+
+
+def abandoned(folder: Path, name: str | None = None) -> list[Path]:
+    """What processes that certainly have ended had begun to write into `folder` (as `name`)."""
+    found = []
+    with suppress(OSError):
+        for path in folder.iterdir():
+            match = PARTIAL.fullmatch(path.name)
+            if match is None or name not in (None, match["name"]):
+                continue
+            writer = _writer(match["writer"])
+            if writer is not None and writer.has_ended():
+                found.append(path)
+    return found
 
 
 @contextmanager
 def whole(out: Path) -> Iterator[BinaryIO]:
     """A file that gets its name when it is complete and on the disk; what was under the name stays till
-    then."""
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
+    then. What programs that were killed had begun of it is removed. Raises OSError, which names `out`."""
+    partial = partial_beside(out)
+    with naming(out, instead_of=partial):
+        for leftover in abandoned(out.parent, out.name):
+            with suppress(OSError):
+                leftover.unlink()
+        try:
+            with partial.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, out)
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
 
 
 LARGEST_JSON = 1 << 28

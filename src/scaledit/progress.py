@@ -16,6 +16,8 @@ from scaledit.errors import printable
 from scaledit.evaluation.result import TITLES
 from scaledit.scaling.queue import Queue
 from scaledit.training.events import (
+    DataChanged,
+    DataRecorded,
     Evaluated,
     Event,
     Exported,
@@ -127,6 +129,16 @@ class TrainingProgress:
                     f"back to step {event.step} from {event.spiked}; {event.passed_over} batches are left out"
                 )
                 self.progress.update(self.task, completed=event.step)
+            case DataChanged():
+                self._say(
+                    f"from step {event.step} on the data is another, as data.changed=accept allows: "
+                    f"{'; '.join(event.changes)}"
+                )
+            case DataRecorded():
+                self._say(
+                    "this run has no record of its data, so only its classes could be compared; its next "
+                    f"checkpoint records the {event.samples} images that it goes on with"
+                )
             case PassedOver():
                 self._say(f"{event.why}; renamed to {event.path.name}, going on from step {event.step}")
             case Remarked():

@@ -103,7 +103,7 @@ def run(given: argparse.Namespace) -> None:
         others = f" and {more} more" if more else ""
         print(printable(f"counted again, because its record could not be believed: {first}{others}"))
     if made.index_mended:
-        print(f"{INDEX} was wrong or damaged and has been written again")
+        print(printable(f"{INDEX} was wrong or damaged and has been written again"))
     for name in made.skipped:
         print(printable(f"left out: {name}"))
     if made.complete:

@@ -1,11 +1,14 @@
 """One process of a training run: its loop, its watch, and on the first rank those who listen to the events.
 
-Exit codes: 0 done, 1 failed, 2 a wrong call, 75 stopped by a signal with everything saved, 130 interrupted,
-143 told twice to stop. status.json in the run folder says the same, with the step and the reason.
+Exit codes: 0 done, 1 failed, 2 a wrong call, 75 stopped by a signal or Ctrl-C with everything saved, 130
+interrupted before training began, or by a second Ctrl-C, 143 told twice to stop. status.json in the run
+folder says the same, with the step and the reason.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -47,9 +50,13 @@ def run(config: Config, out: Path, device: str, events: Events, report: Callable
     except (UsageError, RunError) as error:
         print(f"scaledit: {printable(error)}", file=sys.stderr)
         code = 2 if isinstance(error, UsageError) else 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        if ranks.first:
+            print(
+                f"scaledit: interrupted; {error}" if str(error) else "scaledit: interrupted", file=sys.stderr
+            )
         code = 130
-    except Exception:
+    except Exception:  # a fault of ours
         traceback.print_exc()
         code = 1
     return leave(code)
@@ -79,9 +86,13 @@ class Rank:
         self.console = terminal.console(stderr=True)
         self.watch = Watch(out, ranks, config.engine.timeout, self._stuck)
         self.trackers: list[Tracker] = []
-        self.around = Surroundings(ranks, StopRequest().listen(), self.watch)
+        self.stop = StopRequest()
+        self.stop.patient = ranks.grouped  # of several, none may leave before the others
+        self.stop.on_signal, self.stop.at_once = self._asked, self._told_twice
+        self.around = Surroundings(ranks, self.stop.listen(), self.watch, self._claimed)
         self.step: int | None = None  # none before the folder is this run's
         self.saved: int | None = None
+        self.ended = False
 
     def run(self, events: Events, report: Callable[[], None]) -> int:
         """The exit code; raises what ended the run, after status.json and the other ranks were told."""
@@ -92,16 +103,34 @@ class Rank:
                 report()
             return code
         except KeyboardInterrupt:
-            if self.ranks.first:
-                step = f"from step {self.saved} " if self.saved is not None else ""
-                self._say(f"interrupted; the same command with --resume auto goes on {step}in {self.out}")
-            self._status("failed", reason="interrupted", exit_code=130)
+            self._failed("interrupted", 130)
+            if self.step is None:
+                raise
+            step = f"from step {self.saved} " if self.saved is not None else ""
+            goes_on = f"the same command with --resume auto goes on {step}in {self.out}"
+            raise KeyboardInterrupt(goes_on) from None
+        except EndedElsewhere:
             raise
-        except (UsageError, RunError) as error:
+        except UsageError as error:
+            self._failed(str(error), 2)
+            raise
+        except RunError as error:
             self._failed(str(error))
             raise
-        except RuntimeError as error:
-            if not (self.ranks.grouped and lost_contact(error)):
+        except BrokenPipeError:  # of who reads what is printed
+            if not self.ended:
+                self._failed("nobody reads the output any more")
+            raise
+        except OSError as error:
+            where = error.filename or self.out
+            failed = RunError(
+                f"{where}: {error.strerror or error}; checkpoints are intact, and the same command with "
+                "--resume auto goes on"
+            )
+            self._failed(str(failed))
+            raise failed from error
+        except Exception as error:
+            if not (self.ranks.grouped and isinstance(error, RuntimeError) and lost_contact(error)):
                 self._failed(f"{type(error).__name__}: {error}")
                 raise
             who = self.watch.culprit()
@@ -123,12 +152,12 @@ class Rank:
                 last = event
                 if isinstance(event, Started):
                     self.step = event.step
-                    if self.ranks.first:
-                        self._status("running")
+                    self.stop.patient = True
                 elif isinstance(event, Saved):
                     self.step = self.saved = event.step
+        self.stop.patient = self.ranks.grouped  # what follows, a report, may be interrupted
         assert isinstance(last, Stopped | Finished)
-        self.step = last.step
+        self.step, self.ended = last.step, True
         if isinstance(last, Finished):
             state, code, more = "finished", 0, {}
         else:
@@ -146,10 +175,29 @@ class Rank:
         end_workers()
         leave(1)
 
-    def _failed(self, why: str) -> None:
+    def _claimed(self, step: int) -> None:
+        """The folder is this run's: from here on status.json tells of this life, whatever comes."""
+        self.step = step
+        if self.ranks.first:
+            self._status("running")
+
+    def _asked(self, name: str) -> None:
+        """From a signal's handler, so not through Python's own files, which may be in use."""
+        if name == "SIGINT" and self.ranks.first:
+            _write("stopping after this step, saving; Ctrl-C again leaves at once")
+
+    def _told_twice(self, name: str) -> None:
+        code = 128 + signal.Signals[name]
+        if self.ranks.first:
+            self._status("failed", reason=f"{name}, told twice to stop", exit_code=code)
+            if name == "SIGINT":
+                _write("left at once; the same command with --resume auto goes on")
+
+    def _failed(self, why: str, code: int = 1) -> None:
         end_workers()
-        self.watch.ended(why)
-        self._status("failed", reason=why, exit_code=1)
+        if self.step is not None:  # else the folder may be another job's
+            self.watch.ended(why)
+        self._status("failed", reason=why, exit_code=code)
 
     def _status(self, state: str, **more: Any) -> None:
         """Of a run whose folder this is; a disk that is full must not hide the reason."""
@@ -160,6 +208,11 @@ class Rank:
 
     def _say(self, line: str) -> None:
         terminal.say_on(self.console, line)
+
+
+def _write(line: str) -> None:
+    with suppress(OSError):
+        os.write(2, f"\n{line}\n".encode())
 
 
 def lost_contact(error: RuntimeError) -> bool:

@@ -24,6 +24,9 @@ from scaledit.errors import RunError
 Item = TypeVar("Item")
 AHEAD = 2
 """Steps that each worker is ahead."""
+SLICES = 20
+"""In which a worker is waited for: seconds in which this process was stopped (Ctrl-Z) shorten one of them
+only, not all the time that the worker has."""
 PATIENCE = 0.75
 """Of engine.timeout: who waits for a worker should find out before it seems stuck itself."""
 
@@ -58,22 +61,29 @@ class Loader(Generic[Item]):
         if self._items is None or positions != self._next:
             self._items, self._taken = self._started(positions), 0
         self._next = None  # what failed is not gone on from
-        try:
-            item = next(self._items)
-        except (OSError, EOFError) as error:  # of a connection to a worker
-            raise self._lost() from error
-        except RuntimeError as error:
-            if "timed out" not in str(error):
-                raise killed(error) or error from error
-            raise RunError(
-                f"{self.source} has made nothing for {self.timeout:g} s: the storage is stuck, or "
-                "engine.timeout is too short"
-            ) from error
+        item = self._waited_for(self._items)
         if isinstance(item, _Failed):
             raise item.error
         self._next = _further(positions, self.stride)
         self._taken += 1
         return item
+
+    def _waited_for(self, items: Iterator[Item | _Failed]) -> Item | _Failed:
+        waited = 0
+        while True:
+            try:
+                return next(items)
+            except (OSError, EOFError) as error:  # of a connection to a worker
+                raise self._lost() from error
+            except RuntimeError as error:
+                if "timed out" not in str(error):
+                    raise killed(error) or error from error
+                waited += 1
+                if waited == SLICES:
+                    raise RunError(
+                        f"{self.source} has made nothing for {self.timeout:g} s: the storage is stuck, or "
+                        "engine.timeout is too short"
+                    ) from error
 
     def _lost(self) -> RunError:
         """Which worker has ended, waiting a moment until that can be seen."""
@@ -99,7 +109,7 @@ class Loader(Generic[Item]):
                 sampler=_Onward(first, self.stride),
                 num_workers=self.workers,
                 prefetch_factor=AHEAD,
-                timeout=self.timeout,
+                timeout=self.timeout / SLICES,
                 multiprocessing_context=context,
                 worker_init_fn=note,
             )

@@ -26,7 +26,7 @@ from scaledit.data.posterior import split
 from scaledit.data.sets import Images, TrainingSet
 from scaledit.errors import RunError, UsageError
 from scaledit.evaluation.fidelity import psnr, ssim
-from scaledit.parts import sha256_of
+from scaledit.parts import naming, sha256_of
 from scaledit.training.autoencoder_state import AutoencoderState, build
 from scaledit.training.class_order import remarks
 from scaledit.training.events import Event, Exported, Fitted, Reconstructed
@@ -34,6 +34,7 @@ from scaledit.training.folder import SAMPLES, with_background
 from scaledit.training.learner import StepResult
 from scaledit.training.loop import Run, Speed, Surroundings, claimed, due
 from scaledit.training.ranks import Ranks
+from scaledit.training.same_data import SameData
 
 FOLDER = kl.SUBFOLDERS[0]
 SCALE_IMAGES = 1024
@@ -66,7 +67,8 @@ def train(
     held_out = assemble.held_out(config.data) if held_out is None else held_out
     _check_fits(config, dataset)
     state = AutoencoderState.create(config, dataset, ranks)
-    with claimed(config, out, resume, around) as found:
+    data = SameData(dataset, config.data.changed)
+    with claimed(config, out, resume, around, data.check) as found:
         params = sum(parameter.numel() for parameter in state.net.parameters())
         macs = multiply_adds(state.net, dataset.shape)
         manifest = {"class_names": dataset.class_names}
@@ -85,7 +87,7 @@ def train(
             if due(state.step, config.evaluate.every) or last:
                 yield from around.first_only(state.step, lambda: iter([reconstruct(state, held_out, out)]))
 
-        run = Run(state, out, around, macs, manifest, fitted, looks)
+        run = Run(state, out, around, macs, manifest, fitted, looks, data)
         folder = out / FOLDER
 
         def after() -> Iterator[Event]:
@@ -125,7 +127,8 @@ def reconstruct(state: AutoencoderState, held_out: Images, out: Path) -> Reconst
     pairs = np.stack([originals[shown], reconstructions[shown]], axis=1).reshape(-1, *originals.shape[1:])
     path = out / SAMPLES / f"{checkpoint.folder_name(state.step)}.png"
     origin = {"run": state.config.name, "step": state.step, "shows": "original, reconstruction, ..."}
-    images.save_png(path, images.grid(pairs, 2 * PAIRS_A_ROW), origin)
+    with naming(path):
+        images.save_png(path, images.grid(pairs, 2 * PAIRS_A_ROW), origin)
     quality = float(psnr(originals, reconstructions).mean()), float(ssim(originals, reconstructions).mean())
     return Reconstructed(state.step, *quality, num, path)
 
@@ -163,6 +166,8 @@ def export(state: AutoencoderState, dataset: TrainingSet, folder: Path) -> Expor
         for leftover in (partial, old):
             shutil.rmtree(leftover, ignore_errors=True)
         net.save_pretrained(partial)
+        # safetensors' own writer gives the file to its owner alone, whatever the umask says.
+        (partial / kl.WEIGHTS).chmod((partial / kl.CONFIG).stat().st_mode)
         for name in (kl.CONFIG, kl.WEIGHTS):
             with (partial / name).open("rb") as file:
                 os.fsync(file.fileno())

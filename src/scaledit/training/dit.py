@@ -22,6 +22,7 @@ from scaledit.data.sets import TrainingSet, check_fits
 from scaledit.errors import UsageError
 from scaledit.evaluation.judge import Judge, drawn, open_judge
 from scaledit.models import flops
+from scaledit.parts import naming
 from scaledit.pipeline import BYTES_OF_A_NUMBER, PROGRESS, Pipeline
 from scaledit.sampling.request import BYTES_OF_A_LABEL
 from scaledit.training.class_order import as_recorded, remarks
@@ -30,6 +31,7 @@ from scaledit.training.folder import CONFIG, SAMPLES, with_background
 from scaledit.training.learner import StepResult
 from scaledit.training.loop import Run, Speed, Surroundings, claimed, due
 from scaledit.training.ranks import Ranks
+from scaledit.training.same_data import SameData
 from scaledit.training.state import TrainState
 
 
@@ -61,15 +63,25 @@ def train(
         if resume == "auto":
             dataset = as_recorded(dataset, out)
     begun = resume == "auto" and (out / CONFIG).exists()
-    check_fits(dataset, config.model.shape, config.model.num_classes, may_have_more=begun)
+    data = SameData(dataset, config.data.changed)
+    try:
+        check_fits(dataset, config.model.shape, config.model.num_classes, may_have_more=begun)
+    except UsageError:
+        if resume == "auto":
+            ranks.on_first(lambda: data.check_newest(out))  # says it better where it is the data that changed
+        raise
     decoder = assemble.decoder(config.autoencoder, dataset, where)
     _check_pictures(config, decoder)
     judge = open_judge(config.evaluate, where) if config.evaluate.every and ranks.first else None
     if isinstance(dataset, Latents) and config.data.verify:
         yield from around.first_only(0, lambda: _verified(dataset, around))
-    with claimed(config, out, resume, around) as found:
+
+    def check(found: checkpoint.Latest) -> None:
         if found.checkpoint is not None:
             _check_same_latents(found.checkpoint, decoder)
+        data.check(found)
+
+    with claimed(config, out, resume, around, check) as found:
         around.doing("building the model", 0)
         state = TrainState.create(config, dataset, ranks)
         looks = Looks(state, out, around, dataset.class_names, decoder, judge)
@@ -78,7 +90,7 @@ def train(
             "class_names": dataset.class_names,
             "made_by": None if decoder is None else decoder.made_by._asdict(),
         }
-        run = Run(state, out, around, counts.macs, manifest, looks.stepped, looks.due)
+        run = Run(state, out, around, counts.macs, manifest, looks.stepped, looks.due, data)
         yield from remarks(dataset, around)
         yield from run.life(found, counts.params)
 
@@ -150,7 +162,8 @@ class Looks:
             sheet = pipeline(classes, seed=config.sample.seed, progress=drawing)
         path = self.out / SAMPLES / f"{checkpoint.folder_name(step)}.png"
         origin = {"run": config.name, "step": step, "sample": config.to_json()["sample"]}
-        images.save_png(path, images.grid(sheet, config.sample.per_class), origin)
+        with naming(path):
+            images.save_png(path, images.grid(sheet, config.sample.per_class), origin)
         return path
 
 

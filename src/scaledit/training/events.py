@@ -112,6 +112,23 @@ class RolledBack(NamedTuple):
     passed_over: int
 
 
+class DataChanged(NamedTuple):
+    """The run goes on from `step` with other data than before, as data.changed=accept allows. changes: in
+    words."""
+
+    step: int
+    changes: list[str]
+
+
+class DataRecorded(NamedTuple):
+    """The run was made before runs recorded their data, so of its data only the classes could be compared.
+    samples, fingerprint: what its next checkpoint records."""
+
+    step: int
+    samples: int
+    fingerprint: str | None
+
+
 class PassedOver(NamedTuple):
     """A damaged checkpoint was not gone on from, and renamed to `path`."""
 
@@ -190,6 +207,8 @@ Event = (
     | Skipped
     | Spiked
     | RolledBack
+    | DataChanged
+    | DataRecorded
     | PassedOver
     | Halved
     | Sampled

@@ -8,7 +8,10 @@ One job at a time: the lock is the kernel's, so it ends with the process that ho
 from __future__ import annotations
 
 import json
+import os
+import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,40 +20,50 @@ from typing import Any, TypeVar
 from scaledit import checkpoint
 from scaledit.config import Config, differences
 from scaledit.data.background import DEFAULT, DROP
-from scaledit.errors import RunError, UsageError
-from scaledit.parts import Lock, whole
+from scaledit.errors import RunError, UsageError, reading
+from scaledit.parts import Lock, abandoned, read_json, whole
+from scaledit.training.log import LOG
 
 CONFIG, STATUS, CHECKPOINTS, SAMPLES, PRIVATE = "config.json", "status.json", "checkpoints", "samples", ".run"
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
-PATIENCE = 2.0
-"""Seconds in which a job that was just killed may let go of the folder."""
+TRIES, BETWEEN = 40, 0.05
+"""How often, and after how many seconds each, the folder of a job that was just killed is asked for. Tries
+are counted, not seconds: those pass while this process is stopped, too."""
 
 
 def locked(out: Path) -> Lock:
     """The right to write into a run folder. Raises UsageError while another job has it."""
     lock = Lock(out / PRIVATE / "lock")
-    deadline = time.monotonic() + PATIENCE
-    while not lock.take():
-        if time.monotonic() < deadline:
-            time.sleep(0.05)
-            continue
+    try:
+        for _ in range(TRIES):
+            if lock.take():
+                return lock
+            time.sleep(BETWEEN)
         holder = lock.holder()
+    except OSError:
         lock.release()
-        raise UsageError(
-            f"another job is training in {out} ({holder or 'just started'}); wait for it, stop it, or "
-            "choose another --out"
-        )
-    return lock
+        raise
+    lock.release()
+    raise UsageError(
+        f"another job is training in {out} ({holder or 'just started'}); wait for it, stop it, or "
+        "choose another --out"
+    )
 
 
-def claim(config: Config, out: Path, resume: str) -> tuple[Lock, checkpoint.Latest]:
-    """Makes `out` this run's folder, or finds the checkpoint to go on from, verified. Damaged ones are passed
-    over and renamed.
+Check = Callable[[checkpoint.Latest], None]
+"""Raises UsageError where a run cannot go on from what was found."""
 
-    Raises UsageError for a folder of something else, of another config, or of a job that runs; RunError if
-    nothing can be read or written. Then nothing has been changed.
+
+def claim(
+    config: Config, out: Path, resume: str, check: Check = lambda _: None
+) -> tuple[Lock, checkpoint.Latest]:
+    """Makes `out` this run's folder, or finds the checkpoint to go on from, verified and checked. Damaged
+    ones are passed over and renamed.
+
+    Raises UsageError for a folder of something else, of another config, or of a job that runs, and what
+    `check` raises; RunError if nothing can be read or written. Then nothing has been changed.
     """
     path = out / CONFIG
     if not path.exists() and out.exists() and any(entry.name != PRIVATE for entry in out.iterdir()):
@@ -60,15 +73,17 @@ def claim(config: Config, out: Path, resume: str) -> tuple[Lock, checkpoint.Late
     try:
         lock = locked(out)
     except OSError as error:
-        raise RunError(f"could not write into {out}: {error.strerror}") from error
+        raise RunError(f"could not write into {out}: {said(error)}") from error
     try:
         found = checkpoint.latest(out / CHECKPOINTS)
+        check(found)
+        _clear(out)
         with whole(path) as file:
             file.write((json.dumps(config.to_json(), indent=1) + "\n").encode())
     except OSError as error:
         lock.release()
-        raise RunError(f"could not write {path}: {error.strerror}") from error
-    except RunError:
+        raise RunError(f"could not go on in {out}: {said(error)}") from error
+    except BaseException:
         lock.release()
         raise
     return lock, found
@@ -89,13 +104,29 @@ def with_background(config: AnyConfig, out: Path) -> AnyConfig:
     return replace(config, data=data)  # pyright: ignore[reportArgumentType]
 
 
+def _clear(out: Path) -> None:
+    """Removes what killed jobs had begun to write. The folder is ours: whatever else wrote in it has ended,
+    on whatever machine, so that what jobs of old call `.NAME.PROCESS.partial` goes too."""
+    leftovers = [*(out / PRIVATE).glob(".rank-*.partial"), *out.glob("log.partial")]
+    for name in (CONFIG, STATUS, LOG):
+        leftovers += out.glob(f".{name}.*.partial")
+    for folder in (out, out / SAMPLES):
+        leftovers += abandoned(folder)
+    for leftover in leftovers:
+        with suppress(OSError):
+            leftover.unlink()
+
+
 def _check_same(config: Config, out: Path, resume: str) -> None:
     """Raises UsageError where `out` holds a run that this call does not go on with."""
     path = out / CONFIG
-    try:
-        existing = with_background(type(config).from_json(json.loads(path.read_bytes())), out)
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"{path} cannot be read as a run's config ({error}); choose another --out") from None
+    other = "choose another --out"
+    value = read_json(path, "a run's config", other, UsageError)
+    with reading(path, "a run's config", other, UsageError):
+        try:
+            existing = with_background(type(config).from_json(value), out)
+        except UsageError as error:
+            raise ValueError(error) from None  # said with the file's name
     changed = differences(existing, config)
     if changed:
         raise UsageError(
@@ -107,8 +138,17 @@ def _check_same(config: Config, out: Path, resume: str) -> None:
         raise UsageError(f"{out} already holds this run; add --resume auto to go on, or choose another --out")
 
 
+def said(error: OSError) -> str:
+    """What the system says, with the file that it says it of."""
+    why = error.strerror or str(error)
+    return f"{error.filename}: {why}" if error.filename else why
+
+
 def write_status(out: Path, state: str, step: int | None, **more: Any) -> None:
-    """status.json: what a cluster's scripts ask. state: running, stopped, finished or failed."""
+    """status.json: what a cluster's scripts ask. state: running, stopped, finished or failed. One that runs
+    has its process and host there: it has been killed if that process is no more."""
     status = {"state": state, "step": step, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more}
+    if state == "running":
+        status |= {"process": os.getpid(), "host": socket.gethostname()}
     with whole(out / STATUS) as file:
         file.write((json.dumps(status, indent=1) + "\n").encode())

@@ -12,6 +12,7 @@ from __future__ import annotations
 import abc
 import gc
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scaledit.checkpoint import Checkpoint
+from scaledit.checkpoint import Checkpoint, damaged
 from scaledit.config import Config, OptimizerConfig
 from scaledit.data.loader import Loader
 from scaledit.data.order import samples_at
@@ -245,17 +246,21 @@ class Learner(abc.ABC, Generic[Item]):
 
     def restore(self, saved: Checkpoint) -> None:
         """Continues from a checkpoint, made by any number of ranks; changes nothing if it does not fit."""
-        held = self.held()
-        moments = new_moments(self.net, keys(saved, "optimizer"))
+        state = saved.manifest["state"]
+        if missing := [key for key in ("skipped", "seconds") if key not in state]:
+            raise damaged(saved.folder, f"its manifest lacks state.{missing[0]}")
+        held, names = self.held(), keys(saved, "optimizer")
+        if not all(re.fullmatch(r"(step|exp_avg|exp_avg_sq)/.+", name) for name in names):
+            raise damaged(saved.folder, "its optimizer is none that scaledit trains with")
+        moments = new_moments(self.net, names)
         read_into(saved, {**held, "optimizer": moments})
         restore_optimizer(self.net, self.optimizer, moments)
-        state = saved.manifest["state"]
         self.step = saved.step
         self.skipped, self.seconds = state["skipped"], state["seconds"]
         self.passed_over = state.get("passed_over", 0)
         same = (state.get("accumulate"), saved.manifest.get("world"))
         if same == (self.config.train.accumulate, self.ranks.world):
-            self.micro_batch = state["micro_batch"]  # it may have been halved
+            self.micro_batch = state.get("micro_batch", self.micro_batch)  # it may have been halved
 
 
 def is_out_of_memory(error: BaseException) -> bool:

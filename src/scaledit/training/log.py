@@ -3,51 +3,81 @@
     {"event": "stepped", "step": 100, "loss": 0.48, ...}
 
 A run that was killed had logged steps that its last checkpoint does not hold; when it resumes, or is rolled
-back, those are dropped, so that the log tells of every step once.
+back, those are dropped, so that the log tells of every step once. A line that is none of ours (after a crash
+of the machine, an edit, a bad disk) is set aside, in log.jsonl.damaged, and the others count.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
-import os
-from pathlib import Path
-from typing import Any
+import types
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+from scaledit.evaluation.result import Result
+from scaledit.parts import naming, whole
+from scaledit.training import events
 from scaledit.training.events import Evaluated, Event, Remarked, RolledBack, Started, Verifying
 
 LOG = "log.jsonl"
+DAMAGED = f"{LOG}.damaged"
+LONGEST_LINE = 1 << 24
+"""Bytes; no event comes near it."""
+LARGEST_STEP = 1 << 53
+LONGEST_NAME = 255
+"""Bytes of a file's name."""
 
 
 class JsonLog:
-    """Appends each event to out/log.jsonl. Files under `out` are named relative to it."""
+    """Appends each event to out/log.jsonl. Files under `out` are named relative to it. Raises OSError, which
+    names the file, where that cannot be written."""
 
     def __init__(self, out: Path):
         self.out = out
+        self._mended = False
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Verifying | Remarked):
             return
+        path = self.out / LOG
+        if not self._mended:
+            self._mend()
         if isinstance(event, Started | RolledBack):
             self._rewind(event.step, but="spiked" if isinstance(event, RolledBack) else "")
         line = json.dumps(record(event, self.out))
-        with (self.out / LOG).open("a", encoding="utf-8") as file:
+        with naming(path), path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+    def _mend(self) -> None:
+        """Once, before the first line of this life: what a kill cut short would spoil it."""
+        lines = _lines(self.out / LOG)
+        if lines.damaged:
+            _say_damaged(self.out / LOG, len(lines.damaged), f"set aside in {DAMAGED}")
+            with naming(self.out / DAMAGED), (self.out / DAMAGED).open("ab") as file:
+                file.writelines(line.rstrip(b"\n") + b"\n" for line in lines.damaged)
+        if lines.damaged or lines.cut_short:
+            self._write(lines.records)
+        self._mended = True
 
     def _rewind(self, step: int, but: str) -> None:
         """Drops what was logged after `step`, but events of one name."""
-        path = self.out / LOG
-        if not path.exists():
+        if not (self.out / LOG).exists():
             return
         ends = ("exported", "stopped", "finished")  # these come again when a run is called again
-        kept = [
-            line
-            for line in read(self.out)
-            if (line["step"] <= step or line["event"] == but) and line["event"] not in ends
-        ]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        os.replace(partial, path)
+        self._write(
+            [
+                line
+                for line in read(self.out)
+                if (line["step"] <= step or line["event"] == but) and line["event"] not in ends
+            ]
+        )
+
+    def _write(self, records: list[dict[str, Any]]) -> None:
+        with whole(self.out / LOG) as file:
+            file.writelines(json.dumps(line).encode() + b"\n" for line in records)
 
 
 def record(event: Event, out: Path) -> dict[str, Any]:
@@ -67,13 +97,109 @@ def _plain(value: Any, out: Path) -> Any:
 
 
 def read(out: Path) -> list[dict[str, Any]]:
-    """The events of a run folder; a last line cut short by a kill is left out."""
-    path, records = out / LOG, []
-    if not path.exists():
-        return []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
-    return records
+    """The events of a run folder, without damaged lines, which are said; a last line cut short by a kill is
+    left out."""
+    lines = _lines(out / LOG)
+    if lines.damaged:
+        _say_damaged(out / LOG, len(lines.damaged), "left out")
+    return lines.records
+
+
+class _Lines(NamedTuple):
+    """damaged: as they stand. cut_short: whether the last line has no end."""
+
+    records: list[dict[str, Any]]
+    damaged: list[bytes]
+    cut_short: bool
+
+
+def _lines(path: Path) -> _Lines:
+    records: list[dict[str, Any]] = []
+    damaged: list[bytes] = []
+    line = b"\n"
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return _Lines([], [], False)
+    with file:
+        while piece := file.readline(LONGEST_LINE):
+            before, line = line, piece
+            found = _event(line)
+            if found is not None and before.endswith(b"\n"):
+                records.append(found)
+            elif line.strip():
+                damaged.append(line)
+    cut_short = not line.endswith(b"\n")
+    if cut_short and damaged and damaged[-1] is line and b"\0" not in line:
+        damaged.pop()  # the last one, by a kill
+    return _Lines(records, damaged, cut_short)
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    """What a line says, if it is an event; one of a later version too, of whose kind nothing is known."""
+    try:
+        value = json.loads(line.decode())
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict) or not isinstance(value.get("event"), str):
+        return None
+    step = value.get("step")
+    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < LARGEST_STEP:
+        return None
+    if any(isinstance(number, int) and abs(number) > LARGEST_STEP**3 for number in value.values()):
+        return None  # not a float any more
+    if value["event"] == "evaluated":
+        return value if _is_result(value) else None
+    for key, wanted in _FIELDS.get(value["event"], {}).items():
+        # Older logs lack what came later.
+        if key not in value and key in _NEEDED.get(value["event"], ()):
+            return None
+        if key in value and not _is(wanted, value[key]):
+            return None
+    return value
+
+
+_FIELDS = {kind.__name__.lower(): get_type_hints(kind) for kind in get_args(events.Event)}
+_NEEDED: Mapping[str, tuple[str, ...]] = {
+    "started": ("device",),
+    "stepped": ("loss", "seconds"),
+    "fitted": ("loss", "seconds", "l1", "kl", "gradient"),
+    "sampled": ("path",),
+    "reconstructed": ("psnr", "ssim", "path"),
+    "exported": ("path", "scale", "sha256", "encoder_sha256"),
+    "finished": ("seconds", "skipped"),
+}
+"""What readers of the log ask of every event of a kind."""
+
+
+def _is(wanted: Any, value: Any) -> bool:
+    """Whether a JSON value can be one of an event's fields."""
+    if get_origin(wanted) in (Union, types.UnionType):
+        return any(_is(one, value) for one in get_args(wanted))
+    if get_origin(wanted) is list:
+        return True  # of lists nothing is read back
+    if wanted is type(None):
+        return value is None
+    if isinstance(value, bool):
+        return wanted is bool
+    if wanted is float:
+        return isinstance(value, int | float) or value in ("nan", "inf", "-inf")
+    if wanted is Path:
+        path = PurePosixPath(value) if isinstance(value, str) else PurePosixPath("/")
+        short = all(len(part.encode("utf-8", "surrogatepass")) <= LONGEST_NAME for part in path.parts)
+        return short and not path.is_absolute() and ".." not in path.parts and "\0" not in str(path)
+    return isinstance(value, str | int | float) if wanted is str else isinstance(value, wanted)
+
+
+def _is_result(value: Mapping[str, Any]) -> bool:
+    if not isinstance(value.get("protocol"), dict) or not isinstance(value.get("warnings", []), list):
+        return False
+    if not isinstance(value.get("name"), str):
+        return False
+    figures = Result.from_json(value).figures.values()
+    return all(number is None or _is(float, number) for figure in figures for number in figure)
+
+
+def _say_damaged(path: Path, count: int, what: str) -> None:
+    lines = "1 line is" if count == 1 else f"{count} lines are"
+    logging.getLogger(__name__).warning("%s is damaged: %s %s; the others count", path, lines, what)

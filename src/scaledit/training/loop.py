@@ -36,6 +36,7 @@ from scaledit.training.events import (
 )
 from scaledit.training.learner import Learner, StepResult
 from scaledit.training.ranks import EndedElsewhere, Ranks
+from scaledit.training.same_data import SameData
 from scaledit.training.saving import Saving
 from scaledit.training.signals import Stopping, StopRequest
 from scaledit.training.spikes import SpikeDetector
@@ -49,11 +50,13 @@ State = TypeVar("State", bound=Learner[Any])
 @dataclass(frozen=True)
 class Surroundings:
     """What a run is told by, and tells, the world outside its loop. watch: None for a caller that does not
-    want its process ended when nothing moves."""
+    want its process ended when nothing moves. on_claim: told the step that the run goes on from, as soon as
+    the folder is this run's."""
 
     ranks: Ranks
     stop: StopRequest = field(default_factory=StopRequest)
     watch: Watch | None = None
+    on_claim: Callable[[int], None] = lambda step: None
 
     def doing(self, what: str, step: int) -> None:
         if self.watch is not None:
@@ -68,18 +71,21 @@ class Surroundings:
 
 
 @contextmanager
-def claimed(config: Config, out: Path, resume: str, around: Surroundings) -> Iterator[checkpoint.Latest]:
-    """The run folder, for as long as the block lasts, watched, and the checkpoint to go on from. Raises what
-    `folder.claim` does, on all ranks."""
+def claimed(
+    config: Config, out: Path, resume: str, around: Surroundings, check: folder.Check
+) -> Iterator[checkpoint.Latest]:
+    """The run folder, for as long as the block lasts, watched, and the checkpoint to go on from, which
+    `check` allowed. Raises what `folder.claim` does, on all ranks."""
     locks: list[Lock] = []
 
     def claim() -> checkpoint.Latest:
-        lock, found = folder.claim(config, out, resume)
+        lock, found = folder.claim(config, out, resume, check)
         locks.append(lock)
         return found
 
     try:
         found = around.ranks.on_first(claim)
+        around.on_claim(0 if found.checkpoint is None else found.checkpoint.step)
         with around.watch or nullcontext():
             yield found
     finally:
@@ -101,7 +107,7 @@ class Run(Generic[State]):
     """One life of a run. The owner says what is reported and looked at between steps: `logged` makes the
     event of a step that is reported; `looks` gives the events of what is due after a step, told whether it is
     the last, on all ranks. macs: multiply-adds of a forward pass of one image. manifest: what else a
-    checkpoint's should say."""
+    checkpoint's should say. data: of the run, checked."""
 
     def __init__(
         self,
@@ -112,8 +118,10 @@ class Run(Generic[State]):
         manifest: dict[str, Any],
         logged: Callable[[StepResult, Speed], Event],
         looks: Callable[[bool], Iterator[Event]],
+        data: SameData,
     ):
-        self.state, self.around, self.manifest = state, around, manifest
+        self.state, self.around, self.data = state, around, data
+        self.manifest = {**manifest, "data": data.record} if around.ranks.first else manifest
         self.logged, self.looks, self.macs = logged, looks, macs
         self.config: Config = state.config
         self.checkpoints = out / folder.CHECKPOINTS
@@ -132,6 +140,8 @@ class Run(Generic[State]):
         run that was not stopped. Raises as `_guarded` does."""
         state, around, train = self.state, self.around, self.config.train
         yield from self._restored(found)
+        if state.step < train.steps:  # of a run that is done nothing is recorded any more
+            yield from (note(state.step) for note in self.data.notes)
         around.doing("measuring the machine", state.step)
         machine.roof(around.ranks.device, train.precision)  # while nothing else runs
         yield Started(

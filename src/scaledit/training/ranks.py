@@ -106,6 +106,9 @@ class Ranks:
                 answer = work()
             except (UsageError, RunError) as refused:
                 error = refused
+            except OSError as failed:
+                where = f"{failed.filename}: " if failed.filename else ""
+                error = RunError(f"{where}{failed.strerror or failed}")
         code = 0 if error is None else 2 if isinstance(error, UsageError) else 1
         box = [answer, code]
         dist.broadcast_object_list(box, src=0)

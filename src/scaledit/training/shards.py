@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from scaledit.errors import RunError
+from scaledit.errors import RunError, reading
 
 
 def write(folder: Path, tensors: Mapping[str, Tensor], group: Any) -> Callable[[], None]:
@@ -44,7 +44,8 @@ def write(folder: Path, tensors: Mapping[str, Tensor], group: Any) -> Callable[[
 
 def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Of the whole tensors, by name, as the headers of the shards tell."""
-    found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    with reading(folder, "a checkpoint's shards", "it was not written by scaledit"):
+        found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     return {
         name: tuple(tensor.size)
         for name, tensor in found.items()
@@ -54,6 +55,9 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 def read(folder: Path, targets: Mapping[str, Tensor]) -> None:
     """Fills tensors, whole or shared by any number of ranks."""
-    with warnings.catch_warnings():
+    with (
+        warnings.catch_warnings(),
+        reading(folder, "a checkpoint's shards", "it was not written by scaledit"),
+    ):
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process reads alone
         load(dict(targets), storage_reader=HuggingFaceStorageReader(str(folder)))

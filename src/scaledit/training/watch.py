@@ -4,7 +4,8 @@
     no rank's `moves` has changed for engine.timeout seconds  ->  the job ends, with the name of the culprit
 
 `moves` counts what the training thread does, `ticks` what the thread here does, so a stuck rank and one that
-is gone can be told apart. Counts are compared, not clocks: machines may disagree on the time.
+is gone can be told apart. Counts are compared, not clocks: machines may disagree on the time. Seconds in
+which this process itself was stopped (Ctrl-Z, `scontrol suspend`) do not count.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scaledit.parts import whole
+from scaledit.errors import RunError
+from scaledit.parts import read_json, whole
 from scaledit.training.folder import PRIVATE
 from scaledit.training.ranks import Ranks
 
@@ -31,6 +34,23 @@ LOOKS = 20
 """In a time-out: so many times the others are looked at."""
 SILENT = 4
 """Looks without a tick after which a rank counts as gone."""
+
+
+class AwakeClock:
+    """Seconds in which this process ran. Between two readings at most `longest` count: where more have
+    passed, the process was stopped, or the whole machine was. Monotonic clocks count on meanwhile."""
+
+    def __init__(self, longest: float):
+        self.longest = longest
+        self._seconds, self._last = 0.0, time.monotonic()
+        self._lock = threading.Lock()
+
+    def __call__(self) -> float:
+        with self._lock:
+            now = time.monotonic()
+            self._seconds += min(now - self._last, self.longest)
+            self._last = now
+            return self._seconds
 
 
 @dataclass
@@ -58,6 +78,7 @@ class Watch:
 
     def __post_init__(self) -> None:
         self.interval = min(10.0, max(0.1, self.timeout / LOOKS))
+        self.clock = AwakeClock(2 * self.interval)
         self.says = {
             "rank": self.ranks.rank,
             "process": os.getpid(),
@@ -91,8 +112,8 @@ class Watch:
 
     def culprit(self, patience: float = 5.0) -> str:
         """Whom the others wait for, as far as can be told, looking for `patience` seconds."""
-        until = time.monotonic() + patience
-        while time.monotonic() < until and not (gone := self._gone()):
+        until = self.clock() + patience
+        while self.clock() < until and not (gone := self._gone()):
             self._look()
             time.sleep(self.interval / 2)
         if gone := self._gone():
@@ -115,7 +136,7 @@ class Watch:
                 found.append(f"{name} has ended: {seen.says['ended']}")
             elif seen.says["host"] == here and not _exists(seen.says["process"]):
                 found.append(f"{name} has died in step {seen.says['step']}")
-            elif time.monotonic() - seen.ticked > SILENT * self.interval + 1:
+            elif self.clock() - seen.ticked > SILENT * self.interval + 1:
                 found.append(f"{name} does not answer since step {seen.says['step']}: stopped, or cut off")
         return found
 
@@ -130,7 +151,7 @@ class Watch:
                 os._exit(1)  # whoever started the ranks is gone, and with it who would end them
             self.says["ticks"] += 1
             self._look()
-            still = time.monotonic() - max(seen.moved for seen in self._seen.values())
+            still = self.clock() - max(seen.moved for seen in self._seen.values())
             if still > self.timeout:
                 self._stacks()
                 self.on_stuck(
@@ -139,7 +160,7 @@ class Watch:
                 )
 
     def _look(self) -> None:
-        now = time.monotonic()
+        now = self.clock()
         if self.ranks.world > 1:
             self._write()
         for rank in range(self.ranks.world):
@@ -164,13 +185,16 @@ class Watch:
             pass  # a full disk is the checkpoint's to report
 
     def _read(self, rank: int) -> dict[str, Any] | None:
+        """None where there is nothing to be believed yet; what is not as `says` is was not written here."""
         try:
-            return json.loads(self._file(rank).read_bytes())
-        except (OSError, ValueError):
+            says = read_json(self._file(rank), "a rank's file")
+        except (OSError, RunError):
             return None
+        right = all(type(says.get(key)) is type(value) for key, value in self.says.items() if key != "ended")
+        return says if right and says["rank"] == rank and says["process"] > 0 else None
 
     def _stacks(self) -> None:
-        with (self.out / PRIVATE / f"stacks-{self.ranks.rank}.txt").open("w") as file:
+        with suppress(OSError), (self.out / PRIVATE / f"stacks-{self.ranks.rank}.txt").open("w") as file:
             faulthandler.dump_traceback(file)
 
 
@@ -183,6 +207,6 @@ def _exists(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except (PermissionError, OverflowError):
         return True
     return True

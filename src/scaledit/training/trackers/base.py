@@ -27,7 +27,7 @@ GROUPS = {
 }
 """The first part of a curve's name; the event's own name where it is not here."""
 ROLLED_BACK = "rolledback"
-NO_CURVES = ("started", "exported", "finished")
+NO_CURVES = ("started", "datachanged", "datarecorded", "exported", "finished")
 NOT_FINITE = ("nan", "inf", "-inf")
 
 

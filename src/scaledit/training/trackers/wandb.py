@@ -6,7 +6,6 @@ what it has got  =  online: its server's last step     offline: that of the .wan
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from scaledit.config import Config
 from scaledit.errors import RunError, UsageError
+from scaledit.parts import read_json, whole
 from scaledit.training.trackers.base import Tracker, first_line, imported, pictures, scalars
 from scaledit.training.trackers.wandb_file import last_step
 
@@ -76,13 +76,15 @@ class WeightsAndBiases(Tracker):
     def _id(self) -> str:
         """This run's id in its project: the one that was chosen when it was first tracked."""
         path = self.out / FOLDER / "ids.json"
-        ids = json.loads(path.read_bytes()) if path.exists() else {}
+        what, fix = "the ids of W&B's runs", "delete it, and W&B gets a new run"
+        ids = read_json(path, what, fix) if path.exists() else {}
+        if not all(isinstance(number, str) and number.isalnum() for number in ids.values()):
+            raise RunError(f"{path} cannot be read as {what}; {fix}")
         if self.config.log.wandb not in ids:
             ids[self.config.log.wandb] = uuid.uuid4().hex[:8]
             path.parent.mkdir(exist_ok=True)
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(ids) + "\n", encoding="utf-8")
-            os.replace(partial, path)
+            with whole(path) as file:
+                file.write((json.dumps(ids) + "\n").encode())
         return ids[self.config.log.wandb]
 
     def _take(self, record: Mapping[str, Any]) -> None:

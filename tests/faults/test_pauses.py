@@ -1,0 +1,63 @@
+"""Jobs of several ranks that are paused, or interrupted at the terminal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import jobs
+import pytest
+from jobs import reaches, start_ranks, status, steps_logged, until
+
+from saved import identical, weights
+
+pytestmark = pytest.mark.faults
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_a_job_paused_and_continued(tmp_path: Path, happened):
+    """A job is paused for longer than its time-out, and continued"""
+    out = tmp_path / "run"
+    job = start_ranks(out, 2, "train.steps=100000", jobs.SOON)
+    reaches(job, out, 20)
+    ranks = jobs.ranks_of(out, 2)
+    os.kill(job.pid, signal.SIGTSTP)
+    until(lambda: {state(pid) for pid in (job.pid, *ranks)} == {"T"})
+    time.sleep(12)  # the fault itself
+    at = steps_logged(out)
+    os.kill(job.pid, signal.SIGCONT)
+    reaches(job, out, at + 20)
+    os.kill(job.pid, signal.SIGTERM)
+    assert job.wait() == 75, job.said()
+    assert status(out)["state"] == "stopped"
+    happened(
+        "Ctrl-Z (SIGTSTP) to the process that started 2 ranks, 12 s, engine.timeout 8 s",
+        "all of them pause and go on; stopped later, exit 75",
+    )
+
+
+def test_interrupted_at_the_terminal(tmp_path: Path, happened):
+    """Ctrl-C at the terminal"""
+    out, steps = tmp_path / "run", "train.steps=300"
+    job = start_ranks(out, 2, steps)
+    reaches(job, out, 20)
+    os.kill(job.pid, signal.SIGINT)
+    assert job.wait() == 75, job.said()
+    step = steps_logged(out)
+    assert (status(out)["state"], status(out)["reason"], status(out)["step"]) == ("stopped", "SIGINT", step)
+    assert job.said().count("Ctrl-C again leaves at once") == 1
+    assert "Traceback" not in job.said()
+    again = start_ranks(out, 2, steps)
+    assert again.wait() == 0, again.said()
+    undisturbed = start_ranks(tmp_path / "whole", 2, steps)
+    assert undisturbed.wait() == 0
+    assert identical(weights(out, 300), weights(tmp_path / "whole", 300))
+    happened(
+        "SIGINT, 2 ranks, to the process that started them",
+        f"exit 75 after step {step}, saved; status.json says so; resumed, bit-identical at the end",
+    )
