@@ -251,3 +251,15 @@ def test_json_that_makes_no_sense_is_one_sentence(layout: str, file: str, source
     (tmp_path / "x" / file).write_bytes(b"[" * 100_000)
     with pytest.raises((UsageError, RunError), match="cannot be read as"):
         open_model(tmp_path / "x")
+
+
+@pytest.mark.parametrize("claim", [{"depth": 10**9}, {"hidden_size": 1 << 30}, {"input_size": 1 << 20}])
+def test_a_network_that_is_claimed_is_not_converted(claim: dict[str, int], source: Path, tmp_path: Path):
+    """What the weights do not show is refused before a layout is made of it: to every layout."""
+    convert(source, tmp_path / "x", "--to", "scaledit", *OPTIONS)
+    manifest = json.loads((tmp_path / "x/manifest.json").read_bytes())
+    del manifest["sha256"]
+    manifest["config"]["model"] |= claim
+    (tmp_path / "x/manifest.json").write_bytes(sealed(manifest))
+    for layout, out in OUT.items():
+        assert main(arguments(tmp_path / "x", tmp_path / "y" / out, layout)) == 2

@@ -24,6 +24,8 @@ from scaledit.data.latents import MadeBy
 from scaledit.errors import RunError, UsageError, reading
 from scaledit.interop.lazily import Lazy, Progress, looked_through, open_safetensors, write_safetensors
 from scaledit.interop.model import Model
+from scaledit.interop.official import check_size
+from scaledit.models.shapes import shapes
 from scaledit.parts import sealed, sha256_of
 
 CONFIG, CARD, WEIGHTS = "config.json", "README.md", "model.safetensors"
@@ -41,7 +43,8 @@ def read(folder: Path, weights: str = "ema", allow_nonfinite: bool = False) -> M
     """A checkpoint's model, or an exported one. weights: "ema" or "model"; an exported folder has one kind.
     allow_nonfinite: see `lazily.looked_through`.
 
-    Raises RunError if it is damaged: every byte that is used has been hashed before.
+    Raises RunError if it is damaged: every byte that is used has been hashed before. Raises UsageError where
+    its config is that of other weights.
     """
     manifest = folder / checkpoint.MANIFEST
     with reading(manifest, "a manifest", "restore it from a copy"):
@@ -67,9 +70,14 @@ def read(folder: Path, weights: str = "ema", allow_nonfinite: bool = False) -> M
         if maker is not None and not (type(maker.scale) in (int, float) and math.isfinite(maker.scale)):
             raise ValueError(f"the latents' scale is {maker.scale!r:.60}")
         config = RunConfig.from_json(opened.config)
-    tensors, notes = looked_through(
-        _verified(folder, name, entry["size"], entry["sha256"]), folder / name, allow_nonfinite
-    )
+    tensors = _verified(folder, name, entry["size"], entry["sha256"])
+    check_size(config.model, len(tensors))
+    wanted, found = shapes(config.model), {key: lazy.shape for key, lazy in tensors.items()}
+    for key in sorted(wanted.keys() | found.keys()):
+        have, want = found.get(key, "nothing"), wanted.get(key, "nothing")
+        if have != want:
+            raise UsageError(f"{folder} does not fit its config: {key} is {have}, the config says {want}")
+    tensors, notes = looked_through(tensors, folder / name, allow_nonfinite)
     return Model(
         config=config,
         weights=tensors,
