@@ -260,7 +260,10 @@ def test_events_of_a_run_and_its_files(trained: tuple[Path, list[Event]]):
     assert [event.step for event in fitted] == list(range(1, 8))
     assert [event.step for event in events if isinstance(event, Reconstructed)] == [3, 6, 7]
     assert isinstance(events[-1], Finished)
-    assert fitted[-1].loss < fitted[0].loss
+    first, *_, final = (event.psnr for event in events if isinstance(event, Reconstructed))
+    assert (
+        final > first
+    )  # over 8 seeds by 0.036 dB, standard deviation 0.007: the losses of two batches say less
     assert sorted(path.name for path in out.iterdir() if path.name != ".run") == [
         *("autoencoder", "checkpoints", "config.json", "log.jsonl", "samples"),
     ]

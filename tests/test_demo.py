@@ -33,8 +33,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("cfg_scale", [1.0, 1.5])
 def test_digits_are_of_the_class_asked_for_and_not_copies(demo: Path, cfg_scale: float):
     result = scores(demo, cfg_scale)
+    # Over 3 seeds of training (AMD EPYC Turin), mean and standard deviation, without guidance and with 1.5:
+    # accuracy 0.962, 0.003 and 0.996, 0.001; nearest 1.156, 0.005 and 1.044, 0.004; FD 3.4, 0.2 and 4.8, 0.2.
     assert result["class_accuracy"].real >= 0.98  # a judge worth asking
-    assert result["class_accuracy"].value >= 0.95
+    assert result["class_accuracy"].value >= {1.0: 0.94, 1.5: 0.98}[cfg_scale]
     assert 0.9 <= result["nearest"].value <= 1.3
     assert result["fd_digits"].value <= 2.5 * result["fd_digits"].real
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -17,19 +19,30 @@ LEAST_NOISE = {"FD-digits": 1, "FD-digits-random": 0}
 which is why it has a random twin."""
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+SEEDS = (0, 1, 2)
+
+
+@functools.cache
+def measured(name: str, damage: str, seed: int) -> list[float]:
+    return measure(EXTRACTORS[name](), damage, seed)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", EXTRACTORS)
 def test_the_distance_rises_with_damage(name: str, damage: str, seed: int):
     first = LEAST_NOISE[name] if damage.startswith("noise") else 0
-    distances = measure(EXTRACTORS[name](), damage, seed)[first:]
+    distances = measured(name, damage, seed)[first:]
     assert (np.diff(distances) > 0).all(), distances
 
 
 def test_the_trained_extractor_is_blind_to_fine_noise_and_its_twin_is_not():
-    rise = {name: measure(EXTRACTORS[name](), "noise, sd", 0) for name in EXTRACTORS}
-    assert rise["FD-digits"][1] < 1.02 * rise["FD-digits"][0]
-    assert rise["FD-digits-random"][1] > 1.03 * rise["FD-digits-random"][0]
+    """Over the seeds of the noise, mean and standard deviation of one: 1.008, 0.011 and 1.047, 0.008."""
+
+    def rise(name: str) -> float:
+        return float(np.mean([np.divide(*measured(name, "noise, sd", seed)[1::-1]) for seed in SEEDS]))
+
+    assert rise("FD-digits") < 1.03 < rise("FD-digits-random")
 
 
 def test_the_shipped_classifier_knows_digits_it_was_not_trained_on():
@@ -39,7 +52,9 @@ def test_the_shipped_classifier_knows_digits_it_was_not_trained_on():
 def test_training_it_again_gives_its_like():
     """Not its very bits on every machine: another processor sums in another order, and 600 steps follow."""
     again, x = judge.train(), digits(held_out=True)
-    assert judge.accuracy(again, x) >= 0.99
+    # Over 5 seeds (AMD EPYC Turin), mean and standard deviation: accuracy 0.9955, 0.0032; agreement 0.9972,
+    # 0.0020.
+    assert judge.accuracy(again, x) >= 0.98
     agree = again(x.images)[1].argmax(1) == judge.trained().network(x.images)[1].argmax(1)
     assert agree.float().mean() >= 0.99
 

@@ -436,9 +436,14 @@ def test_a_slice_of_the_fast_study(tmp_path: Path):
     assert len(missing) == len(jobs(study)) - 5
     [final] = table.part("final")
     assert (final.steps, final.num, final.sample_sets) == (600, 359, 2)
+    # Over 3 seeds of training (AMD EPYC Turin), mean and standard deviation: FD 41.1, 1.0; accuracy 0.327,
+    # 0.008; FD of 16 steps above that of 256 by 4.2, 1.0; of step 200 above that of 600 by 7.6, 1.1; losses
+    # 1.011, 0.002 at first, 0.17, 0.02 at step 200, 0.133, 0.001 in the end: the last two are too close.
     assert table.about.floor is not None and table.about.floor < final.fd < 45  # untrained: above 100
     assert final.metrics["class_accuracy"] > 0.2  # chance: 0.1
     by_steps = {row.sampling_steps: row.fd for row in table.part("sampling")}
     assert by_steps.keys() == {16, 64, 256} and by_steps[256] < by_steps[16]
     early, *_, late = table.part("training")
-    assert late.fd < early.fd and late.loss < early.loss
+    assert late.fd < early.fd
+    at_first = table.losses[0].loss
+    assert late.loss < 0.2 * at_first and early.loss < 0.3 * at_first
