@@ -529,11 +529,11 @@ def _judged_by(folder: Path) -> Value:
     found: dict[str, Any] = {}
     for path in sorted(folder.iterdir()):
         reference = open_reference(path, judged.trained(), needs_images=True)
-        assert reference.pool is not None
+        pool = _given(reference.pool)
         distance = metrics.frechet_distance(_given(reference.statistics), seen.pool)
         found[path.name] = [
             distance,
-            precision_recall(reference.pool, seen.pool),
+            precision_recall(pool, seen.pool),
             reference.n,
             reference.statistics,
         ]
