@@ -361,8 +361,8 @@ def json_lines(data: bytes, rng: Random) -> Mutation:
 
 TOML_VALUES = """
 nan inf -inf 0 -1 1 3 0.5 1e400 true false [] {} '' 'x' 1979-05-27 1979-05-27T07:32:00Z 07:32:00 0b1 1_000
-0xffffffffffffffffffff 10000000000000 [[]] [[1,[2]]] {a={b=1}} [1,'x'] [nan] '../../x' "\\u0000" "\\ud800" "\\n"
-] 'a
+0xffffffffffffffffffff 10000000000000 [[]] [[1,[2]]] {a={b=1}} [1,'x'] [nan] '../../x' "\\u0000" "\\ud800"
+"\\n" ] 'a
 """.split()  # noqa: SIM905
 
 

@@ -520,30 +520,21 @@ def _judged_by(folder: Path) -> Value:
     """A distance to each reference, and what else it is asked for."""
     from scaledit.data.sets import digits
     from scaledit.evaluation import digits as judged
-    from scaledit.evaluation import metrics
     from scaledit.evaluation.features import extract
-    from scaledit.evaluation.neighbours import precision_recall
+    from scaledit.evaluation.judge import Judge, View, _check_reference
     from scaledit.evaluation.reference import open_reference
 
-    [seen] = extract(_real(digits(held_out=True).images[:80]), [judged.trained()])
+    wanted = {"fd_digits": "distance", "precision": "precision", "recall": "recall"}
+    seen = extract(_real(digits(held_out=True).images[:80]), [judged.trained()])
     found: dict[str, Any] = {}
     for path in sorted(folder.iterdir()):
         reference = open_reference(path, judged.trained(), needs_images=True)
-        pool = _given(reference.pool)
-        distance = metrics.frechet_distance(_given(reference.statistics), seen.pool)
-        found[path.name] = [
-            distance,
-            precision_recall(pool, seen.pool),
-            reference.n,
-            reference.statistics,
-        ]
+        _check_reference(reference, wanted)
+        figures = Judge((View(judged.trained(), reference, wanted),)).figures(seen)
+        if not all(np.isfinite(list(figures.values()))):
+            raise AssertionError(f"figures {figures}")
+        found[path.name] = [figures, reference.n, reference.statistics]
     return digests(found)
-
-
-def _given(statistics: Any) -> Any:
-    from scaledit.evaluation.judge import _there
-
-    return _there(statistics)
 
 
 def _results(folder: Path) -> None:

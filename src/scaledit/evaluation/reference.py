@@ -22,7 +22,6 @@ from scaledit.evaluation.statistics import Statistics
 from scaledit.parts import sha256_of
 from scaledit.sampling.files import write_arrays
 
-
 KNOWN = ("mu", "sigma", "mu_s", "sigma_s", "pool", "origin")
 TOLERANCE = 1e-5
 """Of a covariance's symmetry and of its negative eigenvalues, relative to its largest element: rounding of
@@ -91,7 +90,7 @@ def _of_statistics(
     made_with = origin.get("extractor_sha256")
     if made_with is not None and made_with != extractor.sha256:
         raise UsageError(
-            f"{path} was made with the extractor {shown(origin.get('extractor'))} (SHA-256 "
+            f"{path} was made with the extractor {str(origin.get('extractor'))[:40]} (SHA-256 "
             f"{str(made_with)[:8]}...), not with {extractor.name} ({extractor.sha256[:8]}...); "
             "make it again with scaledit reference"
         )

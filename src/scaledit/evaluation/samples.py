@@ -461,11 +461,11 @@ class Generated:
 
     def batches(self) -> Iterator[Batch]:
         for k in self.parts.numbers():
-            part = Npz.open(self.parts.path(k))
-            if part.n != len(self.parts.indices(k)):
+            part, n = Npz.open(self.parts.path(k)), len(self.parts.indices(k))
+            if part.n != n:
                 raise UsageError(
-                    f"{part.name} holds {part.n} images, {len(self.parts.indices(k))} belong there; delete it "
-                    "and run its scaledit generate again"
+                    f"{part.name} holds {part.n} images, and {n} belong there; delete it and run its "
+                    "scaledit generate again"
                 )
             yield from part.batches()
 
