@@ -380,13 +380,12 @@ def _tar(path: Path) -> Iterator[tarfile.TarFile]:
             with tarfile.open(fileobj=cast(IO[bytes], _Careful(file)), mode="r:") as archive:
                 yield archive
                 file.seek(archive.offset)
-                end = file.read(tarfile.BLOCKSIZE)
+                end, entries = file.read(tarfile.BLOCKSIZE), len(archive.getmembers())
         except (tarfile.TarError, EOFError) as error:
             raise UsageError(f"{path} is no tar archive, or is damaged ({reason(error)})") from None
         if end != bytes(tarfile.BLOCKSIZE):
             wrong = "is damaged" if len(end) == tarfile.BLOCKSIZE else "is cut short"
-            after = f"after {len(archive.getmembers())} entries"
-            raise UsageError(f"{path} {wrong} {after}: a tar archive ends in zeros")
+            raise UsageError(f"{path} {wrong} after {entries} entries: a tar archive ends in zeros")
 
 
 class _Careful:
