@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import socket
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -133,6 +134,24 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"it has the key {shown(key)} twice")
         table[key] = value
     return table
+
+
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+
+
+def check_png(data: bytes) -> None:
+    """Raises ValueError where a chunk of a PNG is not the one that was written, by its own CRC-32. Pillow
+    does not look at those of the chunks that hold the pixels, nor at zlib's own once the last pixel is
+    there."""
+    at, kind = len(PNG_MAGIC), b""
+    while kind != b"IEND":
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        end = at + 8 + length
+        if len(data) < end + 4:
+            raise ValueError("it is cut short")
+        if zlib.crc32(memoryview(data)[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            raise ValueError(f"its chunk {kind!r} does not match its checksum")
+        at = end + 4
 
 
 def sha256_of(path: Path) -> str:

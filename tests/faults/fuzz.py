@@ -23,7 +23,7 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -90,43 +90,30 @@ def damage(reader: Reader, name: str, number: int, folder: Path) -> Case:
 def run(name: str, numbers: range, base: str, results: str) -> None:
     """Goes through the inputs of a reader, and writes a line of JSON for each failure, then one of how many
     of each kind there were. base: where valid files are made once and kept."""
-    with _said_to(Path(results).with_suffix(".output")):
+    with _said_to(Path(results).with_suffix(".output")), open(results, "w") as file:
         from readers import READERS
 
         reader, original = READERS[name], made(name, Path(base))
         counts = {"as written": 0, "refused": 0, "another file": 0}
         largest, expected = 0.0, {}
-        with open(results, "w") as file:
-            try:
-                expected = read(
-                    reader, original, Path(base)
-                )  # loads whatever reading needs, before the forks
-            except Exception as error:
-                row = {
-                    "number": None,
-                    "file": "all",
-                    "how": "undamaged",
-                    "wrong": f"{type(error).__name__}: {error}",
-                }
-                file.write(json.dumps({**row, "where": _where(error)}) + "\n")
-                numbers = range(0)
-            gc.freeze()
-            for number in numbers:
-                place = Path(base) / f"{name.replace(' ', '-')}.input"
-                shutil.copytree(original, place)
-                case = damage(reader, name, number, place)
-                answer = _forked(reader, place)
-                shutil.rmtree(place)
-                largest = max(largest, answer.get("megabytes", 0.0))
-                wrong = judged(reader, case, answer, expected)
-                if wrong:
-                    row = {"number": number, "file": case.file, "how": case.mutation.how, "wrong": wrong}
-                    file.write(json.dumps({**row, "where": answer.get("where", "")}) + "\n")
-                elif "refused" in answer:
-                    counts["refused"] += 1
-                else:
-                    counts["as written" if answer["value"] == expected else "another file"] += 1
-            file.write(json.dumps({"counts": counts, "megabytes": largest}) + "\n")
+        try:  # this loads whatever reading needs, before the forks
+            expected = read(reader, original, Path(base))
+        except Exception as error:
+            wrong = {"number": None, "file": "all", "how": "undamaged", "wrong": f"{error!r}"}
+            file.write(json.dumps({**wrong, "where": _where(error)}) + "\n")
+            numbers = range(0)
+        gc.freeze()
+        for number, answer in _answers(reader, name, original, numbers):
+            largest = max(largest, answer.get("megabytes", 0.0))
+            wrong = judged(reader, answer, expected)
+            if wrong:
+                about = {key: answer.get(key, "") for key in ("file", "how", "where")}
+                file.write(json.dumps({"number": number, **about, "wrong": wrong}) + "\n")
+            elif "refused" in answer:
+                counts["refused"] += 1
+            else:
+                counts["as written" if answer["value"] == expected else "another file"] += 1
+        file.write(json.dumps({"counts": counts, "megabytes": largest}) + "\n")
 
 
 def made(name: str, base: Path) -> Path:
@@ -152,13 +139,13 @@ def read(reader: Reader, original: Path, base: Path) -> Value:
         shutil.rmtree(place)
 
 
-def judged(reader: Reader, case: Case, answer: Mapping[str, Any], expected: Value) -> str:
+def judged(reader: Reader, answer: Mapping[str, Any], expected: Value) -> str:
     """What is wrong with an answer, "" where nothing is."""
     if answer.get("megabytes", 0) > MEGABYTES:
         return f"took {answer['megabytes']:.0f} MB"
     if "failed" in answer:
         return answer["failed"]
-    if "refused" in answer or case.mutation.fits or reader.same == "none":
+    if "refused" in answer or answer["fits"] or reader.same == "none":
         return ""
     found = answer["value"]
     if reader.same == "each":
@@ -168,31 +155,55 @@ def judged(reader: Reader, case: Case, answer: Mapping[str, Any], expected: Valu
     return f"another value: {other[0]} is not what was written" if other else ""
 
 
-def _forked(reader: Reader, folder: Path) -> dict[str, Any]:
-    """The answer of a process of its own."""
-    out, into = os.pipe()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            os.close(out)
-            _limited()
-            answer = answered(reader, folder)
-            with os.fdopen(into, "w") as pipe:
-                json.dump(answer, pipe)
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(into)
-    with os.fdopen(out) as pipe:
-        text = pipe.read()
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return {"failed": f"ended by {signal.Signals(os.WTERMSIG(status)).name}"}
-    return json.loads(text) if text else {"failed": f"the process ended with code {os.WEXITSTATUS(status)}"}
+TOGETHER = 20
+"""Inputs to a process, each with its own limits; whoever ends it ends it for the others, which begin anew."""
+
+
+def _answers(reader: Reader, name: str, original: Path, numbers: range) -> Iterator[tuple[int, dict]]:
+    """(number, answer) of each, read in forks of this process."""
+    left, place = list(numbers), original.with_name(f"{original.name}.input")
+    while left:
+        out, into = os.pipe()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                os.close(out)
+                with os.fdopen(into, "w") as pipe:
+                    for number in left[:TOGETHER]:
+                        about = _placed(reader, name, number, original, place)
+                        _limited()
+                        pipe.write(json.dumps({**about, **answered(reader, place)}) + "\n")
+                        pipe.flush()
+                code = 0
+            finally:
+                os._exit(code)
+        os.close(into)
+        with os.fdopen(out) as pipe:
+            answers = [json.loads(line) for line in pipe.read().splitlines() if line.endswith("}")]
+        _, status = os.waitpid(child, 0)
+        if status != 0:
+            number = left[len(answers)]
+            code = os.waitstatus_to_exitcode(status)
+            how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+            answers.append({**_placed(reader, name, number, original, place), "failed": how})
+        yield from zip(left, answers, strict=False)
+        left = left[len(answers) :]
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def _placed(reader: Reader, name: str, number: int, original: Path, place: Path) -> dict[str, Any]:
+    """Puts an input there, and says what was done to it."""
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(original, place)
+    case = damage(reader, name, number, place)
+    return {"file": case.file, "how": case.mutation.how, "fits": case.mutation.fits}
 
 
 def _limited() -> None:
+    """From here on for one input: memory, processor time, time. VmHWM begins anew."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + LIMIT
     resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))

@@ -130,7 +130,7 @@ def _entries(folder: Path) -> Value:
     from scaledit.data import inspection
     from scaledit.data.sources import open_source
 
-    [path] = folder.iterdir()
+    path = next(folder.iterdir(), folder / "set")  # gone, where the damage is that it is missing
     source = open_source(path)
     _ = source.fingerprint
     found = digests(_each(source))

@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from scaledit.errors import UsageError, reading, reason, shown
+from scaledit.parts import PNG_MAGIC, check_png
 from scaledit.pipeline import Pipeline
 from scaledit.sampling.generate import REQUEST, Parts
 from scaledit.sampling.request import Request
@@ -290,7 +291,7 @@ class Pictures:
     def batches(self) -> Iterator[Batch]:
         size = (0, 0)
         with ThreadPoolExecutor(4) as pool:
-            files = ((name, read()) for name, read in self.files())
+            files = ((name, _whole(name, read())) for name, read in self.files())
             data = list(islice(files, 1))
             at_once = _at_once(data[0][1]) if data else BATCH
             data += islice(files, at_once - 1)
@@ -334,7 +335,7 @@ class Pictures:
                         _check_picture(member.size, f"{path}: {member.name}")
                         file = archive.extractfile(member)
                         assert file is not None  # only links and folders have none
-                        yield member.name, file.read
+                        yield member.name, lambda file=file: _member(file, path)
 
         names, first = [], b""
         for name, read in entries():
@@ -343,6 +344,20 @@ class Pictures:
             names.append(name)
         _check_names(names, str(path), allow_jpeg)
         return cls(str(path), len(names), entries, allow_jpeg, _png_origin(first))
+
+
+def _member(file: IO[bytes], path: Path) -> bytes:
+    """A tar's, read where what goes wrong is not seen by `_tar`."""
+    with reading(path, "a tar archive", error=UsageError):
+        return file.read()
+
+
+def _whole(name: str, data: bytes) -> bytes:
+    """The same, after comparing a PNG with its own checksums. Raises UsageError."""
+    if data.startswith(PNG_MAGIC):
+        with reading(name, "a PNG", error=UsageError):
+            check_png(data)
+    return data
 
 
 def _at_once(data: bytes) -> int:
