@@ -341,7 +341,7 @@ def test_references_that_lack_something(tmp_path: Path, weights: Path, capsys):
         (["SAMPLES", "--reference", "digits", "--seeds", "3"], "--seeds is for a run"),
         (["SAMPLES", "--reference", "digits", "--cfg-scale", "2"], "--cfg-scale is for a run"),
         (["SAMPLES", "--reference", "digits"], "the digits' extractor reads 8x8 images, these are 64x64"),
-        (["--compare", "SAMPLES"], "is no result of scaledit evaluate --json"),
+        (["--compare", "SAMPLES"], "cannot be read as a result of scaledit evaluate --json"),
     ],
 )
 def test_wrong_calls(tmp_path: Path, arguments: list[str], says: str, capsys):

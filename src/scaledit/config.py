@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from scaledit import checks
-from scaledit.errors import UsageError, did_you_mean
+from scaledit.errors import UsageError, did_you_mean, reading, reason, shown
 from scaledit.models.config import DiTConfig
+from scaledit.parts import check_depth
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -251,7 +252,8 @@ class Config:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Raises UsageError for an unknown section or key, and for values of the wrong kind."""
-        return cls(**{"name": str(value.get("name", "run")), **sections(cls, value)})
+        parts = sections(cls, value)
+        return cls(**{"name": _name(value), **parts})
 
 
 Kind = TypeVar("Kind", bound=Config)
@@ -287,8 +289,8 @@ class RunConfig(Config):
         """Raises UsageError, as that of all configs."""
         try:
             parts = sections(cls, value, but="model")
-            model = _model(dict(value.get("model", {})), parts["diffusion"])
-            return cls(name=str(value.get("name", "run")), model=model, **parts)
+            model = _model(value.get("model", {}), parts["diffusion"])
+            return cls(name=_name(value), model=model, **parts)
         except UsageError:
             raise
         except (TypeError, ValueError, ArithmeticError) as error:  # 1e400 for a width, say
@@ -381,8 +383,8 @@ def load(recipe: str, overrides: Iterable[str] = (), kind: type[Kind] = RunConfi
 
 def _trains(table: Mapping[str, Any], recipe: str) -> str:
     trains = table.get("trains", "model")
-    if trains not in COMMANDS:
-        raise UsageError(f"{recipe}: trains is {trains!r}{did_you_mean(str(trains), COMMANDS)}")
+    if not isinstance(trains, str) or trains not in COMMANDS:
+        raise UsageError(f"{recipe}: trains is {shown(trains)}{did_you_mean(shown(trains), COMMANDS)}")
     return trains
 
 
@@ -396,27 +398,44 @@ def _read(recipe: str, extended_by: tuple[str, ...] = ()) -> dict[str, Any]:
         if is_path:
             raise UsageError(f"no recipe file {recipe}")
         raise UsageError(f"unknown recipe {recipe!r}{did_you_mean(recipe, recipe_names(None))}")
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid TOML: {error}") from None
+    table, _ = read_toml(path)
     for section, values in table.items():
         if section not in ("name", "extends", "trains") and not isinstance(values, Mapping):
-            raise UsageError(f"{path}: {section} must be a section, [{section}] with keys below it")
+            named = shown(section)[1:-1]
+            raise UsageError(f"{path}: {named} must be a section, [{named}] with keys below it")
     base = table.pop("extends", None)
     if base is None:
         return table
     if not isinstance(base, str):
-        raise UsageError(f"{path}: extends must be a recipe's name or path, got {base!r}")
+        raise UsageError(f"{path}: extends must be a recipe's name or path, got {shown(base)}")
     if base.endswith(".toml") or "/" in base:
         base = str((path.parent / base).resolve())
     return _merge(_read(base, (*extended_by, recipe)), table)
 
 
+LARGEST_TOML = 1 << 20
+"""Bytes; recipes and studies have a few thousand."""
+
+
+def read_toml(path: Path) -> tuple[dict[str, Any], str]:
+    """The tables of a TOML file, and its text. Raises UsageError."""
+    with reading(path, "TOML", error=UsageError):
+        if path.stat().st_size > LARGEST_TOML:
+            raise ValueError(f"it has {path.stat().st_size / 1e6:.0f} MB")
+        try:
+            text = path.read_text(encoding="utf-8")
+            table = tomllib.loads(text)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path} is not valid TOML: {error}") from None
+        check_depth(table)
+    return table, text
+
+
 def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in changes.items():
         if isinstance(value, Mapping):
-            base[key] = _merge(dict(base.get(key, {})), value)
+            there = base.get(key)
+            base[key] = _merge(dict(there) if isinstance(there, Mapping) else {}, value)
         else:
             base[key] = value
     return base
@@ -432,15 +451,18 @@ def _apply(table: dict[str, Any], override: str, kind: type[Config]) -> None:
     _known(section, _section_names(kind), "section")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
+        check_depth(value)
     except tomllib.TOMLDecodeError:
         value = text
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{key} cannot be {shown(text)}: {reason(error)}") from None
     table.setdefault(section, {})[name] = value
 
 
 def _known(word: str, known: Iterable[str], what: str) -> None:
     known = list(known)
     if word not in known:
-        raise UsageError(f"unknown {what} {word!r}{did_you_mean(word, known)}")
+        raise UsageError(f"unknown {what} {shown(word)}{did_you_mean(word, known)}")
 
 
 def _section_names(kind: type[Config]) -> list[str]:
@@ -453,6 +475,8 @@ def sections(kind: type[Config], table: Mapping[str, Any], but: str = "") -> dic
     Raises UsageError as `load` does.
     """
     names = _section_names(kind)
+    if not isinstance(table, Mapping):
+        raise UsageError(f"a config is a table of sections, got {shown(table)}")
     for section in table:
         if section != "name":
             _known(section, names, "section")
@@ -466,7 +490,7 @@ def _section(kind: type, section: str, values: Mapping[str, Any]) -> Any:
 
 def _values(kind: type, section: str, values: object) -> dict[str, Any]:
     if not isinstance(values, Mapping):
-        raise UsageError(f"{section} must be a table of keys, got {values!r}")
+        raise UsageError(f"{section} must be a table of keys, got {shown(values)}")
     hints = get_type_hints(kind)
     out = {}
     for key, value in values.items():
@@ -475,8 +499,15 @@ def _values(kind: type, section: str, values: object) -> dict[str, Any]:
     return out
 
 
-def _model(values: dict[str, Any], diffusion: DiffusionConfig) -> DiTConfig:
+def _name(table: Mapping[str, Any]) -> str:
+    return _value(str, "name", table.get("name", "run"))
+
+
+def _model(given: object, diffusion: DiffusionConfig) -> DiTConfig:
     """[model] is either a name of the paper with changes, or the fields of DiTConfig."""
+    if not isinstance(given, Mapping):
+        raise UsageError(f"model must be a table of keys, got {shown(given)}")
+    values = dict(given)
     learned = diffusion.objective == "hybrid"
     values.setdefault("learn_sigma", learned)
     name, image_size = values.pop("name", None), values.pop("image_size", None)
@@ -509,9 +540,10 @@ def _value(kind: Any, key: str, value: Any) -> Any:
     origin = get_origin(kind)
     if origin is Literal:
         options = get_args(kind)
-        value = str(value) if all(isinstance(option, str) for option in options) else value
+        if all(isinstance(option, str) for option in options) and not isinstance(value, Mapping | list):
+            value = str(value) if not isinstance(value, int) or abs(value) < LARGEST else shown(value)
         if value not in options:
-            raise UsageError(f"{key} is {value!r}{did_you_mean(str(value), map(str, options))}")
+            raise UsageError(f"{key} is {shown(value)}{did_you_mean(shown(value), map(str, options))}")
         return value
     if origin in (Union, types.UnionType):
         for option in get_args(kind):
@@ -519,20 +551,36 @@ def _value(kind: Any, key: str, value: Any) -> Any:
                 return _value(option, key, value)
             except UsageError:
                 continue
-        raise UsageError(f"{key} cannot be {value!r}")
+        raise UsageError(f"{key} cannot be {shown(value)}")
     if origin is tuple:
         parts = get_args(kind)
         if parts[-1] is Ellipsis:
             parts = parts[:1] * (len(value) if isinstance(value, list | tuple) else 1)
         if not isinstance(value, list | tuple) or len(value) != len(parts):
-            raise UsageError(f"{key} must be a list of {len(parts)} values, got {value!r}")
+            raise UsageError(f"{key} must be a list of {len(parts)} values, got {shown(value)}")
         return tuple(_value(part, key, item) for part, item in zip(parts, value, strict=True))
+    if isinstance(value, int) and not -LARGEST <= value < LARGEST:
+        raise UsageError(f"{key} must be a number of at most 64 bits, got {shown(value)}")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         names = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
-        raise UsageError(f"{key} must be {names.get(kind, kind)}, got {value!r}")
+        raise UsageError(f"{key} must be {names.get(kind, kind)}, got {shown(value)}")
+    if isinstance(value, str) and not _is_text(value):
+        raise UsageError(f"{key} must be text that a file's name can hold, got {shown(value)}")
     return value
+
+
+LARGEST = 1 << 63
+
+
+def _is_text(value: str) -> bool:
+    """Without NUL, and without halves of characters that are no bytes of a file's name."""
+    try:
+        value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in value
 
 
 TRAINING_BOUNDS: Mapping[str, float] = {

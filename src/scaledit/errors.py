@@ -64,7 +64,34 @@ def reading(path: Path | str, what: str, fix: str = "", error: type[Exception] =
         # EINVAL is a parser's seek to a place that the file only claims to have.
         if isinstance(cause, OSError) and cause.errno not in (None, errno.EINVAL):
             raise
-        reason = "it needs more memory than there is" if isinstance(cause, MemoryError) else str(cause)
-        kind = type(cause).__name__
-        said = f"{path} cannot be read as {what}: {reason or kind}"
+        said = f"{path} cannot be read as {what}: {reason(cause)}"
         raise error(f"{said}; {fix}" if fix else said) from cause
+
+
+LONGEST_REASON = 300
+"""Characters. Some parsers repeat the file in what they say of it."""
+
+
+def reason(cause: BaseException) -> str:
+    """What an exception says, as a part of a sentence: one line, not too long, never empty."""
+    if isinstance(cause, MemoryError):
+        return "it needs more memory than there is"
+    if isinstance(cause, RecursionError):
+        return "it is nested too deeply"
+    try:
+        text = " ".join(str(cause).split())
+    except Exception:  # a file name in it that is no text
+        text = ""
+    return _cut(text, LONGEST_REASON) or type(cause).__name__
+
+
+def shown(value: object) -> str:
+    """A value of somebody's file as a message repeats it: as Python writes it, but no longer than a line."""
+    try:
+        return _cut(repr(value), 100)
+    except (ValueError, RecursionError):  # a number of thousands of digits; lists in lists in lists
+        return f"a {type(value).__name__} too large to show"
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}..."

@@ -17,12 +17,13 @@ import os
 import re
 import secrets
 import socket
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from scaledit.errors import RunError, UsageError, reading
+from scaledit.errors import RunError, UsageError, reading, shown
 
 
 class Shard(NamedTuple):
@@ -269,14 +270,16 @@ LARGEST_JSON = 1 << 28
 def read_json(path: Path, what: str, fix: str = "", error: type[Exception] = RunError) -> dict[str, Any]:
     """The object in a JSON file that somebody handed in. what, fix, error: as of `errors.reading`.
 
-    Raises `error` for what is no JSON object, OSError where the file cannot be opened.
+    Raises `error` for what is no JSON object, has a key twice, or is nested deeper than DEEPEST; OSError
+    where the file cannot be opened.
     """
     with reading(path, what, fix, error):
         if path.stat().st_size > LARGEST_JSON:
             raise ValueError(f"it has {path.stat().st_size / 1e6:.0f} MB")
-        value = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes(), object_pairs_hook=_once)
         if not isinstance(value, dict):
             raise ValueError("it holds no JSON object")
+        check_depth(value)
     return value
 
 
@@ -307,6 +310,49 @@ def picture_in(folder: Path, name: object) -> bytes:
     if not data.startswith(PNG_MAGIC):
         raise ValueError(f"{name} is no PNG")
     return data
+
+
+DEEPEST = 50
+"""Lists and tables inside each other; ours have 6. Far below what Python's own recursion bears, so that
+whatever is done with such a value later bears it too."""
+
+
+def check_depth(value: Any) -> None:
+    """Raises ValueError for lists and tables that lie deeper in each other than DEEPEST."""
+    level, depth = [value], 0
+    while level:
+        if depth > DEEPEST:
+            raise ValueError(f"it is nested more than {DEEPEST} deep")
+        below: list[Any] = []
+        for one in level:
+            if isinstance(one, dict | list):
+                below.extend(one.values() if isinstance(one, dict) else one)
+        level, depth = below, depth + 1
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, of which each key is there once; json would keep the last."""
+    table: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in table:
+            raise ValueError(f"it has the key {shown(key)} twice")
+        table[key] = value
+    return table
+
+
+def check_png(data: bytes) -> None:
+    """Raises ValueError where a chunk of a PNG is not the one that was written, by its own CRC-32. Pillow
+    does not look at those of the chunks that hold the pixels, nor at zlib's own once the last pixel is
+    there."""
+    at, kind = len(PNG_MAGIC), b""
+    while kind != b"IEND":
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        end = at + 8 + length
+        if len(data) < end + 4:
+            raise ValueError("it is cut short")
+        if zlib.crc32(memoryview(data)[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            raise ValueError(f"its chunk {kind!r} does not match its checksum")
+        at = end + 4
 
 
 def sha256_of(path: Path) -> str:

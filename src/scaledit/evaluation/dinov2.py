@@ -8,7 +8,6 @@ extra: pip install "scaledit[dinov2]".
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from scaledit.errors import UsageError
-from scaledit.parts import sha256_of
+from scaledit.errors import UsageError, reading, shown
+from scaledit.parts import read_json, sha256_of
 
 SIDE = 224
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -53,20 +52,33 @@ def load(folder: str, device: torch.device | str = "cpu") -> DinoExtractor:
             f"{path} holds no DINOv2: needed are config.json and model.safetensors, as in "
             "facebook/dinov2-large on the Hugging Face hub"
         )
-    try:
-        kind = json.loads((path / "config.json").read_bytes()).get("model_type")
-    except (ValueError, AttributeError):
-        raise UsageError(f"{path / 'config.json'} cannot be read") from None
-    if kind != "dinov2":
-        raise UsageError(f"{path} holds a {kind} model, not dinov2")
+    config = read_json(path / "config.json", "the config of a DINOv2", error=UsageError)
+    if config.get("model_type") != "dinov2":
+        raise UsageError(f"{path} holds a {shown(config.get('model_type'))} model, not dinov2")
     try:
         from transformers import Dinov2Model  # takes seconds
     except ImportError:
         raise UsageError('DINOv2 needs transformers: pip install "scaledit[dinov2]"') from None
-    from safetensors import SafetensorError
-
-    try:
-        network = Dinov2Model.from_pretrained(path, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UsageError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from None
+    with reading(path, "a DINOv2", error=UsageError):
+        _check_size(config, weights)
+        loaded: Any = Dinov2Model.from_pretrained(
+            path, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+        network, found = loaded
+        if missing := sorted(found["missing_keys"]):  # transformers would take random numbers for them
+            raise ValueError(f"{weights.name} lacks {missing[0]}")
     return DinoExtractor(network, sha256_of(weights), device)
+
+
+def _check_size(config: dict[str, Any], weights: Path) -> None:
+    """Raises ValueError where the config claims another network than the weights are of, before that is
+    made."""
+    from safetensors import safe_open
+
+    with safe_open(weights, framework="pt") as file:
+        layers = {name.split(".")[2] for name in file.keys() if name.startswith("encoder.layer.")}  # noqa: SIM118
+        token = next((name for name in file.keys() if name.endswith("embeddings.cls_token")), None)  # noqa: SIM118
+        width = file.get_slice(token).get_shape()[-1] if token else None
+    for key, has in (("num_hidden_layers", len(layers)), ("hidden_size", width)):
+        if key in config and config[key] != has:
+            raise ValueError(f"its config says {key} {shown(config[key])}, its weights have {has}")

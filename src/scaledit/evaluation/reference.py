@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, shown
 from scaledit.evaluation.features import PROGRESS, Extractor, Features, extract
-from scaledit.evaluation.samples import Npz, SampleSet, open_samples, small_array
+from scaledit.evaluation.samples import Npz, SampleSet, arrays_of, open_samples, origin_of, small_array
 from scaledit.evaluation.statistics import Statistics
 from scaledit.parts import sha256_of
 from scaledit.sampling.files import write_arrays
+
+KNOWN = ("mu", "sigma", "mu_s", "sigma_s", "pool", "origin")
+TOLERANCE = 1e-5
+"""Of a covariance's symmetry and of its negative eigenvalues, relative to its largest element: rounding of
+float32, in which some files hold it."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +73,10 @@ def open_reference(
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays but the images."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-            return {name: small_array(archive, name, path) for name in names if name != "arr_0"}
-    except zipfile.BadZipFile as error:
-        raise UsageError(f"{path} is no .npz file, or is damaged ({error})") from None
+    """The arrays that are known, but the images."""
+    with arrays_of(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        return {name: small_array(archive, name, path) for name in names if name in KNOWN}
 
 
 def _of_statistics(
@@ -86,16 +86,18 @@ def _of_statistics(
     needs_images: bool,
     progress: PROGRESS | None,
 ) -> Reference:
-    origin = _origin(held)
+    origin = origin_of(held["origin"], path) if "origin" in held else {}
     made_with = origin.get("extractor_sha256")
     if made_with is not None and made_with != extractor.sha256:
         raise UsageError(
-            f"{path} was made with the extractor {origin.get('extractor')} (SHA-256 "
+            f"{path} was made with the extractor {str(origin.get('extractor'))[:40]} (SHA-256 "
             f"{str(made_with)[:8]}...), not with {extractor.name} ({extractor.sha256[:8]}...); "
             "make it again with scaledit reference"
         )
-    n = origin.get("n") if isinstance(origin.get("n"), int) else None
-    pool, size = held.get("pool"), None
+    n = origin.get("n")
+    if n is not None and (type(n) is not int or n < 2):
+        raise UsageError(f"{path} says that it is of {shown(n)} images")
+    pool, size = _pool(path, held), None
     if pool is None and needs_images and Npz.has_images(path):
         [features] = extract(Npz.open(path), [extractor], progress)
         pool, size = features.pool, features.size
@@ -109,12 +111,21 @@ def _of_statistics(
     )
 
 
-def _origin(held: dict[str, np.ndarray]) -> dict[str, Any]:
-    try:
-        origin = json.loads(str(held["origin"]))
-    except (KeyError, ValueError):
-        return {}
-    return origin if isinstance(origin, dict) else {}
+def _pool(path: Path, held: dict[str, np.ndarray]) -> np.ndarray | None:
+    """The features (n, D) float32 of single images, where the file has them."""
+    if "pool" not in held:
+        return None
+    pool = held["pool"]
+    if pool.ndim != 2 or len(pool) < 2 or ("mu" in held and pool.shape[1:] != held["mu"].shape):
+        raise UsageError(f"{path}: pool is {pool.shape}; features are (images, dimensions of mu)")
+    return _floats(path, "pool", pool).astype(np.float32)
+
+
+def _floats(path: Path, name: str, array: np.ndarray) -> np.ndarray:
+    """float64, in this machine's order of bytes."""
+    if array.dtype.kind != "f" or not np.isfinite(array).all():
+        raise UsageError(f"{path}: {name} must hold finite floats")
+    return array.astype(np.float64)
 
 
 def _statistics(
@@ -125,12 +136,23 @@ def _statistics(
     for name in (mu, sigma):
         if name not in held:
             raise UsageError(f"{path} holds {mu if name == sigma else sigma} but no {name}")
-        if held[name].dtype.kind != "f" or not np.isfinite(held[name]).all():
-            raise UsageError(f"{path}: {name} must hold finite floats")
-    mean, cov = held[mu].astype(np.float64), held[sigma].astype(np.float64)
-    if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
+    mean, cov = _floats(path, mu, held[mu]), _floats(path, sigma, held[sigma])
+    if mean.ndim != 1 or not mean.size or cov.shape != (len(mean), len(mean)):
         raise UsageError(f"{path}: {mu} {mean.shape} and {sigma} {cov.shape} are no mean and covariance")
+    scale = float(np.abs(cov).max())
+    if not max(scale, float(np.abs(mean).max())) < LARGEST_FEATURE:
+        raise UsageError(f"{path}: {mu} or {sigma} holds numbers that no features have")
+    if float(np.abs(cov - cov.T).max()) > TOLERANCE * scale:
+        raise UsageError(f"{path}: {sigma} is no covariance: it is not symmetric")
+    try:
+        np.linalg.cholesky(cov + np.eye(len(cov)) * max(TOLERANCE * scale, SMALLEST))
+    except np.linalg.LinAlgError:
+        raise UsageError(f"{path}: {sigma} is no covariance: it has negative eigenvalues") from None
     return Statistics(mean, cov, n)
+
+
+LARGEST_FEATURE = 1e30
+SMALLEST = 1e-30
 
 
 def write_reference(

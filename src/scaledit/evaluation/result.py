@@ -8,14 +8,14 @@ figure of real held-out images.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, shown
+from scaledit.parts import read_json
 
 TITLES = {
     "fid": "FID",
@@ -53,14 +53,18 @@ class Figure(NamedTuple):
 
     def __str__(self) -> str:
         """6.52 ± 0.99: to the second digit of the deviation."""
-        if not self.std:
-            return _number(self.value) + (" ± 0" if self.std is not None else "")
+        if self.std is None or not 1e-30 < self.std < LONG or not abs(self.value) < LONG:
+            return _short(self.value) + ("" if self.std is None else f" ± {_short(self.std)}")
         digits = max(0, 1 - math.floor(math.log10(self.std)))
         return f"{self.value:.{digits}f} ± {self.std:.{digits}f}"
 
 
-def _number(value: float) -> str:
-    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}"
+LONG = 1e15
+"""From here on numbers are written with an exponent."""
+
+
+def _short(value: float) -> str:
+    return f"{value:.1f}" if 1000 <= abs(value) < LONG else f"{value:.4g}"
 
 
 @dataclass(frozen=True)
@@ -82,25 +86,57 @@ class Result:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Result:
+        """Raises UsageError for what `to_json` does not write."""
         figures = {
-            key: Figure(value[key], value.get(f"{key}_std"), value.get(f"{key}_real"))
+            key: Figure(
+                _number(value, key),
+                _number(value, f"{key}_std") if value.get(f"{key}_std") is not None else None,
+                _number(value, f"{key}_real") if value.get(f"{key}_real") is not None else None,
+            )
             for key in TITLES
-            if isinstance(value.get(key), int | float)
+            if key in value
         }
-        return cls(str(value["name"]), figures, value.get("protocol", {}), value.get("warnings", []))
+        protocol, warnings = value.get("protocol", {}), value.get("warnings", [])
+        if not isinstance(value.get("name"), str):
+            raise UsageError(f"its name is {shown(value.get('name'))}")
+        if not isinstance(protocol, Mapping):
+            raise UsageError(f"its protocol is {shown(protocol)}")
+        if not isinstance(warnings, list | tuple) or not all(isinstance(one, str) for one in warnings):
+            raise UsageError(f"its warnings are {shown(warnings)}")
+        size = protocol.get("image_size", [0, 0])
+        if not isinstance(size, list | tuple) or not all(type(side) is int for side in size):
+            raise UsageError(f"its image_size is {shown(size)}")
+        return cls(value["name"], figures, protocol, warnings)
 
     @classmethod
     def read(cls, path: Path) -> Result:
         """Raises UsageError unless `path` is a file that `scaledit evaluate --json` wrote."""
+        if not path.exists():
+            raise UsageError(f"there is no {path}")
+        value = read_json(path, WHAT, error=UsageError)
         try:
-            result = cls.from_json(json.loads(path.read_bytes()))
-        except FileNotFoundError:
-            raise UsageError(f"there is no {path}") from None
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise UsageError(f"{path} is no result of scaledit evaluate --json") from None
+            result = cls.from_json(value)
+        except UsageError as error:
+            raise UsageError(f"{path} cannot be read as {WHAT}: {error}") from None
         if not result.figures:
             raise UsageError(f"{path} holds no figure that scaledit knows")
         return result
+
+
+WHAT = "a result of scaledit evaluate --json"
+
+
+def _number(value: Mapping[str, Any], key: str) -> float:
+    """A figure of a result, or of a line of log.jsonl, where numbers that are not finite are words."""
+    figure = value[key]
+    if figure in ("nan", "inf", "-inf"):
+        return float(figure)
+    try:
+        if isinstance(figure, int | float) and not isinstance(figure, bool):
+            return float(figure)
+    except OverflowError:
+        pass
+    raise UsageError(f"its {key} is {shown(figure)}")
 
 
 def side_by_side(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:

@@ -6,13 +6,16 @@ is refused with the reason: floats, channels first, mixed sizes, JPEG, alpha, da
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedIOBase
 from itertools import islice
@@ -23,7 +26,8 @@ import numpy as np
 from PIL import Image
 
 from scaledit.data.decode import PNG_DEPTH
-from scaledit.errors import UsageError, reading
+from scaledit.errors import UsageError, reading, reason, shown
+from scaledit.parts import PNG_MAGIC, check_png
 from scaledit.pipeline import Pipeline
 from scaledit.sampling.generate import REQUEST, Parts
 from scaledit.sampling.request import Request
@@ -31,8 +35,14 @@ from scaledit.sampling.request import Request
 BATCH = 64
 LARGEST_IMAGE = 1 << 26
 """Pixels: 8192 x 8192. What a file declares beyond it is not decoded."""
-LARGEST_ENTRY = 1 << 30
-"""Bytes of one entry of an archive."""
+LARGEST_ARRAY = 1 << 30
+"""Bytes of an array that is no images."""
+LARGEST_PICTURE = 1 << 28
+"""Bytes of one encoded image."""
+LARGEST_HEADER = 10_000
+"""Bytes of what an array says of itself, as numpy has it."""
+IN_MEMORY = 1 << 28
+"""Bytes of images that are read together; a batch of larger ones has fewer."""
 LOSSY = (".jpg", ".jpeg", ".webp")
 TARS = (".tar", ".tar.gz", ".tgz")
 
@@ -128,58 +138,85 @@ class Npz:
 
     @classmethod
     def open(cls, path: Path) -> Npz:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-                if "arr_0.npy" not in names:
-                    held = ", ".join(name.removesuffix(".npy") for name in names[:8])
-                    raise UsageError(f"{path} holds no images (arr_0); it has {held or 'nothing'}")
-                shape = _image_header(archive, path)
-                labels = small_array(archive, "arr_1", path) if "arr_1.npy" in names else None
-                origin = (
-                    json.loads(str(small_array(archive, "origin", path))) if "origin.npy" in names else {}
+        with arrays_of(path) as archive:
+            names = archive.namelist()
+            if "arr_0.npy" not in names:
+                held = ", ".join(name.removesuffix(".npy")[:40] for name in names[:8])
+                raise UsageError(f"{path} holds no images (arr_0); it has {held or 'nothing'}")
+            shape = _image_header(archive, path)
+            labels = small_array(archive, "arr_1", path) if "arr_1.npy" in names else None
+            origin = origin_of(small_array(archive, "origin", path), path) if "origin.npy" in names else {}
+        if labels is not None:
+            if labels.shape != shape[:1] or labels.dtype.kind not in "iu":
+                raise UsageError(
+                    f"{path}: arr_1 must be {shape[0]} whole numbers (classes), it is "
+                    f"{labels.dtype}{labels.shape}"
                 )
-        except zipfile.BadZipFile as error:
-            raise UsageError(f"{path} is no .npz file, or is cut short ({error})") from None
-        if labels is not None and (labels.shape != shape[:1] or labels.dtype.kind not in "iu"):
-            raise UsageError(
-                f"{path}: arr_1 must be {shape[0]} whole numbers (classes), it is "
-                f"{labels.dtype}{labels.shape}"
-            )
-        return cls(path, shape, labels, origin if isinstance(origin, dict) else {})
+            labels = labels.astype(np.int64)  # in this machine's order of bytes
+        return cls(path, shape, labels, origin)
 
     @staticmethod
     def has_images(path: Path) -> bool:
-        with zipfile.ZipFile(path) as archive:
+        with arrays_of(path) as archive:
             return "arr_0.npy" in archive.namelist()
 
     def batches(self) -> Iterator[Batch]:
         n, *shape = self.shape
         size = int(np.prod(shape))
-        with zipfile.ZipFile(self.path) as archive, archive.open("arr_0.npy") as file:
+        at_once = max(1, min(BATCH, IN_MEMORY // size))
+        with arrays_of(self.path) as archive, archive.open("arr_0.npy") as file:
             _header(file, "arr_0", self.path)
-            for first in range(0, n, BATCH):
-                count = min(BATCH, n - first)
+            for first in range(0, n, at_once):
+                count = min(at_once, n - first)
                 try:
                     data = file.read(count * size)
-                except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
-                    raise UsageError(f"{self.path} is damaged: {error}") from None
+                except Exception as error:  # what decompressing damaged bytes raises
+                    raise UsageError(f"{self.path} is damaged: {reason(error)}") from None
                 if len(data) != count * size:
                     raise UsageError(f"{self.path} is cut short at image {first + len(data) // size} of {n}")
                 images = np.frombuffer(data, np.uint8).reshape(count, *shape)
                 yield Batch(images, None if self.labels is None else self.labels[first : first + count])
 
 
+@contextmanager
+def arrays_of(path: Path) -> Iterator[zipfile.ZipFile]:
+    """An .npz, opened. Whatever its bytes make zipfile and numpy raise inside the block becomes a UsageError.
+
+    The checksums of a zip are of its members' contents; their names stand there twice, and are compared here,
+    so that no array is overlooked because its name was damaged.
+    """
+    with reading(path, "an .npz file", error=UsageError):
+        try:
+            archive = zipfile.ZipFile(path)
+        except zipfile.BadZipFile as error:
+            raise UsageError(f"{path} is no .npz file, or is cut short ({reason(error)})") from None
+        with archive:
+            names = archive.namelist()
+            if len(set(names)) != len(names):
+                raise ValueError("it holds two arrays of one name")
+            for info in archive.infolist():
+                archive.open(info).close()
+            yield archive
+
+
 def _header(file: IO[bytes], name: str, path: Path) -> tuple[tuple[int, ...], bool, np.dtype]:
     """(shape, fortran_order, dtype) of an array in an .npz; refuses what only unpickling could read."""
+    begin = file.read(8)
+    width = 2 if begin[6:7] == b"\1" else 4
+    length = file.read(width)
+    if int.from_bytes(length, "little") > LARGEST_HEADER:
+        raise UsageError(f"{path}: {name} has a header of {int.from_bytes(length, 'little')} bytes")
+    header = io.BytesIO(begin + length + file.read(int.from_bytes(length, "little")))
     try:
-        version = np.lib.format.read_magic(file)
+        version = np.lib.format.read_magic(header)
         read = (
             np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         )
-        shape, fortran, dtype = read(file)
-    except (ValueError, EOFError) as error:
-        raise UsageError(f"{path}: {name} has no readable header ({error})") from None
+        shape, fortran, dtype = read(header)
+        if not all(side >= 0 for side in shape):
+            raise ValueError(f"its shape is {shape}")
+    except Exception as error:  # numpy evaluates the header as Python's literals, with all that may go wrong
+        raise UsageError(f"{path}: {name} has no readable header ({reason(error)})") from None
     if dtype.hasobject:
         raise UsageError(
             f"{path}: {name} holds Python objects, which are never unpickled; store plain numbers"
@@ -190,16 +227,28 @@ def _header(file: IO[bytes], name: str, path: Path) -> tuple[tuple[int, ...], bo
 def small_array(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
     """A whole array that is not the images."""
     info = archive.getinfo(f"{name}.npy")
-    if info.file_size > LARGEST_ENTRY:
+    if info.file_size > LARGEST_ARRAY:
         raise UsageError(f"{path}: {name} claims {info.file_size / 1e9:.1f} GB")
     with archive.open(info) as file:
         shape, fortran, dtype = _header(file, name, path)
         if int(np.prod(shape, dtype=object)) * dtype.itemsize > info.file_size:
             raise UsageError(f"{path}: {name} claims {shape}, which does not fit its {info.file_size} bytes")
-        data = np.empty(int(np.prod(shape)) * dtype.itemsize, np.uint8)
+        data = np.empty(int(np.prod(shape, dtype=object)) * dtype.itemsize, np.uint8)
         if cast(BufferedIOBase, file).readinto(data.data) != len(data) or file.read(1):
             raise UsageError(f"{path}: {name} does not have the length that it claims")
     return data.view(dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def origin_of(held: np.ndarray, path: Path) -> dict[str, Any]:
+    """What scaledit wrote into an .npz about how it was made; empty where an array of that name is none of
+    ours. Raises UsageError for a text that is not what it writes."""
+    if held.dtype.kind != "U" or held.shape != ():
+        return {}
+    with reading(path, "an .npz file that says how it was made (origin)", error=UsageError):
+        origin = json.loads(str(held))
+        if not isinstance(origin, dict):
+            raise ValueError(f"it says {shown(origin)}")
+    return origin
 
 
 def _image_header(archive: zipfile.ZipFile, path: Path) -> tuple[int, int, int, int]:
@@ -212,7 +261,7 @@ def _image_header(archive: zipfile.ZipFile, path: Path) -> tuple[int, int, int, 
                 f"{path}: arr_0 is {shape}, channels first; ADM's batch is (N, H, W, 3): "
                 "transpose(0, 2, 3, 1)"
             )
-        if len(shape) != 4 or shape[3] != 3:
+        if len(shape) != 4 or shape[3] != 3 or 0 in shape[1:]:
             raise UsageError(f"{path}: arr_0 is {shape}; a batch of images is (N, H, W, 3)")
         if dtype != np.uint8:
             raise UsageError(
@@ -223,6 +272,10 @@ def _image_header(archive: zipfile.ZipFile, path: Path) -> tuple[int, int, int, 
             raise UsageError(f"{path}: arr_0 is stored in Fortran order; save np.ascontiguousarray of it")
         if info.file_size != length + int(np.prod(shape, dtype=object)):
             raise UsageError(f"{path}: arr_0 claims {shape}, which does not fit its {info.file_size} bytes")
+        if shape[1] * shape[2] > LARGEST_IMAGE:
+            raise UsageError(
+                f"{path}: arr_0 claims {shape[2]}x{shape[1]} pixels an image; those are no samples"
+            )
     return shape[0], shape[1], shape[2], 3
 
 
@@ -239,8 +292,11 @@ class Pictures:
     def batches(self) -> Iterator[Batch]:
         size = (0, 0)
         with ThreadPoolExecutor(4) as pool:
-            files = ((name, read()) for name, read in self.files())
-            while data := list(islice(files, BATCH)):
+            files = ((name, _whole(name, read())) for name, read in self.files())
+            data = list(islice(files, 1))
+            at_once = _at_once(data[0][1]) if data else BATCH
+            data += islice(files, at_once - 1)
+            while data:
                 decoded = list(pool.map(lambda item: _decode(item[0], item[1], self.allow_jpeg), data))
                 for (name, _), (image, _) in zip(data, decoded, strict=True):
                     size = image.shape[:2] if size == (0, 0) else size
@@ -250,10 +306,14 @@ class Pictures:
                             f"{size[1]}x{size[0]}; a sample set has one size"
                         )
                 labels = [label for _, label in decoded if label is not None]
+                for (name, _), (_, label) in zip(data, decoded, strict=True):
+                    if label is not None and (type(label) is not int or not 0 <= label < 1 << 62):
+                        raise UsageError(f"{self.name}: {name} says that its class is {shown(label)}")
                 yield Batch(
                     np.stack([image for image, _ in decoded]),
                     np.array(labels) if len(labels) == len(decoded) else None,
                 )
+                data = list(islice(files, at_once))
 
     @classmethod
     def of_folder(cls, folder: Path, allow_jpeg: bool) -> Pictures:
@@ -261,37 +321,101 @@ class Pictures:
         _check_names([str(path.relative_to(folder)) for path in paths], str(folder), allow_jpeg)
 
         def files() -> Iterator[tuple[str, Callable[[], bytes]]]:
-            return ((path.name, path.read_bytes) for path in paths)
+            return ((path.name, lambda path=path: _contents(path)) for path in paths)
 
-        return cls(str(folder), len(paths), files, allow_jpeg, _png_origin(paths[0].read_bytes()))
+        return cls(str(folder), len(paths), files, allow_jpeg, _png_origin(_contents(paths[0])))
 
     @classmethod
     def of_tar(cls, path: Path, allow_jpeg: bool) -> Pictures:
         """The archive's own order. Nothing is unpacked to the disk."""
 
         def entries() -> Iterator[tuple[str, Callable[[], bytes]]]:
-            with tarfile.open(path, "r:*") as archive:
+            with _tar(path) as archive:
                 for member in archive:
                     if member.isfile() and Path(member.name).suffix.lower() in (".png", *LOSSY):
-                        if member.size > LARGEST_ENTRY:
-                            raise UsageError(f"{path}: {member.name} claims {member.size / 1e9:.1f} GB")
+                        _check_picture(member.size, f"{path}: {member.name}")
                         file = archive.extractfile(member)
                         assert file is not None  # only links and folders have none
-                        yield member.name, file.read
-
-        def guarded() -> Iterator[tuple[str, Callable[[], bytes]]]:
-            try:
-                yield from entries()
-            except (tarfile.TarError, OSError, EOFError) as error:
-                raise UsageError(f"{path} is no tar archive, or is damaged ({error})") from None
+                        yield member.name, lambda file=file: _member(file, path)
 
         names, first = [], b""
-        for name, read in guarded():
+        for name, read in entries():
             if not names:
                 first = read()
             names.append(name)
         _check_names(names, str(path), allow_jpeg)
-        return cls(str(path), len(names), guarded, allow_jpeg, _png_origin(first))
+        return cls(str(path), len(names), entries, allow_jpeg, _png_origin(first))
+
+
+def _member(file: IO[bytes], path: Path) -> bytes:
+    """A tar's, read where what goes wrong is not seen by `_tar`."""
+    with reading(path, "a tar archive", error=UsageError):
+        return file.read()
+
+
+def _whole(name: str, data: bytes) -> bytes:
+    """The same, after comparing a PNG with its own checksums. Raises UsageError."""
+    if data.startswith(PNG_MAGIC):
+        with reading(name, "a PNG", error=UsageError):
+            check_png(data)
+    return data
+
+
+def _at_once(data: bytes) -> int:
+    """Images like this one that are decoded together."""
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG", "JPEG", "WEBP"]) as image:
+            return max(1, min(BATCH, IN_MEMORY // max(1, 3 * image.width * image.height)))
+    except Exception:  # decoding says what is wrong with it
+        return BATCH
+
+
+def _contents(path: Path) -> bytes:
+    _check_picture(path.stat().st_size, str(path))
+    return path.read_bytes()
+
+
+def _check_picture(size: int, name: str) -> None:
+    if size > LARGEST_PICTURE:
+        raise UsageError(f"{name} has {size / 1e6:.0f} MB; that is no sample")
+
+
+PACKED = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ", lzma.open))
+"""How compressed files begin, and what opens them."""
+
+
+@contextmanager
+def _tar(path: Path) -> Iterator[tarfile.TarFile]:
+    """A tar archive, to be gone through in order, which must end as one: tarfile takes a header that makes no
+    sense for the end. Raises UsageError."""
+    with path.open("rb") as file:
+        begin = file.read(8)
+    opener = next((opener for magic, opener in PACKED if begin.startswith(magic)), open)
+    with reading(path, "a tar archive", error=UsageError), opener(path, "rb") as file:
+        try:
+            with tarfile.open(fileobj=cast(IO[bytes], _Careful(file)), mode="r:") as archive:
+                yield archive
+                file.seek(archive.offset)
+                end, entries = file.read(tarfile.BLOCKSIZE), len(archive.getmembers())
+        except (tarfile.TarError, EOFError) as error:
+            raise UsageError(f"{path} is no tar archive, or is damaged ({reason(error)})") from None
+        if end != bytes(tarfile.BLOCKSIZE):
+            wrong = "is damaged" if len(end) == tarfile.BLOCKSIZE else "is cut short"
+            raise UsageError(f"{path} {wrong} after {entries} entries: a tar archive ends in zeros")
+
+
+class _Careful:
+    """A file of which nobody reads more at once than a picture has, whatever length a header claims: of a
+    compressed file that would be decompressed into memory."""
+
+    def __init__(self, file: Any):
+        self.file = file
+        self.tell, self.seek = file.tell, file.seek
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= LARGEST_PICTURE + tarfile.BLOCKSIZE:
+            raise tarfile.ReadError(f"a header claims {size} bytes")
+        return self.file.read(size)
 
 
 def _check_names(names: list[str], where: str, allow_jpeg: bool) -> None:
@@ -354,7 +478,13 @@ class Generated:
 
     def batches(self) -> Iterator[Batch]:
         for k in self.parts.numbers():
-            yield from Npz.open(self.parts.path(k)).batches()
+            part, n = Npz.open(self.parts.path(k)), len(self.parts.indices(k))
+            if part.n != n:
+                raise UsageError(
+                    f"{part.name} holds {part.n} images, and {n} belong there; delete it and run its "
+                    "scaledit generate again"
+                )
+            yield from part.batches()
 
 
 def open_samples(path: Path, allow_jpeg: bool = False) -> SampleSet:

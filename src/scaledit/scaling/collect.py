@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from scaledit import machine
 from scaledit.config import RunConfig
+from scaledit.errors import shown
 from scaledit.evaluation.result import TITLES, Result
 from scaledit.models import flops
 from scaledit.scaling.plan import evaluations
@@ -45,32 +47,40 @@ def collect(study: Study, queue: Queue, command: str) -> tuple[Table, list[Job]]
     protocols: dict[str, Mapping[str, Any]] = {}
     missing: list[Job] = []
     seconds = 0.0
-    loss_at: dict[str, Mapping[str, float]] = {}
+    loss_at: dict[str, Mapping[str, float | None]] = {}
     for run in study.runs:
         job = training_job(run)
         if not queue.done(job.key):
             missing.append(job)
             continue
         found = queue.result(job)
-        seconds += found["seconds"]
-        loss_at[run.name] = found["loss_at"]
-        losses += [Loss(run.name, int(step), loss) for step, loss in found["losses"]]
-        if found["pictures"]:
-            path = queue.out / RUNS / run.key / found["pictures"]
-            pictures |= {run.name: path.read_bytes()} if path.is_file() else {}
-        for evaluation in found["evaluations"]:
-            key = _protocol(evaluation, protocols)
-            rows.append(_row(run, TRAINING, run.config, evaluation, loss_at[run.name], key))
+        with queue.using(job):
+            seconds += _number(found, "seconds")
+            loss_at[run.name] = {
+                step: None if loss is None else _number(found["loss_at"], step)
+                for step, loss in found["loss_at"].items()
+            }
+            losses += [Loss(run.name, int(step), float(loss)) for step, loss in found["losses"]]
+            if found["pictures"]:
+                folder = queue.out / RUNS / run.key
+                path = (folder / found["pictures"]).resolve()
+                if not path.is_relative_to(folder.resolve()):
+                    raise ValueError(f"its picture {shown(found['pictures'])} is outside of {folder}")
+                pictures |= {run.name: path.read_bytes()} if path.is_file() else {}
+            for evaluation in found["evaluations"]:
+                key = _protocol(evaluation, protocols)
+                rows.append(_row(run, TRAINING, run.config, evaluation, loss_at[run.name], key))
     for measurement in study.measurements:
         job = measurement_job(measurement)
         if not queue.done(job.key) or measurement.run.name not in loss_at:
             missing.append(job)
             continue
         found = queue.result(job)
-        seconds += found["seconds"]
-        key = _protocol(found, protocols)
         run = measurement.run
-        rows.append(_row(run, measurement.part, measurement.config, found, loss_at[run.name], key))
+        with queue.using(job):
+            seconds += _number(found, "seconds")
+            key = _protocol(found, protocols)
+            rows.append(_row(run, measurement.part, measurement.config, found, loss_at[run.name], key))
     rows.sort(key=lambda row: row.part != FINAL)  # stable: the results proper come first
     main = next((key for row in rows for key in TITLES if key in row.metrics), "")
     made = {**machine.described(), "hours": round(seconds / 3600, 2)}
@@ -90,12 +100,20 @@ def collect(study: Study, queue: Queue, command: str) -> tuple[Table, list[Job]]
     return Table(about, tuple(rows), tuple(losses), pictures), missing
 
 
+def _number(table: Mapping[str, Any], key: str) -> float:
+    """Raises KeyError, ValueError."""
+    value = table[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{key} is {shown(value)}")
+    return value
+
+
 def _row(
     run: StudyRun,
     part: str,
     config: RunConfig,
     found: Mapping[str, Any],
-    loss_at: Mapping[str, float],
+    loss_at: Mapping[str, float | None],
     protocol: str,
 ) -> Row:
     result, counts, model = Result.from_json(found), flops.count(config.model), config.model

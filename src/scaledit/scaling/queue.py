@@ -11,6 +11,7 @@ A process that is killed leaves a lock that is free again and no result: the nex
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import time
@@ -20,9 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scaledit.errors import RunError, UsageError
-from scaledit.parts import Lock, whole
+from scaledit.errors import RunError, UsageError, reading, shown
+from scaledit.parts import Lock, read_json, whole
 
+DAMAGED = ("the result of a job", "delete it, and the job is done again")
 RESULTS, QUEUE, JOURNAL = "results", "queue", "journal.jsonl"
 
 
@@ -62,16 +64,25 @@ class Queue:
         """What was found. Raises UsageError where it is of another job of that name, RunError where it is
         damaged."""
         path = self._path(job.key)
-        try:
-            held = json.loads(path.read_bytes())
-            there, found = dict(held["job"]), dict(held["found"])
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise RunError(f"{path} cannot be read ({error}); delete it, and the job is done again") from None
+        with self.using(job):
+            held = read_json(path, *DAMAGED)
+            there, found = held["job"], held["found"]
+            if not isinstance(found, dict):
+                raise ValueError(f"found is {shown(found)}")
         wanted = json.loads(json.dumps(job.what))
         changed = _difference(there, wanted)
         if changed:
             raise UsageError(f"{path} is of another study ({changed}); choose another --out, or delete it")
         return found
+
+    @contextmanager
+    def using(self, job: Job) -> Iterator[None]:
+        """Around what takes a result apart: RunError where it does not hold what it should."""
+        with reading(self._path(job.key), *DAMAGED):
+            try:
+                yield
+            except KeyError as error:
+                raise ValueError(f"it lacks {error}") from None
 
     @property
     def left(self) -> list[Job]:
@@ -109,9 +120,10 @@ class Queue:
     def share(self, key: str) -> float:
         """As `moved` says; 0 where nobody is at it."""
         try:
-            return float(json.loads((self.out / QUEUE / f"{key}.json").read_bytes())["share"])
-        except (OSError, ValueError, KeyError, TypeError):
+            share = float(read_json(self.out / QUEUE / f"{key}.json", "how far a job is")["share"])
+        except (OSError, RunError, ValueError, KeyError, TypeError, OverflowError):
             return 0.0
+        return min(max(share, 0.0), 1.0) if math.isfinite(share) else 0.0
 
     def finish(self, job: Job, found: Mapping[str, Any]) -> None:
         self._path(job.key).parent.mkdir(parents=True, exist_ok=True)
@@ -142,4 +154,4 @@ def _difference(there: Any, wanted: Any, name: str = "") -> str:
             if found := _difference(there.get(key), wanted.get(key), f"{name}.{key}" if name else key):
                 return found
         return ""
-    return "" if there == wanted else f"{name}: {there} -> {wanted}"
+    return "" if there == wanted else f"{name or 'job'}: {shown(there)} -> {shown(wanted)}"

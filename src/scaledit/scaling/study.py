@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ from typing import Any
 
 from scaledit import config as configs
 from scaledit.config import RunConfig
-from scaledit.errors import UsageError, did_you_mean
+from scaledit.errors import UsageError, did_you_mean, shown
 from scaledit.scaling.table import DECODER, FINAL, GUIDANCE, SAMPLING, file_name
 
 STUDIES = Path(__file__).parent.parent / "studies"
@@ -104,7 +103,12 @@ def load(study: str) -> Study:
     for key in ("recipe", "runs"):
         if not table.get(key):
             raise UsageError(f"{study} lacks {key}")
-    sizes = table.get("sizes", {})
+    for key in ("recipe", "title"):
+        if not isinstance(table.get(key, ""), str):
+            raise UsageError(f"{study}: {key} must be a string, got {shown(table[key])}")
+    sizes = _mapping(study, "sizes", table.get("sizes", {}))
+    for size, shape in sizes.items():
+        _mapping(study, f"sizes.{size}", shape)
     runs = tuple(_runs(study, table, sizes))
     found = dict.fromkeys(run.size for run in runs)
     order = [size for size in sizes if size in found]
@@ -124,15 +128,13 @@ def _read(study: str, extended_by: tuple[str, ...] = ()) -> tuple[dict[str, Any]
     path = Path(study) if study.endswith(".toml") or "/" in study else STUDIES / f"{study}.toml"
     if not path.is_file():
         raise UsageError(f"unknown study {study!r}{did_you_mean(study, names())}")
-    try:
-        text = path.read_text(encoding="utf-8")
-        table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid TOML: {error}") from None
+    table, text = configs.read_toml(path)
     base = table.pop("extends", None)
     if base is None:
         return table, text
-    merged, before = _read(str(base), (*extended_by, study))
+    if not isinstance(base, str):
+        raise UsageError(f"{path}: extends must be a study's name or path, got {shown(base)}")
+    merged, before = _read(base, (*extended_by, study))
     for key, value in table.items():
         inner = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = _over(merged[key], value) if inner else value
@@ -156,7 +158,7 @@ def _choices(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _runs(study: str, table: Mapping[str, Any], sizes: Mapping[str, Any]) -> Iterator[StudyRun]:
-    common = configs.flatten(table.get("common", {}))
+    common = configs.flatten(_mapping(study, "common", table.get("common", {})))
     chosen: list[dict[str, Any]] = []
     for block in _tables(study, "runs", table["runs"]):
         for choice in itertools.islice(_choices(block), MOST_RUNS):
@@ -191,12 +193,12 @@ def _run(
     size = choice.get("size")
     of_size: Mapping[str, Any] = {}
     if size is not None:
-        if size not in sizes:
-            raise UsageError(f"{study}: unknown size {size!r}{did_you_mean(str(size), sizes)}")
+        if not isinstance(size, str) or size not in sizes:
+            raise UsageError(f"{study}: unknown size {shown(size)}{did_you_mean(shown(size), sizes)}")
         of_size = {f"model.{key}": value for key, value in sizes[size].items()}
     keys = {**common, **of_size, **{key: value for key, value in choice.items() if key != "size"}}
     try:
-        config = configs.load(recipe, [f"{key}={_toml(value)}" for key, value in keys.items()])
+        config = configs.load(recipe, [f"{key}={_toml(key, value)}" for key, value in keys.items()])
     except UsageError as error:
         raise UsageError(f"{study}: {error}") from None
     model = config.model
@@ -213,8 +215,11 @@ def _run(
     return StudyRun(" ".join(words), str(size), config, settings)
 
 
-def _toml(value: Any) -> str:
-    return json.dumps(value)  # strings, numbers, lists and booleans are written alike
+def _toml(key: str, value: Any) -> str:
+    try:
+        return json.dumps(value)  # strings, numbers, lists and booleans are written alike
+    except (TypeError, ValueError):  # dates and times; numbers of thousands of digits
+        raise UsageError(f"{key} cannot be {shown(value)}") from None
 
 
 def _measurements(study: str, blocks: Any, runs: tuple[StudyRun, ...]) -> Iterator[Measurement]:
@@ -222,16 +227,23 @@ def _measurements(study: str, blocks: Any, runs: tuple[StudyRun, ...]) -> Iterat
     seen: set[str] = set()
     for block in _tables(study, "measure", blocks):
         block = dict(block)
-        part, where = block.pop("part", FINAL), configs.flatten(block.pop("where", {}))
+        part = block.pop("part", FINAL)
+        where = configs.flatten(_mapping(study, "where", block.pop("where", {})))
         if part not in parts:
-            raise UsageError(f"{study}: unknown part {part!r} of a measure{did_you_mean(str(part), parts)}")
+            near = did_you_mean(shown(part), parts)
+            raise UsageError(f"{study}: unknown part {shown(part)} of a measure{near}")
         for section in block:
-            if section not in MEASURED:
-                raise UsageError(f"{study}: a measure changes {', '.join(MEASURED)}, not {section!r}")
+            if section in MEASURED:
+                _mapping(study, section, block[section])
+            else:
+                raise UsageError(f"{study}: a measure changes {', '.join(MEASURED)}, not {shown(section)}")
+        choices = list(itertools.islice(_choices(block), MOST_RUNS))
+        if len(choices) == MOST_RUNS:
+            raise UsageError(f"{study} asks for {MOST_RUNS:,} measurements or more; choose fewer values")
         of = [run for run in runs if _fits(study, run, where)]
         if not of:
             raise UsageError(f"{study}: no run is {where}, of which {part} is to be measured")
-        for run, changes in itertools.product(of, _choices(block)):
+        for run, changes in itertools.product(of, choices):
             made = Measurement(run, part, _changed(study, run.config, changes), changes)
             if made.key not in seen:
                 seen.add(made.key)
@@ -257,6 +269,12 @@ def _changed(study: str, config: RunConfig, changes: Mapping[str, Any]) -> RunCo
         return RunConfig.from_json(table)
     except UsageError as error:
         raise UsageError(f"{study}: {error}") from None
+
+
+def _mapping(study: str, key: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{study}: {key} must be a table of keys, got {shown(value)}")
+    return value
 
 
 def _tables(study: str, key: str, blocks: Any) -> list[Mapping[str, Any]]:

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, reading, shown
 from scaledit.evaluation.result import TITLES
-from scaledit.parts import picture_in, whole
+from scaledit.parts import picture_in, read_json, whole
 
 TABLE, LOSSES, ABOUT, PICTURES = "table.csv", "losses.csv", "study.json", "pictures"
 SQLITE = "table.sqlite"
@@ -239,34 +239,61 @@ def _cells(row: Row, columns: Sequence[str]) -> list[Any]:
     return ["" if values.get(column) is None else values[column] for column in columns]
 
 
+POSITIVE = ("fd", "patch_size", "tokens", "params", "macs", "batch_size")
+"""What laws and figures take the logarithm of, or divide by."""
+DIGITS = 30
+"""Of a whole number: more multiply-adds than there will be."""
+FIGURES = frozenset(name for key in TITLES for name in (key, f"{key}_std", f"{key}_real"))
+
+
 def from_csv(text: str, name: str) -> list[Row]:
     """The inverse of `to_csv`. name: of the file, for messages. Raises UsageError."""
     hints = get_type_hints(Row)
     rows = []
-    for number, values in enumerate(csv.DictReader(io.StringIO(text)), start=2):
-        missing = [column for column in PLAIN if values.get(column) is None]
-        if missing:
-            raise UsageError(f"{name}, line {number}: no column {missing[0]}; is it a study's table?")
-        try:
-            plain = {column: _read(hints[column], values.pop(column)) for column in PLAIN}
-            filled = {key: value for key, value in values.items() if value}
-            known = {key for title in TITLES for key in (title, f"{title}_std", f"{title}_real")}
-            metrics = {key: float(value) for key, value in filled.items() if key in known}
-        except ValueError as error:
-            raise UsageError(f"{name}, line {number}: {error}") from None
-        settings = {key: value for key, value in filled.items() if key not in known}
-        rows.append(Row(**plain, metrics=metrics, settings=settings))
+    with reading(name, "a study's table", error=UsageError):
+        lines = csv.DictReader(io.StringIO(text))
+        columns = list(lines.fieldnames or ())
+        twice = [column for column in columns if columns.count(column) > 1]
+        if twice:
+            raise UsageError(f"{name}: the column {shown(twice[0])} is there twice")
+        for number, values in enumerate(lines, start=2):
+            missing = [column for column in PLAIN if values.get(column) is None]
+            if missing:
+                raise UsageError(f"{name}, line {number}: no column {missing[0]}; is it a study's table?")
+            if None in values:
+                raise UsageError(f"{name}, line {number} has more cells than there are columns")
+            try:
+                plain = {column: _read(hints[column], column, values.pop(column)) for column in PLAIN}
+                filled = {key: value for key, value in values.items() if value}
+                metrics = {key: _finite(key, value) for key, value in filled.items() if key in FIGURES}
+            except ValueError as error:
+                raise UsageError(f"{name}, line {number}: {error}") from None
+            settings = {key: value for key, value in filled.items() if key not in FIGURES}
+            rows.append(Row(**plain, metrics=metrics, settings=settings))
     return rows
 
 
-def _read(kind: Any, text: str) -> Any:
+def _read(kind: Any, column: str, text: str) -> Any:
+    """A cell of one of a Row's own columns. Raises ValueError."""
     if kind is str:
         return text
     if kind is int:
+        if not (text.isascii() and text.isdigit() and len(text) <= DIGITS):
+            raise ValueError(f"{column} must be a whole number from 0 on, it is {shown(text)}")
         return int(text)
-    if kind is float:
-        return float(text)
-    return None if text == "" else float(text)  # float | None
+    if text == "" and kind is not float:  # float | None
+        return None
+    return _finite(column, text)
+
+
+def _finite(column: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{column} must be a finite number, it is {shown(text)}")
+    return value
 
 
 def write(table: Table, folder: Path) -> None:
@@ -290,15 +317,16 @@ def read(folder: Path) -> Table:
     for name in (TABLE, ABOUT):
         if not (folder / name).is_file():
             raise UsageError(f"{folder} holds no study: there is no {folder / name}")
-    try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        about["sizes"] = tuple(about["sizes"])
-        made = About(**about)
-        lines = list(csv.DictReader(io.StringIO((folder / LOSSES).read_text(encoding="utf-8"))))
-        losses = tuple(Loss(line["name"], int(line["steps"]), float(line["loss"])) for line in lines)
-    except (ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"{folder}: a study's file cannot be read: {error}") from None
-    rows = tuple(from_csv((folder / TABLE).read_text(encoding="utf-8"), str(folder / TABLE)))
+    made = _about(folder / ABOUT)
+    rows = tuple(from_csv(_text(folder / TABLE), str(folder / TABLE)))
+    for number, row in enumerate(rows, start=2):
+        for column in POSITIVE:
+            value = getattr(row, column)
+            if value is not None and value <= 0:
+                raise UsageError(
+                    f"{folder / TABLE}, line {number}: {column} is {value}, which must be above 0"
+                )
+    losses = _losses(folder / LOSSES)
     names = dict.fromkeys(row.name for row in rows)
     files = {name: f"{PICTURES}/{file_name(name)}.png" for name in names}
     try:
@@ -310,6 +338,59 @@ def read(folder: Path) -> Table:
     return Table(made, rows, losses, pictures)
 
 
+LARGEST_CSV = 1 << 27
+"""Bytes."""
+
+
+def _text(path: Path) -> str:
+    with reading(path, "a study's table", error=UsageError):
+        if path.stat().st_size > LARGEST_CSV:
+            raise ValueError(f"it has {path.stat().st_size / 1e6:.0f} MB")
+        return path.read_text(encoding="utf-8")
+
+
+def _losses(path: Path) -> tuple[Loss, ...]:
+    with reading(path, "a study's losses", error=UsageError):
+        found = []
+        for number, line in enumerate(csv.DictReader(io.StringIO(_text(path))), start=2):
+            if any(line.get(column) is None for column in Loss._fields):
+                raise ValueError(f"line {number} lacks one of {', '.join(Loss._fields)}")
+            try:
+                loss = Loss(line["name"], _read(int, "steps", line["steps"]), _finite("loss", line["loss"]))
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from None
+            found.append(loss)
+    return tuple(found)
+
+
+def _about(path: Path) -> About:
+    """Raises UsageError."""
+    what = "what a study is"
+    about = read_json(path, what, error=UsageError)
+    with reading(path, what, error=UsageError):
+        wrong = {key: shown(value) for key, value in about.items() if not _fits(key, value)}
+        if wrong:
+            raise ValueError(f"{next(iter(wrong))} is {next(iter(wrong.values()))}")
+        json.dumps(about, ensure_ascii=False).encode()  # what is no text cannot be written again
+        return About(**{**about, "sizes": tuple(about.get("sizes", ()))})
+
+
+def _fits(key: str, value: Any) -> bool:
+    """Whether a key of study.json holds what About says of it; unknown keys are About's to refuse."""
+    match key:
+        case "name" | "title" | "command" | "distance" | "declared":
+            return isinstance(value, str)
+        case "floor":
+            return value is None or (type(value) in (int, float) and math.isfinite(value))
+        case "sizes":
+            return isinstance(value, list) and all(isinstance(size, str) for size in value)
+        case "protocols" | "configs":
+            return isinstance(value, dict) and all(isinstance(inner, dict) for inner in value.values())
+        case "made":
+            return isinstance(value, dict)
+    return True
+
+
 def to_sqlite(table: Table, path: Path) -> None:
     """Tables results, losses, protocols and configs, for those who would rather ask in SQL."""
     columns = _columns(table.rows)
@@ -319,7 +400,7 @@ def to_sqlite(table: Table, path: Path) -> None:
     try:
         base.execute(f"CREATE TABLE results ({', '.join(_quoted(column) for column in columns)})")
         marks = ", ".join("?" * len(columns))
-        cells = ([None if cell == "" else cell for cell in _cells(row, columns)] for row in table.rows)
+        cells = (list(map(_in_sql, _cells(row, columns))) for row in table.rows)
         base.executemany(f"INSERT INTO results VALUES ({marks})", cells)
         base.execute("CREATE TABLE losses (name, steps, loss)")
         base.executemany("INSERT INTO losses VALUES (?, ?, ?)", table.losses)
@@ -331,6 +412,13 @@ def to_sqlite(table: Table, path: Path) -> None:
     finally:
         base.close()
     partial.replace(path)
+
+
+def _in_sql(cell: Any) -> Any:
+    """A cell as SQLite holds it, whose whole numbers have 64 bits: larger ones are rounded to floats."""
+    if isinstance(cell, int) and cell >= 1 << 63:
+        return float(cell)
+    return None if cell == "" else cell
 
 
 def _quoted(column: str) -> str:

@@ -25,6 +25,7 @@ from scaledit.checkpoint import Checkpoint, Latest
 from scaledit.data.decode import BadImage
 from scaledit.data.files import ImageFiles
 from scaledit.data.latents import Latents
+from scaledit.data.names import encoded
 from scaledit.data.sets import Images, TrainingSet
 from scaledit.data.sources import Source
 from scaledit.errors import RunError, UsageError
@@ -57,7 +58,7 @@ def fingerprint(dataset: TrainingSet) -> str | None:
 def _of_files(source: Source) -> Iterator[bytes]:
     yield np.asarray(source.labels, "<i8").tobytes()
     for name in source.names:
-        yield name.encode(errors="surrogateescape") + b"\0"
+        yield encoded(name) + b"\0"
     count = len(source)
     for i in sorted({k * count // PEEKS for k in range(PEEKS)}):
         try:
