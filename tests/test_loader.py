@@ -143,7 +143,7 @@ LOST = """
 import multiprocessing, os, signal, sys, time
 from pathlib import Path
 from processes import until
-from scaledit.data.loader import Loader
+from scaledit.data.loader import SLICES, Loader
 from scaledit.errors import RunError
 from scaledit.training.dit import train
 from scaledit.training.events import Stepped
@@ -181,7 +181,7 @@ def impatient(self, positions):
     # The others may take as long as they like; of the wait for the one that is stuck only the end passes.
     if positions.start == 16 * 7:
         until((out / "stuck").exists)
-        assert self._items._timeout == 3000
+        assert self._items._timeout == 3000 / SLICES
         self._items._timeout = 0.1
     return take(self, positions)
 

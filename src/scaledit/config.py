@@ -323,7 +323,7 @@ def differences(old: Config, new: Config) -> list[str]:
     # Without a decay, the number of steps only says when to stop.
     free = (*FREE_ON_RESUME, "train.steps") if new.optimizer.decay == "constant" else FREE_ON_RESUME
     return [
-        f"{key}: {before.get(key)} -> {after.get(key)}"
+        f"{key}: {before.get(key, 'not set')} -> {after.get(key, 'not set')}"
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key) and key != "name" and not key.startswith(free)
     ]

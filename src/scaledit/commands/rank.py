@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -21,7 +20,7 @@ from rich.console import Console
 from scaledit import terminal
 from scaledit.config import Config
 from scaledit.data.loader import end_workers
-from scaledit.errors import RunError, UsageError, printable
+from scaledit.errors import RunError, UsageError
 from scaledit.progress import TrainingProgress
 from scaledit.training.events import Event, Finished, Saved, Started, Stopped
 from scaledit.training.folder import write_status
@@ -48,13 +47,11 @@ def run(config: Config, out: Path, device: str, events: Events, report: Callable
     except EndedElsewhere as ended:
         code = ended.code
     except (UsageError, RunError) as error:
-        print(f"scaledit: {printable(error)}", file=sys.stderr)
+        terminal.complain(error)
         code = 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt as error:
         if ranks.first:
-            print(
-                f"scaledit: interrupted; {error}" if str(error) else "scaledit: interrupted", file=sys.stderr
-            )
+            terminal.complain(f"interrupted; {error}" if str(error) else "interrupted")
         code = 130
     except Exception:  # a fault of ours
         traceback.print_exc()

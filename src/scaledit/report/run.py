@@ -53,45 +53,16 @@ def write(run: Path, device: str = "auto", progress: PROGRESS | None = None) -> 
     return path
 
 
-NUMBERS = {
-    "stepped": ("loss", "seconds"),
-    "fitted": ("loss", "seconds"),
-    "evaluated": (),
-    "reconstructed": ("psnr", "ssim", "images"),
-    "exported": ("scale",),
-    "finished": ("skipped",),
-}
-TEXTS = {"started": ("device",), "sampled": ("path",), "reconstructed": ("path",)}
 MOST_EVENTS = 1_000_000
 
 
 def logged(run: Path) -> tuple[Events, Html]:
     """The events of a run folder that a page can show, and a line that says how many lines of its log are
     none: a log may come from elsewhere, cut, edited or made up."""
-    lines = log.read(run)
-    events = [line for line in lines[:MOST_EVENTS] if _is_event(line)]
-    without = len(lines) - len(events)
+    lines = log.lines(run)
+    events = [one for one in lines.records[:MOST_EVENTS] if one["event"] != "evaluated" or _is_result(one)]
+    without = len(lines.records) - len(events) + len(lines.damaged)
     return events, page.left_out([f"{without} lines of {log.LOG} that are no event of a run"] * bool(without))
-
-
-def _is_event(line: object) -> bool:
-    """Whether it has what the page wants of such an event, as what it wants it."""
-    if (
-        not isinstance(line, dict)
-        or not isinstance(line.get("event"), str)
-        or not _is_count(line.get("step"))
-    ):
-        return False
-    kind = line["event"]
-    if not all(_is_number(line.get(key)) for key in NUMBERS.get(kind, ())):
-        return False
-    if not all(isinstance(line.get(key), str) for key in TEXTS.get(kind, ())):
-        return False
-    return kind != "evaluated" or _is_result(line)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def _is_number(value: object) -> bool:

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+from scaledit.errors import printable
 from scaledit.evaluation.result import Result
 from scaledit.parts import naming, whole
 from scaledit.training import events
@@ -53,13 +54,13 @@ class JsonLog:
 
     def _mend(self) -> None:
         """Once, before the first line of this life: what a kill cut short would spoil it."""
-        lines = _lines(self.out / LOG)
-        if lines.damaged:
-            _say_damaged(self.out / LOG, len(lines.damaged), f"set aside in {DAMAGED}")
+        found = lines(self.out)
+        if found.damaged:
+            _say_damaged(self.out / LOG, len(found.damaged), f"set aside in {DAMAGED}")
             with naming(self.out / DAMAGED), (self.out / DAMAGED).open("ab") as file:
-                file.writelines(line.rstrip(b"\n") + b"\n" for line in lines.damaged)
-        if lines.damaged or lines.cut_short:
-            self._write(lines.records)
+                file.writelines(line.rstrip(b"\n") + b"\n" for line in found.damaged)
+        if found.damaged or found.cut_short:
+            self._write(found.records)
         self._mended = True
 
     def _rewind(self, step: int, but: str) -> None:
@@ -99,28 +100,30 @@ def _plain(value: Any, out: Path) -> Any:
 def read(out: Path) -> list[dict[str, Any]]:
     """The events of a run folder, without damaged lines, which are said; a last line cut short by a kill is
     left out."""
-    lines = _lines(out / LOG)
-    if lines.damaged:
-        _say_damaged(out / LOG, len(lines.damaged), "left out")
-    return lines.records
+    found = lines(out)
+    if found.damaged:
+        _say_damaged(out / LOG, len(found.damaged), "left out")
+    return found.records
 
 
-class _Lines(NamedTuple):
-    """damaged: as they stand. cut_short: whether the last line has no end."""
+class Lines(NamedTuple):
+    """records: the events. damaged: other lines, as they stand. cut_short: whether the last has no end."""
 
     records: list[dict[str, Any]]
     damaged: list[bytes]
     cut_short: bool
 
 
-def _lines(path: Path) -> _Lines:
+def lines(out: Path) -> Lines:
+    """Of a run folder's log, told apart."""
+    path = out / LOG
     records: list[dict[str, Any]] = []
     damaged: list[bytes] = []
     line = b"\n"
     try:
         file = path.open("rb")
     except FileNotFoundError:
-        return _Lines([], [], False)
+        return Lines([], [], False)
     with file:
         while piece := file.readline(LONGEST_LINE):
             before, line = line, piece
@@ -132,7 +135,7 @@ def _lines(path: Path) -> _Lines:
     cut_short = not line.endswith(b"\n")
     if cut_short and damaged and damaged[-1] is line and b"\0" not in line:
         damaged.pop()  # the last one, by a kill
-    return _Lines(records, damaged, cut_short)
+    return Lines(records, damaged, cut_short)
 
 
 def _event(line: bytes) -> dict[str, Any] | None:
@@ -201,5 +204,5 @@ def _is_result(value: Mapping[str, Any]) -> bool:
 
 
 def _say_damaged(path: Path, count: int, what: str) -> None:
-    lines = "1 line is" if count == 1 else f"{count} lines are"
-    logging.getLogger(__name__).warning("%s is damaged: %s %s; the others count", path, lines, what)
+    some = "1 line is" if count == 1 else f"{count} lines are"
+    logging.getLogger(__name__).warning("%s is damaged: %s %s; the others count", printable(path), some, what)
