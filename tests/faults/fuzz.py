@@ -4,10 +4,10 @@
 
     python tests/faults/fuzz.py READER NUMBER [FOLDER]     one input again, here, with its traceback
 
-An input is a function of the reader's name and the number alone; those that fail are kept. Right is what was written, or UsageError,
-RunError, or OSError with an errno, whose message is one line. Everything else fails: another exception, a
-value that differs where the format has a checksum, a process that dies, 500 MB, or more address space than
-LIMIT.
+An input is a function of the reader's name and the number alone; those that fail are kept. Right is what was
+written, or UsageError, RunError, or OSError with an errno, whose message is one line. Everything else fails:
+another exception, a value that differs where the format has a checksum, a process that dies, 500 MB, more
+address space than LIMIT.
 """
 
 from __future__ import annotations
