@@ -4,10 +4,10 @@
 
     python tests/faults/fuzz.py READER NUMBER [FOLDER]     one input again, here, with its traceback
 
-An input is a function of the reader's name and the number alone. Right is what was written, or UsageError,
-RunError, or OSError with an errno, whose message is one line. Everything else fails: another exception, a
-value that differs where the format has a checksum, a process that dies, 500 MB, or more address space than
-LIMIT.
+An input is a function of the reader's name and the number alone; those that fail are kept. Right is what was
+written, or UsageError, RunError, or OSError with an errno, whose message is one line. Everything else fails:
+another exception, a value that differs where the format has a checksum, a process that dies, 500 MB, more
+address space than LIMIT.
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ def run(name: str, numbers: range, base: str, results: str) -> None:
             wrong = judged(reader, answer, expected)
             if wrong:
                 about = {key: answer.get(key, "") for key in ("file", "how", "where")}
-                file.write(json.dumps({"number": number, **about, "wrong": wrong}) + "\n")
+                kept = original.with_name(f"{original.name}.{number}")
+                _placed(reader, name, number, original, kept)
+                file.write(json.dumps({"number": number, **about, "wrong": wrong, "kept": str(kept)}) + "\n")
             elif "refused" in answer:
                 counts["refused"] += 1
             else:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gzip
 import io
 import json
 import shutil
+import tarfile
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,6 +55,29 @@ def shared(folder: Path, name: str, make: Callable[[Path], object]) -> Path:
         make(partial)
         partial.rename(place)
     return place
+
+
+def still_zip(path: Path) -> None:
+    """The same archive without the time at which it was made."""
+    with zipfile.ZipFile(path) as archive:
+        members = [(info, archive.read(info)) for info in archive.infolist()]
+    with zipfile.ZipFile(path, "w") as archive:
+        for info, data in members:
+            archive.writestr(zipfile.ZipInfo(info.filename), data, info.compress_type)
+
+
+def still_tar(path: Path) -> None:
+    """The same archive without the times of its files and who made it."""
+    with tarfile.open(path) as archive:
+        members = [(entry, archive.extractfile(entry)) for entry in archive]
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as still:
+            for entry, data in members:
+                entry.mtime, entry.uid, entry.gid, entry.uname, entry.gname = 0, 0, 0, "", ""
+                entry.pax_headers = {}
+                still.addfile(entry, data)
+    packed = path.suffix == ".gz"
+    path.write_bytes(gzip.compress(buffer.getvalue(), mtime=0) if packed else buffer.getvalue())
 
 
 # Images and sets of them
@@ -141,11 +167,13 @@ def _entries(folder: Path) -> Value:
 
 def _zip(folder: Path) -> None:
     pictures.zipped(folder / "set.zip")
+    still_zip(folder / "set.zip")
     shutil.rmtree(folder / "set.tmp")
 
 
 def _tar(folder: Path) -> None:
     pictures.tar_tree(folder / "set.tar")
+    still_tar(folder / "set.tar")
     shutil.rmtree(folder / "set.tmp")
 
 
@@ -155,8 +183,6 @@ def _shards(folder: Path) -> None:
 
 def _labelled_json(folder: Path) -> None:
     """A shard whose labels are JSON."""
-    import tarfile
-
     with tarfile.open(folder / "set.tar", "w", format=tarfile.PAX_FORMAT) as archive:
         for i in range(4):
             suffix, data = pictures.encoded(i)
@@ -251,6 +277,7 @@ def _train(folder: Path) -> None:
     run = tiny(
         "train.steps=4",
         "checkpoint.every=2",
+        "checkpoint.background=false",
         "evaluate.every=2",
         "evaluate.num=12",
         "evaluate.seeds=1",
@@ -260,6 +287,32 @@ def _train(folder: Path) -> None:
     )
     _go_on(run, folder / "run")
     write_status(folder / "run", "finished", 4, exit_code=0)
+    _timeless(folder / "run")
+
+
+TIMES = {"seconds", "images_per_second", "macs_per_second", "share_of_roof", "data_wait", "memory"}
+
+
+def _timeless(run: Path) -> None:
+    """The same run as if it had taken no time, so that every training of it gives the same bytes."""
+
+    def still(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {
+            key: 0.5 if key in TIMES else "" if key == "time" else still(one) for key, one in value.items()
+        }
+
+    shutil.rmtree(run / ".run")
+    lines = (run / "log.jsonl").read_text().splitlines()
+    (run / "log.jsonl").write_text("".join(json.dumps(still(json.loads(line))) + "\n" for line in lines))
+    (run / "status.json").write_text(
+        json.dumps(still(json.loads((run / "status.json").read_text())), indent=1)
+    )
+    for path in run.glob("checkpoints/*/manifest.json"):
+        manifest = still(json.loads(path.read_bytes()))
+        del manifest["sha256"]
+        path.write_bytes(sealed(manifest))
 
 
 def _go_on(run: Any, out: Path) -> None:
@@ -455,6 +508,8 @@ def _samples_npz(folder: Path) -> None:
     origin = np.array(json.dumps({"seed": 3, "n": 6}))
     np.savez(folder / "stored.npz", arr_0=images, arr_1=np.arange(6) % 3, origin=origin)
     np.savez_compressed(folder / "compressed.npz", images, np.arange(6) % 3)
+    for path in folder.iterdir():
+        still_zip(path)
 
 
 def _samples(path: Path) -> dict[str, Any]:
@@ -482,12 +537,11 @@ def _sample_folder(folder: Path) -> None:
 
 
 def _sample_tars(folder: Path) -> None:
-    import tarfile
-
     _sample_folder(folder)
     for name, mode in (("set.tar", "w"), ("set.tar.gz", "w:gz")):
         with tarfile.open(folder / name, mode) as archive:  # type: ignore[call-overload]
             archive.add(folder / "set", arcname="set")
+        still_tar(folder / name)
     shutil.rmtree(folder / "set")
 
 
@@ -507,6 +561,7 @@ def _reference(folder: Path) -> None:
     with np.load(folder / "ref.npz") as held:
         images = _real(digits().images[:100]).images
         np.savez_compressed(folder / "adm.npz", mu=held["mu"], sigma=held["sigma"], arr_0=images)
+    still_zip(folder / "adm.npz")
 
 
 def _real(images: torch.Tensor) -> Any:
@@ -815,6 +870,7 @@ def _queued(folder: Path) -> None:
         queue.finish(job, {"evaluations": looks, **curve, "skipped": 0, "pictures": None, "seconds": 3.5})
         (folder / "out/queue").mkdir(exist_ok=True)
         queue.moved(job, 0.5)
+    (folder / "out/journal.jsonl").unlink()
 
 
 def _jobs(folder: Path) -> Any:
@@ -987,7 +1043,7 @@ READERS: dict[str, Reader] = {
     ),
     "results of a study": Reader(
         _queued,
-        {"out/results/*.json": JSON, "out/queue/*.json": JSON, "out/journal.jsonl": JSON_LINES},
+        {"out/results/*.json": JSON, "out/queue/*.json": JSON},
         _collected,
         200,
         same="none",

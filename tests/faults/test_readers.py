@@ -36,8 +36,8 @@ def test_damaged_files(base: Path, happened, repeats, name: str):
         f"{f['number']:>5}  {f['file']}: {f['how'][:60]}: {f['wrong']}  {f['where']}" for f in failures
     )
     assert not failures, (
-        f"{len(failures)} of {repeats(reader.count)} failed; one of them again: "
-        f"python tests/faults/fuzz.py '{name}' {failures[0]['number']}\n{listed}"
+        f"{len(failures)} of {repeats(reader.count)} failed; one of them lies in {failures[0].get('kept')}; "
+        f'again: python tests/faults/fuzz.py "{name}" {failures[0]["number"]}\n{listed}'
     )
     counts = summary["counts"]
     happened(

@@ -53,8 +53,10 @@ def load(folder: str, device: torch.device | str = "cpu") -> DinoExtractor:
             "facebook/dinov2-large on the Hugging Face hub"
         )
     config = read_json(path / "config.json", "the config of a DINOv2", error=UsageError)
-    if config.get("model_type") != "dinov2":
-        raise UsageError(f"{path} holds a {shown(config.get('model_type'))} model, not dinov2")
+    kind = config.get("model_type")
+    if kind != "dinov2":
+        named = kind[:40] if isinstance(kind, str) else shown(kind)
+        raise UsageError(f"{path} holds a {named} model, not dinov2")
     try:
         from transformers import Dinov2Model  # takes seconds
     except ImportError:
