@@ -451,5 +451,5 @@ def test_other_folders_are_no_dinov2(tmp_path: Path):
     with pytest.raises(UsageError, match="holds a bert model"):
         dinov2.load(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "dinov2"}')
-    with pytest.raises(UsageError, match="cannot be loaded"):
+    with pytest.raises(UsageError, match="cannot be read as a DINOv2"):
         dinov2.load(str(tmp_path))
