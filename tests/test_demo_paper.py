@@ -14,7 +14,6 @@ def test_the_papers_objective(tmp_path: Path):
     # Training and its end are real; what the report shows is drawn in 100 steps and not asked here.
     few = ("sample.every=0", "evaluate.every=0", "evaluate.num=20", "evaluate.seeds=1")
     run = trained("digits-paper", tmp_path / "run", *few)
-    # 0.944 on an AMD EPYC (Turin), 0.941 in the report of a run on an Intel Xeon; not measured over seeds.
-    # The recipe that it extends has a standard deviation of 0.003 over them; 1,080 samples of one run have
-    # 0.007.
+    # 0.944 on an AMD EPYC (Turin), 0.941 in the report of a run on an Intel Xeon; not over seeds. The
+    # recipe that it extends has a standard deviation of 0.003 over them; 1,080 samples of one run have 0.007.
     assert scores(run, cfg_scale=1.0)["class_accuracy"].value >= 0.90
