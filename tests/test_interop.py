@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,7 @@ from scaledit.interop import official, program
 from scaledit.interop.convert import open_model
 from scaledit.interop.infer import Hints
 from scaledit.interop.lazily import Lazy
+from scaledit.interop.pickled import open_pickled
 from scaledit.models.config import SIZES
 from scaledit.models.shapes import shapes
 
@@ -99,6 +101,29 @@ def test_a_trainers_checkpoint_and_wrapped_keys(tmp_path: Path):
         assert pipeline.source["image_size"] == 64
     weights = load_file(tmp_path / "model/model.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.float16}
+
+
+def test_a_flipped_bit_of_a_pt_is_noticed(tmp_path: Path):
+    """By the archive's CRC-32, which torch.load passes over; one saved without CRCs opens as it is."""
+    path, state = tmp_path / "dit.pt", official_state(random_dit(config(), 0))
+    torch.save(state, path)
+    name, value = max(state.items(), key=lambda item: item[1].numel())
+    whole = path.read_bytes()
+    at = whole.index(value.numpy().tobytes()) + 4 * (value.numel() // 2)
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    [there] = [lazy for lazy in open_pickled(path).parts[""].items() if lazy[0] == name]
+    with pytest.raises(RunError, match=rf"dit\.pt is damaged: {re.escape(name)} does not match its CRC-32"):
+        there[1].read()
+    at = whole.index(b"x_embedder")
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    with pytest.raises(RunError, match=r"data\.pkl does not match its CRC-32"):
+        open_pickled(path)
+    try:
+        torch.serialization.set_crc32_options(False)
+        torch.save(state, path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(open_pickled(path).parts[""][name].read(), value)
 
 
 def test_what_is_inferred_and_what_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture):

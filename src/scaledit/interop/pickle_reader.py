@@ -20,6 +20,7 @@ import pickletools
 import struct
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO, NamedTuple
 
@@ -280,10 +281,11 @@ def expect(value: Any, kind: type) -> Any:
 
 
 class Members(NamedTuple):
-    """Of the zip: the pickle's bytes, and {storage key: (first byte, bytes)}."""
+    """Of the zip: the pickle's bytes, and {storage key: (first byte, bytes, CRC-32)}; 0 for a CRC that
+    torch.save was told to leave out (torch.serialization.set_crc32_options)."""
 
     pickle: bytes
-    storages: dict[str, tuple[int, int]]
+    storages: dict[str, tuple[int, int, int]]
 
 
 def members(file: BinaryIO, size: int) -> Members:
@@ -316,10 +318,10 @@ def members(file: BinaryIO, size: int) -> Members:
         spans.append((start, start + info.file_size))
         return start, info.file_size
 
-    storages: dict[str, tuple[int, int]] = {}
+    storages: dict[str, tuple[int, int, int]] = {}
     for info in listed:
         if info.filename.startswith(f"{prefix}data/"):
-            storages[info.filename.removeprefix(f"{prefix}data/")] = span(info)
+            storages[info.filename.removeprefix(f"{prefix}data/")] = (*span(info), info.CRC)
         elif info.filename == f"{prefix}byteorder":
             start, length = span(info)
             file.seek(start)
@@ -332,17 +334,20 @@ def members(file: BinaryIO, size: int) -> Members:
     if length > LARGEST_PICKLE:
         raise Refused(f"has a pickle of {length >> 20} MiB: descriptions of tensors are not that long")
     file.seek(start)
-    return Members(file.read(length), storages)
+    data = file.read(length)
+    if pickles[0].CRC not in (0, zlib.crc32(data)):
+        raise Damaged(f"is damaged: {pickles[0].filename:.60} does not match its CRC-32")
+    return Members(data, storages)
 
 
-def described(name: str, tensor: Tensor, storages: dict[str, tuple[int, int]]) -> dict[str, Any]:
+def described(name: str, tensor: Tensor, storages: dict[str, tuple[int, int, int]]) -> dict[str, Any]:
     """A tensor's entry in the answer, after checking that the file has what it claims."""
     storage = tensor.storage
     if storage.dtype not in DTYPES.values():
         raise Refused(f"has {name} as {storage.dtype}; weights are F32, F16 or BF16")
     if storage.key not in storages:
         raise Damaged(f"lacks the bytes of {name}")
-    start, length = storages[storage.key]
+    start, length, crc = storages[storage.key]
     item = SIZE[storage.dtype]
     numel, extent = 1, 1
     for count, stride in zip(tensor.shape, tensor.strides, strict=True):
@@ -359,6 +364,7 @@ def described(name: str, tensor: Tensor, storages: dict[str, tuple[int, int]]) -
         "shape": tensor.shape,
         "strides": tensor.strides,
         "start": start + tensor.offset * item,
+        "storage": (start, length, crc),
     }
 
 

@@ -15,13 +15,15 @@ import pickle
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from torch import Tensor
 
 from scaledit.errors import RunError, UsageError
 from scaledit.interop import pickle_reader
@@ -54,16 +56,46 @@ def open_pickled(path: Path) -> Pickled:
         raise UsageError(f"{path} holds no state dict; it was not opened")
     if path.stat().st_size != answer["size"]:
         raise RunError(f"{path} changed while it was read")
+    right: set[int] = set()
     parts = {
         part: {
-            name: in_file(
-                path, entry["dtype"], tuple(entry["shape"]), entry["start"], tuple(entry["strides"])
+            name: _checked(
+                in_file(path, entry["dtype"], tuple(entry["shape"]), entry["start"], tuple(entry["strides"])),
+                path,
+                name,
+                entry["storage"],
+                right,
             )
             for name, entry in entries.items()
         }
         for part, entries in answer["parts"].items()
     }
     return Pickled(parts, answer["args"])
+
+
+BLOCK = 1 << 22
+
+
+def _checked(lazy: Lazy, path: Path, name: str, storage: Sequence[int], right: set[int]) -> Lazy:
+    """`lazy`, whose storage is compared with its CRC-32 before it is read, which torch.load does not do.
+    storage: its first byte, bytes and CRC-32 (0 for none). right: the first bytes of storages that were
+    compared: many tensors may be views of one."""
+    start, length, expected = storage
+
+    def read() -> Tensor:
+        if start in right:
+            return lazy.read()
+        crc, left = 0, length
+        with path.open("rb") as file:
+            file.seek(start)
+            while left and (piece := file.read(min(BLOCK, left))):
+                crc, left = zlib.crc32(piece, crc), left - len(piece)
+        if crc != expected:
+            raise RunError(f"{path} is damaged: {name} does not match its CRC-32; fetch it again")
+        right.add(start)
+        return lazy.read()
+
+    return Lazy(lazy.dtype, lazy.shape, read) if expected else lazy
 
 
 def _check_torch() -> None:
