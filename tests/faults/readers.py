@@ -237,8 +237,12 @@ def _whole_cache(folder: Path) -> None:
 
 
 def _encoded(repair: bool) -> Callable[[Path], Value]:
+    """What was made before is believed by its size; who reads the cache compares every byte."""
+    from scaledit.data.latents import Latents
+
     def read(folder: Path) -> Value:
         _encode(folder, repair)
+        list(Latents.open(folder / "out", flip=True).verify())
         return {path.name: sha256_of(path) for path in sorted((folder / "out").glob("*.safetensors"))} | {
             "index": sha256_of(folder / "out/index.json")
         }

@@ -23,6 +23,8 @@ READABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile
 ENCRYPTED = 0x1
 TAIL = 22 + 65535 + 20 + 56
 """Bytes in which the records at a .zip's end lie, with the longest comment."""
+LOCAL = 30
+"""Bytes of an entry's own header, before its name."""
 TWICE = "earlier files of the same name"
 NAMELESS = "entries without a name"
 STEP = {zipfile.ZIP_BZIP2: 4096, zipfile.ZIP_LZMA: 4096}
@@ -43,6 +45,7 @@ def open_zip(path: Path, split: str = "") -> Source:
                 f"{path} is damaged: it has {declared} entries, and lists {len(archive.infolist())}"
             )
         entries, folders, left = _entries(path, archive)
+        _check_names(path, archive)
     tree = by_folder(entries, folders, path, split, left)
     # A forked process must not share a file's position with its parent.
     archives = {os.getpid(): archive}
@@ -91,6 +94,19 @@ def _declared(path: Path) -> int | None:
         return count
     at = tail.rfind(b"PK\6\6", 0, at)  # of a .zip with 64-bit sizes
     return int.from_bytes(tail[at + 32 : at + 40], "little") if at >= 0 else None
+
+
+def _check_names(path: Path, archive: zipfile.ZipFile) -> None:
+    """Raises UsageError where an entry is called otherwise in the list at the end, which has no checksum, than
+    where it lies: the name says its class."""
+    with path.open("rb") as file:
+        for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
+            file.seek(info.header_offset)
+            header = file.read(LOCAL)
+            name = file.read(int.from_bytes(header[26:28], "little"))
+            listed = info.orig_filename
+            if name not in (listed.encode("utf-8", "surrogateescape"), listed.encode("cp437", "replace")):
+                raise UsageError(f"{path} is damaged: it lists {listed}, and has {name!r} there")
 
 
 def _entries(path: Path, archive: zipfile.ZipFile) -> tuple[dict[str, zipfile.ZipInfo], list[str], LeftOut]:

@@ -23,7 +23,7 @@ import numpy as np
 
 from scaledit import checks
 from scaledit.errors import RunError, UsageError
-from scaledit.parts import WHOLE, Shard, claim
+from scaledit.parts import WHOLE, Shard, claim, read_json
 from scaledit.pipeline import Pipeline
 from scaledit.sampling import files
 from scaledit.sampling.request import Request, labels_at
@@ -50,12 +50,13 @@ class Parts:
     @classmethod
     def read(cls, folder: Path) -> Parts:
         """Raises UsageError if the folder's request.json cannot be read."""
+        path, what = folder / REQUEST, "a request that scaledit generate wrote"
         try:
-            request = json.loads((folder / REQUEST).read_bytes())
-            if not isinstance(request["n"], int) or not isinstance(request["part"], int):
-                raise TypeError
-        except (OSError, ValueError, KeyError, TypeError):
-            raise UsageError(f"{folder / REQUEST} is not one that scaledit generate wrote") from None
+            request = read_json(path, what, error=UsageError)
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read as {what}: {error.strerror or error}") from None
+        if not all(type(request.get(key)) is int and request[key] > 0 for key in ("n", "part")):
+            raise UsageError(f"{path} cannot be read as {what}: it has no number of images and size of parts")
         return cls(folder, request)
 
     @property
