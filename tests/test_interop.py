@@ -195,7 +195,9 @@ def test_an_exported_program_samples_the_same(tmp_path: Path):
     dit = random_dit(config())
     torch.save(official_state(dit), tmp_path / "in.pt")
     convert(tmp_path / "in.pt", tmp_path / "out.pt2", "--to", "program", *OPTIONS)
-    net = program.load(tmp_path / "out.pt2")
+    with pytest.raises(UsageError, match="runs code of its author's when it is loaded; pass trusted=True"):
+        program.load(tmp_path / "out.pt2")
+    net = program.load(tmp_path / "out.pt2", trusted=True)
     x, t, y = inputs(config())
     for n in (1, 2, 4):
         assert distance(net(x[:n], t[:n].float(), y[:n]), dit(x[:n], t[:n], y[:n])) <= TOLERANCE
@@ -206,7 +208,7 @@ def test_an_exported_program_samples_the_same(tmp_path: Path):
         pictures.append(sample(ClassifierFree(denoiser, 2.0), DDPM(steps=5), noise, y[:3]))
     assert distance(pictures[0], pictures[1]) <= 1e-5
     with pytest.raises(UsageError, match="is no program"):
-        program.load(tmp_path / "in.pt")
+        program.load(tmp_path / "in.pt", trusted=True)
 
 
 def test_sit_is_read_as_a_flow(tmp_path: Path):

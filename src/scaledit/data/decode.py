@@ -22,6 +22,7 @@ from PIL import Image, UnidentifiedImageError, features
 
 from scaledit.data.background import NAMED, Color
 from scaledit.errors import RunError, reading
+from scaledit.parts import check_png
 
 SUFFIXES = (".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP", *(("AVIF",) if features.check("avif") else ()))
@@ -113,6 +114,8 @@ def decode(data: bytes, name: str, background: Color | None = NAMED["white"]) ->
                 f"{name} has {bits} bits per channel, which the scaledit that this was begun with read as "
                 "white; begin anew (with a background)"
             )
+        if image.format == "PNG":
+            check_png(data)
         image.load()
         if deep or (_transparent(image) and background is not None):
             return _flattened(image, bits, name, background or NAMED["white"])

@@ -97,8 +97,8 @@ def _declared(path: Path) -> int | None:
 
 
 def _check_names(path: Path, archive: zipfile.ZipFile) -> None:
-    """Raises UsageError where an entry is called otherwise in the list at the end, which has no checksum, than
-    where it lies: the name says its class."""
+    """Raises UsageError where an entry is called otherwise in the list at the end, which has no checksum,
+    than where it lies: the name says its class."""
     with path.open("rb") as file:
         for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
             file.seek(info.header_offset)

@@ -2,7 +2,9 @@
 
     save(net, "dit.pt2")        torch.export.load("dit.pt2").module()(x, t, y)  =  net(x, t, y)
 
-`load` gives it back as a network that NetDenoiser takes. A .pt2 is a program: load only those that you trust.
+`load` gives it back as a network that NetDenoiser takes. A .pt2 is a program: its graph, its guards and the
+pickles inside it run code of their author's as soon as torch opens it, so `load` wants to be told that it is
+trusted. No command loads one.
 """
 
 from __future__ import annotations
@@ -76,8 +78,16 @@ def save(net: DiT, out: Path) -> None:
         file.write(buffer.getbuffer())
 
 
-def load(path: Path) -> ProgramNet:
-    """What `save` wrote. Raises UsageError for another file."""
+def load(path: Path, *, trusted: bool = False) -> ProgramNet:
+    """What `save` wrote. trusted: that whoever made the file may run code here.
+
+    Raises UsageError for another file, and, before anything of it is read, where it is not trusted.
+    """
+    if not trusted:
+        raise UsageError(
+            f"{path} is a program, which runs code of its author's when it is loaded; pass trusted=True for "
+            "one that you made or whose author you trust"
+        )
     extra = {CONFIG: ""}
     try:
         program = torch.export.load(path, extra_files=extra)
