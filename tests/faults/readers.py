@@ -96,8 +96,12 @@ def _pngs(folder: Path) -> None:
     picture = Image.fromarray(pictures.picture(9)).convert("P")
     picture.info["transparency"] = 3
     picture.save(folder / "class" / "transparent.png")
-    ramp = (np.arange(44 * 36, dtype=np.uint16) * 41).reshape(36, 44)
-    Image.fromarray(ramp).save(folder / "class" / "sixteen.png")
+    _ramp().save(folder / "class" / "sixteen.png")
+
+
+def _ramp() -> Image.Image:
+    """Of 16-bit grey."""
+    return Image.fromarray((np.arange(44 * 36, dtype=np.uint16) * 41).reshape(36, 44))
 
 
 def _jpegs(folder: Path) -> None:
@@ -109,7 +113,8 @@ def _jpegs(folder: Path) -> None:
 
 
 def _tiffs(folder: Path) -> None:
-    _saved(folder, ".tif", ("RGB", "L", "1", "F", "CMYK"))
+    _saved(folder, ".tif", ("RGB", "L", "1", "RGBA", "CMYK"))
+    _ramp().save(folder / "class" / "sixteen.tif")
     for how in ("tiff_lzw", "jpeg", "tiff_adobe_deflate"):
         Image.fromarray(pictures.picture(8)).save(folder / "class" / f"{how}.tif", compression=how)
 
@@ -909,6 +914,9 @@ READERS: dict[str, Reader] = {
     ),
     "images BMP": Reader(
         lambda at: _saved(at, ".bmp", ("RGB", "L", "P", "1")), {"class/*": BYTES}, _decoded, 150, same="none"
+    ),
+    "images GIF": Reader(
+        lambda at: _saved(at, ".gif", ("P", "L")), {"class/*": BYTES}, _decoded, 100, same="none"
     ),
     "images TIFF": Reader(_tiffs, {"class/*": BYTES}, _decoded, 250, same="none"),
     "a zip of images": Reader(_zip, {"set.zip": PICTURES}, _entries, 250, same="each"),

@@ -33,7 +33,7 @@ def test_damaged_files(base: Path, happened, repeats, name: str):
     )
     *failures, summary = (json.loads(line) for line in results.read_text().splitlines())
     listed = "\n".join(
-        f"{f['number']:>5}  {f['file']}: {f['how'][:60]}: {f['wrong']}  {f['where']}" for f in failures
+        f"{f['number']!s:>5}  {f['file']}: {f['how'][:60]}: {f['wrong']}  {f['where']}" for f in failures
     )
     assert not failures, (
         f"{len(failures)} of {repeats(reader.count)} failed; one of them lies in {failures[0].get('kept')}; "

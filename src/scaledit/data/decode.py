@@ -225,6 +225,8 @@ def _checked_bits(image: Image.Image, data: bytes, name: str) -> int:
             f"{name} has pixels that are {what}: no value is known to be white; scale it to 8 or 16 bits per "
             "channel (unsigned)"
         )
+    if not 1 <= bits <= 16:
+        raise BadImage(f"{name} is damaged: it claims {bits} bits per channel")
     return bits
 
 

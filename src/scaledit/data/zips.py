@@ -17,7 +17,7 @@ from scaledit.data.decode import SUFFIXES, BadImage
 from scaledit.data.names import hidden, parts_of, suffix_of
 from scaledit.data.sources import Source, by_folder, check_size
 from scaledit.data.unused import HIDDEN, LeftOut
-from scaledit.errors import UsageError, reading
+from scaledit.errors import UsageError, reading, shown
 
 READABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 ENCRYPTED = 0x1
@@ -106,7 +106,7 @@ def _check_names(path: Path, archive: zipfile.ZipFile) -> None:
             name = file.read(int.from_bytes(header[26:28], "little"))
             listed = info.orig_filename
             if name not in (listed.encode("utf-8", "surrogateescape"), listed.encode("cp437", "replace")):
-                raise UsageError(f"{path} is damaged: it lists {listed}, and has {name!r} there")
+                raise UsageError(f"{path} is damaged: it lists {shown(listed)}, and has {shown(name)} there")
 
 
 def _entries(path: Path, archive: zipfile.ZipFile) -> tuple[dict[str, zipfile.ZipInfo], list[str], LeftOut]:

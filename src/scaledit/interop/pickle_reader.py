@@ -430,7 +430,7 @@ def of_another_network(value: dict[Any, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def sorted_out(value: object, storages: dict[str, tuple[int, int]], size: int) -> dict[str, Any]:
+def sorted_out(value: object, storages: dict[str, tuple[int, int, int]], size: int) -> dict[str, Any]:
     """{"parts": {part: {name: entry}}, "args": {...}}; the part "" is a bare state dict."""
     if isinstance(value, Record) or not isinstance(value, dict):
         raise Refused("holds no state dict")
