@@ -225,6 +225,16 @@ def test_a_model_without_a_null_label_there_and_back(tmp_path: Path, capsys: pyt
         open_model(tmp_path / "in.pt", Hints(heads=HEADS, num_classes=7))
 
 
+def test_a_model_without_a_null_label_is_sampled_without_guidance_only(tmp_path: Path):
+    torch.save(without_null_row(official_state(random_dit(config()))), tmp_path / "in.pt")
+    with pytest.warns(UserWarning, match=r"in\.pt: the label table has 5 rows, and nothing says"):
+        pipeline = load(tmp_path / "in.pt", device="cpu", hints=Hints(heads=HEADS))
+    assert pipeline.config.sample.cfg_scale == 1  # so that what is sampled by default can be sampled
+    assert pipeline.latents([4], pipeline.settings(steps=2)).shape == (1, *config().shape)
+    with pytest.raises(UsageError, match="null label"):
+        pipeline.latents([4], pipeline.settings(steps=2, cfg_scale=2.0))
+
+
 # Values that are not finite.
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -286,10 +287,12 @@ def load(
     where there are.
 
     decoder: what to decode its latents with, instead of the model's own. hints: what weights from elsewhere
-    do not say. Local paths need no network. Raises UsageError if there is no model at `path`, RunError if its
-    files are damaged.
+    do not say. Local paths need no network. Warns of what had to be assumed. Raises UsageError if there is no
+    model at `path`, RunError if its files are damaged.
     """
     model, where = open_model(hub.local(path), hints), assemble.device(device)
+    for note in model.notes:
+        warnings.warn(f"{path}: {note}", stacklevel=2)
     config = model.config
     check_size(config.model, len(model.weights))
     _check_fits(needed_shapes(config.model), {key: lazy.shape for key, lazy in model.weights.items()}, path)

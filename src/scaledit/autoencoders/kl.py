@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +118,8 @@ class KLAutoencoder:
             tiled=tiled,
             notes=notes,
         )
+        for note in notes:
+            warnings.warn(f"{where}: {note}", stacklevel=2)
         net.requires_grad_(False).eval()
         torch.nn.Module.to(net, device=device, dtype=DTYPES[precision])  # diffusers' own warns of nothing
         return opened

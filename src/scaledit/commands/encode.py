@@ -51,6 +51,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     common.as_json(parser)
 
 
+@common.told()
 def run(given: argparse.Namespace) -> None:
     common.at_least(given, 1, "image_size", "batch_size", "workers", "per_file")
     common.at_least(given, 0, "max_bad")
