@@ -190,6 +190,11 @@ MOST_DEVICES = 1_000_000
 LARGEST_SEED = checks.SEEDS.stop - 1
 
 
+def images(count: int, kind: str = "") -> str:
+    """1 image, 2 images."""
+    return f"{count} {kind}image{'' if count == 1 else 's'}"
+
+
 def can_write(out: Path, option: str) -> None:
     """To be called before long work whose result goes into the file `out`. Leaves nothing behind.
 

@@ -108,7 +108,7 @@ def run(given: argparse.Namespace) -> None:
     for name in made.skipped:
         print(printable(f"left out: {name}"))
     if made.complete:
-        print(printable(f"{made.images} encoded images in {made.out}"))
+        print(printable(f"{common.images(made.images, 'encoded ')} in {made.out}"))
     else:
         print(printable(f"this share is done; {made.images} images are there, other shards make the rest"))
 

@@ -70,7 +70,7 @@ def run(given: argparse.Namespace) -> None:
     if given.json:
         print(json.dumps({"out": str(made.out), "images": made.images, "complete": made.complete}))
     elif made.complete:
-        print(printable(f"{made.images} images in {made.out}"))
+        print(printable(f"{common.images(made.images)} in {made.out}"))
     else:
         rest = f"{made.images} of {request.num} images are there, other shards make the rest"
         print(printable(f"this shard is done; {rest}"))

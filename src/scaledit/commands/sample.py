@@ -78,4 +78,4 @@ def run(given: argparse.Namespace) -> None:
     if given.json:
         print(json.dumps({"out": str(out), **made.origin}))
     else:
-        print(printable(f"{len(made.images)} images in {out}"))
+        print(printable(f"{common.images(len(made.images))} in {out}"))
