@@ -23,15 +23,18 @@ def state(pid: int) -> str:
 def test_a_job_paused_and_continued(tmp_path: Path, happened):
     """A job is paused for longer than its time-out, and continued"""
     out = tmp_path / "run"
-    job = start_ranks(out, 2, "train.steps=100000", jobs.SOON)
+    impatient = tmp_path / "impatient"
+    job = start_ranks(out, 2, jobs.ENDLESS, before=jobs.Impatient(impatient))
     reaches(job, out, 20)
     ranks = jobs.ranks_of(out, 2)
+    impatient.touch()
     os.kill(job.pid, signal.SIGTSTP)
     until(lambda: {state(pid) for pid in (job.pid, *ranks)} == {"T"})
-    time.sleep(12)  # the fault itself
+    time.sleep(jobs.SOON + 4)  # the fault itself
     at = steps_logged(out)
     os.kill(job.pid, signal.SIGCONT)
     reaches(job, out, at + 20)
+    impatient.unlink()
     os.kill(job.pid, signal.SIGTERM)
     assert job.wait() == 75, job.said()
     assert status(out)["state"] == "stopped"
