@@ -344,6 +344,19 @@ def test_class_lists_in_every_encoding(data: bytes, guessed: bool, tmp_path: Pat
         open_source(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "entries",
+    [{"0.png": PNG, "0.json": b'{"label": "owl"}'}, {"owl/0.png": PNG, "elk/1.png": PNG}],
+    ids=["words", "folders"],
+)
+def test_a_class_list_that_is_not_needed_is_said(entries: dict[str, bytes], tmp_path: Path):
+    tar(tmp_path / "0.tar", entries)
+    (tmp_path / "classes.txt").write_text("zoo\n")
+    source = open_source(tmp_path)
+    assert "zoo" not in source.class_names
+    assert f"{tmp_path / 'classes.txt'} is not used: the classes have names of their own" in source.remarks()
+
+
 def test_links_and_odd_places_in_a_tar(tmp_path: Path):
     path = tmp_path / "0.tar"
     with tarfile.open(path, "w") as archive:

@@ -132,7 +132,7 @@ def open_shards(
         if len({type(one) for one in labels}) > 1:
             raise UsageError(f"{path}: some labels are numbers, some are words")
         words = isinstance(labels[0], str)
-        named, notes = (None, ()) if words else _class_names(path, shards)
+        named, notes = (None, _unused_list(path, shards)) if words else _class_names(path, shards)
         found, classes = numbered(labels, named, path)
         names = [f"{shards[image.key.shard].name}/{image.name}" for image in images]
     else:
@@ -142,7 +142,8 @@ def open_shards(
         # In several shards one name may stand for several images.
         tree = by_folder([*(i.name for i in images), *others], folders, path, within, left)
         images = _in_order(images, tree.names)
-        names, found, classes, notes, words = tree.names, tree.labels, tree.class_names, tree.notes, True
+        names, found, classes, words = tree.names, tree.labels, tree.class_names, True
+        notes = (*tree.notes, *_unused_list(path, shards))
         split = split or tree.split
 
     def read(i: int) -> bytes:
@@ -289,10 +290,21 @@ def _label(data: bytes, suffix: str, where: str) -> int | str:
         raise UsageError(f"{where} is not {wanted}") from None
 
 
-def _class_names(path: Path, shards: list[Path]) -> tuple[Mapping[int, str] | None, tuple[str, ...]]:
-    """(the names in classes.txt in the set's folder, or beside the shards; notes)."""
+def _class_list(path: Path, shards: list[Path]) -> Path | None:
+    """classes.txt in the set's folder, or beside the shards."""
     places = [path if path.is_dir() else path.parent, *{shard.parent: None for shard in shards}]
-    file = next((folder / CLASSES for folder in places if (folder / CLASSES).is_file()), None)
+    return next((folder / CLASSES for folder in places if (folder / CLASSES).is_file()), None)
+
+
+def _unused_list(path: Path, shards: list[Path]) -> tuple[str, ...]:
+    """A note on a list of names for classes that have names of their own."""
+    file = _class_list(path, shards)
+    return () if file is None else (f"{file} is not used: the classes have names of their own",)
+
+
+def _class_names(path: Path, shards: list[Path]) -> tuple[Mapping[int, str] | None, tuple[str, ...]]:
+    """(the names in classes.txt, which are those of numbers; notes)."""
+    file = _class_list(path, shards)
     if file is None:
         return None, ()
     names, encoding = lines(file)
