@@ -20,9 +20,9 @@ PYTHON="${PYTHON:-.venv/bin/python}"
 MARK="${MARK:-not slow}"
 export FAULTS="${FAULTS:-0.05}" PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
 FILES="${FILES:-tests/test_autoencoders.py tests/test_generate.py tests/test_hostile.py tests/test_kill.py
-  tests/test_latents.py tests/test_loader.py tests/test_machine.py tests/test_ranks.py tests/test_spikes.py
-  tests/test_study.py tests/test_trackers.py tests/test_training.py
-  tests/faults/test_files.py tests/faults/test_numbers.py tests/faults/test_processes.py}"
+  tests/test_latents.py tests/test_loader.py tests/test_machine.py tests/test_ranks.py tests/test_run_folder.py
+  tests/test_spikes.py tests/test_study.py tests/test_trackers.py tests/test_training.py
+  tests/faults/test_files.py tests/faults/test_numbers.py tests/faults/test_pauses.py tests/faults/test_processes.py}"
 CONDITIONS=("$@")
 [ $# -gt 0 ] || CONDITIONS=(quiet busy one-core slow-fsync no-fsync)
 
