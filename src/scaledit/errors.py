@@ -61,8 +61,7 @@ def reading(path: Path | str, what: str, fix: str = "", error: type[Exception] =
     except (UsageError, RunError):
         raise
     except Exception as cause:
-        # EINVAL is a parser's seek to a place that the file only claims to have.
-        if isinstance(cause, OSError) and cause.errno not in (None, errno.EINVAL):
+        if isinstance(cause, OSError) and cause.errno is not None and not _is_seek_to_nowhere(cause):
             raise
         said = f"{path} cannot be read as {what}: {reason(cause)}"
         raise error(f"{said}; {fix}" if fix else said) from cause
@@ -78,11 +77,19 @@ def reason(cause: BaseException) -> str:
         return "it needs more memory than there is"
     if isinstance(cause, RecursionError):
         return "it is nested too deeply"
+    if _is_seek_to_nowhere(cause):
+        return "it points outside of itself"
     try:
         text = " ".join(str(cause).split())
     except Exception:  # a file name in it that is no text
         text = ""
     return _cut(text, LONGEST_REASON) or type(cause).__name__
+
+
+def _is_seek_to_nowhere(cause: BaseException) -> bool:
+    """Whether a parser went to a place that the file only claims to have. That is damage, though it is the
+    system that refuses it."""
+    return isinstance(cause, OSError) and cause.errno == errno.EINVAL
 
 
 def shown(value: object) -> str:

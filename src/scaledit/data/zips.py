@@ -6,11 +6,8 @@ beyond the size that it declares.
 
 from __future__ import annotations
 
-import errno
 import os
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from scaledit.data.decode import SUFFIXES, BadImage
@@ -34,7 +31,7 @@ STEP = {zipfile.ZIP_BZIP2: 4096, zipfile.ZIP_LZMA: 4096}
 def open_zip(path: Path, split: str = "") -> Source:
     """Raises UsageError for what is no .zip, and for images that are encrypted or packed in a way that
     Python cannot undo."""
-    with reading(path, "a .zip", error=UsageError), _inside():
+    with reading(path, "a .zip", error=UsageError):
         try:
             archive = zipfile.ZipFile(path)
         except zipfile.BadZipFile as error:
@@ -54,7 +51,7 @@ def open_zip(path: Path, split: str = "") -> Source:
         name = tree.names[i]
         entry = entries[name]
         check_size(entry.file_size, name)
-        with reading(name, f"a file of {path.name}", error=BadImage), _inside():
+        with reading(name, f"a file of {path.name}", error=BadImage):
             if os.getpid() not in archives:
                 archives[os.getpid()] = zipfile.ZipFile(path)
             pieces, todo = [], entry.file_size
@@ -67,17 +64,6 @@ def open_zip(path: Path, split: str = "") -> Source:
         return b"".join(pieces)
 
     return Source(path, "zip", **tree.fields(), read=read)
-
-
-@contextmanager
-def _inside() -> Iterator[None]:
-    """Places that lie before a file's beginning are damage, though it is the system that refuses them."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.EINVAL:
-            raise ValueError("it points outside of itself") from None
-        raise
 
 
 def _declared(path: Path) -> int | None:

@@ -134,7 +134,7 @@ def _samples(pipeline: Pipeline, judge: Judge) -> Html:
     shown = {title: page.png(images.grid(sheet, per_class)) for title, sheet in sheets.items()}
     width = max(250, images.SMALLEST_SHOWN * min(per_class, 8))
     names = ", ".join(str(pipeline.class_names[c]) for c in dict.fromkeys(classes))
-    return html("<h2>One row a class</h2>{}<p class='small'>{}</p>", page.row(shown, width), names)
+    return html("<h2>One row per class</h2>{}<p class='small'>{}</p>", page.row(shown, width), names)
 
 
 def _judged(pipeline: Pipeline, judge: Judge, events: Events, progress: PROGRESS | None) -> list[Result]:
