@@ -8,13 +8,16 @@ Samplers and guidance know denoisers only, so that an exact formula can stand wh
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from scaledit.diffusion.parameterization import Parameterization, Prediction
 from scaledit.diffusion.schedule import Schedule
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from scaledit.lazy import torch
 
 
 class Network(Protocol):

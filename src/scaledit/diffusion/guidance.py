@@ -7,13 +7,17 @@ eps(x_t, y) <- eps(x_t, null) + scale (eps(x_t, y) - eps(x_t, null))     (Ho & S
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from scaledit.diffusion.denoiser import Denoiser, NetDenoiser
 from scaledit.diffusion.parameterization import Prediction
 from scaledit.diffusion.schedule import Schedule
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from scaledit.lazy import torch
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from scaledit.diffusion.denoiser import NetDenoiser
 from scaledit.diffusion.parameterization import LearnedRange, posterior_log_variance
 from scaledit.diffusion.schedule import Schedule, coefficient, times, transition
 from scaledit.errors import UsageError
+from scaledit.part import Part
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from scaledit.lazy import torch
 
 
 class Losses(NamedTuple):
@@ -31,10 +35,9 @@ class Losses(NamedTuple):
     vlb: Tensor | None
 
 
-class Objective(Protocol):
-    def __call__(
-        self, denoiser: NetDenoiser, x0: Tensor, y: Tensor | None, t: Tensor, eps: Tensor
-    ) -> Losses: ...
+class Objective(Part, kind="objective", home="scaledit.diffusion.objectives", needs=("__call__",)):
+    def __call__(self, denoiser: NetDenoiser, x0: Tensor, y: Tensor | None, t: Tensor, eps: Tensor) -> Losses:
+        raise NotImplementedError
 
 
 def diffuse(schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
@@ -48,7 +51,7 @@ def _mean(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Simple:
+class Simple(Objective, name="simple"):
     """Mean squared error on the parameterization's target; a learned variance is left untrained."""
 
     def __call__(self, denoiser: NetDenoiser, x0: Tensor, y: Tensor | None, t: Tensor, eps: Tensor) -> Losses:
@@ -59,7 +62,7 @@ class Simple:
 
 
 @dataclass(frozen=True)
-class Hybrid:
+class Hybrid(Objective, name="hybrid"):
     """The paper's objective; needs a LearnedRange parameterization. Raises UsageError without one."""
 
     def __call__(self, denoiser: NetDenoiser, x0: Tensor, y: Tensor | None, t: Tensor, eps: Tensor) -> Losses:

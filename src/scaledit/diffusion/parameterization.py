@@ -15,14 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from scaledit.diffusion.schedule import Schedule, coefficient, transition
+from scaledit.part import Part, field
 
-LogVariance = Callable[[Tensor, Tensor], Tensor]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from scaledit.lazy import torch
+
+LogVariance = Callable[["Tensor", "Tensor"], "Tensor"]
 """(t, s) -> the predicted log variance of q(x_s | x_t), elementwise (N, C, H, W)."""
 
 
@@ -38,28 +42,29 @@ class Prediction(NamedTuple):
     log_variance: LogVariance | None = None
 
 
-class Parameterization(Protocol):
+class Parameterization(
+    Part, kind="parameterization", home="scaledit.diffusion.parameterization", needs=("target", "decode")
+):
     def channels(self, c: int) -> int:
         """Output channels of the network for an image with c channels."""
-        ...
+        return c
 
     def target(self, schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """What the first c output channels should be."""
-        ...
+        raise NotImplementedError
 
-    def decode(self, schedule: Schedule, out: Tensor, x_t: Tensor, t: Tensor) -> Prediction: ...
+    def decode(self, schedule: Schedule, out: Tensor, x_t: Tensor, t: Tensor) -> Prediction:
+        """What the network's output says of x_t."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Epsilon:
+class Epsilon(Parameterization, name="epsilon"):
     """The noise (Ho et al. 2020): the paper's.
 
     Where no signal is left (alpha = 0, the linear flow's first time) the output says nothing of x_0: there
     x_0 = 0, the middle of the range, and eps is all of x_t.
     """
-
-    def channels(self, c: int) -> int:
-        return c
 
     def target(self, schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         return eps
@@ -71,12 +76,9 @@ class Epsilon:
 
 
 @dataclass(frozen=True)
-class Start:
+class Start(Parameterization, name="start"):
     """The clean image. Where no noise is left (sigma = 0) the output says nothing of eps: there eps = 0 and
     x_0 is all of x_t."""
-
-    def channels(self, c: int) -> int:
-        return c
 
     def target(self, schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         return x0
@@ -88,11 +90,8 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Velocity:
+class Velocity(Parameterization, name="velocity"):
     """d x_t / d u along the schedule's own arc u."""
-
-    def channels(self, c: int) -> int:
-        return c
 
     def target(self, schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         rates = schedule.rates(t)
@@ -107,13 +106,13 @@ class Velocity:
 
 
 @dataclass(frozen=True)
-class LearnedRange:
+class LearnedRange(Parameterization, name="learned_range"):
     """`mean` on the first C channels, and on the others v, unclamped, with frac = (v + 1) / 2:
 
     log variance(t, s) = frac log sigma^2_{t|s} + (1 - frac) log(sigma^2_{t|s} sigma_s^2 / sigma_t^2)
     """
 
-    mean: Parameterization
+    mean: Parameterization = field(Epsilon(), doc="what the first half of the channels is")
 
     def channels(self, c: int) -> int:
         return 2 * self.mean.channels(c)

@@ -19,15 +19,19 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from scaledit.diffusion.denoiser import Denoiser
 from scaledit.diffusion.parameterization import posterior_log_variance
-from scaledit.diffusion.schedule import BetaSchedule, Schedule, transition
+from scaledit.diffusion.schedule import MOST_STEPS, BetaSchedule, Schedule, transition
 from scaledit.errors import RunError, UsageError
+from scaledit.part import Part, field
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from scaledit.lazy import torch
 
 
 class NoiseSource(Protocol):
@@ -43,10 +47,10 @@ class NoiseSource(Protocol):
 
 
 @dataclass(frozen=True)
-class Sampler:
+class Sampler(Part, kind="sampler", home="scaledit.diffusion.samplers", needs=("step",)):
     """steps: of the grid; the evaluations of the denoiser too, except where a sampler says otherwise."""
 
-    steps: int
+    steps: int = field(50, ge=1, le=MOST_STEPS, doc="steps of the grid")
 
     def grid(self, schedule: Schedule) -> Tensor:
         """(steps + 1,) descending times, the last one clean: on chains the official respaced ones, both ends
@@ -122,7 +126,6 @@ class _FirstNonFinite:
             raise NonFiniteError(rows, step, steps, float(self.grid[step]), float(self.grid[step + 1]))
 
 
-@torch.no_grad()
 def sample(
     denoiser: Denoiser,
     sampler: Sampler,
@@ -137,17 +140,18 @@ def sample(
 
     Raises NonFiniteError, a RunError, that names the step and the rows where numbers first were not finite.
     """
-    x = noise.initial()
-    grid = sampler.grid(denoiser.schedule)
-    watch = _FirstNonFinite(grid)
-    watch.see(x, -1)
-    state = sampler.init(x)
-    for i, (t, s) in enumerate(pairwise(grid)):
-        x, state = sampler.step(denoiser, x, t, s, y, state, lambda i=i: noise.step(i))
-        watch.see(x, i)
-        if on_step is not None:
-            on_step(i, x)
-    watch.check()
+    with torch.no_grad():
+        x = noise.initial()
+        grid = sampler.grid(denoiser.schedule)
+        watch = _FirstNonFinite(grid)
+        watch.see(x, -1)
+        state = sampler.init(x)
+        for i, (t, s) in enumerate(pairwise(grid)):
+            x, state = sampler.step(denoiser, x, t, s, y, state, lambda i=i: noise.step(i))
+            watch.see(x, i)
+            if on_step is not None:
+                on_step(i, x)
+        watch.check()
     return x
 
 
@@ -160,10 +164,8 @@ def _predict(denoiser: Denoiser, x: Tensor, t: Tensor, y: Tensor | None):
 
 
 @dataclass(frozen=True)
-class Euler(Sampler):
+class Euler(Sampler, name="euler"):
     """First order. On every schedule equal to DDIM with eta = 0, up to rounding."""
-
-    steps: int = 50
 
     def step(self, denoiser, x, t, s, y, state, noise):
         alpha_t, sigma_t = _weights(denoiser.schedule, t)
@@ -173,11 +175,11 @@ class Euler(Sampler):
 
 
 @dataclass(frozen=True)
-class Heun(Sampler):
+class Heun(Sampler, name="heun"):
     """Second order, the trapezoidal rule on the flow: two evaluations a step, one in the last (Karras et
     al. 2022, algorithm 1, in this schedule's coordinates)."""
 
-    steps: int = 25
+    steps: int = field(25, ge=1, le=MOST_STEPS, doc="steps of the grid, of two evaluations each")
 
     def step(self, denoiser, x, t, s, y, state, noise):
         alpha_t, sigma_t = _weights(denoiser.schedule, t)
@@ -192,11 +194,10 @@ class Heun(Sampler):
 
 
 @dataclass(frozen=True)
-class DDIM(Sampler):
+class DDIM(Sampler, name="ddim"):
     """Song et al. 2021, eq. 12; eta = 0 is deterministic, eta = 1 has DDPM's posterior variance."""
 
-    steps: int = 50
-    eta: float = 0.0
+    eta: float = field(0.0, ge=0, doc="0 is deterministic, 1 has the posterior's variance")
 
     def step(self, denoiser, x, t, s, y, state, noise):
         alpha_s, sigma_s = _weights(denoiser.schedule, s)
@@ -207,12 +208,14 @@ class DDIM(Sampler):
 
 
 @dataclass(frozen=True)
-class DDPM(Sampler):
+class DDPM(Sampler, name="ddpm"):
     """Ancestral sampling (Ho et al. 2020, algorithm 2). The variance is the denoiser's where it is learned,
     otherwise `variance`: "large" (beta of the step, ADM's choice) or "small" (the posterior's)."""
 
-    steps: int = 250
-    variance: Literal["large", "small"] = "large"
+    steps: int = field(250, ge=1, le=MOST_STEPS, doc="steps of the grid")
+    variance: Literal["large", "small"] = field(
+        "large", doc="where it is not learned: beta, or the posterior's"
+    )
 
     def step(self, denoiser, x, t, s, y, state, noise):
         schedule = denoiser.schedule
@@ -247,8 +250,8 @@ class _Multistep(Sampler):
     makes a second-order method no better than DDIM.
     """
 
-    steps: int = 20
-    times: Literal["auto", "even", "log_snr"] = "auto"
+    steps: int = field(20, ge=1, le=MOST_STEPS, doc="steps of the grid")
+    times: Literal["auto", "even", "log_snr"] = field("auto", doc="even in t or in log-SNR")
 
     def grid(self, schedule: Schedule) -> Tensor:
         if self.times not in ("auto", "even", "log_snr"):
@@ -258,7 +261,7 @@ class _Multistep(Sampler):
 
 
 @dataclass(frozen=True)
-class DPMSolver(_Multistep):
+class DPMSolver(_Multistep, name="dpm"):
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order, one evaluation a step.
 
     D = x0 + (x0 - x0_previous) h / (2 h_previous), h = lambda_s - lambda_t. The first step has no
@@ -294,7 +297,7 @@ class _Step(NamedTuple):
 
 
 @dataclass(frozen=True)
-class UniPC(_Multistep):
+class UniPC(_Multistep, name="unipc"):
     """UniPC-2 with B(h) = e^h - 1, in x0 (Zhao et al. 2023): one evaluation a step, and from some 12 steps on
     a smaller error than DPM-Solver++(2M)'s. The corrector raises the predictor's order from 2 to 3 on steps
     even in lambda; on a linear flow, which begins at lambda = -infinity, the measured order is 2.

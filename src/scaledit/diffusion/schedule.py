@@ -12,16 +12,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
-
-import numpy as np
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from scaledit.errors import UsageError
+from scaledit.part import Part, field
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+else:
+    from scaledit.lazy import np, torch
 
 NETWORK_TIME_MAX = 1000
 """The network is told times in 0..1000, whatever the schedule's own."""
+MOST_STEPS = 1_000_000
+"""Of a schedule, and of sampling: each is a number in memory, and in sampling a pass of the network."""
 MAX_BETA = 0.999
 """Keeps the last posterior finite (Nichol & Dhariwal 2021, section 3.2)."""
 LOG_SNR_CUT = (-5.1, 4.6)
@@ -38,40 +44,48 @@ class Rates(NamedTuple):
     sigma: Tensor
 
 
-class Schedule(Protocol):
-    """Shapes follow t: a scalar time gives scalar coefficients, (N,) gives (N,)."""
+@dataclass(frozen=True)
+class Schedule(Part, kind="schedule", home="scaledit.diffusion.schedule", needs=("alpha", "sigma")):
+    """Shapes follow t: a scalar time gives scalar coefficients, (N,) gives (N,).
 
-    @property
-    def clean(self) -> float:
-        """The time at which sigma is zero."""
-        ...
+    clean: the time at which sigma is zero.
+    """
+
+    clean: ClassVar[float]
+
+    steps: int = field(1000, ge=2, le=MOST_STEPS, doc="times of the training chain")
 
     @property
     def tick(self) -> float:
         """Distance between neighbouring times of the training chain (for the variational bound)."""
-        ...
+        raise NotImplementedError
 
-    def alpha(self, t: Tensor) -> Tensor: ...
-    def sigma(self, t: Tensor) -> Tensor: ...
-    def rates(self, t: Tensor) -> Rates: ...
+    def alpha(self, t: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def sigma(self, t: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def rates(self, t: Tensor) -> Rates:
+        raise NotImplementedError
 
     def grid(self, steps: int) -> Tensor:
         """Descending times of a sampler with `steps` steps, even in t: (steps + 1,), the last one clean."""
-        ...
+        raise NotImplementedError
 
     def log_snr_grid(self, steps: int) -> Tensor:
         """The same, even in lambda = log(alpha / sigma) between its first and its last value with noise (or
         LOG_SNR_CUT where that lies inside): the first of the steps + 1 points is the noisiest time, whatever
         its lambda, and in place of the last stands the clean image."""
-        ...
+        raise NotImplementedError
 
     def at(self, u: Tensor) -> Tensor:
         """The training time at the fraction u in [0, 1) of the schedule."""
-        ...
+        raise NotImplementedError
 
     def network_time(self, t: Tensor) -> Tensor:
         """What the network is told: 0..1000."""
-        ...
+        raise NotImplementedError
 
 
 def times(t: Tensor | float) -> Tensor:
@@ -122,10 +136,8 @@ def ddim_stride(total: int, steps: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class BetaSchedule:
+class BetaSchedule(Schedule):
     """A variance-preserving chain from its betas: alpha^2(t) = prod_{i <= t} (1 - beta_i) (DDPM, eq. 4)."""
-
-    steps: int = 1000
 
     @cached_property
     def betas(self) -> Tensor:
@@ -147,7 +159,10 @@ class BetaSchedule:
         return torch.cat([torch.zeros(1, dtype=torch.float64), (1 - self.alphas_cumprod).sqrt()])
 
     clean = -1.0
-    tick = 1.0
+
+    @property
+    def tick(self) -> float:
+        return 1.0
 
     def _index(self, t: Tensor) -> Tensor:
         t = times(t)
@@ -182,11 +197,11 @@ class BetaSchedule:
 
 
 @dataclass(frozen=True)
-class LinearBeta(BetaSchedule):
+class LinearBeta(BetaSchedule, name="linear"):
     """The paper's: betas linear from 1e-4 to 0.02, scaled by 1000 / steps (Ho et al. 2020)."""
 
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
+    beta_start: float = field(1e-4, gt=0, lt=1, doc="the first beta, of 1000 steps")
+    beta_end: float = field(0.02, gt=0, lt=1, doc="the last beta, of 1000 steps")
 
     @cached_property
     def betas(self) -> Tensor:
@@ -196,12 +211,12 @@ class LinearBeta(BetaSchedule):
 
 
 @dataclass(frozen=True)
-class QuadraticBeta(BetaSchedule):
+class QuadraticBeta(BetaSchedule, name="quadratic"):
     """Betas whose square roots are linear, between the same ends (the DDPM code's "quad"; latent
     diffusion uses it with 0.00085 and 0.012)."""
 
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
+    beta_start: float = field(1e-4, gt=0, lt=1, doc="the first beta, of 1000 steps")
+    beta_end: float = field(0.02, gt=0, lt=1, doc="the last beta, of 1000 steps")
 
     @cached_property
     def betas(self) -> Tensor:
@@ -211,10 +226,10 @@ class QuadraticBeta(BetaSchedule):
 
 
 @dataclass(frozen=True)
-class CosineBeta(BetaSchedule):
+class CosineBeta(BetaSchedule, name="cosine"):
     """alpha^2(t) = cos^2((t / steps + 0.008) / 1.008 * pi / 2) (Nichol & Dhariwal 2021, eq. 17)."""
 
-    offset: float = 0.008
+    offset: float = field(0.008, ge=0, lt=1, doc="s of equation 17: keeps the first betas from vanishing")
 
     @cached_property
     def betas(self) -> Tensor:
@@ -224,14 +239,12 @@ class CosineBeta(BetaSchedule):
 
 
 @dataclass(frozen=True)
-class LinearFlow:
+class LinearFlow(Schedule, name="flow"):
     """x_t = (1 - t) x_0 + t eps, t in [0, 1] (Lipman et al. 2023; Liu et al. 2023).
 
     `steps` is the resolution of the chain that the variational bound is taken over; sampling may use
     any number of steps.
     """
-
-    steps: int = 1000
 
     clean = 0.0
 
@@ -268,7 +281,7 @@ class LinearFlow:
 
 
 @dataclass(frozen=True)
-class Interpolant(LinearFlow):
+class Interpolant(LinearFlow, name="interpolant"):
     """The linear flow of a network that is told alpha, in [0, 1]: SiT's (Ma et al. 2024)."""
 
     def network_time(self, t: Tensor) -> Tensor:

@@ -10,11 +10,17 @@ By inverting the distribution function one keyed uniform number a sample is enou
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
+from scaledit.part import Part, field
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    from scaledit.lazy import torch
 
 
 class Draw(NamedTuple):
@@ -24,42 +30,33 @@ class Draw(NamedTuple):
     weight: Tensor
 
 
-class TimeDistribution(Protocol):
+class TimeDistribution(Part, kind="time distribution", home="scaledit.diffusion.timesteps", needs=("draw",)):
     def draw(self, u: Tensor) -> Draw:
         """u (N,) float64, uniform on [0, 1)."""
-        ...
+        raise NotImplementedError
 
     def update(self, fraction: Tensor, losses: Tensor) -> None:
-        """Learns from the unweighted losses (N,) of one step."""
-        ...
+        """Learns from the unweighted losses (N,) of one step; most distributions learn nothing."""
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint must hold; tensors may be loaded in place."""
-        ...
-
-
-class _Fixed:
-    """Distributions that learn nothing."""
-
-    def update(self, fraction: Tensor, losses: Tensor) -> None:
-        return None
-
-    def state(self) -> dict[str, Tensor]:
         return {}
 
 
 @dataclass(frozen=True)
-class Uniform(_Fixed):
+class Uniform(TimeDistribution, name="uniform"):
+    """All times alike (the paper's)."""
+
     def draw(self, u: Tensor) -> Draw:
         return Draw(u, torch.ones_like(u))
 
 
 @dataclass(frozen=True)
-class LogitNormal(_Fixed):
+class LogitNormal(TimeDistribution, name="logit_normal"):
     """Unweighted: the change of density is meant (it spends training where the task is hard)."""
 
-    mean: float = 0.0
-    std: float = 1.0
+    mean: float = field(0.0, doc="of the logit; above 0 towards noise")
+    std: float = field(1.0, gt=0, doc="of the logit")
 
     def draw(self, u: Tensor) -> Draw:
         # u = 0 would be -infinity; the smallest step of a double's uniform grid stands for it.
@@ -67,20 +64,24 @@ class LogitNormal(_Fixed):
         return Draw(torch.sigmoid(self.mean + self.std * z), torch.ones_like(u))
 
 
-@dataclass
-class LossSecondMoment(_Fixed):
+@dataclass(frozen=True)
+class LossSecondMoment(TimeDistribution, name="loss_second_moment"):
     """ADM's importance sampling: `bins` of the schedule, the last `history` losses of each remembered.
     Uniform until every bin has seen that many; a floor `uniform` of the probability is kept."""
 
-    bins: int = 1000
-    history: int = 10
-    uniform: float = 0.001
-    losses: Tensor = field(init=False)
-    counts: Tensor = field(init=False)
+    bins: int = field(1000, ge=1, le=1_000_000, doc="parts of the schedule")
+    history: int = field(10, ge=1, le=1000, doc="losses that are remembered of each")
+    uniform: float = field(0.001, gt=0, le=1, doc="share of the probability that is uniform")
 
-    def __post_init__(self) -> None:
-        self.losses = torch.zeros(self.bins, self.history, dtype=torch.float64)
-        self.counts = torch.zeros(self.bins, dtype=torch.int64)
+    @cached_property
+    def losses(self) -> Tensor:
+        """(bins, history) float64."""
+        return torch.zeros(self.bins, self.history, dtype=torch.float64)
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """(bins,) int64: losses that are remembered so far."""
+        return torch.zeros(self.bins, dtype=torch.int64)
 
     def probabilities(self) -> Tensor:
         """(bins,) float64, summing to one."""
