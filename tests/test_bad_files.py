@@ -28,7 +28,7 @@ from scaledit.evaluation.dinov2 import load as load_dinov2
 from scaledit.evaluation.reference import open_reference
 from scaledit.evaluation.result import Figure, Result
 from scaledit.evaluation.samples import open_samples
-from scaledit.parts import read_json
+from scaledit.files.reading import read_json
 from scaledit.scaling import study as studies
 from scaledit.scaling import table as tables
 from scaledit.scaling.collect import collect

@@ -19,11 +19,11 @@ from safetensors.torch import save_file
 from layouts import HEADS, OPTIONS, config, convert, distance, equal, inputs, official_state, random_dit
 from scaledit.cli import main
 from scaledit.errors import RunError, UsageError
+from scaledit.files.manifest import sealed
 from scaledit.interop import onnx_file, program
 from scaledit.interop.convert import Layout, open_model
 from scaledit.interop.pickled import open_pickled
 from scaledit.models.config import Conditioning
-from scaledit.parts import sealed
 
 OUT = {
     "scaledit": "out",

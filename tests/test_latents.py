@@ -30,7 +30,7 @@ from scaledit.data.files import ImageFiles
 from scaledit.data.latents import INDEX, Latents
 from scaledit.data.sources import open_source
 from scaledit.errors import RunError, UsageError
-from scaledit.parts import sealed
+from scaledit.files.manifest import sealed
 from scaledit.training.autoencoder_state import build
 from scaledit.training.dit import train
 from scaledit.training.events import Stepped

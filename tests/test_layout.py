@@ -28,7 +28,7 @@ from scaledit.data.latents import Latents
 from scaledit.data.names import natural_key
 from scaledit.data.sources import Source, numbered, open_source
 from scaledit.errors import UsageError
-from scaledit.parts import Shard
+from scaledit.files.shards import Shard
 from scaledit.training.class_order import renumbered
 from scaledit.training.dit import train
 from scaledit.training.events import Remarked

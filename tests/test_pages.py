@@ -17,7 +17,8 @@ from PIL import Image
 from made_tables import study as made_study
 from scaledit.cli import main
 from scaledit.errors import UsageError
-from scaledit.parts import LARGEST_PICTURE, picture_in, sealed
+from scaledit.files.manifest import sealed
+from scaledit.files.reading import LARGEST_PICTURE, picture_in
 from scaledit.report import page, run, study
 from scaledit.report.page import Html, html
 from scaledit.scaling import comparable

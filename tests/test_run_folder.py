@@ -25,10 +25,13 @@ from PIL import Image
 from demos import SCALEDIT
 from processes import Job, scaledit
 from saved import identical, weights
-from scaledit import checkpoint, cli, parts
+from scaledit import checkpoint, cli
 from scaledit.config import RunConfig
 from scaledit.data.sets import Images, digits
 from scaledit.errors import RunError, UsageError
+from scaledit.files.atomic import atomic_write, partial_beside
+from scaledit.files.manifest import sealed
+from scaledit.files.writer import Writer
 from scaledit.training import log
 from scaledit.training.dit import train
 from scaledit.training.events import DataChanged, DataRecorded, Event, Finished, Saved, Started
@@ -170,7 +173,7 @@ def unrecorded(out: Path) -> None:
     for folder in checkpoint.find(out / "checkpoints"):
         manifest = json.loads((folder / "manifest.json").read_bytes())
         del manifest["sha256"], manifest["state"]["data"]
-        (folder / "manifest.json").write_bytes(parts.sealed(manifest))
+        (folder / "manifest.json").write_bytes(sealed(manifest))
 
 
 def test_a_run_of_old_is_said_to_have_no_record_and_gets_one(tmp_path: Path):
@@ -531,7 +534,7 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     killed = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
     )
-    here = parts.Writer.here()
+    here = Writer.here()
     holder.write_text(f"{here._replace(process=int(killed.stdout), began=1)} 00\n")
     claim(config, out, "auto")[0].release()
     # The same number, given to another process since.
@@ -552,8 +555,8 @@ def test_trouble_with_a_lock_is_not_another_job(tmp_path: Path, monkeypatch: pyt
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from scaledit.parts import whole
-with whole(Path(sys.argv[1])) as file:
+from scaledit.files.atomic import atomic_write
+with atomic_write(Path(sys.argv[1])) as file:
     file.write(b"half")
     file.flush()
     os.kill(os.getpid(), signal.SIGKILL)
@@ -568,13 +571,13 @@ def test_what_killed_programs_had_begun_to_write_is_removed(tmp_path: Path):
     done = subprocess.run([sys.executable, "-c", KILLED, str(out)], env=env)
     assert done.returncode == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
-    ours = parts.partial_beside(out)
+    ours = partial_beside(out)
     ours.write_bytes(b"by this process")
     elsewhere = tmp_path / f".a.json.{'0' * 8}-1-1.{'0' * 8}.partial"
     elsewhere.write_bytes(b"in another container, whose processes are counted alike")
     other = tmp_path / left.name.replace("a.json", "b.json")
     other.write_bytes(b"of another file")
-    with parts.whole(out) as file:
+    with atomic_write(out) as file:
         file.write(b"whole")
     assert {path.name for path in tmp_path.iterdir()} == {out.name, ours.name, elsewhere.name, other.name}
     assert out.read_bytes() == b"whole"
@@ -661,7 +664,7 @@ def test_a_manifest_of_nonsense_is_one_sentence(tmp_path: Path):
                 manifest[section][name] = value
             else:
                 manifest[section] = value
-            path.write_bytes(parts.sealed(manifest))
+            path.write_bytes(sealed(manifest))
             found = checkpoint.latest(out / "checkpoints")
             assert found.checkpoint is not None and found.checkpoint.step == 8, (key, value)
             assert found.passed_over[folder].startswith(f"checkpoint {folder} is damaged: "), (key, value)

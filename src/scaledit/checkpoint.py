@@ -10,7 +10,6 @@ safetensors format).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -26,7 +25,8 @@ from torch import Tensor
 
 from scaledit import __version__
 from scaledit.errors import RunError, reading
-from scaledit.parts import naming, read_json, safetensors_header, sealed, sha256_of
+from scaledit.files.atomic import sync, synced
+from scaledit.files.manifest import FileHash, mismatch, read_sealed, sealed
 
 MANIFEST = "manifest.json"
 SHARDED = "sharded"
@@ -69,11 +69,11 @@ class Checkpoint:
 
     def names(self, part: str) -> set[str]:
         """Of the tensors of `part`.safetensors, read from its header. Raises as `tensors` does."""
-        from safetensors import safe_open
+        from scaledit.files.tensors import header
 
         path = self._checked_file(part)
-        with reading(path, "tensors", "it was not written by scaledit"), safe_open(path, "pt") as file:
-            return set(file.keys())
+        with reading(path, "tensors", "it was not written by scaledit"):
+            return set(header(path))
 
     def _checked_file(self, part: str) -> Path:
         name = f"{part}.safetensors"
@@ -95,14 +95,9 @@ class Checkpoint:
         """Once in the life of this object."""
         if name in self.checked:
             return
-        expected, path = self.files[name], self.folder / name
-        if not path.is_file():
-            raise damaged(self.folder, f"{name} is missing")
-        size = path.stat().st_size
-        if size != expected["size"]:
-            raise damaged(self.folder, f"{name} has {size} bytes instead of {expected['size']}")
-        if sha256_of(path) != expected["sha256"]:
-            raise damaged(self.folder, f"{name} does not match its SHA-256")
+        expected = self.files[name]
+        if wrong := mismatch(self.folder / name, expected["size"], expected["sha256"]):
+            raise damaged(self.folder, f"{name} {wrong}")
         self.checked.add(name)
 
 
@@ -184,11 +179,10 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if not path.is_file():
         raise damaged(folder, f"{MANIFEST} is missing")
     try:
-        data = path.read_bytes()
-        manifest = read_json(path, "a manifest")
+        manifest, is_as_written = read_sealed(path, "a manifest")
     except (RunError, OSError):
         raise damaged(folder, f"{MANIFEST} cannot be read") from None
-    if manifest.pop("sha256", None) is None or data != sealed(manifest):
+    if not is_as_written:
         raise damaged(folder, f"{MANIFEST} does not match its SHA-256")
     if manifest.get("format") != FORMAT:
         raise OtherFormat(
@@ -308,12 +302,10 @@ def finish(
     checkpoints, final = partial.parent, partial.parent / folder_name(step)
     try:
         there = sorted(path for path in partial.rglob("*") if path.is_file())
-        files = {
-            str(path.relative_to(partial)): {"size": path.stat().st_size, "sha256": sha256_of(path)}
-            for path in there
-        }
+        files = {str(path.relative_to(partial)): FileHash.of(path)._asdict() for path in there}
         for name, tensors in parts.items():
-            files[f"{name}.safetensors"] = write_tensors(partial / f"{name}.safetensors", tensors)
+            path = partial / f"{name}.safetensors"
+            files[path.name] = write_tensors(path, tensors)._asdict()
         manifest = {
             "format": FORMAT,
             "version": __version__,
@@ -324,11 +316,12 @@ def finish(
             "files": files,
         }
         manifest = json.loads(json.dumps(manifest))
-        _write(partial / MANIFEST, sealed(manifest))
+        with synced(partial / MANIFEST) as file:
+            file.write(sealed(manifest))
         for folder in {partial, *(path.parent for path in there)}:
-            _sync(folder)
+            sync(folder)
         partial.rename(final)
-        _sync(checkpoints)
+        sync(checkpoints)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise not_saved(final, error) from error
@@ -385,39 +378,11 @@ def clean(checkpoints: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """A safetensors file, tensor after tensor from where they lie in memory; its size and SHA-256.
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> FileHash:
+    """A new safetensors file, tensor after tensor in order of their names, from where they lie in memory."""
+    from scaledit.files.tensors import NAMES, bytes_of, write
 
-    safetensors' own writer holds Python's lock for the whole of it, which would stop training meanwhile.
-    """
-    import torch
-
-    names = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-    names |= {torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"}
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
-    header = safetensors_header((name, names[t.dtype], t.shape, t.nbytes) for name, t in ready.items())
-    digest = hashlib.sha256()
-    with naming(path), path.open("wb") as file:
-        pieces = (tensor.reshape(-1).view(torch.uint8).numpy().data for tensor in ready.values())
-        for piece in (header, *pieces):
-            digest.update(piece)
-            file.write(piece)
-        file.flush()
-        os.fsync(file.fileno())
-    size = len(header) + sum(tensor.nbytes for tensor in ready.values())
-    return {"size": size, "sha256": digest.hexdigest()}
-
-
-def _write(path: Path, data: bytes) -> None:
-    with naming(path), path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    described = ((name, NAMES[tensor.dtype], tensor.shape, tensor.nbytes) for name, tensor in ready.items())
+    with synced(path) as file:
+        return write(file, described, map(bytes_of, ready.values()))

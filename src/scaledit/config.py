@@ -20,8 +20,8 @@ from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_o
 
 from scaledit import checks
 from scaledit.errors import UsageError, did_you_mean, reading, reason, shown
+from scaledit.files.reading import check_depth
 from scaledit.models.config import DiTConfig
-from scaledit.parts import check_depth
 
 RECIPES = Path(__file__).parent / "recipes"
 

@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from scaledit.errors import RunError
+from scaledit.files.atomic import atomic_write
 
 ROUNDING = "floor(clamp(127.5 x + 128, 0, 255))"
 SMALLEST_SHOWN = 64
@@ -53,8 +54,10 @@ def grid(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
 
 
 def save_png(path: Path, image: np.ndarray, origin: Mapping[str, Any]) -> None:
-    """(H, W, 3) uint8 to a PNG whose text chunk `scaledit` says how to make it again."""
+    """(H, W, 3) uint8 to a PNG, complete or not there, whose text chunk `scaledit` says how to make it again.
+    The folder of `path` is made. Raises OSError, which names `path`."""
     info = PngInfo()
     info.add_text("scaledit", json.dumps(origin))
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path, pnginfo=info)
+    with atomic_write(path) as file:
+        Image.fromarray(image).save(file, "PNG", pnginfo=info)

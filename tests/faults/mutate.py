@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scaledit.parts import sealed
+from scaledit.files.manifest import sealed
 
 Random = random.Random
 NUMBERS = (0, 1, 2, 127, 128, 255, 256, 32767, 65535, 1 << 16, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)

@@ -26,7 +26,7 @@ from layouts import HEADS, config, convert, official_state, random_dit
 from scaledit import checkpoint
 from scaledit.data import decode
 from scaledit.errors import RunError
-from scaledit.parts import sealed, sha256_of
+from scaledit.files.manifest import sealed, sha256_of
 from scaledit.training.folder import write_status
 from tiny import tiny
 from tracked import shown_training

@@ -9,8 +9,6 @@ there; what is there is kept. A damaged file is encoded again by `repair`, and m
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -32,7 +30,10 @@ from scaledit.data.files import ImageFiles, Readable
 from scaledit.data.latents import FLIPPED, INDEX, LABELS, MOMENTS, REPAIR, DType, Index, ShardFile
 from scaledit.data.posterior import split
 from scaledit.errors import RunError, UsageError, reading
-from scaledit.parts import WHOLE, Shard, claim, read_json, sealed, sha256_of, whole
+from scaledit.files.atomic import atomic_write
+from scaledit.files.manifest import FileHash, mismatch, read_sealed, sealed
+from scaledit.files.reading import read_json
+from scaledit.files.shards import ALL, Shard, begin_or_join
 
 REQUEST, PARTS = "request.json", "parts"
 
@@ -76,20 +77,18 @@ class Part(NamedTuple):
         """What is written there, and whether it is sealed. Records of the first versions are not; whoever
         reads one, or one that was edited, must count again (`_Folder.settle`). Raises RunError, OSError."""
         with reading(path, "a record of encoded images"):
-            data = path.read_bytes()
-            value = json.loads(data)
-            value.pop("sha256", None)
+            value, is_sealed = read_sealed(path, "a record of encoded images")
             part = cls(
                 ShardFile(**value["file"]),
                 tuple(value["counts"]),
                 tuple(tuple(row) for row in value["sums"]),
                 tuple(value["skipped"]),
             )
-        return part, data == sealed(value)
+        return part, is_sealed
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
-        with whole(path) as file:
+        with atomic_write(path) as file:
             file.write(sealed({**self._asdict(), "file": self.file._asdict()}))
 
 
@@ -98,7 +97,7 @@ def encode(
     autoencoder: Autoencoder,
     out: Path,
     how: Encoding,
-    shard: Shard = WHOLE,
+    shard: Shard = ALL,
     repair: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Encoded:
@@ -112,7 +111,7 @@ def encode(
     _check_fits(source, autoencoder)
     source = as_begun(source, out)
     total = len(source.names)
-    claim(out, REQUEST, _job(source, autoencoder, how), "encoded images")
+    begin_or_join(out, REQUEST, _job(source, autoencoder, how), "encoded images")
     folder = _Folder(out, source, autoencoder, how)
     mine = [k for k in folder.numbers if shard.has(k)]
     if not repair and (out / INDEX).is_file():
@@ -286,8 +285,8 @@ class _Folder:
 
         try:
             data = self.file(k).read_bytes()
-            digest = hashlib.sha256(data).hexdigest()
-            if digest not in digests:
+            found = FileHash.of_bytes(data)
+            if found.sha256 not in digests:
                 return None
             with reading(self.file(k), "encoded images"):
                 tensors = load(data)
@@ -303,7 +302,7 @@ class _Folder:
                 )
                 if not right:
                     return None
-                file = ShardFile(self.file(k).name, len(labels), len(data), digest)
+                file = ShardFile(self.file(k).name, len(labels), *found)
                 part = Part(file, self._counts(labels), _sums(moments), skipped)
                 self._check(k, part)
         except (OSError, RunError):
@@ -340,7 +339,7 @@ def begun_with(out: Path) -> str:
         word = request.get("background", DROP)
         background_color(word)
     except (OSError, RunError, UsageError, TypeError):
-        return DEFAULT  # `claim` says what is wrong with it
+        return DEFAULT  # `begin_or_join` says what is wrong with it
     return word
 
 
@@ -352,7 +351,7 @@ def as_begun(source: Readable, out: Path) -> Readable:
     try:
         begun = read_json(out / REQUEST, "a request for encoded images").get("source")
     except RunError:
-        return source  # `claim` says what is wrong with it
+        return source  # `begin_or_join` says what is wrong with it
     before = replace(source, source=source.source.legacy())
     return before if before.fingerprint == begun else source
 
@@ -455,15 +454,15 @@ def _write(
 
     path = folder.file(k)
     data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    file = ShardFile(path.name, part.file.images, len(data), hashlib.sha256(data).hexdigest())
-    as_it_was = not before or file in before or (path.is_file() and sha256_of(path) == file.sha256)
+    file = ShardFile(path.name, part.file.images, *FileHash.of_bytes(data))
+    as_it_was = not before or file in before or not mismatch(path, file.size, file.sha256)
     if not as_it_was:
         raise RunError(
             f"{path} does not come out as it was: the images, the autoencoder or the libraries have changed; "
             "encode into another folder"
         )
     try:
-        with whole(path) as opened:
+        with atomic_write(path) as opened:
             opened.write(data)
         part._replace(file=file).write(folder.record(k))
     except OSError as error:

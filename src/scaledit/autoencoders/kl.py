@@ -25,7 +25,8 @@ from torch import Tensor
 
 from scaledit.autoencoders import Precision
 from scaledit.errors import RunError, UsageError, reading
-from scaledit.parts import read_json, sha256_of
+from scaledit.files.manifest import sha256_of
+from scaledit.files.reading import read_json
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 CLASS = "AutoencoderKL"

@@ -202,7 +202,7 @@ def can_write(out: Path, option: str) -> None:
     a folder is in its place or a file in the place of its folder, nothing may be written there, the file
     system is read-only or full, the name is too long.
     """
-    from scaledit.parts import whole
+    from scaledit.files.atomic import atomic_write
 
     try:
         if out.is_dir():
@@ -215,7 +215,7 @@ def can_write(out: Path, option: str) -> None:
         if not folder.is_dir():
             raise UsageError(f"{option} {out} cannot be written: {folder} is no folder; name another place")
         if folder == out.parent:
-            with suppress(_Probed), whole(out) as probe:
+            with suppress(_Probed), atomic_write(out) as probe:
                 probe.write(b"\0")
                 probe.flush()
                 raise _Probed
@@ -239,14 +239,14 @@ def _is_special(path: Path) -> bool:
 
 def write(out: Path, data: bytes) -> None:
     """The file `out`, whole or not there. Raises RunError naming it where that fails."""
-    from scaledit.parts import whole
+    from scaledit.files.atomic import atomic_write
 
     try:
         if _is_special(out):
             out.write_bytes(data)
             return
         out.parent.mkdir(parents=True, exist_ok=True)
-        with whole(out) as file:
+        with atomic_write(out) as file:
             file.write(data)
     except OSError as error:
         raise RunError(f"{out} could not be written: {error.strerror or error}") from error

@@ -66,7 +66,7 @@ def run(given: argparse.Namespace) -> None:
     from scaledit.data.latents import INDEX
     from scaledit.data.photos import photos
     from scaledit.data.sources import open_source
-    from scaledit.parts import Shard
+    from scaledit.files.shards import Shard
 
     shard = Shard.parse(given.shard)
     source: Readable

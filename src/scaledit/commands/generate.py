@@ -51,7 +51,7 @@ def run(given: argparse.Namespace) -> None:
     common.at_least(given, 1, "batch_size")
     hub.check(given.model)
 
-    from scaledit.parts import Shard
+    from scaledit.files.shards import Shard
     from scaledit.sampling.generate import generate
     from scaledit.sampling.request import Request, parse_classes
 

@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError, features
 
 from scaledit.data.background import NAMED, Color
 from scaledit.errors import RunError, reading
-from scaledit.parts import check_png
+from scaledit.files.reading import check_png
 
 SUFFIXES = (".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP", *(("AVIF",) if features.check("avif") else ()))

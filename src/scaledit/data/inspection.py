@@ -21,7 +21,7 @@ from scaledit.data.latents import Index, ShardFile
 from scaledit.data.sources import Source, open_source
 from scaledit.data.unused import Unused
 from scaledit.errors import printable
-from scaledit.parts import sha256_of
+from scaledit.files.manifest import mismatch
 
 PROGRESS = Callable[[int, int], None]
 THUMBNAIL, A_ROW, ROWS, MARGIN = 64, 8, 40, 150
@@ -226,10 +226,5 @@ def latents(folder: Path, progress: PROGRESS | None = None) -> Inspection:
 
 def _wrong(folder: Path, shard: ShardFile) -> str:
     path = folder / shard.file
-    if not path.is_file():
-        return f"{path} is missing"
-    if path.stat().st_size != shard.size:
-        return f"{path} has {path.stat().st_size} bytes instead of {shard.size}"
-    if sha256_of(path) != shard.sha256:
-        return f"{path} does not match its SHA-256"
-    return ""
+    wrong = mismatch(path, shard.size, shard.sha256)
+    return wrong and f"{path} {wrong}"

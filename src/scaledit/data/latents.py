@@ -26,7 +26,9 @@ from scaledit.data.posterior import draw
 from scaledit.data.sets import Batch, flips
 from scaledit.diffusion.noise import Stream, normal
 from scaledit.errors import RunError, UsageError, reading
-from scaledit.parts import read_json, sealed, whole
+from scaledit.files.atomic import atomic_write
+from scaledit.files.manifest import mismatch, read_sealed, sealed
+from scaledit.files.tensors import header
 
 INDEX = "index.json"
 FORMAT = 1
@@ -40,8 +42,6 @@ STORED = {
 """By safetensors' names: how numpy maps the bytes, and what torch then sees in them."""
 BLOCK = 1 << 22
 REPAIR = "run scaledit encode again with --repair"
-LARGEST_HEADER = 1 << 20
-"""Bytes of a safetensors header of three tensors, and more."""
 
 
 class ShardFile(NamedTuple):
@@ -86,7 +86,7 @@ class Index:
         value["autoencoder"] = self.autoencoder._asdict()
         value["shards"] = [shard._asdict() for shard in self.shards]
         value = {"format": FORMAT, **value}
-        with whole(folder / INDEX) as file:
+        with atomic_write(folder / INDEX) as file:
             file.write(sealed(value))
 
     @classmethod
@@ -97,11 +97,10 @@ class Index:
         if not path.is_file():
             raise UsageError(f"{folder} holds no encoded images: there is no {INDEX}")
         with reading(path, "an index of encoded images", REPAIR):
-            value = read_json(path, "an index of encoded images", REPAIR)
+            value, is_as_written = read_sealed(path, "an index of encoded images", REPAIR)
             if "format" not in value:
                 raise UsageError(f"{path} is not an index of encoded images")
-            value.pop("sha256", None)
-            if path.read_bytes() != sealed(value):
+            if not is_as_written:
                 raise RunError(f"{path} does not match its SHA-256; {REPAIR}")
             if value.pop("format") != FORMAT:
                 raise UsageError(
@@ -275,49 +274,28 @@ _SAFETENSORS = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 
 def damaged(folder: Path, files: Sequence[str]) -> RunError:
     more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-    return RunError(
-        f"{folder / files[0]}{more} does not match its SHA-256; run scaledit encode again with --repair"
-    )
+    return RunError(f"{folder / files[0]}{more} does not match its SHA-256; {REPAIR}")
 
 
 def _map(folder: Path, shard: ShardFile, index: Index) -> dict[str, np.ndarray]:
     """A shard's tensors, memory-mapped where safetensors' header says that they lie; the labels read."""
     path = folder / shard.file
-    try:
-        size = path.stat().st_size
-    except OSError:
-        raise RunError(f"{path} is missing; run scaledit encode again with --repair") from None
-    if size != shard.size:
-        raise RunError(f"{path} has {size} bytes instead of {shard.size}; encode again with --repair")
+    if wrong := mismatch(path, shard.size):
+        raise RunError(f"{path} {wrong}; {REPAIR}")
     moments = (shard.images, *index.shape)
     expected = {MOMENTS: (_SAFETENSORS[index.dtype], moments), LABELS: ("I64", (shard.images,))}
     if index.flip:
         expected[FLIPPED] = expected[MOMENTS]
     with reading(path, "encoded images", REPAIR):
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > min(size, LARGEST_HEADER):
-                raise ValueError(f"its header has {length} bytes")
-            header = json.loads(file.read(length))
-        tables = {}
+        found, tables = header(path), {}
         for name, (dtype, shape) in expected.items():
-            entry = header[name]
-            if (entry["dtype"], tuple(entry["shape"])) != (dtype, shape):
-                raise ValueError(f"{name} is {entry['dtype']} {entry['shape']}")
+            if found[name][:2] != (dtype, shape):
+                raise ValueError(f"{name} is {found[name].dtype} {list(found[name].shape)}")
             kind = np.int64 if name == LABELS else STORED[dtype][0]
-            begin, end = entry["data_offsets"]
-            if (
-                not _whole((begin, end), 0)
-                or end - begin != int(np.prod(shape)) * np.dtype(kind).itemsize
-                or 8 + length + end > size
-            ):
-                raise ValueError(f"{name} lies at {begin}..{end}")
             empty = np.empty(shape, kind)  # what cannot be mapped
-            mapped = np.memmap(path, kind, "r", 8 + length + begin, shape) if shard.images else empty
+            mapped = np.memmap(path, kind, "r", found[name].start, shape) if shard.images else empty
             tables[name] = np.asarray(mapped)  # a plain array: memmap's own indexing is ten times slower
     labels, last = np.array(tables[LABELS]), len(index.class_names) - 1
     if ((labels < 0) | (labels > last)).any():
-        raise RunError(
-            f"{path} is damaged (labels outside 0..{last}); run scaledit encode again with --repair"
-        )
+        raise RunError(f"{path} is damaged (labels outside 0..{last}); {REPAIR}")
     return {**tables, LABELS: labels}

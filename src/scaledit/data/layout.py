@@ -22,7 +22,7 @@ from scaledit.data.names import hidden, parts_of, suffix_of
 from scaledit.data.splits import SHARD
 from scaledit.data.unused import HIDDEN, SHOWN, TABLES, LeftOut
 from scaledit.errors import UsageError
-from scaledit.parts import read_json
+from scaledit.files.reading import read_json
 
 TARS = (".tar",)
 CLASSES = "classes.txt"

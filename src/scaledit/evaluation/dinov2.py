@@ -17,7 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from scaledit.errors import UsageError, reading, shown
-from scaledit.parts import read_json, sha256_of
+from scaledit.files.manifest import sha256_of
+from scaledit.files.reading import read_json
+from scaledit.files.tensors import header
 
 SIDE = 224
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -75,12 +77,9 @@ def load(folder: str, device: torch.device | str = "cpu") -> DinoExtractor:
 def _check_size(config: dict[str, Any], weights: Path) -> None:
     """Raises ValueError where the config claims another network than the weights are of, before that is
     made."""
-    from safetensors import safe_open
-
-    with safe_open(weights, framework="pt") as file:
-        layers = {name.split(".")[2] for name in file.keys() if name.startswith("encoder.layer.")}  # noqa: SIM118
-        token = next((name for name in file.keys() if name.endswith("embeddings.cls_token")), None)  # noqa: SIM118
-        width = file.get_slice(token).get_shape()[-1] if token else None
+    stored = header(weights)
+    layers = {name.split(".")[2] for name in stored if name.startswith("encoder.layer.")}
+    width = next((at.shape[-1] for name, at in stored.items() if name.endswith("embeddings.cls_token")), None)
     for key, has in (("num_hidden_layers", len(layers)), ("hidden_size", width)):
         if key in config and config[key] != has:
             raise ValueError(f"its config says {key} {shown(config[key])}, its weights have {has}")

@@ -23,7 +23,7 @@ from torch.nn.functional import avg_pool2d, linear, max_pool2d, relu
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from scaledit.errors import UsageError
-from scaledit.parts import sha256_of
+from scaledit.files.manifest import sha256_of
 
 FILE_NAME = "pt_inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"

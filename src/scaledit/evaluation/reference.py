@@ -19,7 +19,7 @@ from scaledit.errors import UsageError, shown
 from scaledit.evaluation.features import PROGRESS, Extractor, Features, extract
 from scaledit.evaluation.samples import Npz, SampleSet, arrays_of, open_samples, origin_of, small_array
 from scaledit.evaluation.statistics import Statistics
-from scaledit.parts import sha256_of
+from scaledit.files.manifest import sha256_of
 from scaledit.sampling.files import write_arrays
 
 KNOWN = ("mu", "sigma", "mu_s", "sigma_s", "pool", "origin")

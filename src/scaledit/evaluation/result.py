@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from scaledit.errors import UsageError, shown
-from scaledit.parts import read_json
+from scaledit.files.reading import read_json
 
 TITLES = {
     "fid": "FID",

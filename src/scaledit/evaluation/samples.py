@@ -27,7 +27,7 @@ from PIL import Image
 
 from scaledit.data.decode import PNG_DEPTH
 from scaledit.errors import UsageError, reading, reason, shown
-from scaledit.parts import PNG_MAGIC, check_png
+from scaledit.files.reading import PNG_MAGIC, check_png
 from scaledit.pipeline import Pipeline
 from scaledit.sampling.generate import REQUEST, Parts
 from scaledit.sampling.request import Request

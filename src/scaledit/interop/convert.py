@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from scaledit.errors import RunError, UsageError
+from scaledit.files.atomic import atomic_write
+from scaledit.files.manifest import sha256_of
 from scaledit.interop import card, diffusers_folder, official, ours, sit
 from scaledit.interop.difference import Difference, measured
 from scaledit.interop.infer import KNOWN_NAMES, Hints, classes_of, config_of
@@ -30,7 +32,6 @@ from scaledit.interop.model import EPSILON, SIT, Model, described
 from scaledit.interop.pickle_reader import grouped
 from scaledit.interop.pickled import open_pickled, write_pickled
 from scaledit.models.config import LATENT_DOWNSAMPLING
-from scaledit.parts import sha256_of, whole
 
 if TYPE_CHECKING:
     from scaledit.models.dit import DiT
@@ -250,7 +251,7 @@ def _write_official(model: Model, out: Path, progress: Progress) -> Written:
         done += nbytes
         progress(done, total)
 
-    with _writing(out), whole(out) as file:
+    with _writing(out), atomic_write(out) as file:
         if out.suffix == TENSORS:
             write_safetensors(file, tensors, step)
         else:

@@ -20,14 +20,15 @@ from typing import Any, NamedTuple
 from scaledit.config import DiffusionConfig, RunConfig
 from scaledit.data.latents import MadeBy
 from scaledit.errors import UsageError, reading
+from scaledit.files.manifest import sha256_of
+from scaledit.files.reading import read_json
 from scaledit.interop import diffusers_layout
 from scaledit.interop.infer import Hints, config_of
 from scaledit.interop.lazily import Lazy, Progress, looked_through, open_safetensors, write_safetensors
 from scaledit.interop.model import Model, decoded_by, described
 from scaledit.interop.official import check_position, check_shapes
-from scaledit.interop.ours import CARD, put, synced, whole_folder
+from scaledit.interop.ours import CARD, new_folder
 from scaledit.interop.pickled import open_pickled
-from scaledit.parts import read_json, sha256_of
 
 TRANSFORMER, SCHEDULER, VAE, INDEX, OURS = (
     "transformer",
@@ -194,11 +195,11 @@ def write(
     if not plain:
         settings["auto_map"] = {"AutoModel": f"{EXACT_MODULE}.{kind}"}
     scheduler = _scheduler(model.config.diffusion)
-    with whole_folder(out) as folder:
+    with new_folder(out) as folder:
         inner = folder / TRANSFORMER
         _put_json(inner / CONFIG, settings)
         if not plain:
-            put(inner / f"{EXACT_MODULE}.py", EXACT_SOURCE.read_bytes())
+            (inner / f"{EXACT_MODULE}.py").write_bytes(EXACT_SOURCE.read_bytes())
         sha256 = _write_weights(weights, inner, shard, progress)
         if scheduler is not None:
             _put_json(folder / SCHEDULER / "scheduler_config.json", scheduler)
@@ -224,7 +225,7 @@ def write(
             "kind": model.kind,
         }
         _put_json(folder / OURS, said)
-        put(folder / CARD, card.replace("{sha256}", next(iter(sha256.values()))).encode())
+        (folder / CARD).write_bytes(card.replace("{sha256}", next(iter(sha256.values()))).encode())
     return Written(sha256, has_pipeline(model))
 
 
@@ -268,8 +269,8 @@ def _write_weights(
         names = [f"{STEM}-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))]
     sha256 = {}
     for name, keys in zip(names, groups, strict=True):
-        with synced(folder / name) as file:
-            sha256[name] = write_safetensors(file, {key: weights[key] for key in keys}, step)
+        with (folder / name).open("wb") as file:
+            sha256[name] = write_safetensors(file, {key: weights[key] for key in keys}, step).sha256
     if len(groups) > 1:
         places = {key: name for name, keys in zip(names, groups, strict=True) for key in keys}
         _put_json(
@@ -302,4 +303,5 @@ def _copy_vae(where: str, to: Path) -> None:
 
 
 def _put_json(path: Path, value: Mapping[str, object]) -> None:
-    put(path, (json.dumps(value, indent=2) + "\n").encode())
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes((json.dumps(value, indent=2) + "\n").encode())

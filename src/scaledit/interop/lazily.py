@@ -8,24 +8,21 @@ one that shrinks meanwhile is an error, not a crash.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
-from scaledit.errors import RunError, UsageError
-from scaledit.parts import safetensors_header
+from scaledit.errors import RunError, UsageError, reading
+from scaledit.files import tensors as safetensors_files
+from scaledit.files.manifest import FileHash
 
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES = {name: safetensors_files.DTYPES[name] for name in ("F32", "F16", "BF16")}
 """By safetensors' names; weights come in no others."""
-LARGEST_HEADER = 16 << 20
-"""Bytes. An XL/2 in diffusers' layout has 0.1 MB."""
 Progress = Callable[[int, int], None]
 """Called with (done, total) bytes."""
 
@@ -147,66 +144,33 @@ def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def open_safetensors(path: Path) -> dict[str, Lazy]:
-    """Every tensor of a file, unread. Raises UsageError for another kind of file or dtype, RunError where the
-    header and the file's length differ."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 10 or length > LARGEST_HEADER or file.read(1) != b"{":
-            raise UsageError(f"{path} is no safetensors file")
-        if 8 + length > size:
-            raise RunError(f"{path} is cut off: its header alone has {length} bytes")
-        file.seek(8)
-        text = file.read(length)
-    try:
-        header = json.loads(text)
-        entries = [_entry(name, entry) for name, entry in header.items() if name != "__metadata__"]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise UsageError(f"{path} has a header that is none of safetensors'") from None
-    at = 0
-    for name, dtype, shape, (begin, end) in sorted(entries, key=lambda entry: (entry[3], entry[0])):
+    """Every tensor of a file, unread. Raises UsageError for another kind of file or dtype, and where the file
+    does not have the bytes that its header says."""
+    with reading(path, "a safetensors file", "take another copy", UsageError):
+        stored = safetensors_files.header(path)
+    for name, (dtype, _, _) in stored.items():
         if dtype not in DTYPES:
-            raise UsageError(f"{path} has {name} as {dtype}; weights are {', '.join(DTYPES)}")
-        if begin != at or end - begin != math.prod(shape) * DTYPES[dtype].itemsize:
-            raise UsageError(f"{path} claims shape {list(shape)} for {name}, which its bytes do not hold")
-        at = end
-    if 8 + length + at != size:
-        raise RunError(
-            f"{path} has {size} bytes, its header says {8 + length + at}: it is cut off or damaged"
-        )
-    return {
-        name: in_file(path, dtype, shape, 8 + length + begin) for name, dtype, shape, (begin, _) in entries
-    }
+            raise UsageError(f"{path} has {name[:100]} as {dtype}; weights are {', '.join(DTYPES)}")
+    return {name: in_file(path, *place) for name, place in stored.items()}
 
 
-def _entry(name: str, entry: Mapping[str, Any]) -> tuple[str, str, tuple[int, ...], tuple[int, int]]:
-    shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
-    if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
-        raise ValueError(name)
-    return name, str(entry["dtype"]), shape, (begin, end)
-
-
-def write_safetensors(file: BinaryIO, tensors: Mapping[str, Lazy], step: Callable[[int], None]) -> str:
+def write_safetensors(file: BinaryIO, tensors: Mapping[str, Lazy], step: Callable[[int], None]) -> FileHash:
     """Writes one file, a tensor in memory at a time, by name: the same weights give the same bytes. Gives its
-    SHA-256. step: called with the bytes of each tensor."""
+    size and SHA-256. step: called with the bytes of each tensor."""
     tensors = dict(sorted(tensors.items()))
-    entries = ((name, lazy.dtype, lazy.shape, lazy.nbytes) for name, lazy in tensors.items())
-    digest = hashlib.sha256()
+    described = ((name, lazy.dtype, lazy.shape, lazy.nbytes) for name, lazy in tensors.items())
 
-    def put(data: bytes | memoryview) -> None:
-        digest.update(data)
-        file.write(data)
+    def data() -> Iterator[memoryview]:
+        for name, lazy in tensors.items():
+            yield bytes_of(name, lazy)
+            step(lazy.nbytes)
 
-    put(safetensors_header(entries, {"format": "pt"}))
-    for name, lazy in tensors.items():
-        put(bytes_of(name, lazy))
-        step(lazy.nbytes)
-    return digest.hexdigest()
+    return safetensors_files.write(file, described, data(), {"format": "pt"})
 
 
 def bytes_of(name: str, lazy: Lazy) -> memoryview:
     """A tensor's values, row by row. Raises RunError where it is no longer what it was said to be."""
-    tensor = lazy.read().contiguous()
+    tensor = lazy.read()
     if tuple(tensor.shape) != lazy.shape or tensor.dtype != DTYPES[lazy.dtype]:
         raise RunError(f"{name} changed while it was read")
-    return tensor.reshape(-1).view(torch.uint8).numpy().data
+    return safetensors_files.bytes_of(tensor)

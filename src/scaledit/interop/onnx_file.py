@@ -13,7 +13,6 @@ import dataclasses
 import json
 import logging
 import os
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from pathlib import Path
 import torch
 
 from scaledit.errors import UsageError
+from scaledit.files.atomic import partial_folder, sync
 from scaledit.interop.program import example
 from scaledit.models.dit import DiT
 
@@ -71,18 +71,13 @@ def save(net: DiT, out: Path) -> Path | None:
     program.model.metadata_props[METADATA] = json.dumps(dataclasses.asdict(net.config))
     is_large = sum(p.numel() * p.element_size() for p in net.parameters()) > LARGEST_INSIDE
     # The file names that of its weights, so both are written under their own names in a folder of their own.
-    folder = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        folder.mkdir()
+    with partial_folder(out) as folder:
         program.save(folder / out.name, external_data=is_large)
         written = sorted(folder.iterdir(), key=lambda path: path == folder / out.name)  # the weights first
         for path in written:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            sync(path)
         for path in written:
             os.replace(path, out.with_name(path.name))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return weights_file(out) if is_large else None
 
 

@@ -8,11 +8,8 @@ what is believed; README.md, the model card, may be edited.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,11 +19,12 @@ from scaledit import __version__, checkpoint
 from scaledit.config import RunConfig
 from scaledit.data.latents import MadeBy
 from scaledit.errors import RunError, UsageError, reading
-from scaledit.interop.lazily import Lazy, Progress, looked_through, open_safetensors, write_safetensors
+from scaledit.files.atomic import atomic_folder
+from scaledit.files.manifest import FileHash, mismatch, sealed
+from scaledit.interop.lazily import Progress, looked_through, open_safetensors, write_safetensors
 from scaledit.interop.model import Model
 from scaledit.interop.official import check_size
 from scaledit.models.shapes import shapes
-from scaledit.parts import sealed, sha256_of
 
 CONFIG, CARD, WEIGHTS = "config.json", "README.md", "model.safetensors"
 
@@ -55,7 +53,8 @@ def read(folder: Path, weights: str = "ema", allow_nonfinite: bool = False) -> M
         if name not in opened.files:
             raise RunError(f"{folder} has no {name}; it holds {', '.join(opened.files)}")
         entry = opened.files[name]
-        if CONFIG in opened.files and sha256_of(folder / CONFIG) != opened.files[CONFIG]["sha256"]:
+        config_said = opened.files.get(CONFIG)
+        if config_said and mismatch(folder / CONFIG, config_said["size"], config_said["sha256"]):
             raise RunError(
                 f"{folder / CONFIG} was changed after {checkpoint.MANIFEST} was written; restore it"
             )
@@ -70,7 +69,9 @@ def read(folder: Path, weights: str = "ema", allow_nonfinite: bool = False) -> M
         if maker is not None and not (type(maker.scale) in (int, float) and math.isfinite(maker.scale)):
             raise ValueError(f"the latents' scale is {maker.scale!r:.60}")
         config = RunConfig.from_json(opened.config)
-    tensors = _verified(folder, name, entry["size"], entry["sha256"])
+    if wrong := mismatch(folder / name, entry["size"], entry["sha256"]):
+        raise checkpoint.damaged(folder, f"{name} {wrong}")
+    tensors = open_safetensors(folder / name)
     check_size(config.model, len(tensors))
     wanted, found = shapes(config.model), {key: lazy.shape for key, lazy in tensors.items()}
     for key in sorted(wanted.keys() | found.keys()):
@@ -91,21 +92,9 @@ def read(folder: Path, weights: str = "ema", allow_nonfinite: bool = False) -> M
     )
 
 
-def _verified(folder: Path, name: str, size: int, sha256: str) -> dict[str, Lazy]:
-    """The tensors of a file, unread, after comparing its every byte with the manifest."""
-    path = folder / name
-    if not path.is_file():
-        raise checkpoint.damaged(folder, f"{name} is missing")
-    if path.stat().st_size != size:
-        raise checkpoint.damaged(folder, f"{name} has {path.stat().st_size} bytes instead of {size}")
-    if sha256_of(path) != sha256:
-        raise checkpoint.damaged(folder, f"{name} does not match its SHA-256")
-    return open_safetensors(path)
-
-
 def write(model: Model, out: Path, card: str, progress: Progress) -> str:
     """Writes an exported folder, whole or not at all; gives the SHA-256 of its weights."""
-    with whole_folder(out) as folder:
+    with new_folder(out) as folder:
         done, total = 0, model.nbytes
 
         def step(nbytes: int) -> None:
@@ -113,10 +102,10 @@ def write(model: Model, out: Path, card: str, progress: Progress) -> str:
             done += nbytes
             progress(done, total)
 
-        with synced(folder / WEIGHTS) as file:
-            sha256 = write_safetensors(file, model.weights, step)
+        with (folder / WEIGHTS).open("wb") as file:
+            weights = write_safetensors(file, model.weights, step)
         config = (json.dumps(model.config.to_json(), indent=1) + "\n").encode()
-        put(folder / CONFIG, config)
+        (folder / CONFIG).write_bytes(config)
         state = {
             "class_names": model.class_names,
             "made_by": None if model.made_by is None else model.made_by._asdict(),
@@ -129,44 +118,21 @@ def write(model: Model, out: Path, card: str, progress: Progress) -> str:
             "step": model.step,
             "config": model.config.to_json(),
             "state": state,
-            "files": {
-                WEIGHTS: {"size": (folder / WEIGHTS).stat().st_size, "sha256": sha256},
-                CONFIG: {"size": len(config), "sha256": hashlib.sha256(config).hexdigest()},
-            },
+            "files": {WEIGHTS: weights._asdict(), CONFIG: FileHash.of_bytes(config)._asdict()},
         }
-        put(folder / CARD, card.replace("{sha256}", sha256).encode())
-        put(folder / checkpoint.MANIFEST, sealed(json.loads(json.dumps(manifest))))
-    return sha256
+        (folder / CARD).write_bytes(card.replace("{sha256}", weights.sha256).encode())
+        (folder / checkpoint.MANIFEST).write_bytes(sealed(json.loads(json.dumps(manifest))))
+    return weights.sha256
 
 
 @contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
+def new_folder(out: Path) -> Iterator[Path]:
     """A folder that gets its name when it is complete. Raises UsageError where `out` holds something,
     RunError on a full disk."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists; choose another name or delete it")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
+        with atomic_folder(out) as folder:
+            yield folder
     except OSError as error:
         raise RunError(f"could not write {out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextmanager
-def synced(path: Path) -> Iterator[Any]:
-    with path.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def put(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with synced(path) as file:
-        file.write(data)

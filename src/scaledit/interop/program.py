@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from scaledit.errors import UsageError
+from scaledit.files.atomic import atomic_write
 from scaledit.models.config import DiTConfig
 from scaledit.models.dit import DiT
-from scaledit.parts import whole
 
 CONFIG = "config.json"
 EXAMPLE = 2
@@ -74,7 +74,7 @@ def save(net: DiT, out: Path) -> None:
     # Ctrl-C comes in the middle of one.
     buffer = io.BytesIO()
     torch.export.save(export(net), buffer, extra_files={CONFIG: json.dumps(config)})
-    with whole(out) as file:
+    with atomic_write(out) as file:
         file.write(buffer.getbuffer())
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from scaledit.autoencoders.config import AutoencoderRun
 from scaledit.config import changes
-from scaledit.parts import picture_in
+from scaledit.files.reading import picture_in
 from scaledit.report import page
 from scaledit.report.page import Html, html
 from scaledit.report.run import REPORT, Events, logged, loss_curve

@@ -15,8 +15,8 @@ from scaledit import images
 from scaledit.config import RunConfig, changes
 from scaledit.evaluation.judge import BUILT_IN, Judge, drawn, open_judge
 from scaledit.evaluation.result import TITLES, Result
+from scaledit.files.reading import picture_in
 from scaledit.models import flops
-from scaledit.parts import picture_in
 from scaledit.pipeline import Pipeline, load
 from scaledit.report import page
 from scaledit.report.page import Html, html

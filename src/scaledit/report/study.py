@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from scaledit.evaluation.result import TITLES
-from scaledit.parts import whole
+from scaledit.files.atomic import atomic_write
 from scaledit.report import page
 from scaledit.report.figures import Drawn, Fit, all_figures
 from scaledit.report.page import Html, html
@@ -42,10 +42,10 @@ def write(table: Table, folder: Path, progress: PROGRESS = lambda done, total: N
     drawn = figures(table, found, progress)
     (folder / FIGURES).mkdir(exist_ok=True)
     for name, one in drawn.items():
-        with whole(folder / FIGURES / name) as file:
+        with atomic_write(folder / FIGURES / name) as file:
             file.write(_png(one))
     for name, value in ((FITS, found.to_json()), (VERDICTS, to_json(table, said))):
-        with whole(folder / name) as file:
+        with atomic_write(folder / name) as file:
             file.write((json.dumps(value, indent=1) + "\n").encode())
     sections = [
         _head(table),
@@ -60,7 +60,7 @@ def write(table: Table, folder: Path, progress: PROGRESS = lambda done, total: N
         _origin(table),
     ]
     path = folder / REPORT
-    with whole(path) as file:
+    with atomic_write(path) as file:
         file.write(page.page(table.about.title, sections).encode())
     return path
 

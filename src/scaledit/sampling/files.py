@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from scaledit import images
-from scaledit.parts import whole
+from scaledit.files.atomic import atomic_write
 from scaledit.sampling.request import Samples
 
 
@@ -39,7 +39,7 @@ def write_npz(
 
     The same images give the same bytes. Until the last rename the file does not carry its name.
     """
-    with whole(out) as file, zipfile.ZipFile(file, "w") as archive:
+    with atomic_write(out) as file, zipfile.ZipFile(file, "w") as archive:
         parts = iter(parts)
         first = next(parts)
         with _member(archive, "arr_0") as member:
@@ -53,7 +53,7 @@ def write_npz(
 def write_arrays(out: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """An .npz of plain arrays; the same arrays give the same bytes. Whole or not there."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with whole(out) as file, zipfile.ZipFile(file, "w") as archive:
+    with atomic_write(out) as file, zipfile.ZipFile(file, "w") as archive:
         _add(archive, arrays)
 
 

@@ -23,7 +23,8 @@ import numpy as np
 
 from scaledit import checks
 from scaledit.errors import RunError, UsageError
-from scaledit.parts import WHOLE, Shard, claim, read_json
+from scaledit.files.reading import read_json
+from scaledit.files.shards import ALL, Shard, begin_or_join
 from scaledit.pipeline import Pipeline
 from scaledit.sampling import files
 from scaledit.sampling.request import Request, labels_at
@@ -97,7 +98,7 @@ def generate(
     pipeline: Pipeline,
     request: Request,
     out: Path,
-    shard: Shard = WHOLE,
+    shard: Shard = ALL,
     batch_size: int = 125,
     progress: Callable[[int, int], None] | None = None,
 ) -> Generated:
@@ -117,7 +118,7 @@ def generate(
     batch_size = checks.integer(batch_size, "batch_size", 1)
     pipeline.check(request.settings)
     _check_room(pipeline, request.num, folder, joined)
-    claim(folder, REQUEST, described, "generated samples")
+    begin_or_join(folder, REQUEST, described, "generated samples")
     parts = Parts.read(folder)
     mine = [k for k in parts.numbers() if shard.has(k)]
     todo = [k for k in mine if not parts.path(k).is_file()]

@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from scaledit.errors import RunError, UsageError, reading, shown
-from scaledit.parts import Lock, read_json, whole
+from scaledit.files.atomic import atomic_write
+from scaledit.files.lock import Lock
+from scaledit.files.reading import read_json
 
 DAMAGED = ("the result of a job", "delete it, and the job is done again")
 RESULTS, QUEUE, JOURNAL = "results", "queue", "journal.jsonl"
@@ -114,7 +116,7 @@ class Queue:
 
     def moved(self, job: Job, share: float) -> None:
         """Tells others how much of a job in our hands is done, in [0, 1]."""
-        with whole(self.out / QUEUE / f"{job.key}.json") as file:
+        with atomic_write(self.out / QUEUE / f"{job.key}.json") as file:
             file.write(json.dumps({"share": share}).encode())
 
     def share(self, key: str) -> float:
@@ -127,7 +129,7 @@ class Queue:
 
     def finish(self, job: Job, found: Mapping[str, Any]) -> None:
         self._path(job.key).parent.mkdir(parents=True, exist_ok=True)
-        with whole(self._path(job.key)) as file:
+        with atomic_write(self._path(job.key)) as file:
             file.write((json.dumps({"job": job.what, "found": found}, indent=1) + "\n").encode())
         self._note("finished", job)
 

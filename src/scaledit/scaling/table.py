@@ -16,13 +16,15 @@ import json
 import math
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 from scaledit.errors import UsageError, reading, shown
 from scaledit.evaluation.result import TITLES
-from scaledit.parts import picture_in, read_json, whole
+from scaledit.files.atomic import atomic_path, atomic_write
+from scaledit.files.reading import picture_in, read_json
 
 TABLE, LOSSES, ABOUT, PICTURES = "table.csv", "losses.csv", "study.json", "pictures"
 SQLITE = "table.sqlite"
@@ -305,10 +307,10 @@ def write(table: Table, folder: Path) -> None:
     writer.writerows(table.losses)  # every digit: what is drawn from the file is what was drawn before
     about = json.dumps(dataclasses.asdict(table.about), indent=1) + "\n"
     for name, text in ((TABLE, to_csv(table.rows)), (LOSSES, losses.getvalue()), (ABOUT, about)):
-        with whole(folder / name) as file:
+        with atomic_write(folder / name) as file:
             file.write(text.encode())
     for name, png in table.pictures.items():
-        with whole(folder / PICTURES / f"{file_name(name)}.png") as file:
+        with atomic_write(folder / PICTURES / f"{file_name(name)}.png") as file:
             file.write(png)
 
 
@@ -394,10 +396,7 @@ def _fits(key: str, value: Any) -> bool:
 def to_sqlite(table: Table, path: Path) -> None:
     """Tables results, losses, protocols and configs, for those who would rather ask in SQL."""
     columns = _columns(table.rows)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    base = sqlite3.connect(partial)
-    try:
+    with atomic_path(path) as partial, closing(sqlite3.connect(partial)) as base:
         base.execute(f"CREATE TABLE results ({', '.join(_quoted(column) for column in columns)})")
         marks = ", ".join("?" * len(columns))
         cells = (list(map(_in_sql, _cells(row, columns))) for row in table.rows)
@@ -409,9 +408,6 @@ def to_sqlite(table: Table, path: Path) -> None:
             pairs = ((key, json.dumps(value)) for key, value in values.items())
             base.executemany(f"INSERT INTO {name} VALUES (?, ?)", pairs)
         base.commit()
-    finally:
-        base.close()
-    partial.replace(path)
 
 
 def _in_sql(cell: Any) -> Any:

@@ -8,8 +8,6 @@ out/autoencoder/    the result: config.json and diffusion_pytorch_model.safetens
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +24,8 @@ from scaledit.data.posterior import split
 from scaledit.data.sets import Images, TrainingSet
 from scaledit.errors import RunError, UsageError
 from scaledit.evaluation.fidelity import psnr, ssim
-from scaledit.parts import naming, sha256_of
+from scaledit.files.atomic import atomic_folder
+from scaledit.files.manifest import sha256_of
 from scaledit.training.autoencoder_state import AutoencoderState, build
 from scaledit.training.class_order import remarks
 from scaledit.training.events import Event, Exported, Fitted, Reconstructed
@@ -127,8 +126,7 @@ def reconstruct(state: AutoencoderState, held_out: Images, out: Path) -> Reconst
     pairs = np.stack([originals[shown], reconstructions[shown]], axis=1).reshape(-1, *originals.shape[1:])
     path = out / SAMPLES / f"{checkpoint.folder_name(state.step)}.png"
     origin = {"run": state.config.name, "step": state.step, "shows": "original, reconstruction, ..."}
-    with naming(path):
-        images.save_png(path, images.grid(pairs, 2 * PAIRS_A_ROW), origin)
+    images.save_png(path, images.grid(pairs, 2 * PAIRS_A_ROW), origin)
     quality = float(psnr(originals, reconstructions).mean()), float(ssim(originals, reconstructions).mean())
     return Reconstructed(state.step, *quality, num, path)
 
@@ -160,23 +158,12 @@ def export(state: AutoencoderState, dataset: TrainingSet, folder: Path) -> Expor
     net = build(state.config.model, dataset.shape[1], seed=0)
     net.load_state_dict({name: value.cpu() for name, value in state.net.state_dict().items()})
     net.register_to_config(scaling_factor=scale)
-    partial = folder.with_name(f".{folder.name}.partial")
-    old = folder.with_name(f".{folder.name}.removed")
     try:
-        for leftover in (partial, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        net.save_pretrained(partial)
-        # safetensors' own writer gives the file to its owner alone, whatever the umask says.
-        (partial / kl.WEIGHTS).chmod((partial / kl.CONFIG).stat().st_mode)
-        for name in (kl.CONFIG, kl.WEIGHTS):
-            with (partial / name).open("rb") as file:
-                os.fsync(file.fileno())
-        if folder.exists():
-            folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        with atomic_folder(folder) as partial:
+            net.save_pretrained(partial)
+            # safetensors' own writer gives the file to its owner alone, whatever the umask says.
+            (partial / kl.WEIGHTS).chmod((partial / kl.CONFIG).stat().st_mode)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise RunError(f"could not save {folder}: {error.strerror or error}") from error
     sha256 = sha256_of(folder / kl.WEIGHTS)
     return Exported(state.step, folder, scale, sha256, kl.encoder_sha256(net.state_dict()))

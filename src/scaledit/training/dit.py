@@ -22,7 +22,6 @@ from scaledit.data.sets import TrainingSet, check_fits
 from scaledit.errors import UsageError
 from scaledit.evaluation.judge import Judge, drawn, open_judge
 from scaledit.models import flops
-from scaledit.parts import naming
 from scaledit.pipeline import BYTES_OF_A_NUMBER, PROGRESS, Pipeline
 from scaledit.sampling.request import BYTES_OF_A_LABEL
 from scaledit.training.class_order import as_recorded, remarks
@@ -162,8 +161,7 @@ class Looks:
             sheet = pipeline(classes, seed=config.sample.seed, progress=drawing)
         path = self.out / SAMPLES / f"{checkpoint.folder_name(step)}.png"
         origin = {"run": config.name, "step": step, "sample": config.to_json()["sample"]}
-        with naming(path):
-            images.save_png(path, images.grid(sheet, config.sample.per_class), origin)
+        images.save_png(path, images.grid(sheet, config.sample.per_class), origin)
         return path
 
 

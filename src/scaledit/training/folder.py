@@ -21,7 +21,9 @@ from scaledit import checkpoint
 from scaledit.config import Config, differences
 from scaledit.data.background import DEFAULT, DROP
 from scaledit.errors import RunError, UsageError, reading
-from scaledit.parts import Lock, abandoned, read_json, whole
+from scaledit.files.atomic import atomic_write, remove_abandoned
+from scaledit.files.lock import Lock
+from scaledit.files.reading import read_json
 from scaledit.training.log import LOG
 
 CONFIG, STATUS, CHECKPOINTS, SAMPLES, PRIVATE = "config.json", "status.json", "checkpoints", "samples", ".run"
@@ -78,7 +80,7 @@ def claim(
         found = checkpoint.latest(out / CHECKPOINTS)
         check(found)
         _clear(out)
-        with whole(path) as file:
+        with atomic_write(path) as file:
             file.write((json.dumps(config.to_json(), indent=1) + "\n").encode())
     except OSError as error:
         lock.release()
@@ -111,7 +113,7 @@ def _clear(out: Path) -> None:
     for name in (CONFIG, STATUS, LOG):
         leftovers += out.glob(f".{name}.*.partial")
     for folder in (out, out / SAMPLES):
-        leftovers += abandoned(folder)
+        remove_abandoned(folder)
     for leftover in leftovers:
         with suppress(OSError):
             leftover.unlink()
@@ -150,5 +152,5 @@ def write_status(out: Path, state: str, step: int | None, **more: Any) -> None:
     status = {"state": state, "step": step, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more}
     if state == "running":
         status |= {"process": os.getpid(), "host": socket.gethostname()}
-    with whole(out / STATUS) as file:
+    with atomic_write(out / STATUS) as file:
         file.write((json.dumps(status, indent=1) + "\n").encode())

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from scaledit.errors import printable
 from scaledit.evaluation.result import Result
-from scaledit.parts import naming, whole
+from scaledit.files.atomic import atomic_write, naming
 from scaledit.training import events
 from scaledit.training.events import Evaluated, Event, Remarked, RolledBack, Started, Verifying
 
@@ -77,7 +77,7 @@ class JsonLog:
         )
 
     def _write(self, records: list[dict[str, Any]]) -> None:
-        with whole(self.out / LOG) as file:
+        with atomic_write(self.out / LOG) as file:
             file.writelines(json.dumps(line).encode() + b"\n" for line in records)
 
 

@@ -19,8 +19,8 @@ from scaledit import checkpoint, machine
 from scaledit.config import Config
 from scaledit.data import loader
 from scaledit.errors import RunError
+from scaledit.files.lock import Lock
 from scaledit.models.flops import TRAIN_FORWARDS
-from scaledit.parts import Lock
 from scaledit.training import folder
 from scaledit.training.events import (
     Event,

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from scaledit.errors import RunError
-from scaledit.parts import read_json, whole
+from scaledit.files.atomic import atomic_write
+from scaledit.files.reading import read_json
 from scaledit.training.folder import PRIVATE
 from scaledit.training.ranks import Ranks
 
@@ -179,7 +180,7 @@ class Watch:
 
     def _write(self) -> None:
         try:
-            with whole(self._file(self.ranks.rank)) as file:
+            with atomic_write(self._file(self.ranks.rank)) as file:
                 file.write(json.dumps(self.says).encode())
         except OSError:
             pass  # a full disk is the checkpoint's to report

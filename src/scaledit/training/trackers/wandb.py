@@ -13,7 +13,8 @@ from typing import Any
 
 from scaledit.config import Config
 from scaledit.errors import RunError, UsageError
-from scaledit.parts import read_json, whole
+from scaledit.files.atomic import atomic_write
+from scaledit.files.reading import read_json
 from scaledit.training.trackers.base import Tracker, first_line, imported, pictures, scalars
 from scaledit.training.trackers.wandb_file import last_step
 
@@ -83,7 +84,7 @@ class WeightsAndBiases(Tracker):
         if self.config.log.wandb not in ids:
             ids[self.config.log.wandb] = uuid.uuid4().hex[:8]
             path.parent.mkdir(exist_ok=True)
-            with whole(path) as file:
+            with atomic_write(path) as file:
                 file.write((json.dumps(ids) + "\n").encode())
         return ids[self.config.log.wandb]
 

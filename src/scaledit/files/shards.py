@@ -1,0 +1,67 @@
+"""Long work in parts that are files: each complete or not there, made by any of n processes, in any order.
+
+    shard i of n makes the parts k with k mod n = i
+
+Processes share nothing but the folder: what the job is stands in a file that the first of them writes and the
+others compare with. An interrupted job resumes when it is run again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from scaledit.errors import UsageError
+from scaledit.files.atomic import atomic_write
+
+
+class Shard(NamedTuple):
+    """The share i of n of a job's parts."""
+
+    i: int
+    n: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """'0/4' -> Shard(0, 4). Raises UsageError."""
+        i, slash, n = text.partition("/")
+        if slash and i.isdigit() and n.isdigit() and int(i) < int(n):
+            return cls(int(i), int(n))
+        raise UsageError(f"--shard is i/n with i from 0 to n-1, as in 0/4; got {text!r}")
+
+    def has(self, k: int) -> bool:
+        return k % self.n == self.i
+
+
+ALL = Shard(0, 1)
+
+
+def begin_or_join(folder: Path, name: str, job: Mapping[str, Any], what: str) -> None:
+    """Begins a job in `folder` by writing what it is to folder/name, or joins it: compares `job` with what
+    another process (or an earlier run) wrote there. what: the parts' name in the message.
+
+    Raises UsageError if the folder holds something else.
+    """
+    path, job = folder / name, json.loads(json.dumps(job))
+    if not path.exists():
+        if folder.is_file():
+            raise UsageError(f"{folder} is a file; choose another --out")
+        others = [p for p in folder.iterdir() if p.suffix != ".partial"] if folder.exists() else []
+        if others and not path.exists():  # another process may have written it in this moment
+            raise UsageError(f"{folder} is not empty and holds no {what}; choose another --out")
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            file.write((json.dumps(job, indent=1) + "\n").encode())
+    try:
+        there = json.loads(path.read_bytes())
+        changed = [key for key in sorted(job.keys() | there.keys()) if there.get(key) != job.get(key)]
+    except (OSError, ValueError, AttributeError):
+        raise UsageError(f"{path} cannot be read; choose another --out") from None
+    if changed:
+        key = changed[0]
+        raise UsageError(
+            f"{folder} holds {what} of another request ({key}: {there.get(key)} -> {job.get(key)}); "
+            "choose another --out, or delete it"
+        )
