@@ -26,12 +26,12 @@ SCHEDULES = {
     "cosine": diffusion.CosineBeta,
     "quadratic": diffusion.QuadraticBeta,
     "flow": diffusion.LinearFlow,
-    "interpolant": diffusion.Interpolant,
+    "interpolant": diffusion.LinearFlow,  # of a network that is told alpha, see `denoiser`
 }
 PREDICTIONS = {
     "epsilon": diffusion.Epsilon,
     "velocity": diffusion.Velocity,
-    "start": diffusion.Start,
+    "start": diffusion.X0,
 }
 OBJECTIVES = {"simple": diffusion.Simple, "hybrid": diffusion.Hybrid}
 TIMES = {
@@ -72,7 +72,8 @@ def check_weights(config: DiTConfig) -> None:
 
 def denoiser(config: DiffusionConfig, net: diffusion.Network) -> diffusion.NetDenoiser:
     """The network read the way it is trained."""
-    parameterization = PREDICTIONS[config.prediction]()
+    tells = "alpha" if config.schedule == "interpolant" else "t"
+    parameterization = PREDICTIONS[config.prediction](tells=tells)
     if config.objective == "hybrid":
         parameterization = diffusion.LearnedRange(parameterization)
     return diffusion.NetDenoiser(net, schedule(config), parameterization)

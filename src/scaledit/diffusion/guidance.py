@@ -2,16 +2,24 @@
 
 eps(x_t, y) <- eps(x_t, null) + scale (eps(x_t, y) - eps(x_t, null))     (Ho & Salimans 2022, eq. 6;
                                                                           scale = 1 is no guidance)
+
+A part of guidance has a field for the denoiser inside, which is not a recipe's to set: `part.bind(denoiser)`
+puts it there, and `guided(denoiser, parts)` does so for a list of them, the first the innermost.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Self
 
+from scaledit.conditions import Condition
 from scaledit.diffusion.denoiser import Denoiser, NetDenoiser
 from scaledit.diffusion.parameterization import Prediction
-from scaledit.diffusion.schedule import Schedule
+from scaledit.diffusion.schedule import Schedule, coefficient
+from scaledit.errors import UsageError
+from scaledit.part import Part, field
 
 if TYPE_CHECKING:
     import torch
@@ -21,31 +29,100 @@ else:
 
 
 @dataclass(frozen=True)
-class ClassifierFree:
-    """Classifier-free guidance on the first `channels` channels, or on all (None).
+class Guidance(Part, kind="guidance", home="scaledit.diffusion.guidance", needs=("__call__",)):
+    """A denoiser made of another one. `denoiser` gives the one inside, x_t, t and y come as a denoiser has
+    them.
+
+    BY_ROW: names of fields that may be a float64 tensor (N,), one value for each row, so that images with
+    different ones can be sampled in one batch.
+    """
+
+    BY_ROW: ClassVar[tuple[str, ...]] = ()
+
+    inside: Denoiser | None = field(None, doc="the denoiser that is guided", inner=True)
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The denoiser inside. Raises UsageError where none was bound."""
+        if self.inside is None:
+            raise UsageError(f"{self.part_name()} guides no denoiser yet: bind one with .bind(denoiser)")
+        return self.inside
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.denoiser.schedule
+
+    @property
+    def idle(self) -> bool:
+        """Whether it changes nothing, so that it can be left out and its evaluations saved."""
+        return False
+
+    def bind(self, denoiser: Denoiser) -> Self:
+        """The same guidance, of this denoiser."""
+        return dataclasses.replace(self, inside=denoiser)
+
+    def __call__(self, x_t: Tensor, t: Tensor, y: Tensor | Condition | None) -> Prediction:
+        raise NotImplementedError
+
+
+def guided(denoiser: Denoiser, parts: Sequence[Guidance]) -> Denoiser:
+    """`denoiser` with all parts around it, the first the innermost; those that are idle are left out."""
+    for part in parts:
+        if not part.idle:
+            denoiser = part.bind(denoiser)
+    return denoiser
+
+
+def together(of_each: Sequence[tuple[Guidance, ...]], sizes: Sequence[int]) -> tuple[Guidance, ...]:
+    """One tuple of parts for a batch of jobs of so many rows each, whose parts differ in BY_ROW fields alone:
+    those that do differ become tensors, one value for each row."""
+    merged = []
+    for parts in zip(*of_each, strict=True):
+        by_row = {name: [getattr(part, name) for part in parts] for name in parts[0].BY_ROW}
+        rows = {
+            name: torch.tensor(values, dtype=torch.float64).repeat_interleave(torch.tensor(sizes))
+            for name, values in by_row.items()
+            if len(set(values)) > 1
+        }
+        merged.append(dataclasses.replace(parts[0], **rows) if rows else parts[0])
+    return tuple(merged)
+
+
+@dataclass(frozen=True)
+class ClassifierFree(Guidance, name="classifier_free"):
+    """Classifier-free guidance on all channels, or on the first `channels` of them.
 
     The paper's figures guide three of the four latent channels. The other channels and the variance are
     the conditional half's. Without a label there is nothing to guide towards: y = None passes through.
     """
 
-    inside: Denoiser
-    scale: float
-    channels: int | None = 3
+    BY_ROW: ClassVar[tuple[str, ...]] = ("scale",)
+
+    scale: float = field(1.0, doc="1 is no guidance; above, towards what is asked for")
+    channels: int | None = field(
+        None, ge=1, doc="how many channels are guided, from the first on; all if unset"
+    )
 
     @property
-    def schedule(self) -> Schedule:
-        return self.inside.schedule
+    def idle(self) -> bool:
+        return isinstance(self.scale, int | float) and self.scale == 1
 
-    def __call__(self, x_t: Tensor, t: Tensor, y: Tensor | None) -> Prediction:
+    def __call__(self, x_t: Tensor, t: Tensor, y: Tensor | Condition | None) -> Prediction:
+        inside = self.denoiser
         if y is None:
-            return self.inside(x_t, t, None)
-        if isinstance(self.inside, NetDenoiser):
-            conditional, null = self.inside.conditional_and_null(x_t, t, y)
+            return inside(x_t, t, None)
+        if isinstance(inside, NetDenoiser):
+            conditional, null = inside.conditional_and_null(x_t, t, y)
         else:
-            conditional, null = self.inside(x_t, t, y), self.inside(x_t, t, None)
+            conditional, null = inside(x_t, t, y), inside(x_t, t, None)
 
         def guide(towards: Tensor, away: Tensor) -> Tensor:
-            guided = away + self.scale * (towards - away)
+            if isinstance(self.scale, torch.Tensor):
+                scale = coefficient(self.scale, towards)
+                # Exactly as alone, where a scale of 1 is left out.
+                guided = torch.where(scale == 1, towards, away + scale * (towards - away))
+            else:
+                guided = away + self.scale * (towards - away)
             if self.channels is None:
                 return guided
             return torch.cat([guided[:, : self.channels], towards[:, self.channels :]], dim=1)

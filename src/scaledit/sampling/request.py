@@ -20,6 +20,7 @@ import torch
 from scaledit import assemble, checks, images, machine
 from scaledit.config import SampleConfig
 from scaledit.diffusion.noise import Stream, uniform
+from scaledit.diffusion.times import Even
 from scaledit.errors import UsageError, did_you_mean, printable
 from scaledit.pipeline import MOST_IMAGES, PROGRESS, Pipeline
 
@@ -106,8 +107,10 @@ class Samples(NamedTuple):
 def _times(pipeline: Pipeline, settings: SampleConfig) -> dict[str, Any]:
     """Which times a sampler chose where they are not the schedule's own: other pictures than with those."""
     schedule = assemble.schedule(pipeline.config.diffusion)
-    grid = assemble.sampler(settings.sampler, settings.steps).grid(schedule)
-    return {} if torch.equal(grid, schedule.grid(settings.steps)) else {"times": "log_snr"}
+    sampler = assemble.sampler(settings.sampler, settings.steps)
+    times = sampler.times.chosen(schedule)
+    same = torch.equal(times.grid(schedule, sampler.steps), Even().grid(schedule, sampler.steps))
+    return {} if same else {"times": times.part_name()}
 
 
 def parse_classes(
