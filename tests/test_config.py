@@ -84,7 +84,7 @@ def test_the_last_override_wins_and_bare_words_are_strings():
         ("model.hiden_size=32", "unknown key 'model.hiden_size'; did you mean 'model.hidden_size'?"),
         ("diffusion.schedule=flwo", "diffusion.schedule is 'flwo'; did you mean 'flow'?"),
         ("sample.sampler=dpmm", "sample.sampler is 'dpmm'; did you mean 'dpm'?"),
-        ("model.conditioning=adalnzero", "is 'adalnzero'; did you mean 'adaln_zero'?"),
+        ("model.conditioning=adalnzero", "unknown block 'adalnzero'; did you mean 'adaln_zero'?"),
         ("train.steps=abc", "train.steps must be a whole number, got 'abc'"),
         ("train.steps=1.5", "train.steps must be a whole number, got 1.5"),
         ("train.steps=true", "train.steps must be a whole number, got True"),

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from scaledit import DiT, DiTConfig, assemble
+from scaledit import DiT, DiTConfig, assemble, part
 from scaledit.cli import main
 from scaledit.config import SampleConfig, load
 from scaledit.diffusion import sample
 from scaledit.errors import UsageError
-from scaledit.models.config import Conditioning
+from scaledit.models.blocks import Block
 from scaledit.scaling import devices, paper
 from scaledit.scaling.plan import (
     Hardware,
@@ -268,8 +268,8 @@ def saved_bytes(config: DiTConfig, batch: int, precision: str) -> int:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("block", ["in_context", "cross_attention", "adaln", "adaln_zero"])
-def test_activation_memory_against_autograd(block: Conditioning, precision: str):
+@pytest.mark.parametrize("block", part.names(Block))
+def test_activation_memory_against_autograd(block: str, precision: str):
     """The closed form is an estimate (other attention kernels keep a little more or less): 3 %."""
     paper_size = DiTConfig.named("DiT-S/4", conditioning=block)
     odd = DiTConfig((24, 16), 2, 3, 64, 5, 4, 10, conditioning=block, mlp_ratio=2.0, learn_sigma=False)

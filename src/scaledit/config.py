@@ -22,6 +22,7 @@ from scaledit import checks
 from scaledit.errors import UsageError, did_you_mean, reading, reason, shown
 from scaledit.files.reading import check_depth
 from scaledit.models.config import DiTConfig
+from scaledit.part import YOURS, Allowed, nested_of
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -243,7 +244,7 @@ class Config:
         """Plain values; `from_json` is its inverse. Keys of [data] that earlier versions did not have are
         left out where they say nothing, so that configs of old and new, and what is compared by them, agree.
         """
-        value = json.loads(json.dumps(dataclasses.asdict(self)))  # pyright: ignore[reportArgumentType]
+        value = json.loads(json.dumps(_plain(self)))
         for key in ("background", "split", "image_key", "changed"):
             if value["data"][key] == getattr(DataConfig, key):
                 del value["data"][key]
@@ -285,11 +286,12 @@ class RunConfig(Config):
         _check(self)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> RunConfig:
-        """Raises UsageError, as that of all configs."""
+    def from_json(cls, value: Mapping[str, Any], allowed: Allowed = YOURS) -> RunConfig:
+        """Raises UsageError, as that of all configs. allowed: which modules may be imported for parts that
+        the config names."""
         try:
             parts = sections(cls, value, but="model")
-            model = _model(value.get("model", {}), parts["diffusion"])
+            model = _model(value.get("model", {}), parts["diffusion"], allowed)
             return cls(name=_name(value), model=model, **parts)
         except UsageError:
             raise
@@ -488,14 +490,28 @@ def _section(kind: type, section: str, values: Mapping[str, Any]) -> Any:
     return kind(**_values(kind, section, values))
 
 
-def _values(kind: type, section: str, values: object) -> dict[str, Any]:
+def _plain(config: Any) -> dict[str, Any]:
+    """{name: plain value} of a dataclass of sections; a section that knows its own plain values says them."""
+    values = {one.name: getattr(config, one.name) for one in dataclasses.fields(config)}
+    return {
+        name: value.to_json()
+        if hasattr(value, "to_json")
+        else dataclasses.asdict(value)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type)
+        else value
+        for name, value in values.items()
+    }
+
+
+def _values(kind: type, section: str, values: object, allowed: Allowed = YOURS) -> dict[str, Any]:
     if not isinstance(values, Mapping):
         raise UsageError(f"{section} must be a table of keys, got {shown(values)}")
     hints = get_type_hints(kind)
     out = {}
     for key, value in values.items():
         _known(f"{section}.{key}", [f"{section}.{name}" for name in hints], "key")
-        out[key] = _value(hints[key], f"{section}.{key}", value)
+        made = nested_of(allowed)(hints[key], f"{section}.{key}", value)
+        out[key] = _value(hints[key], f"{section}.{key}", value) if made is NotImplemented else made
     return out
 
 
@@ -503,7 +519,7 @@ def _name(table: Mapping[str, Any]) -> str:
     return _value(str, "name", table.get("name", "run"))
 
 
-def _model(given: object, diffusion: DiffusionConfig) -> DiTConfig:
+def _model(given: object, diffusion: DiffusionConfig, allowed: Allowed = YOURS) -> DiTConfig:
     """[model] is either a name of the paper with changes, or the fields of DiTConfig."""
     if not isinstance(given, Mapping):
         raise UsageError(f"model must be a table of keys, got {shown(given)}")
@@ -513,7 +529,7 @@ def _model(given: object, diffusion: DiffusionConfig) -> DiTConfig:
     name, image_size = values.pop("name", None), values.pop("image_size", None)
     if name is None and image_size is not None:
         raise UsageError("model.image_size goes with model.name; use model.input_size otherwise")
-    fields = _values(DiTConfig, "model", values)
+    fields = _values(DiTConfig, "model", values, allowed)
     if name is not None:
         image_size = _value(int, "model.image_size", 256 if image_size is None else image_size)
         config = DiTConfig.named(_value(str, "model.name", name), image_size, **fields)

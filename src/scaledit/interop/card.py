@@ -64,7 +64,7 @@ def text(model: Model, results: Sequence[Mapping[str, Any]] = (), usage: Usage =
         "",
         f"{counts.params:,} trainable parameters, {counts.macs / 1e9:.4g} G multiply-adds an image; "
         f"input {shape.in_channels}x{shape.height}x{shape.width}, {shape.num_classes} classes, "
-        f"{shape.conditioning}.",
+        f"{shape.block.label()}.",
         "",
         "```python",
         *loading(model, usage),

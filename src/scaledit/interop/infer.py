@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -21,14 +21,18 @@ from torch import Tensor
 
 from scaledit.errors import UsageError, did_you_mean
 from scaledit.interop.official import MOST_TOKENS, POSITION_TOLERANCE, check_size
-from scaledit.models.config import IMAGENET_CLASSES, MODEL_NAMES, PATCHES, SIZES, Conditioning, DiTConfig
+from scaledit.models.blocks import Block
+from scaledit.models.config import IMAGENET_CLASSES, MODEL_NAMES, PATCHES, SIZES, DiTConfig
+from scaledit.models.description import Description
 from scaledit.models.layers import position_table
+from scaledit.part import members
 
 CLASS_DROPOUT = 0.1
 """Of the official programs, where the label table has a null label."""
 FLOW_NAMES = {name.replace("DiT-", "SiT-"): name for name in MODEL_NAMES}
 """SiT's sizes are the DiT's."""
 KNOWN_NAMES = (*MODEL_NAMES, *FLOW_NAMES)
+SECOND_TIME = "second_time_embed.fc1.weight"
 KNOWN_CLASSES = (10, 100, IMAGENET_CLASSES)
 """Of the data sets that nearly every class-conditional model is trained on: a label table of so many rows has
 no null label, one with a row more has one."""
@@ -82,7 +86,7 @@ def config_of(
         )
     classes = classes_of(label[0], hints, null_row)
     _check_name(depth, width, patch, hints)
-    config = DiTConfig(
+    plain = DiTConfig(
         input_size=_input_size(position, width, patch, hints),
         patch_size=patch,
         in_channels=channels,
@@ -92,9 +96,10 @@ def config_of(
         num_classes=classes.num,
         class_dropout=CLASS_DROPOUT if classes.null_row else 0.0,
         learn_sigma=rows == 2 * area,
-        conditioning=_conditioning(shapes, width),
         mlp_ratio=_shape(shapes, "blocks.0.mlp.fc1.weight", 2)[0] / width,
+        second_time=SECOND_TIME in shapes,
     )
+    config = _with_design(plain, shapes)
     check_size(config, len(shapes))
     return config
 
@@ -175,11 +180,20 @@ def _depth(shapes: Mapping[str, tuple[int, ...]]) -> int:
     return len(blocks)
 
 
-def _conditioning(shapes: Mapping[str, tuple[int, ...]], width: int) -> Conditioning:
-    modulation = shapes.get("blocks.0.modulation.weight")
-    if modulation is None:
-        return "cross_attention" if "blocks.0.cross.q.weight" in shapes else "in_context"
-    return "adaln" if modulation[0] == 4 * width else "adaln_zero"
+def _with_design(config: DiTConfig, shapes: Mapping[str, tuple[int, ...]]) -> DiTConfig:
+    """The config with the block design whose weights are most like those of block 0 and the end. Where
+    several are equally alike it stays as it is: what is wrong with the weights is then said by their names.
+    """
+    found = {key: shape for key, shape in shapes.items() if key.startswith(("blocks.0.", "final."))}
+
+    def unlike(candidate: DiTConfig) -> int:
+        one = replace(candidate, depth=1)
+        wanted = {
+            k: s for k, s in Description.of(one).shapes().items() if k.startswith(("blocks.", "final."))
+        }
+        return sum(found.get(key) != wanted.get(key) for key in found.keys() | wanted.keys())
+
+    return min((config, *(replace(config, conditioning=name) for name in members(Block))), key=unlike)
 
 
 def _patch(area: int, patches: tuple[int, ...] | None, hints: Hints) -> int:

@@ -52,11 +52,23 @@ def _theirs(key: str) -> str:
 
 
 def check_conditioning(config: DiTConfig, layout: str = "official") -> None:
-    """Raises UsageError for the three designs that the official and diffusers' layouts do not have."""
+    """Raises UsageError for the designs that the official and diffusers' layouts do not have, for other
+    encodings of positions and conditions, and for a second time."""
     if config.conditioning != "adaln_zero":
         raise UsageError(
-            f"the {layout} layout holds adaLN-Zero models only; this config is {config.conditioning!r}"
+            f"the {layout} layout holds adaLN-Zero models only; this config is {config.block.label()!r}"
         )
+    beside = [
+        f"{name} {value}"
+        for name, value, held in (
+            ("position", config.position_part.label(), config.position == "sincos"),
+            ("conditioner", config.conditioner_part.label(), config.conditioner == "labels"),
+            ("second_time", config.second_time, not config.second_time),
+        )
+        if not held
+    ]
+    if beside:
+        raise UsageError(f"the {layout} layout cannot hold this model's {' and '.join(beside)}")
 
 
 def to_ours(weights: Mapping[str, Lazy]) -> dict[str, Lazy]:

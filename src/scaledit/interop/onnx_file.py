@@ -9,7 +9,6 @@ config is in the file's metadata under "scaledit", so that the null label and th
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import os
@@ -68,7 +67,7 @@ def save(net: DiT, out: Path) -> Path | None:
             verbose=False,
         )
     assert program is not None
-    program.model.metadata_props[METADATA] = json.dumps(dataclasses.asdict(net.config))
+    program.model.metadata_props[METADATA] = json.dumps(net.config.to_json())
     is_large = sum(p.numel() * p.element_size() for p in net.parameters()) > LARGEST_INSIDE
     # The file names that of its weights, so both are written under their own names in a folder of their own.
     with partial_folder(out) as folder:

@@ -69,7 +69,7 @@ def save(net: DiT, out: Path) -> None:
     """Writes a .pt2, whole or not at all, with the config inside. Raises UsageError for another name, OSError
     where it cannot be written."""
     check_name(out)
-    config: Any = dataclasses.asdict(net.config)
+    config: Any = net.config.to_json()
     # In memory first: torch's writer of archives aborts the whole process where a write fails, and where a
     # Ctrl-C comes in the middle of one.
     buffer = io.BytesIO()

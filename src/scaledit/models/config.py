@@ -5,25 +5,33 @@ T = (H / p) (W / p) tokens of width d, depth blocks
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from functools import lru_cache
+from typing import Any, TypeVar
 
+from scaledit import part
 from scaledit.errors import UsageError, did_you_mean
-
-Conditioning = Literal["in_context", "cross_attention", "adaln", "adaln_zero"]
-Position = Literal["sincos"]
+from scaledit.models.blocks import Block
+from scaledit.models.conditioners import Conditioner
+from scaledit.models.positions import Position
 
 # Paper, table 1: depth, hidden size, heads.
 SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
 PATCHES = (2, 4, 8)
-TIME_FREQUENCIES = 256  # length of the sinusoidal timestep embedding: half cosines, half sines
-CONDITION_TOKENS = 2  # the time and the label, where a block design treats them as tokens
 LATENT_CHANNELS = 4
 LATENT_DOWNSAMPLING = 8
 IMAGENET_CLASSES = 1000
 
 MODEL_NAMES = tuple(f"DiT-{size}/{patch}" for size in SIZES for patch in PATCHES)
+PARTS = {"conditioning": Block, "position": Position, "conditioner": Conditioner}
+"""The fields of a config that are parts, with their kinds."""
+ADDED = ("conditioner", "second_time")
+"""Fields that configs did not always have: not written where they are as by default, so that configs of old
+and new agree."""
+
+Kind = TypeVar("Kind", bound=part.Part)
 
 
 @dataclass(frozen=True)
@@ -34,10 +42,15 @@ class DiTConfig:
     patch_size: side of a patch; must divide both sides.
     num_classes: classes of the data, without the null label; 1 for an unconditional model.
     learn_sigma: whether the output has a second set of `in_channels` channels for the variance.
-    conditioning: the paper's block design.
+    conditioning: the block design, a part of models.blocks: its name, MODULE:CLASS of one's own, a table with
+        its fields, or the part itself. A design of scaledit's as it is by default is held as its name.
     class_dropout: fraction of labels replaced by the null label in training (`DiT.drop_labels`). 0: the null
         label was never trained, and the model can only be sampled without guidance (`has_null_label`).
-    position: the position embedding; "sincos" is the paper's frozen table.
+    position: the position encoding, likewise a part of models.positions; "sincos" is the paper's frozen
+        table.
+    conditioner: what embeds the conditions, a part of models.conditioners; "labels" is the paper's table.
+    second_time: whether the network takes a second time (`DiT(config)(x, t, y, second=s)`), whose embedding
+        is added to that of the first.
 
     Raises UsageError for sizes that do not fit together.
     """
@@ -50,10 +63,12 @@ class DiTConfig:
     num_heads: int
     num_classes: int
     learn_sigma: bool = True
-    conditioning: Conditioning = "adaln_zero"
+    conditioning: Block | str = "adaln_zero"
     mlp_ratio: float = 4.0
     class_dropout: float = 0.1
-    position: Position = "sincos"
+    position: Position | str = "sincos"
+    conditioner: Conditioner | str = "labels"
+    second_time: bool = False
 
     def __post_init__(self) -> None:
         size = self.input_size
@@ -78,21 +93,43 @@ class DiTConfig:
                 f"model.num_heads {self.num_heads} does not divide model.hidden_size {self.hidden_size}; "
                 f"choose heads that divide the width"
             )
-        if self.hidden_size % 4:
-            raise UsageError(
-                f"model.hidden_size {self.hidden_size} is not divisible by 4, which the sin-cos position "
-                f"table needs; use {max(4, round(self.hidden_size / 4) * 4)}"
-            )
-        if self.conditioning not in get_args(Conditioning):
-            hint = did_you_mean(str(self.conditioning), get_args(Conditioning))
-            raise UsageError(f"unknown model.conditioning {self.conditioning!r}{hint}")
-        if self.position not in get_args(Position):
-            hint = did_you_mean(str(self.position), get_args(Position))
-            raise UsageError(f"unknown model.position {self.position!r}{hint}")
+        for name, kind in PARTS.items():
+            object.__setattr__(self, name, _held(_part(kind, getattr(self, name), f"model.{name}")))
+        if not isinstance(self.second_time, bool):
+            raise UsageError(f"model.second_time must be true or false, got {self.second_time!r}")
+        self.position_part.fits(self)
         if not 0 <= self.class_dropout <= 1:
             raise UsageError(f"model.class_dropout must lie in [0, 1], got {self.class_dropout}")
-        if not (math.isfinite(self.mlp_ratio) and int(self.hidden_size * self.mlp_ratio) >= 1):
+        if not (math.isfinite(self.mlp_ratio) and self.mlp_hidden >= 1):
             raise UsageError(f"model.mlp_ratio {self.mlp_ratio} leaves the MLP without a hidden unit; use 4")
+
+    @property
+    def block(self) -> Block:
+        """The block design."""
+        return _part(Block, self.conditioning, "model.conditioning")
+
+    @property
+    def position_part(self) -> Position:
+        return _part(Position, self.position, "model.position")
+
+    @property
+    def conditioner_part(self) -> Conditioner:
+        return _part(Conditioner, self.conditioner, "model.conditioner")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, parts whole; `DiTConfig(**value)` is its inverse."""
+        defaults = {one.name: one.default for one in dataclasses.fields(self)}
+        values = {name: getattr(self, name) for name in defaults}
+        return {
+            name: part.plain(value)
+            for name, value in values.items()
+            if name not in ADDED or value != defaults[name]
+        }
+
+    @property
+    def mlp_hidden(self) -> int:
+        """Width of an MLP's hidden layer."""
+        return int(self.hidden_size * self.mlp_ratio)
 
     @property
     def has_null_label(self) -> bool:
@@ -147,3 +184,21 @@ class DiTConfig:
             num_classes=IMAGENET_CLASSES,
         )
         return replace(config, **changes)  # type: ignore[arg-type]  # checked by __post_init__
+
+
+def _held(given: part.Part) -> part.Part | str:
+    """A part of scaledit's whose fields are as by default as its name; any other as it is."""
+    name = given.part_name()
+    return name if ":" not in name and given == type(given)() else given
+
+
+def _part(kind: type[Kind], given: object, where: str) -> Kind:
+    """A part as a config was given it, or holds it."""
+    if isinstance(given, str) and ":" not in given:
+        return _built_in(kind, given, where)
+    return part.build(kind, given, where)
+
+
+@lru_cache
+def _built_in(kind: type[Kind], name: str, where: str) -> Kind:
+    return part.build(kind, name, where)

@@ -2,7 +2,7 @@
 
 tokens  =  patchify(x) W + b + pos              (paper, section 3.2, "Patchify")
 gamma(t) = [cos(t w_k), sin(t w_k)],  w_k = 10000^(-k/128),  k = 0..127
-modulate(x, shift, scale) = x (1 + scale) + shift
+Attn(q, k, v) = softmax(q k^T / sqrt(head)) v
 """
 
 from __future__ import annotations
@@ -13,20 +13,17 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scaledit.errors import UsageError
-from scaledit.models.config import TIME_FREQUENCIES
+from scaledit.models.description import TIME_FREQUENCIES
 
 LAYER_NORM_EPS = 1e-6
 
 
 def layer_norm(width: int, *, affine: bool) -> nn.LayerNorm:
     return nn.LayerNorm(width, eps=LAYER_NORM_EPS, elementwise_affine=affine)
-
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x (N, T, D); shift and scale (N, D)."""
-    return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
@@ -59,9 +56,10 @@ def time_frequencies() -> Tensor:
 
 
 def timestep_embedding(t: Tensor, frequencies: Tensor) -> Tensor:
-    """Sinusoidal embedding of t (N,), in 0..1000, at the frequencies (K,) -> (N, 2K) float32: cosines
-    first, then sines. (diffusers divides by K - 1 in the exponent: another function.)"""
-    angles = t[:, None].float() * frequencies
+    """Sinusoidal embedding of t (N,), in 0..1000, at the frequencies (K,) -> (N, 2K): cosines first, then
+    sines; float64 where t is (so that derivatives in t can be checked), else float32. (diffusers divides by
+    K - 1 in the exponent: another function.)"""
+    angles = (t if t.dtype == torch.float64 else t.float())[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
@@ -141,8 +139,26 @@ class TimestepEmbedder(Derived):
         return self.fc2(F.silu(self.fc1(embedding.to(self.fc1.weight.dtype))))
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention of q (N, heads, T, head) to k and v (N, heads, S, head) -> (N, T, heads * head). mask:
+    (N, S), true at the keys that count; None where all do.
+
+    The fused kernels have no derivative in forward mode, so under forward-mode differentiation
+    (torch.func.jvp) the plain products are taken, which have one.
+    """
+    keys = None if mask is None else mask[:, None, None, :]
+    if forward_ad._current_level >= 0:  # what torch.func.jvp and dual_level alike set
+        with sdpa_kernel(SDPBackend.MATH):
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
+    n, heads, tokens, head = q.shape
+    return out.transpose(1, 2).reshape(n, tokens, heads * head)
+
+
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with qkv bias; x (N, T, D) -> (N, T, D)."""
+    """Multi-head self-attention with qkv bias; x (N, T, D) -> (N, T, D). mask: (N, T), true at the tokens
+    that count; None where all do."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -150,14 +166,15 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         n, tokens, width = x.shape
         q, k, v = self.qkv(x).reshape(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, tokens, width))
+        return self.proj(attend(q, k, v, mask))
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention from x (N, T, D) to a context (N, S, D)."""
+    """Multi-head attention from x (N, T, D) to a context (N, S, D). mask: (N, S), true at the tokens of the
+    context that count; None where all do."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -166,12 +183,12 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(width, 2 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         n, tokens, width = x.shape
         head = width // self.heads
         q = self.q(x).reshape(n, tokens, self.heads, head).transpose(1, 2)
         k, v = self.kv(context).reshape(n, -1, 2, self.heads, head).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, tokens, width))
+        return self.proj(attend(q, k, v, mask))
 
 
 class MLP(nn.Module):

@@ -100,7 +100,7 @@ def _headline(pipeline: Pipeline, events: Events) -> Html:
     return page.facts(
         {
             "Model": f"{counts.params / 1e6:.2f} M parameters, {counts.macs / 1e6:.2f} M multiply-adds "
-            f"an image ({config.model.conditioning}, width {config.model.hidden_size}, depth "
+            f"an image ({config.model.block.label()}, width {config.model.hidden_size}, depth "
             f"{config.model.depth}, patch {config.model.patch_size})",
             "Trained": f"{step} steps of batch {config.train.batch_size}, {seconds:.0f} s on {device}",
             "Speed": f"{rate:.0f} images/s in training, {macs / 1e9:.1f} G multiply-adds/s"

@@ -132,7 +132,7 @@ def _row(
         part=part,
         size=run.size,
         patch_size=model.patch_size,
-        conditioning=model.conditioning,
+        conditioning=model.block.label(),
         tokens=model.tokens,
         params=counts.params,
         macs=counts.macs,

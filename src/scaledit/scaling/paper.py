@@ -10,10 +10,10 @@ from __future__ import annotations
 import functools
 import json
 from importlib.resources import files
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from scaledit.evaluation.result import Figure, Result
-from scaledit.models.config import Conditioning, DiTConfig
+from scaledit.models.config import DiTConfig
 from scaledit.models.flops import count
 
 GFLOPS_TOLERANCE = 1e-3
@@ -30,7 +30,7 @@ class Printed(NamedTuple):
 
     model: str
     image_size: int
-    block: Conditioning
+    block: str
     gflops: float
     params_millions: int
     steps_thousands: int
@@ -57,7 +57,7 @@ class Computed(NamedTuple):
     """
 
     name: str
-    block: Conditioning
+    block: str
     image_size: int
     tokens: int
     params: int
@@ -116,7 +116,7 @@ def printed() -> list[Printed]:
         Printed(
             model=row["model"],
             image_size=row["image_size"],
-            block=cast(Conditioning, row["block"].lower().replace("-", "_")),
+            block=row["block"].lower().replace("-", "_"),
             gflops=row["gflops"],
             params_millions=row["params_millions"],
             steps_thousands=row["steps_thousands"],
@@ -124,6 +124,17 @@ def printed() -> list[Printed]:
         )
         for row in data()["table4_models"]
     ]
+
+
+@functools.cache
+def designs() -> tuple[str, ...]:
+    """The block designs that the paper compares, from the best on (figure 5): by their FID in table 4, at the
+    model and the number of steps that it has most designs of."""
+    at: dict[tuple[str, int, int], list[Printed]] = {}
+    for row in printed():
+        at.setdefault((row.model, row.image_size, row.steps_thousands), []).append(row)
+    compared = max(at.values(), key=len)
+    return tuple(row.block for row in sorted(compared, key=lambda row: row.fid))
 
 
 def quality(image_size: tuple[int, ...]) -> list[Result]:

@@ -15,12 +15,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from scaledit.config import RunConfig, SampleConfig
 from scaledit.errors import UsageError
 from scaledit.models import flops
-from scaledit.models.config import CONDITION_TOKENS, TIME_FREQUENCIES, Conditioning, DiTConfig
+from scaledit.models.config import DiTConfig
+from scaledit.models.description import Description
 from scaledit.scaling.devices import misfit, terse
 
 STATE_BYTES_PER_PARAMETER = 5 * 4
@@ -178,33 +179,14 @@ def evaluations(sample: SampleConfig) -> int:
     return passes * (1 if sample.cfg_scale == 1 else 2)
 
 
-class _Kept(NamedTuple):
-    """What one block keeps. wide, narrow: numbers in units of T d, without the MLP's hidden layer;
-    wide_vectors, narrow_vectors: in units of d. A norm keeps two numbers a token, an attention one a head."""
-
-    wide: int
-    narrow: int
-    norms: int
-    attentions: int
-    wide_vectors: int
-    narrow_vectors: int
-
-
-_KEPT: dict[Conditioning, _Kept] = {
-    "in_context": _Kept(2, 6, 2, 1, 0, 0),
-    "cross_attention": _Kept(3, 9, 3, 2, 0, 6),
-    "adaln": _Kept(4, 6, 2, 1, 1, 3),
-    "adaln_zero": _Kept(4, 8, 2, 1, 1, 9),
-}
-
-
 def activation_bytes(model: DiTConfig, batch: int, precision: str) -> int:
     """Bytes that a forward pass of `batch` images keeps for its backward pass, parameters not counted.
 
     An estimate for the network alone: what autograd saves of T tokens (in-context: two more) of width d, in
     an MLP of width m, with a fused attention, which keeps no T x T matrix. A LayerNorm saves its input x,
     a Linear its input, an attention q, k, v and its output, GELU its input, a modulation and a gate both
-    factors. Numbers an image and block:
+    factors. Each layer of the network's description knows its own (`Layer.kept`, `Block.kept`); together
+    they are, numbers an image and block:
 
                           wide, 4 bytes        narrow, 4 bytes, or 2 under bf16 autocast
         in_context        2 T d  (x)         + 6 T d + 2 T m          LN x; q, k, v, attention; MLP
@@ -215,23 +197,11 @@ def activation_bytes(model: DiTConfig, batch: int, precision: str) -> int:
     (x, LN x and modulated LN x once a norm), and a few numbers a token for each norm and head. Narrow are
     the factors and results of matrix products; bf16 autocast keeps a bf16 copy of the weights as well.
     """
-    kept, d = _KEPT[model.conditioning], model.hidden_size
-    modulated = model.conditioning in ("adaln", "adaln_zero")
-    tokens = model.tokens + (CONDITION_TOKENS if model.conditioning == "in_context" else 0)
-    hidden = int(d * model.mlp_ratio)
-
-    small = 2 * kept.norms + model.num_heads * kept.attentions
-    wide = model.depth * (tokens * (kept.wide * d + small) + kept.wide_vectors * d)
-    narrow = model.depth * (tokens * (kept.narrow * d + 2 * hidden) + kept.narrow_vectors * d)
-    # The ends: patches and timestep MLP; inputs of the last norm, modulation (if it has one) and linear.
-    narrow += model.tokens * model.in_channels * model.patch_size**2 + TIME_FREQUENCIES + 2 * d
-    wide += model.tokens * (d * (2 if modulated else 1) + 2)
-    narrow += model.tokens * d
-
+    described = Description.of(model)
+    kept = described.kept()
     if precision != "bf16":
-        return batch * 4 * (wide + narrow)
-    label_table = (model.num_classes + 1) * d  # looked up, not multiplied, so never cast
-    return batch * (4 * wide + 2 * narrow) + 2 * (flops.count(model).params - label_table)
+        return batch * 4 * (kept.wide + kept.narrow)
+    return batch * (4 * kept.wide + 2 * kept.narrow) + 2 * described.multiplied
 
 
 def scientific(count: float) -> str:

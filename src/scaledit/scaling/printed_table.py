@@ -54,7 +54,7 @@ def table() -> Table:
         distance="FID-50K",
         sizes=tuple(SIZES),
         protocols=_protocols(),
-        configs={row.name: {"model": dataclasses.asdict(_config(row))} for row in rows},
+        configs={row.name: {"model": _config(row).to_json()} for row in rows},
         made={"source": "the paper's tables as printed; multiply-adds and parameters computed"},
     )
     return Table(about, tuple(rows))
@@ -134,14 +134,14 @@ def _row(
     size, patch = model.removeprefix("DiT-").split("/")
     image_size = 8 * config.height
     names = [f"{size}/{patch}"]
-    names += [] if config.conditioning == "adaln_zero" else [config.conditioning]
+    names += [] if config.conditioning == "adaln_zero" else [config.block.label()]
     names += [] if image_size == 256 else [str(image_size)]
     return Row(
         name=" ".join(names),
         part=part,
         size=size,
         patch_size=config.patch_size,
-        conditioning=config.conditioning,
+        conditioning=config.block.label(),
         tokens=config.tokens,
         params=params,
         macs=macs,

@@ -206,8 +206,8 @@ def _run(
         named = str(choice.get("model.name", ""))
         size = named.removeprefix("DiT-").partition("/")[0] or f"{model.depth}x{model.hidden_size}"
     words = [f"{size}/{model.patch_size}"]
-    usual = configs.load(recipe).model.conditioning if "model.conditioning" in choice else model.conditioning
-    words += [model.conditioning] if model.conditioning != usual else []
+    usual = configs.load(recipe).model.block if "model.conditioning" in choice else model.block
+    words += [model.block.label()] if model.block != usual else []
     words += [f"{config.train.steps} steps"] if "train.steps" in choice else []
     words += [] if first else [f"seed {config.train.seed}"]
     settings = {key: choice[key] for key in varied if key in choice and key not in IN_NAME}

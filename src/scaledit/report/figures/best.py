@@ -88,9 +88,7 @@ def best_results(table: Table) -> list[Row]:
 
 def _bar(row: Row, usual: int) -> bars.Bar:
     """usual: steps of training that need not be told."""
-    design = (
-        "" if row.conditioning == "adaln_zero" else f" {words.BLOCKS.get(row.conditioning, row.conditioning)}"
-    )
+    design = "" if row.conditioning == "adaln_zero" else f" {words.design(row.conditioning)}"
     guided = "" if row.cfg_scale == 1 else f", guidance {row.cfg_scale:g}"
     longer = "" if row.steps == usual else f", {row.steps:,} steps"
     return bars.Bar(f"{row.model}{design}{longer}{guided}", fd(row), row.fd_std, ours=row.cfg_scale != 1)

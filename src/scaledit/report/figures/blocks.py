@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from scaledit.report.figures import axes, bars, labels, style, words
 from scaledit.report.figures.curves import Curve, curves, fd
+from scaledit.scaling import paper
 from scaledit.scaling.table import TRAINING, Row, Table
 
 NAME, TITLE = "05-blocks", "Block designs"
 COLOURS = tuple(style.OKABE_ITO[i] for i in (3, 1, 4, 2))
 """From light to dark, the paper's own design in black."""
+OTHERS = tuple(colour for colour in style.OKABE_ITO if colour not in COLOURS)
+"""Of designs that the paper does not have."""
 HEIGHT = 2.5
 
 
@@ -29,14 +32,19 @@ def _during(table: Table, lines: list[Curve]) -> style.Drawn:
     plot = figure.subplots()
     unit = axes.steps_unit([row for line in lines for row in line.rows])
     notes = []
-    for line, (design, name) in (
-        (line, item) for item in words.BLOCKS.items() for line in lines if line.first.conditioning == item[0]
-    ):
-        i = list(words.BLOCKS).index(design)
-        look = {"marker": style.MARKERS[i], "linestyle": style.DASHES[i], "color": COLOURS[i]}
+    of_design = {line.first.conditioning: line for line in lines}
+    known = paper.designs()[::-1]
+    others = [design for design in of_design if design not in known]
+    for i, design in enumerate((*known, *others)):
+        if design not in of_design:
+            continue
+        line = of_design[design]
+        colour = COLOURS[i] if i < len(COLOURS) else OTHERS[(i - len(COLOURS)) % len(OTHERS)]
+        marker, dashes = style.MARKERS[i % len(style.MARKERS)], style.DASHES[i % len(style.DASHES)]
+        look = {"marker": marker, "linestyle": dashes, "color": colour}
         x = [row.steps / unit.divisor for row in line.rows]
         axes.line(plot, x, line.rows, line.runs, markersize=3, linewidth=1.2, **look)
-        notes.append((fd(line.rows[-1]), name, COLOURS[i]))
+        notes.append((fd(line.rows[-1]), words.design(design), colour))
     axes.real(plot, table.about.floor)
     axes.dress(plot, unit.name, words.distance(table, lines[0].rows))
     axes.linear(plot, "x", 5)
@@ -53,9 +61,7 @@ def _during(table: Table, lines: list[Curve]) -> style.Drawn:
 def _after(table: Table, rows: list[Row]) -> style.Drawn:
     rows = sorted(rows, key=lambda row: -fd(row))
     figure = style.figure(style.ONE_COLUMN, 0.6 + bars.HEIGHT * len(rows))
-    shown = [
-        bars.Bar(words.BLOCKS.get(row.conditioning, row.conditioning), fd(row), row.fd_std) for row in rows
-    ]
+    shown = [bars.Bar(words.design(row.conditioning), fd(row), row.fd_std) for row in rows]
     bars.draw(figure.subplots(), shown, words.distance(table, rows))
     caption = f"Block designs of {rows[0].model} after {words.trained(rows)}. {words.protocol(table, rows)}"
     return style.finished(NAME, TITLE, caption, figure)

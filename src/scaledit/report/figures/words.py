@@ -5,15 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from scaledit.models.blocks import Block
+from scaledit.part import members
 from scaledit.scaling.table import Row, Table
 
-BLOCKS = {
-    "in_context": "in-context",
-    "cross_attention": "cross-attention",
-    "adaln": "adaLN",
-    "adaln_zero": "adaLN-Zero",
-}
-"""Block designs as the paper spells them."""
 SAMPLERS = {
     "ddpm": "DDPM",
     "ddim": "DDIM",
@@ -24,6 +19,12 @@ SAMPLERS = {
 }
 COUNT = r"-\d+K$"  # of images, at the end of a distance's name
 FLOPS = "Flops are multiply-adds, as the paper counts them."
+
+
+def design(conditioning: str) -> str:
+    """A block design as its class spells it, with the paper; its name where there is no spelling."""
+    own = members(Block).get(conditioning)
+    return own.TITLE if own is not None and own.TITLE else conditioning
 
 
 def measured(table: Table, rows: Sequence[Row]) -> str:
@@ -43,7 +44,7 @@ def named(row: Row, among: Sequence[Row]) -> str:
     """The model, and of what else differs among those rows what it is: XL/2, all channels."""
     said = [row.model]
     if len({one.conditioning for one in among}) > 1:
-        said.append(BLOCKS.get(row.conditioning, row.conditioning))
+        said.append(design(row.conditioning))
     if len({one.tokens * one.patch_size**2 for one in among}) > 1:
         said.append(f"{row.tokens:,} tokens")
     if len({one.sampler for one in among}) > 1:

@@ -1,0 +1,66 @@
+"""adaLN: the norms' shift and scale are regressed from the condition (paper, section 3.2; Perez et al. 2018).
+
+x + Attn((1 + s1) LN x + b1);   x + MLP((1 + s2) LN x + b2);    b1, s1, b2, s2 = W silu(t + c)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from scaledit.models.blocks import Block, Embedded, final_linear
+from scaledit.models.description import MLP, Kept, LayerNorm, Layers, Modulation, SelfAttention
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scaledit.models.config import DiTConfig
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x (N, T, D); shift and scale (N, D)."""
+    return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class AdaLN(Block, name="adaln"):
+    """Shift and scale of both norms come from the time and the class, and those of the last layer too."""
+
+    TITLE: ClassVar[str] = "adaLN"
+    VECTORS: ClassVar[int] = 4
+    """That a block's modulation makes."""
+
+    def layers(self, config: DiTConfig) -> Layers:
+        d, rows = config.hidden_size, config.tokens
+        return {
+            "norm1": LayerNorm(d, rows, affine=False),
+            "attn": SelfAttention(d, config.num_heads, rows),
+            "norm2": LayerNorm(d, rows, affine=False),
+            "mlp": MLP(d, config.mlp_hidden, rows),
+            "modulation": Modulation(d, self.VECTORS),
+        }
+
+    def forward(self, m: Any, x: Tensor, told: Embedded) -> Tensor:
+        shift1, scale1, shift2, scale2 = m.modulation(told.vector).chunk(4, dim=1)
+        x = x + m.attn(modulate(m.norm1(x), shift1, scale1))
+        return x + m.mlp(modulate(m.norm2(x), shift2, scale2))
+
+    def kept(self, config: DiTConfig) -> Kept:
+        """LN x twice, t + c; silu(t + c), and 1 + s twice."""
+        d = config.hidden_size
+        return Kept(wide=(2 * config.tokens + 1) * d, narrow=3 * d)
+
+    def final_layers(self, config: DiTConfig) -> Layers:
+        return {
+            "norm": LayerNorm(config.hidden_size, config.tokens, affine=False),
+            "linear": final_linear(config),
+            "modulation": Modulation(config.hidden_size, 2),
+        }
+
+    def final(self, m: Any, x: Tensor, told: Embedded) -> Tensor:
+        shift, scale = m.modulation(told.vector).chunk(2, dim=1)
+        return m.linear(modulate(m.norm(x), shift, scale))
+
+    def final_kept(self, config: DiTConfig) -> Kept:
+        """LN x; its few vectors are left out."""
+        return Kept(wide=config.tokens * config.hidden_size)

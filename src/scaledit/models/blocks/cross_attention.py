@@ -1,0 +1,43 @@
+"""Cross-attention: the block attends to the time and the condition as tokens (paper, section 3.2).
+
+    x + Attn(LN x);   x + CrossAttn(LN x, [t, c]);   x + MLP(LN x)
+
+The norms are affine and the last layer is plain: only so the paper's 598 M parameters of XL/2 come out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from scaledit.models import description
+from scaledit.models.blocks import Block, Embedded, condition_tokens
+from scaledit.models.description import MLP, LayerNorm, Layers, SelfAttention
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scaledit.models.config import DiTConfig
+
+
+@dataclass(frozen=True)
+class CrossAttention(Block, name="cross_attention"):
+    """Between attention and MLP, each token attends to the time and the class."""
+
+    TITLE: ClassVar[str] = "cross-attention"
+
+    def layers(self, config: DiTConfig) -> Layers:
+        d, heads, rows = config.hidden_size, config.num_heads, config.tokens
+        return {
+            "norm1": LayerNorm(d, rows),
+            "attn": SelfAttention(d, heads, rows),
+            "norm_cross": LayerNorm(d, rows),
+            "cross": description.CrossAttention(d, heads, rows, condition_tokens(config)),
+            "norm2": LayerNorm(d, rows),
+            "mlp": MLP(d, config.mlp_hidden, rows),
+        }
+
+    def forward(self, m: Any, x: Tensor, told: Embedded) -> Tensor:
+        x = x + m.attn(m.norm1(x))
+        x = x + m.cross(m.norm_cross(x), told.tokens, told.token_mask)
+        return x + m.mlp(m.norm2(x))
