@@ -77,6 +77,15 @@ class Fitted(NamedTuple):
     memory: int
 
 
+LONGEST_TERM = 64
+_TAKEN = {"event", *Stepped._fields, *Fitted._fields}
+
+
+def is_term(name: str) -> bool:
+    """Whether a term of a loss can be called so: a short ASCII identifier that is no key of a step's line."""
+    return name.isascii() and name.isidentifier() and len(name) <= LONGEST_TERM and name not in _TAKEN
+
+
 class Skipped(NamedTuple):
     """A step whose loss or gradient was not finite on some rank: nothing was changed on any. `in_a_row`
     counts them. samples: of the batch, as indices into the set; culprits: those whose own loss was not finite

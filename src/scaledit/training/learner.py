@@ -28,7 +28,7 @@ from scaledit.config import Config, OptimizerConfig
 from scaledit.data.loader import Loader
 from scaledit.data.order import samples_at
 from scaledit.errors import RunError, UsageError, shown
-from scaledit.training.events import Fitted, Stepped
+from scaledit.training.events import is_term
 from scaledit.training.parallel import Parallel, local, whole
 from scaledit.training.ranks import Ranks
 from scaledit.training.saving import keys, read_into
@@ -45,8 +45,6 @@ def _nobody_asks(what: str, step: int) -> None:
 REPLICATED = "objective"
 """The checkpoint's file of the modules that are trained beside the network, and the first part of their
 parameters' names in the optimizer's file."""
-RESERVED = {"event", "terms", *Stepped._fields, *Fitted._fields}
-"""Keys of a logged step that no term of a loss can have."""
 
 
 class LossTerms(NamedTuple):
@@ -261,10 +259,10 @@ class Learner(abc.ABC, Generic[Item]):
         names = tuple(losses.terms), tuple(losses.others)
         if self._names is None:
             for name in losses.terms:
-                if not name.isidentifier() or name in RESERVED:
+                if not is_term(name):
                     raise UsageError(
                         f"the loss has a term {shown(name)}, which cannot be a key of the log; give it "
-                        "another name"
+                        "another name, of letters and digits"
                     )
             self._names = names
         if set(names[0]) != set(self._names[0]):

@@ -98,11 +98,11 @@ def record(event: Event, out: Path) -> dict[str, Any]:
 
 def terms(record: Mapping[str, Any]) -> dict[str, float]:
     """The named terms of the loss in a line of a step, without those that it leaves open; {} in others."""
-    own = _FIELDS.get(record["event"], {})
-    if TERMS not in own:
+    if record["event"] not in _WITH_TERMS:
         return {}
-    named = {key: value for key, value in record.items() if key not in own and key != "event"}
-    return {key: float(value) for key, value in named.items() if value is not None}
+    own = {"event", *_FIELDS[record["event"]]}
+    named = {key: value for key, value in record.items() if key not in own and value is not None}
+    return {key: float(value) for key, value in named.items()}
 
 
 def _plain(value: Any, out: Path) -> Any:
@@ -170,11 +170,10 @@ def _event(line: bytes) -> dict[str, Any] | None:
     if value["event"] == "evaluated":
         return value if _is_result(value) else None
     fields = _FIELDS.get(value["event"], {})
-    if TERMS in fields and not all(
-        key.isidentifier() and _is(float | None, value[key])
-        for key in value.keys() - fields.keys() - {"event"}
-    ):
-        return None
+    if value["event"] in _WITH_TERMS:
+        named = value.keys() - fields.keys() - {"event"}
+        if not all(events.is_term(key) and _is(float | None, value[key]) for key in named):
+            return None
     for key, wanted in fields.items():
         # Older logs lack what came later.
         if key not in value and key in _NEEDED.get(value["event"], ()):
@@ -184,7 +183,11 @@ def _event(line: bytes) -> dict[str, Any] | None:
     return value
 
 
-_FIELDS = {kind.__name__.lower(): get_type_hints(kind) for kind in get_args(events.Event)}
+_HINTS = {kind.__name__.lower(): get_type_hints(kind) for kind in get_args(events.Event)}
+_WITH_TERMS = {event for event, hints in _HINTS.items() if TERMS in hints}
+_FIELDS = {
+    event: {key: kind for key, kind in hints.items() if key != TERMS} for event, hints in _HINTS.items()
+}
 _NEEDED: Mapping[str, tuple[str, ...]] = {
     "started": ("device",),
     "stepped": ("loss", "seconds"),
