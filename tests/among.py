@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
+from own_objective import choose
 from scaledit.data.order import samples_at
 from scaledit.data.sets import Images, digits
 from scaledit.errors import RunError, UsageError
@@ -41,13 +43,15 @@ PATIENCE = 600.0
 @dataclass(frozen=True)
 class Job:
     """The tiny digits with `overrides`: a run in the folder `out`, or without one `steps` steps of the bare
-    state. Images that the stream shows at the positions `poisoned` are multiplied by `factor`."""
+    state. Images that the stream shows at the positions `poisoned` are multiplied by `factor`. objective: of
+    a user's own, as MODULE:CLASS."""
 
     overrides: tuple[str, ...] = ()
     steps: int = 50
     out: str = ""
     poisoned: tuple[int, ...] = ()
     factor: float = float("nan")
+    objective: str = ""
 
     def dataset(self) -> Images:
         images = digits()
@@ -59,8 +63,9 @@ class Job:
 
 @dataclass
 class Trained:
-    """losses, norms, skipped: a value a step. tables: (steps, batch, columns), a row a sample. weights, held:
-    whole tensors. events: of a run in a folder. elsewhere: what the other ranks skipped."""
+    """losses, norms, skipped: a value a step. tables: (steps, batch, columns), a row a sample. weights:
+    whole tensors, of the objective too. events: of a run in a folder. elsewhere: what the other ranks
+    skipped."""
 
     losses: list[float]
     norms: list[float]
@@ -73,7 +78,10 @@ class Trained:
 
 
 def do(job: Job, ranks: Ranks) -> Trained:
-    return in_folder(job, ranks) if job.out else bare(job, ranks)
+    with pytest.MonkeyPatch.context() as patch:
+        if job.objective:
+            choose(patch, job.objective)
+        return in_folder(job, ranks) if job.out else bare(job, ranks)
 
 
 def bare(job: Job, ranks: Ranks) -> Trained:
@@ -86,6 +94,8 @@ def bare(job: Job, ranks: Ranks) -> Trained:
         torch.distributed.all_gather_object(elsewhere, skipped)
     weights = {name: whole(value.detach()).clone() for name, value in state.net.state_dict().items()}
     weights |= {f"ema.{name}": whole(value).clone() for name, value in state.ema.state_dict().items()}
+    own = {} if state.replicated is None else state.replicated.state_dict()
+    weights |= {f"objective.{name}": value.clone() for name, value in own.items()}
     return Trained(
         [result.loss for result in results],
         [result.grad_norm for result in results],

@@ -633,18 +633,19 @@ def test_logit_normal_times_have_the_quantiles_of_their_name(mean: float, std: f
 
 def test_loss_second_moment_samples_by_loss_and_keeps_the_expectation():
     times = LossSecondMoment(bins=4, history=3, uniform=0.01)
+    state = times.begin()
     u = (torch.arange(40_000, dtype=torch.float64) + 0.5) / 40_000
     middles = torch.tensor([0.1, 0.3, 0.6, 0.9], dtype=torch.float64)
     losses = torch.tensor([1.0, 2.0, 3.0, 4.0])
     for loss in (1000 * losses.flip(0), losses, losses):
-        times.update(middles, loss)
-        if int(times.counts.min()) < 3:  # one bin not full: uniform still
-            assert torch.allclose(times.draw(u).fraction, u, atol=1e-6)
-            assert bool((times.draw(u).weight == 1).all())
-    times.update(middles, losses)  # and the first, a thousand times too large, is forgotten
-    p = times.probabilities()
+        times.update(state, middles, loss)
+        if int(state["counts"].min()) < 3:  # one bin not full: uniform still
+            assert torch.allclose(times.draw(u, state).fraction, u, atol=1e-6)
+            assert bool((times.draw(u, state).weight == 1).all())
+    times.update(state, middles, losses)  # and the first, a thousand times too large, is forgotten
+    p = times.probabilities(state)
     assert torch.allclose(p, losses.double() / 10 * 0.99 + 0.01 / 4)
-    fraction, weight = times.draw(u)
+    fraction, weight = times.draw(u, state)
     found = torch.bincount((fraction * 4).long(), minlength=4) / len(u)
     assert torch.allclose(found.double(), p, atol=1e-4)
     assert float((weight * fraction.square()).mean()) == pytest.approx(1 / 3, abs=1e-4)
@@ -652,12 +653,16 @@ def test_loss_second_moment_samples_by_loss_and_keeps_the_expectation():
 
 
 def test_what_a_time_distribution_has_learned_can_be_put_back():
-    seen, fresh = LossSecondMoment(bins=2, history=1), LossSecondMoment(bins=2, history=1)
-    seen.update(torch.tensor([0.2, 0.7], dtype=torch.float64), torch.tensor([1.0, 9.0]))
-    for name, tensor in fresh.state().items():
-        tensor.copy_(seen.state()[name])
-    assert torch.equal(fresh.probabilities(), seen.probabilities())
-    assert float(seen.probabilities()[1]) > 0.89
+    times = LossSecondMoment(bins=2, history=1)
+    seen, fresh = times.begin(), times.begin()
+    times.update(seen, torch.tensor([0.2, 0.7], dtype=torch.float64), torch.tensor([1.0, 9.0]))
+    assert not fresh["counts"].any()  # the states of one distribution are apart
+    assert torch.equal(times.probabilities(fresh), torch.tensor([0.5, 0.5], dtype=torch.float64))
+    for name, tensor in fresh.items():
+        tensor.copy_(seen[name])
+    assert torch.equal(times.probabilities(fresh), times.probabilities(seen))
+    assert float(times.probabilities(seen)[1]) > 0.89
+    assert seen.keys() == {"losses", "counts"}  # as the checkpoints of 0.1 have them
 
 
 @examples

@@ -199,8 +199,9 @@ def test_a_tracker_turned_on_later_is_told_what_came_before(tmp_path: Path):
 
 
 def made(kind: type, **fields: object) -> Any:
-    """An event of this kind; fields of no concern are 1."""
-    return kind(**{**dict.fromkeys(kind._fields, 1), **fields})  # pyright: ignore
+    """An event of this kind; fields of no concern are 1, and so are two terms of a loss."""
+    ones = {name: {"mse": 1, "vlb": 1} if name == "terms" else 1 for name in kind._fields}  # pyright: ignore
+    return kind(**{**ones, **fields})
 
 
 class Weighed(NamedTuple):

@@ -5,7 +5,11 @@ RunConfig -> network, schedule, parameterization, objective, times, sampler, gui
 
 from __future__ import annotations
 
+import zlib
+
 import torch
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from scaledit import diffusion, machine
 from scaledit.autoencoders import Autoencoder, open_autoencoder
@@ -74,9 +78,45 @@ def denoiser(config: DiffusionConfig, net: diffusion.Network) -> diffusion.NetDe
     """The network read the way it is trained."""
     tells = "alpha" if config.schedule == "interpolant" else "t"
     parameterization = PREDICTIONS[config.prediction](tells=tells)
-    if config.objective == "hybrid":
+    if objective(config).learns_variance:
         parameterization = diffusion.LearnedRange(parameterization)
     return diffusion.NetDenoiser(net, schedule(config), parameterization)
+
+
+def objective(config: DiffusionConfig) -> diffusion.Objective:
+    return OBJECTIVES[config.objective]()
+
+
+def objective_modules(
+    objective: diffusion.Objective, config: DiTConfig, seed: int, device: torch.device
+) -> torch.nn.Module | None:
+    """The modules of an objective's own, initialised by the seed; torch's global generator is left as it was.
+
+    Raises UsageError for modules that are no functions of their inputs: dropout draws numbers that a resumed
+    run would not draw again, and running statistics depend on how a batch is split over ranks.
+    """
+    with torch.random.fork_rng(devices=[]):
+        # Other numbers than the network's.
+        torch.manual_seed((seed ^ zlib.crc32(b"objective")) & (1 << 64) - 1)
+        built = objective.modules(config)
+    if built is None:
+        return None
+    for name, module in built.named_modules():
+        if isinstance(module, _DropoutNd) and module.p > 0:
+            raise UsageError(
+                f"{objective.part_name()}: {name or 'its module'} is a dropout, whose random numbers cannot "
+                "be drawn again when a run resumes; declare draws of the objective's own instead"
+            )
+        if isinstance(module, _NormBase) and module.track_running_stats:
+            raise UsageError(
+                f"{objective.part_name()}: {name or 'its module'} keeps running statistics, which depend on "
+                "how a batch is split; use LayerNorm or GroupNorm, or track_running_stats=False"
+            )
+    return built.to(device).train()
+
+
+def times(config: DiffusionConfig) -> diffusion.TimeDistribution:
+    return TIMES[config.times]()
 
 
 def schedule(config: DiffusionConfig) -> diffusion.Schedule:

@@ -10,7 +10,7 @@ Small parts that compose; each is a frozen dataclass, so the part is its own con
 from scaledit.diffusion.denoiser import Denoiser, NetDenoiser, Network
 from scaledit.diffusion.guidance import ClassifierFree, Guidance, guided
 from scaledit.diffusion.noise import Noise, OfficialNoise
-from scaledit.diffusion.objectives import Hybrid, Losses, Simple, diffuse
+from scaledit.diffusion.objectives import Context, Hybrid, Losses, Objective, Simple, diffuse
 from scaledit.diffusion.parameterization import (
     EDM,
     X0,
@@ -67,6 +67,7 @@ __all__ = [
     "Auto",
     "Batch",
     "ClassifierFree",
+    "Context",
     "CosineBeta",
     "DPMSolver",
     "Denoiser",
@@ -91,6 +92,7 @@ __all__ = [
     "Noise",
     "NoiseSource",
     "NonFiniteError",
+    "Objective",
     "OfficialNoise",
     "Parameterization",
     "Prediction",

@@ -9,7 +9,8 @@ two keys or counters never share a block. Drawn on the CPU, so the device does n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -35,6 +36,7 @@ class Stream(IntEnum):
     SAMPLE_LABEL = 6
     EXTRACTOR = 7
     CROP = 8
+    TRAIN_NAMED = 9
 
 
 _WORD = (1 << 64) - 1
@@ -82,6 +84,24 @@ def training_draws(seed: int, positions: Sequence[int], shape: tuple[int, ...]) 
         numbers.standard_normal(dtype=np.float32, out=eps[row])
     time, label_drop = torch.from_numpy(uniforms).unbind(1)
     return TrainingDraws(time, label_drop, torch.from_numpy(eps))
+
+
+DRAW_KINDS = ("uniform", "normal")
+
+
+def named_draws(
+    seed: int, positions: Sequence[int], shape: tuple[int, ...], kinds: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """Further random numbers for N samples, each keyed by (seed, position in the training stream, name).
+
+    kinds: {name: "uniform" or "normal"}; the counter's step is the CRC-32 of the name. Uniform on [0, 1) is
+    (N,) float64, standard normal is (N, *shape) float32. Raises KeyError for another kind.
+    """
+    draw: dict[str, Callable[[int], Tensor]] = {
+        "uniform": lambda step: uniform(seed, positions, Stream.TRAIN_NAMED, step),
+        "normal": lambda step: normal(seed, positions, shape, Stream.TRAIN_NAMED, step),
+    }
+    return {name: draw[kind](zlib.crc32(name.encode())) for name, kind in kinds.items()}
 
 
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:

@@ -6,23 +6,33 @@
 
 in bits per dimension, unscaled, as the paper trains. At the first time the likelihood is that of pixels
 discretised to 8 bits, on latents too: that is what the official runs did.
+
+An objective names the terms of its loss, the random numbers that it needs besides t and eps, and the modules
+of its own that are trained with the network:
+
+    {"total": (N,), "mse": (N,), ...} = objective(denoiser, x0, y, t, eps, context=context)
+    context = draws, modules, average
 """
 
 from __future__ import annotations
 
+import inspect
 import math
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from scaledit.diffusion.denoiser import NetDenoiser
+from scaledit.diffusion.noise import DRAW_KINDS
 from scaledit.diffusion.parameterization import LearnedRange, posterior_log_variance
 from scaledit.diffusion.schedule import Schedule, coefficient, times, transition
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, did_you_mean
 from scaledit.part import Part
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 else:
     from scaledit.lazy import torch
 
@@ -35,9 +45,107 @@ class Losses(NamedTuple):
     vlb: Tensor | None
 
 
+Terms = Mapping[str, "Tensor | None"] | tuple["Tensor | None", ...]
+"""A dict or a named tuple of tensors (N,): "total", which is minimised, first, then what else is reported. A
+term that is None is not reported."""
+
+
+class Context(NamedTuple):
+    """What training gives an objective besides a batch.
+
+    draws: the random numbers that `Objective.draws` names: uniform on [0, 1), (N,) float64, or standard
+    normal, (N, C, H, W) float32, on the device of x0.
+    modules: what `Objective.modules` built, with the weights that it has now; None where it built nothing.
+    average: the moving average of the network, read like the network itself. Its weights get no gradient.
+    Calling it is right on one rank, with copies (DDP) and with shards (FSDP); with shards each rank must make
+    the same calls.
+    """
+
+    draws: Mapping[str, Tensor]
+    modules: Any
+    average: NetDenoiser
+
+
 class Objective(Part, kind="objective", home="scaledit.diffusion.objectives", needs=("__call__",)):
-    def __call__(self, denoiser: NetDenoiser, x0: Tensor, y: Tensor | None, t: Tensor, eps: Tensor) -> Losses:
+    """What is minimised. Class attributes, or properties that depend on fields, say what it needs:
+
+    draws: {name: "uniform" or "normal"}, random numbers besides t and eps. Each is a function of (seed,
+    position of the sample in training, name), so that neither the split of a batch nor the order of the names
+    changes one, and adding one changes no other.
+    learns_variance: whether the network has channels for a variance, which this objective trains.
+    """
+
+    draws: ClassVar[Mapping[str, str]] = {}
+    learns_variance: ClassVar[bool] = False
+
+    def __call__(
+        self,
+        denoiser: NetDenoiser,
+        x0: Tensor,
+        y: Tensor | None,
+        t: Tensor,
+        eps: Tensor,
+        *,
+        context: Context | None = None,
+    ) -> Terms:
+        """The loss of each sample.
+
+        denoiser: the network in training, with its schedule and parameterization. x0: clean images or latents
+        (N, C, H, W). y: what they show. t: (N,) float64, times of the schedule. eps: standard normal, as x0.
+        context: as training gives it; the objectives of this module do without.
+        """
         raise NotImplementedError
+
+    def modules(self, config: Any) -> nn.Module | None:
+        """Modules of the objective's own, freshly initialised (torch's generator is seeded by the caller).
+
+        config: the DiTConfig of the network. The optimizer trains their parameters together with those of the
+        network, ranks sum their gradients, a checkpoint has their state_dict in the file "objective", and an
+        exported model does not hold them. They must be functions of their inputs and parameters: dropout
+        and running statistics are refused.
+        """
+        return None
+
+    def check(self, where: str = "") -> None:
+        """Raises UsageError where the declared draws are none, or __call__ takes no context."""
+        super().check(where)
+        for name, kind in self.draws.items():
+            if not name.isidentifier():
+                raise UsageError(f"{self.part_name()}.draws: {name!r} is no name; use letters and digits")
+            if kind not in DRAW_KINDS:
+                raise UsageError(
+                    f"{self.part_name()}.draws: {name} is {kind!r}{did_you_mean(kind, DRAW_KINDS)}"
+                )
+        if len({zlib.crc32(name.encode()) for name in self.draws}) < len(self.draws):
+            raise UsageError(f"{self.part_name()}.draws: two names have the same CRC-32; rename one of them")
+        parameters = inspect.signature(type(self).__call__).parameters.values()
+        if not any(one.name == "context" or one.kind is one.VAR_KEYWORD for one in parameters):
+            raise UsageError(
+                f"{self.part_name()}.__call__ takes no context; add the parameter *, context=None"
+            )
+
+
+def named_terms(objective: Objective, found: Terms, n: int) -> dict[str, Tensor]:
+    """The terms of n samples by name, "total" first, without those that are None.
+
+    Raises UsageError naming the objective where there is no total, or a term is not (n,).
+    """
+    name = objective.part_name()
+    if isinstance(found, Mapping):
+        terms = dict(found)
+    elif hasattr(found, "_asdict"):
+        terms = found._asdict()  # pyright: ignore[reportAttributeAccessIssue]
+    else:
+        raise UsageError(f"{name} must return a dict or a named tuple of terms, got {type(found).__name__}")
+    if next(iter(terms), None) != "total" or terms["total"] is None:
+        raise UsageError(f'{name} must return "total", what is minimised, as its first term')
+    for key, value in terms.items():
+        if value is not None and tuple(value.shape) != (n,):
+            raise UsageError(
+                f"{name}: the term {key} has the shape {tuple(value.shape)}; a term has one number for each "
+                f"of the {n} samples, ({n},)"
+            )
+    return {key: value for key, value in terms.items() if value is not None}
 
 
 def diffuse(schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
@@ -54,7 +162,16 @@ def _mean(x: Tensor) -> Tensor:
 class Simple(Objective, name="simple"):
     """Mean squared error on the parameterization's target; a learned variance is left untrained."""
 
-    def __call__(self, denoiser: NetDenoiser, x0: Tensor, y: Tensor | None, t: Tensor, eps: Tensor) -> Losses:
+    def __call__(
+        self,
+        denoiser: NetDenoiser,
+        x0: Tensor,
+        y: Tensor | None,
+        t: Tensor,
+        eps: Tensor,
+        *,
+        context: Context | None = None,
+    ) -> Losses:
         x_t = diffuse(denoiser.schedule, x0, eps, t)
         out = denoiser.output(x_t, t, y)[:, : x0.shape[1]]
         mse = _mean((denoiser.parameterization.target(denoiser.schedule, x0, eps, t) - out) ** 2)
@@ -65,7 +182,18 @@ class Simple(Objective, name="simple"):
 class Hybrid(Objective, name="hybrid"):
     """The paper's objective; needs a LearnedRange parameterization. Raises UsageError without one."""
 
-    def __call__(self, denoiser: NetDenoiser, x0: Tensor, y: Tensor | None, t: Tensor, eps: Tensor) -> Losses:
+    learns_variance: ClassVar[bool] = True
+
+    def __call__(
+        self,
+        denoiser: NetDenoiser,
+        x0: Tensor,
+        y: Tensor | None,
+        t: Tensor,
+        eps: Tensor,
+        *,
+        context: Context | None = None,
+    ) -> Losses:
         if not isinstance(denoiser.parameterization, LearnedRange):
             raise UsageError(
                 "the hybrid objective trains a variance, and this denoiser has none: wrap its "

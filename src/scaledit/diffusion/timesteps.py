@@ -5,13 +5,14 @@
     LogitNormal        fraction = sigmoid(mean + std Phi^-1(u))            (Esser et al. 2024, section 3.1)
     LossSecondMoment   p_k ~ sqrt(E[L_k^2]),  weight 1 / (K p_k)           (Nichol & Dhariwal 2021, eq. 18)
 
-By inverting the distribution function one keyed uniform number a sample is enough.
+By inverting the distribution function one keyed uniform number a sample is enough. What a distribution learns
+is not in it: `begin` makes a state, which `draw` reads and `update` changes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from scaledit.part import Part, field
@@ -30,24 +31,29 @@ class Draw(NamedTuple):
     weight: Tensor
 
 
+State = Mapping[str, "Tensor"]
+"""What a distribution has learned: the tensors that a checkpoint holds, which may be loaded in place."""
+NOTHING: State = {}
+
+
 class TimeDistribution(Part, kind="time distribution", home="scaledit.diffusion.timesteps", needs=("draw",)):
-    def draw(self, u: Tensor) -> Draw:
-        """u (N,) float64, uniform on [0, 1)."""
+    def begin(self) -> State:
+        """What it knows before training; most distributions learn nothing."""
+        return NOTHING
+
+    def draw(self, u: Tensor, state: State = NOTHING) -> Draw:
+        """u (N,) float64, uniform on [0, 1). state: as `begin` made it and `update` changed it."""
         raise NotImplementedError
 
-    def update(self, fraction: Tensor, losses: Tensor) -> None:
-        """Learns from the unweighted losses (N,) of one step; most distributions learn nothing."""
-
-    def state(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold; tensors may be loaded in place."""
-        return {}
+    def update(self, state: State, fraction: Tensor, losses: Tensor) -> None:
+        """Changes the tensors of `state` by what one step taught: fractions and unweighted losses, (N,)."""
 
 
 @dataclass(frozen=True)
 class Uniform(TimeDistribution, name="uniform"):
     """All times alike (the paper's)."""
 
-    def draw(self, u: Tensor) -> Draw:
+    def draw(self, u: Tensor, state: State = NOTHING) -> Draw:
         return Draw(u, torch.ones_like(u))
 
 
@@ -58,7 +64,7 @@ class LogitNormal(TimeDistribution, name="logit_normal"):
     mean: float = field(0.0, doc="of the logit; above 0 towards noise")
     std: float = field(1.0, gt=0, doc="of the logit")
 
-    def draw(self, u: Tensor) -> Draw:
+    def draw(self, u: Tensor, state: State = NOTHING) -> Draw:
         # u = 0 would be -infinity; the smallest step of a double's uniform grid stands for it.
         z = torch.special.ndtri(u.clamp_min(2.0**-54))
         return Draw(torch.sigmoid(self.mean + self.std * z), torch.ones_like(u))
@@ -73,39 +79,35 @@ class LossSecondMoment(TimeDistribution, name="loss_second_moment"):
     history: int = field(10, ge=1, le=1000, doc="losses that are remembered of each")
     uniform: float = field(0.001, gt=0, le=1, doc="share of the probability that is uniform")
 
-    @cached_property
-    def losses(self) -> Tensor:
-        """(bins, history) float64."""
-        return torch.zeros(self.bins, self.history, dtype=torch.float64)
+    def begin(self) -> State:
+        """losses: (bins, history) float64, the last ones of each bin, oldest first. counts: (bins,) int64,
+        how many of them there are so far."""
+        return {
+            "losses": torch.zeros(self.bins, self.history, dtype=torch.float64),
+            "counts": torch.zeros(self.bins, dtype=torch.int64),
+        }
 
-    @cached_property
-    def counts(self) -> Tensor:
-        """(bins,) int64: losses that are remembered so far."""
-        return torch.zeros(self.bins, dtype=torch.int64)
-
-    def probabilities(self) -> Tensor:
+    def probabilities(self, state: State) -> Tensor:
         """(bins,) float64, summing to one."""
-        if bool((self.counts < self.history).any()) or not bool(self.losses.any()):
+        if not state or bool((state["counts"] < self.history).any()) or not bool(state["losses"].any()):
             return torch.full((self.bins,), 1 / self.bins, dtype=torch.float64)
-        p = self.losses.square().mean(dim=1).sqrt()
+        p = state["losses"].square().mean(dim=1).sqrt()
         return p / p.sum() * (1 - self.uniform) + self.uniform / self.bins
 
-    def draw(self, u: Tensor) -> Draw:
-        p = self.probabilities()
+    def draw(self, u: Tensor, state: State = NOTHING) -> Draw:
+        p = self.probabilities(state)
         upper = p.cumsum(0)
         k = torch.searchsorted(upper, u * upper[-1], right=True).clamp(max=self.bins - 1)
         inside = ((u * upper[-1] - (upper[k] - p[k])) / p[k]).clamp(1e-6, 1 - 1e-6)
         return Draw((k + inside) / self.bins, 1 / (self.bins * p[k]))
 
-    def update(self, fraction: Tensor, losses: Tensor) -> None:
+    def update(self, state: State, fraction: Tensor, losses: Tensor) -> None:
+        remembered, counts = state["losses"], state["counts"]
         bins = (fraction * self.bins).long()
         for k, loss in zip(bins.tolist(), losses.detach().to("cpu", torch.float64).tolist(), strict=True):
-            if self.counts[k] == self.history:
-                self.losses[k, :-1] = self.losses[k, 1:].clone()
-                self.losses[k, -1] = loss
+            if counts[k] == self.history:
+                remembered[k, :-1] = remembered[k, 1:].clone()
+                remembered[k, -1] = loss
             else:
-                self.losses[k, self.counts[k]] = loss
-                self.counts[k] += 1
-
-    def state(self) -> dict[str, Tensor]:
-        return {"losses": self.losses, "counts": self.counts}
+                remembered[k, counts[k]] = loss
+                counts[k] += 1

@@ -238,26 +238,50 @@ def _over_training(events: Events) -> Html | None:
     )
 
 
+MOST_TERMS = 8
+"""Terms of a loss that a page plots."""
+LARGEST = 1e30
+"""What is larger cannot be plotted."""
+
+
 def loss_curve(events: Events, kind: str = "stepped") -> Html | None:
-    """The loss of every logged step (events of this kind) and its running mean."""
+    """The loss of every logged step (events of this kind) and its running mean; below them the terms of
+    the loss, where there is more than one."""
     stepped = [event for event in events if event["event"] == kind]
-    steps, loss = (
-        np.array([(event["step"], event["loss"]) for event in stepped], dtype=float).reshape(-1, 2).T
+    curve = _curve([(event["step"], event["loss"]) for event in stepped], "training loss", 7, 2.8)
+    if curve is None:
+        return None
+    terms: dict[str, list[tuple[int, float]]] = {}
+    for event in stepped:
+        for name, value in log.terms(event).items():
+            terms.setdefault(name, []).append((event["step"], value))
+    shown = list(terms.items())[:MOST_TERMS] if len(terms) > 1 else []
+    panels = {name: png for name, points in shown if (png := _curve(points, name, 3.4, 2.2)) is not None}
+    return html(
+        "<h2>Loss</h2>{}{}",
+        page.image(curve, width=700, alt="training loss over steps"),
+        page.row(panels, width=340),
     )
-    finite = np.isfinite(loss)
-    steps, loss = steps[finite], loss[finite]
+
+
+def _curve(points: list[tuple[int, float]], name: str, width: float, height: float) -> bytes | None:
+    """A plot in inches of the values among (step, value) that are finite and below LARGEST, and of their
+    running mean; None where there is none."""
+    steps, loss = np.array(points, dtype=float).reshape(-1, 2).T
+    shown = np.abs(loss) < LARGEST
+    steps, loss = steps[shown], loss[shown]
     if not len(loss):
         return None
-    figure, axes = page.axes(7, 2.8, "step", "training loss")
+    figure, axes = page.axes(width, height, "step", name)
     axes.plot(steps, loss, color=page.LIGHT, linewidth=1, label="one batch")
     window = max(1, len(loss) // 20)
     if window > 1:
         smooth = np.convolve(loss, np.ones(window) / window, mode="valid")
         axes.plot(steps[window - 1 :], smooth, color=page.DARK, linewidth=2, label=f"mean of {window}")
         axes.legend(frameon=False)
-    axes.set_ylim(0, float(np.quantile(loss, 0.98)) * 1.15)
-    curve = page.image(page.drawn(figure), width=700, alt="training loss over steps")
-    return html("<h2>Loss</h2>{}", curve)
+    lowest, highest = min(0.0, float(np.quantile(loss, 0.02))), max(0.0, float(np.quantile(loss, 0.98)))
+    axes.set_ylim(lowest * 1.15, highest * 1.15 or 1.0)
+    return page.drawn(figure)
 
 
 FILM = 5

@@ -75,7 +75,8 @@ def train(
         def fitted(result: StepResult, speed: Speed) -> Fitted:
             return Fitted(
                 step=state.step,
-                **result.means,
+                loss=result.loss,
+                terms=result.terms,
                 grad_norm=result.grad_norm,
                 learning_rate=state.optimizer.param_groups[0]["lr"],
                 seconds=state.seconds,

@@ -8,7 +8,7 @@ Flips and eps are keyed by (seed, position in the stream), as everywhere: there 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from scaledit.data.posterior import draw
 from scaledit.data.sets import BUILT_IN, TrainingSet
 from scaledit.diffusion.noise import Stream, generator, normal
 from scaledit.errors import UsageError
-from scaledit.training.learner import Learner, Scored, adamw, autocast, optimizer_tensors
+from scaledit.training.learner import Learner, LossTerms, adamw, autocast, optimizer_tensors
 from scaledit.training.parallel import Parallel
 from scaledit.training.ranks import Ranks
 
@@ -118,8 +118,6 @@ class AutoencoderState(Learner[Read]):
     """An AutoencoderKL in training. scale: None until it is measured at the end; that of `train.init` where
     the encoder stays."""
 
-    COLUMNS: ClassVar[tuple[str, ...]] = ("l1", "kl", "gradient")
-
     config: AutoencoderRun  # pyright: ignore[reportIncompatibleVariableOverride]
     net: Any
     scale: float | None = None
@@ -163,13 +161,13 @@ class AutoencoderState(Learner[Read]):
             scale=scale,
         )
 
-    def score(self, item: Read, part: slice, positions: range) -> Scored:
+    def compute_loss(self, item: Read, part: slice, positions: range) -> LossTerms:
         x = item.x[part].to(self.ranks.device, memory_format=torch.channels_last)
         with autocast(self.config.train.precision, self.ranks.device):
             xhat, moments = self.parallel(x, item.eps[part].to(self.ranks.device))
-        found = losses(self.config.loss, x, xhat, moments)
-        return Scored(found.total, tuple(term.detach() for term in found[1:]))
+        terms = losses(self.config.loss, x, xhat, moments)._asdict()
+        return LossTerms(terms.pop("total"), terms)
 
     def held(self) -> dict[str, dict[str, Tensor]]:
-        optimizer = optimizer_tensors(self.net, self.optimizer)
+        optimizer = optimizer_tensors(self.trained(), self.optimizer)
         return {"model": dict(self.net.state_dict()), "optimizer": optimizer}

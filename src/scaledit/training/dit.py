@@ -114,8 +114,7 @@ class Looks:
         return Stepped(
             step=state.step,
             loss=result.loss,
-            mse=result.means["mse"],
-            vlb=result.means["vlb"] if state.config.diffusion.objective == "hybrid" else None,
+            terms=result.terms,
             grad_norm=result.grad_norm,
             learning_rate=state.optimizer.param_groups[0]["lr"],
             seconds=state.seconds,

@@ -37,8 +37,9 @@ class Started(NamedTuple):
 
 
 class Stepped(NamedTuple):
-    """`step` optimizer steps are done. `loss` and its parts are means over this step's batch; `seconds` is
-    training time so far, over all resumes, without sampling and saving.
+    """`step` optimizer steps are done. `loss`, and `terms`, which the objective names, are means over this
+    step's batch; a line of log.jsonl has each term under its own name. `seconds` is training time so far,
+    over all resumes, without sampling and saving.
 
     Since the last such event: images_per_second; macs_per_second, multiply-adds of all ranks, three forward
     passes an image; share_of_roof, of what matrix products reach on the same devices; data_wait, the share of
@@ -48,8 +49,7 @@ class Stepped(NamedTuple):
 
     step: int
     loss: float
-    mse: float
-    vlb: float | None
+    terms: dict[str, float]
     grad_norm: float
     learning_rate: float
     seconds: float
@@ -62,13 +62,11 @@ class Stepped(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """`Stepped` of an autoencoder: the terms of its loss before their weights."""
+    """`Stepped` of an autoencoder: the terms of its loss, l1, kl and gradient, before their weights."""
 
     step: int
     loss: float
-    l1: float
-    kl: float
-    gradient: float
+    terms: dict[str, float]
     grad_norm: float
     learning_rate: float
     seconds: float
@@ -77,6 +75,15 @@ class Fitted(NamedTuple):
     share_of_roof: float
     data_wait: float
     memory: int
+
+
+LONGEST_TERM = 64
+_TAKEN = {"event", *Stepped._fields, *Fitted._fields}
+
+
+def is_term(name: str) -> bool:
+    """Whether a term of a loss can be called so: a short ASCII identifier that is no key of a step's line."""
+    return name.isascii() and name.isidentifier() and len(name) <= LONGEST_TERM and name not in _TAKEN
 
 
 class Skipped(NamedTuple):

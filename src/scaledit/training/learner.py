@@ -3,8 +3,8 @@
     g = sum over ranks, micro-batches, samples of  grad loss_j / B        theta <- AdamW(theta, g)
 
 Each sample's loss is divided by the global batch B where it is made, so any split of the batch gives the same
-gradient. What the samples scored is exchanged as one table with a row a sample: all ranks see the same
-numbers and decide the same.
+gradient. The losses are exchanged as one table with a row for each sample: all ranks see the same numbers and
+decide the same.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +27,8 @@ from scaledit.checkpoint import Checkpoint, damaged
 from scaledit.config import Config, OptimizerConfig
 from scaledit.data.loader import Loader
 from scaledit.data.order import samples_at
-from scaledit.errors import RunError
+from scaledit.errors import RunError, UsageError, shown
+from scaledit.training.events import is_term
 from scaledit.training.parallel import Parallel, local, whole
 from scaledit.training.ranks import Ranks
 from scaledit.training.saving import keys, read_into
@@ -41,41 +42,45 @@ def _nobody_asks(what: str, step: int) -> None:
     return None
 
 
-class Scored(NamedTuple):
-    """What samples scored. weighted: (N,), what is minimised. columns: (N,) each, detached, in the order of
-    the learner's COLUMNS."""
+REPLICATED = "objective"
+"""The checkpoint's file of the modules that are trained beside the network, and the first part of their
+parameters' names in the optimizer's file."""
+
+
+class LossTerms(NamedTuple):
+    """The losses of n samples. weighted: (n,), what is minimised. terms: its parts by name, (n,) each; the
+    same names at every step. others: what else `Learner.applied` must know of each sample, (n,) each."""
 
     weighted: Tensor
-    columns: tuple[Tensor, ...]
+    terms: dict[str, Tensor]
+    others: dict[str, Tensor] = {}  # noqa: RUF012
 
 
 class StepResult(NamedTuple):
-    """means: of the batch, by the learner's COLUMNS; "loss" is what is minimised. skipped: loss or gradient
-    was not finite, so nothing was changed. table: (B, 1 + columns) float64, a row a sample, the loss first.
-    stop: whether any rank was asked to stop. micro_batch: samples that go through a rank at once."""
+    """loss: what is minimised, and terms: its named parts, as means over the batch. skipped: loss or gradient
+    was not finite, so nothing was changed. table: (B, 1 + terms + others) float64, a row for each sample: the
+    weighted loss, then `LossTerms.terms`, then `LossTerms.others`. stop: whether any rank was asked to stop.
+    micro_batch: samples that go through a rank at once."""
 
-    means: dict[str, float]
+    loss: float
+    terms: dict[str, float]
     grad_norm: float
     skipped: bool
     table: Tensor
     stop: bool
     micro_batch: int
 
-    @property
-    def loss(self) -> float:
-        return self.means["loss"]
-
 
 @dataclass(eq=False, kw_only=True)
 class Learner(abc.ABC, Generic[Item]):
-    """What a run changes: weights, the optimizer, counters; and how a batch is scored.
+    """What a run changes: weights, the optimizer, counters; and how the loss of a batch is computed.
 
-    net: the module whose parameters are trained. parallel: the same as its ranks train it. passed_over:
-    batches that a roll-back left out. doing: is told what comes now, and at which step. micro_batch: samples
-    that go through at once. waited: seconds for data, of `seconds`.
+    net: the module whose parameters are trained. parallel: the same as its ranks train it. replicated:
+    modules that are trained beside it, of which each rank has all; their gradients are summed over the ranks
+    after the backward pass, so that they may be called in any way. passed_over: batches that a roll-back left
+    out. doing: is told what comes now, and at which step. micro_batch: samples that go through at once.
+    waited: seconds for data, of `seconds`.
     """
-
-    COLUMNS: ClassVar[tuple[str, ...]]
 
     config: Config
     net: nn.Module
@@ -84,6 +89,7 @@ class Learner(abc.ABC, Generic[Item]):
     ranks: Ranks
     loader: Loader[Item]
     samples: int
+    replicated: nn.Module | None = None
     step: int = 0
     skipped: int = 0
     passed_over: int = 0
@@ -95,6 +101,10 @@ class Learner(abc.ABC, Generic[Item]):
     def __post_init__(self) -> None:
         # Made once: walking the modules anew would cost each step.
         self.weights: list[Tensor] = [p for p in self.net.parameters() if p.requires_grad]
+        self.beside: list[Tensor] = [
+            p for p in (self.replicated.parameters() if self.replicated else ()) if p.requires_grad
+        ]
+        self._names: tuple[tuple[str, ...], tuple[str, ...]] | None = None
         self.mine = self.ranks.share(self.config.train.batch_size)
         # Of the largest share, so that it is the same on all ranks, and one checkpoint's right for all.
         largest = -(-self.config.train.batch_size // self.ranks.world)
@@ -102,7 +112,7 @@ class Learner(abc.ABC, Generic[Item]):
         self._fits = not self.ranks.grouped  # one process finds out as it goes
 
     @abc.abstractmethod
-    def score(self, item: Item, part: slice, positions: range) -> Scored:
+    def compute_loss(self, item: Item, part: slice, positions: range) -> LossTerms:
         """The forward pass of some samples: `part` of the item, which are at `positions` of the stream."""
 
     def applied(self, table: Tensor) -> None:
@@ -111,6 +121,14 @@ class Learner(abc.ABC, Generic[Item]):
     @abc.abstractmethod
     def held(self) -> dict[str, dict[str, Tensor]]:
         """What a checkpoint holds, a file each; tensors may be shards."""
+
+    def trained(self) -> dict[str, Tensor]:
+        """The parameters that the optimizer trains, by the names that a checkpoint has for them."""
+        named = dict(self.net.named_parameters())
+        if self.replicated is not None:
+            beside = self.replicated.named_parameters()
+            named |= {f"{REPLICATED}.{name}": parameter for name, parameter in beside}
+        return {name: parameter for name, parameter in named.items() if parameter.requires_grad}
 
     def positions(self, step: int) -> range:
         """Of the stream of training samples, as step `step` sees them: all ranks'."""
@@ -138,20 +156,24 @@ class Learner(abc.ABC, Generic[Item]):
         if not self._fits:
             self._find_micro_batch(item, mine)
         self.optimizer.zero_grad()
-        table = self._scored(item, mine)
+        table = self._with_gradients(item, mine)
+        self._sum_replicated()
         table[-1] = float(stop)  # a last row, for what else all must know
         self.ranks.sum_(table)
         table, stops = table[:-1], bool(table[-1].any())
-        norm = whole(nn.utils.get_total_norm([w.grad for w in self.weights if w.grad is not None]))
-        means = dict(zip(("loss", *self.COLUMNS), table.mean(dim=0).tolist(), strict=True))
+        norm = self._grad_norm()
+        assert self._names is not None  # since the first sample of all
+        loss, *means = table.mean(dim=0).tolist()
+        terms = dict(zip(self._names[0], means, strict=False))
         grad_norm = float(norm)
-        skipped = not (math.isfinite(means["loss"]) and math.isfinite(grad_norm))
+        skipped = not (math.isfinite(loss) and math.isfinite(grad_norm))
         if skipped:
             self.skipped += 1
         else:
             if settings.clip > 0:
                 factor = (settings.clip / (norm + 1e-6)).clamp(max=1.0)
-                gradients = [local(weight.grad) for weight in self.weights if weight.grad is not None]
+                weights = [*self.weights, *self.beside]
+                gradients = [local(weight.grad) for weight in weights if weight.grad is not None]
                 torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(settings, self.step, self.config.train.steps)
@@ -159,10 +181,33 @@ class Learner(abc.ABC, Generic[Item]):
             self.applied(table)
         self.step += 1
         self.seconds += time.perf_counter() - began
-        return StepResult(means, grad_norm, skipped, table, stops, self.micro_batch)
+        return StepResult(loss, terms, grad_norm, skipped, table, stops, self.micro_batch)
 
-    def _scored(self, item: Item, mine: range) -> Tensor:
-        """Gradients and scores of this rank's share: the table with zeros for the other ranks' samples, and
+    def _sum_replicated(self) -> None:
+        """Sums the gradients of the replicated weights over the ranks. A weight that the loss does not reach
+        has the gradient 0, on one rank as on several."""
+        for weight in self.beside:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        if not (self.beside and self.ranks.grouped):
+            return
+        gradients = [weight.grad for weight in self.beside if weight.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        # Losses were multiplied by the number of ranks, by which DDP and FSDP2 divide.
+        self.ranks.sum_(flat).div_(self.ranks.world)
+        for gradient, part in zip(gradients, flat.split([one.numel() for one in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def _grad_norm(self) -> Tensor:
+        """Of all gradients together, as the clip takes it."""
+        norm = whole(nn.utils.get_total_norm([w.grad for w in self.weights if w.grad is not None]))
+        if self.beside:
+            beside = nn.utils.get_total_norm([w.grad for w in self.beside if w.grad is not None])
+            norm = torch.hypot(norm, beside.to(norm))
+        return norm
+
+    def _with_gradients(self, item: Item, mine: range) -> Tensor:
+        """Gradients and losses of this rank's share: the table with zeros for the other ranks' samples, and
         one row more. Where memory runs out, again with half the micro-batch."""
         while True:
             table = self._through(item, mine, len(mine))
@@ -190,12 +235,11 @@ class Learner(abc.ABC, Generic[Item]):
             for part in self._parts(count):
                 last = part.stop == len(mine)
                 with nullcontext() if last else self.parallel.without_sum():
-                    scored = self.score(item, part, mine[part])
+                    losses = self.compute_loss(item, part, mine[part])
                     # DDP and FSDP2 divide the sum over the ranks by their number.
-                    (scored.weighted.sum() / (size / self.ranks.world)).backward()
-                scores = (scored.weighted.detach(), *scored.columns)
-                found.append(torch.stack([score.cpu().double() for score in scores], dim=1))
-            table = torch.zeros(size + 1, 1 + len(self.COLUMNS), dtype=torch.float64)
+                    (losses.weighted.sum() / (size / self.ranks.world)).backward()
+                found.append(self._rows(losses))
+            table = torch.zeros(size + 1, found[0].shape[1], dtype=torch.float64)
             table[self.mine.start : self.mine.start + count] = torch.cat(found)
             return table
         except (MemoryError, RuntimeError) as error:
@@ -208,6 +252,29 @@ class Learner(abc.ABC, Generic[Item]):
                     "the last checkpoint"
                 ) from error
         return None
+
+    def _rows(self, losses: LossTerms) -> Tensor:
+        """(n, columns) float64, as in StepResult. Raises UsageError for a term that cannot be logged under
+        its name, and RunError where the terms are not those of the samples before."""
+        names = tuple(losses.terms), tuple(losses.others)
+        if self._names is None:
+            for name in losses.terms:
+                if not is_term(name):
+                    raise UsageError(
+                        f"the loss has a term {shown(name)}, which cannot be a key of the log; give it "
+                        "another name, of letters and digits"
+                    )
+            self._names = names
+        if set(names[0]) != set(self._names[0]):
+            before, now = (", ".join(sorted(one)) for one in (self._names[0], names[0]))
+            raise RunError(
+                f"the loss has the terms {now} at step {self.step + 1}, and had {before} before; an "
+                "objective returns the same terms for every batch"
+            )
+        columns = [losses.weighted.detach()]
+        columns += [losses.terms[name] for name in self._names[0]]
+        columns += [losses.others[name] for name in self._names[1]]
+        return torch.stack([column.detach().cpu().double() for column in columns], dim=1)
 
     def _parts(self, count: int) -> list[slice]:
         """`count` of this rank's samples in micro-batches. Ranks with shards work on each together, so they
@@ -252,9 +319,10 @@ class Learner(abc.ABC, Generic[Item]):
         held, names = self.held(), keys(saved, "optimizer")
         if not all(re.fullmatch(r"(step|exp_avg|exp_avg_sq)/.+", name) for name in names):
             raise damaged(saved.folder, "its optimizer is none that scaledit trains with")
-        moments = new_moments(self.net, names)
+        trained = self.trained()
+        moments = new_moments(trained, names)
         read_into(saved, {**held, "optimizer": moments})
-        restore_optimizer(self.net, self.optimizer, moments)
+        restore_optimizer(trained, self.optimizer, moments)
         self.step = saved.step
         self.skipped, self.seconds = state["skipped"], state["seconds"]
         self.passed_over = state.get("passed_over", 0)
@@ -269,44 +337,45 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
-def optimizer_tensors(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """{"kind/parameter": tensor} of what the optimizer keeps for the parameters that it trains."""
+def optimizer_tensors(trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """{"kind/parameter": tensor} of what the optimizer keeps for the parameters that it trains, by name."""
     return {
         f"{kind}/{name}": value
-        for name, parameter in net.named_parameters()
-        if parameter.requires_grad
+        for name, parameter in trained.items()
         for kind, value in optimizer.state[parameter].items()
     }
 
 
-def new_moments(net: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+def new_moments(trained: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
     """Room for what `optimizer_tensors` calls so; moments with their parameter's layout: the fused AdamW
     walks both in the order of memory, so that moments of another layout would meet other weights."""
-    parameters = dict(net.named_parameters())
     room = {}
     for key in names:
         kind, name = key.split("/", 1)
-        if name in parameters:
-            room[key] = torch.zeros(()) if kind == "step" else torch.zeros_like(parameters[name].detach())
+        if name in trained:
+            room[key] = torch.zeros(()) if kind == "step" else torch.zeros_like(trained[name].detach())
     return room
 
 
 def restore_optimizer(
-    net: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+    trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
-    """The inverse of `optimizer_tensors`."""
+    """The inverse of `optimizer_tensors`; trained: in the order in which the optimizer has them."""
     by_parameter: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         kind, name = key.split("/", 1)
         by_parameter.setdefault(name, {})[kind] = value
-    order = [name for name, parameter in net.named_parameters() if parameter.requires_grad]
-    state = {i: by_parameter[name] for i, name in enumerate(order) if name in by_parameter}
+    state = {i: by_parameter[name] for i, name in enumerate(trained) if name in by_parameter}
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-def adamw(net: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+def adamw(net: nn.Module, config: OptimizerConfig, replicated: nn.Module | None = None) -> torch.optim.AdamW:
+    """replicated: as in Learner. Its weights are a group of their own: the fused AdamW takes no plain tensors
+    among shards."""
+    modules = [net] if replicated is None else [net, replicated]
+    groups = [[weight for weight in module.parameters() if weight.requires_grad] for module in modules]
     return torch.optim.AdamW(
-        [parameter for parameter in net.parameters() if parameter.requires_grad],
+        [{"params": weights} for weights in groups if weights],
         lr=config.learning_rate,
         betas=config.betas,
         weight_decay=config.weight_decay,

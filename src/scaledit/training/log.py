@@ -1,6 +1,9 @@
 """log.jsonl: one JSON object an event, and reading it back.
 
-    {"event": "stepped", "step": 100, "loss": 0.48, ...}
+    {"event": "stepped", "step": 100, "loss": 0.48, "mse": 0.47, "vlb": 0.01, ...}
+
+The terms of a loss stand under the names that the objective gives them: in a line of a step, what is none of
+the event's own keys is a term.
 
 A run that was killed had logged steps that its last checkpoint does not hold; when it resumes, or is rolled
 back, those are dropped, so that the log tells of every step once. A line that is none of ours (after a crash
@@ -24,6 +27,8 @@ from scaledit.training import events
 from scaledit.training.events import Evaluated, Event, Remarked, RolledBack, Started, Verifying
 
 LOG = "log.jsonl"
+TERMS = "terms"
+"""The field of an event whose items are keys of the line themselves."""
 DAMAGED = f"{LOG}.damaged"
 LONGEST_LINE = 1 << 24
 """Bytes; no event comes near it."""
@@ -83,10 +88,21 @@ class JsonLog:
 
 def record(event: Event, out: Path) -> dict[str, Any]:
     """An event as its line of log.jsonl says it: plain values, paths relative to `out`."""
-    found = {"event": type(event).__name__.lower(), **event._asdict()}
+    found: dict[str, Any] = {"event": type(event).__name__.lower()}
+    for key, value in event._asdict().items():
+        found |= value if key == TERMS else {key: value}
     if isinstance(event, Evaluated):
         found |= found.pop("result").to_json()
     return {key: _plain(value, out) for key, value in found.items()}
+
+
+def terms(record: Mapping[str, Any]) -> dict[str, float]:
+    """The named terms of the loss in a line of a step, without those that it leaves open; {} in others."""
+    if record["event"] not in _WITH_TERMS:
+        return {}
+    own = {"event", *_FIELDS[record["event"]]}
+    named = {key: value for key, value in record.items() if key not in own and value is not None}
+    return {key: float(value) for key, value in named.items()}
 
 
 def _plain(value: Any, out: Path) -> Any:
@@ -153,7 +169,12 @@ def _event(line: bytes) -> dict[str, Any] | None:
         return None  # not a float any more
     if value["event"] == "evaluated":
         return value if _is_result(value) else None
-    for key, wanted in _FIELDS.get(value["event"], {}).items():
+    fields = _FIELDS.get(value["event"], {})
+    if value["event"] in _WITH_TERMS:
+        named = value.keys() - fields.keys() - {"event"}
+        if not all(events.is_term(key) and _is(float | None, value[key]) for key in named):
+            return None
+    for key, wanted in fields.items():
         # Older logs lack what came later.
         if key not in value and key in _NEEDED.get(value["event"], ()):
             return None
@@ -162,7 +183,11 @@ def _event(line: bytes) -> dict[str, Any] | None:
     return value
 
 
-_FIELDS = {kind.__name__.lower(): get_type_hints(kind) for kind in get_args(events.Event)}
+_HINTS = {kind.__name__.lower(): get_type_hints(kind) for kind in get_args(events.Event)}
+_WITH_TERMS = {event for event, hints in _HINTS.items() if TERMS in hints}
+_FIELDS = {
+    event: {key: kind for key, kind in hints.items() if key != TERMS} for event, hints in _HINTS.items()
+}
 _NEEDED: Mapping[str, tuple[str, ...]] = {
     "started": ("device",),
     "stepped": ("loss", "seconds"),

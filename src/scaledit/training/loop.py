@@ -224,7 +224,7 @@ class Run(Generic[State]):
     def _skipped(self, result: StepResult) -> Skipped:
         state = self.state
         samples = state.indices(state.step - 1)
-        wrong = ~result.table.isfinite().all(dim=1).numpy()
+        wrong = ~result.table[:, 0].isfinite().numpy()
         return Skipped(
             state.step,
             result.loss,

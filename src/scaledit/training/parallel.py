@@ -64,8 +64,8 @@ class Parallel:
                     module, broadcast_buffers=False, gradient_as_bucket_view=True
                 )
 
-    def __call__(self, *args: Any) -> Any:
-        return self._wrapped(*args)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._wrapped(*args, **kwargs)
 
     def without_sum(self) -> AbstractContextManager[Any]:
         """Gradients that are made inside stay on their rank (and are part of the next sum)."""
@@ -87,9 +87,17 @@ def _keep_products(context: Any, op: Any, *args: Any, **kwargs: Any) -> Checkpoi
     return CheckpointPolicy.MUST_SAVE if op in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def shard(module: nn.Module, blocks: nn.ModuleList, hybrid: bool, precision: str, ranks: Ranks) -> None:
+def shard(
+    module: nn.Module,
+    blocks: nn.ModuleList,
+    hybrid: bool,
+    precision: str,
+    ranks: Ranks,
+    trained: bool = True,
+) -> None:
     """FSDP2, in place: each block alone, then what is left. Inputs keep their type: a time in bf16 would be
-    another time."""
+    another time. trained: whether a backward pass follows a forward pass. Without one all weights are freed
+    after the forward pass, so that the next gathers them anew."""
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard  # 0.7 s to import
 
     policy = MixedPrecisionPolicy(cast_forward_inputs=False)
@@ -98,9 +106,10 @@ def shard(module: nn.Module, blocks: nn.ModuleList, hybrid: bool, precision: str
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
     chosen = mesh(hybrid, ranks)
+    again = None if trained else True  # FSDP2 keeps the outermost weights for a backward pass
     for block in blocks:
-        fully_shard(block, mesh=chosen, mp_policy=policy)
-    fully_shard(module, mesh=chosen, mp_policy=policy)
+        fully_shard(block, mesh=chosen, mp_policy=policy, reshard_after_forward=again)
+    fully_shard(module, mesh=chosen, mp_policy=policy, reshard_after_forward=again)
 
 
 def mesh(hybrid: bool, ranks: Ranks) -> DeviceMesh:

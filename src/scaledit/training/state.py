@@ -1,4 +1,4 @@
-"""The training of a DiT: what is learned besides the weights, and how samples are scored.
+"""The training of a DiT: what is learned besides the weights, and how the loss is computed.
 
     theta <- AdamW(theta, grad of the mean over the batch of  weight L(theta; x_0, y, t, eps))
     ema   <- beta ema + (1 - beta) theta
@@ -9,8 +9,9 @@ a resumed run draws what an uninterrupted one would have.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,34 +23,40 @@ from scaledit.data.loader import PATIENCE, Loader
 from scaledit.data.order import samples_at
 from scaledit.data.sets import BUILT_IN, Batch, TrainingSet
 from scaledit.diffusion import NetDenoiser, TimeDistribution
-from scaledit.diffusion.noise import TrainingDraws, training_draws
-from scaledit.diffusion.objectives import Objective
+from scaledit.diffusion.noise import TrainingDraws, named_draws, training_draws
+from scaledit.diffusion.objectives import Context, Objective, named_terms
 from scaledit.models.dit import DiT
 from scaledit.training import ema
-from scaledit.training.learner import Learner, Scored, adamw, autocast, optimizer_tensors
+from scaledit.training.learner import REPLICATED, Learner, LossTerms, adamw, autocast, optimizer_tensors
 from scaledit.training.parallel import Parallel, local, shard, whole
 from scaledit.training.ranks import Ranks
 
 
 class Read(NamedTuple):
-    """What a loader makes of some positions of the stream."""
+    """What a loader makes of some positions of the stream. named: the draws that the objective declares."""
 
     batch: Batch
     draws: TrainingDraws
+    named: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Reader:
-    """positions -> Read; runs in the loader's processes."""
+    """positions -> Read; runs in the loader's processes. named: as `Objective.draws`."""
 
     dataset: TrainingSet
     seed: int
     shape: tuple[int, ...]
+    named: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, positions: range) -> Read:
         indices = samples_at(positions, len(self.dataset), self.seed)
         batch = self.dataset.batch(indices, positions, self.seed)
-        return Read(batch, training_draws(self.seed, positions, self.shape))
+        return Read(
+            batch,
+            training_draws(self.seed, positions, self.shape),
+            named_draws(self.seed, positions, self.shape, self.named),
+        )
 
 
 class Network(NamedTuple):
@@ -58,43 +65,50 @@ class Network(NamedTuple):
     parallel: Parallel
     null_label: int
 
-    def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        return self.parallel(x, t, y)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.parallel(*args, **kwargs)
 
 
 @dataclass(eq=False, kw_only=True)
 class TrainState(Learner[Read]):
-    """A DiT, its average, and what the time distribution has learned. encoder: what turns images into latents
-    as they come; None where the set holds what the model sees."""
-
-    COLUMNS: ClassVar[tuple[str, ...]] = ("mse", "vlb", "unweighted", "fraction")
+    """A DiT, its average, its objective with modules of its own (`replicated`), and what the time
+    distribution has learned. encoder: what turns images into latents as they come; None where the set holds
+    what the model sees."""
 
     config: RunConfig  # pyright: ignore[reportIncompatibleVariableOverride]
     net: DiT  # pyright: ignore[reportIncompatibleVariableOverride]
     ema: DiT
+    objective: Objective
     times: TimeDistribution
     encoder: EncodedImages | None = None
 
     @classmethod
     def create(cls, config: RunConfig, dataset: TrainingSet, ranks: Ranks) -> TrainState:
-        """A fresh state, the same on all ranks. Raises UsageError for more ranks than samples in a batch."""
+        """A fresh state, the same on all ranks. Raises UsageError for more ranks than samples in a batch, and
+        for modules of an objective that cannot be trained exactly."""
         net, average = (assemble.network(config.model, config.train.seed).to(ranks.device) for _ in range(2))
         for parameter in average.parameters():
             parameter.requires_grad_(False)
         precision = config.train.precision
         parallel = Parallel(net.train(), net.blocks, config.engine, precision, ranks)
         if parallel.sharded:
-            shard(average, average.blocks, config.engine.parallel == "hybrid", precision, ranks)
+            hybrid = config.engine.parallel == "hybrid"
+            shard(average, average.blocks, hybrid, precision, ranks, trained=False)
+        objective = assemble.objective(config.diffusion)
+        own = assemble.objective_modules(objective, config.model, config.train.seed, ranks.device)
         encoder = dataset if isinstance(dataset, EncodedImages) else None
-        reader = Reader(dataset if encoder is None else encoder.images, config.train.seed, config.model.shape)
+        images = dataset if encoder is None else encoder.images
+        reader = Reader(images, config.train.seed, config.model.shape, dict(objective.draws))
         in_memory = config.data.name in BUILT_IN
         return cls(
             config=config,
             net=net,
             ema=average.eval(),
             parallel=parallel,
-            optimizer=adamw(net, config.optimizer),
-            times=assemble.TIMES[config.diffusion.times](),
+            replicated=own,
+            optimizer=adamw(net, config.optimizer, own),
+            objective=objective,
+            times=assemble.times(config.diffusion),
             ranks=ranks,
             loader=Loader(
                 reader,
@@ -112,16 +126,18 @@ class TrainState(Learner[Read]):
         self.averaged: list[Tensor] = [local(parameter.detach()) for parameter in self.net.parameters()]
         network = Network(self.parallel, self.net.null_label)
         self.denoiser: NetDenoiser = assemble.denoiser(self.config.diffusion, network)
-        self.objective: Objective = assemble.OBJECTIVES[self.config.diffusion.objective]()
+        self.average: NetDenoiser = assemble.denoiser(self.config.diffusion, self.ema)
+        self.learned_times = self.times.begin()
 
-    def score(self, item: Read, part: slice, positions: range) -> Scored:
+    def compute_loss(self, item: Read, part: slice, positions: range) -> LossTerms:
         config, device = self.config, self.ranks.device
         x0, y = (one[part] for one in item.batch)
         time, label_drop, eps = (one[part] for one in item.draws)
         if self.encoder is not None:
             x0 = self.encoder.encoded(x0, positions, config.train.seed)
         y = self.net.drop_labels(y, label_drop)
-        fraction, weight = self.times.draw(time)
+        fraction, weight = self.times.draw(time, self.learned_times)
+        named = {name: draw[part].to(device) for name, draw in item.named.items()}
         with autocast(config.train.precision, device):
             losses = self.objective(
                 self.denoiser,
@@ -129,23 +145,26 @@ class TrainState(Learner[Read]):
                 y.to(device),
                 self.denoiser.schedule.at(fraction),
                 eps.to(device),
+                context=Context(named, self.replicated, self.average),
             )
-        total = losses.total.detach()
-        vlb = torch.zeros_like(total) if losses.vlb is None else losses.vlb.detach()
-        columns = (losses.mse.detach(), vlb, total, fraction)
-        return Scored(losses.total * weight.to(total), columns)
+        terms = named_terms(self.objective, losses, len(x0))
+        total = terms.pop("total")
+        others = {"unweighted": total.detach(), "fraction": fraction}
+        return LossTerms(total * weight.to(total), terms, others)
 
     def applied(self, table: Tensor) -> None:
         ema.update(self.averages, self.averaged, ema.decay_at(self.config.ema, self.step))
-        self.times.update(table[:, -1], table[:, -2])
+        unweighted, fraction = table[:, -2], table[:, -1]
+        self.times.update(self.learned_times, fraction, unweighted)
 
     def held(self) -> dict[str, dict[str, Tensor]]:
-        return {
+        held = {
             "model": dict(self.net.state_dict()),
             "ema": dict(self.ema.state_dict()),
-            "optimizer": optimizer_tensors(self.net, self.optimizer),
-            "times": self.times.state(),
+            "optimizer": optimizer_tensors(self.trained(), self.optimizer),
+            "times": dict(self.learned_times),
         }
+        return held if self.replicated is None else {**held, REPLICATED: dict(self.replicated.state_dict())}
 
     @torch.no_grad()
     def ema_distance(self) -> float:
