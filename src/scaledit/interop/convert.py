@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from scaledit.callbacks import Progress
 from scaledit.errors import RunError, UsageError
 from scaledit.interop import card, diffusers_folder, official, ours, sit
 from scaledit.interop.difference import Difference, measured
 from scaledit.interop.infer import KNOWN_NAMES, Hints, classes_of, config_of
 from scaledit.interop.lazily import (
     Lazy,
-    Progress,
     looked_through,
     open_safetensors,
     write_safetensors,

@@ -26,8 +26,6 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """By safetensors' names; weights come in no others."""
 LARGEST_HEADER = 16 << 20
 """Bytes. An XL/2 in diffusers' layout has 0.1 MB."""
-Progress = Callable[[int, int], None]
-"""Called with (done, total) bytes."""
 
 
 @dataclass(frozen=True)
