@@ -24,7 +24,6 @@ from scaledit.scaling.fits import (
 from scaledit.scaling.frontier import (
     Point,
     Sampled,
-    best_at,
     best_within,
     common_budgets,
     curve,
@@ -309,9 +308,7 @@ def test_curves_are_read_between_their_own_results_only():
     small, large = curve("S", 1, [(1000, 2), (10, 8)]), curve("L", 9, [(100, 3), (10_000, 1)])
     assert small.at(100) == pytest.approx(4)
     assert (small.at(10), small.at(9.99), small.at(1001)) == (pytest.approx(8), None, None)
-    assert best_at(50, [small, large]) == ("S", 50, small.at(50))
-    assert best_at(100, [small, large]) == ("L", 100, pytest.approx(3))
-    assert best_at(5, [small, large]) is None
+    assert large.at(100) == pytest.approx(3)
     assert curve("XL", 1, [(6 * 10**20, 9), (10**20, 12)]).at(6e20) == pytest.approx(9)  # beyond int64
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import sqrtm
@@ -249,37 +246,6 @@ def test_batches_and_parts_make_one_set(seed: int, cuts: list[int]):
     assert merged.n == 300
     np.testing.assert_allclose(merged.mean, exact.mean(axis=0), rtol=1e-13)
     np.testing.assert_allclose(merged.cov, np.cov(exact, rowvar=False), rtol=1e-9, atol=1e-10)
-
-
-def _rank(rank: int, path: str, features: np.ndarray, out: mp.SimpleQueue) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
-    accumulator = Accumulator()
-    for batch in np.array_split(features[rank::2], 3):
-        accumulator.add(batch)
-    merged = accumulator.across_ranks().result()
-    out.put((rank, merged.mean, merged.cov, merged.n))
-    dist.barrier()
-    os._exit(0)  # gloo now and then aborts in a tidy exit
-
-
-def test_two_ranks_make_one_set(tmp_path):
-    features = (5 + rng().standard_normal((101, 6))).astype(np.float32)
-    context = mp.get_context("spawn")
-    out = context.SimpleQueue()
-    arguments = (str(tmp_path / "meet"), features, out)
-    processes = [context.Process(target=_rank, args=(rank, *arguments)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    answers = {rank: rest for rank, *rest in (out.get(), out.get())}
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
-    alone = Statistics.of(features)
-    for mean, cov, n in answers.values():
-        np.testing.assert_allclose(mean, alone.mean, rtol=1e-13)
-        np.testing.assert_allclose(cov, alone.cov, rtol=1e-12)
-        assert n == 101
-    np.testing.assert_array_equal(answers[0][1], answers[1][1])
 
 
 # Bad input

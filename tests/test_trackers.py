@@ -16,13 +16,15 @@ from PIL import Image
 from demos import SCALEDIT
 from scaledit import cli, config
 from scaledit.autoencoders.config import AutoencoderRun
+from scaledit.errors import RunError
 from scaledit.evaluation.result import Figure, Result
 from scaledit.training import log
 from scaledit.training.dit import train
 from scaledit.training.events import Evaluated, Reconstructed, Saved, Skipped, Started, Stepped
 from scaledit.training.log import JsonLog
-from scaledit.training.trackers import trackers, wandb_file
+from scaledit.training.trackers import trackers
 from scaledit.training.trackers.base import scalars
+from scaledit.training.trackers.wandb import WeightsAndBiases
 from tiny import tiny
 from tracked import shown_training
 
@@ -54,15 +56,24 @@ def curves_of_tensorboard(out: Path) -> Curves:
     }
 
 
-def wandb_records(out: Path) -> list[tuple[Path, dict]]:
+def wandb_records(out: Path, parts: str = "offline-run-*") -> list[tuple[Path, dict]]:
     """(file, record), life after life, as W&B's own program prints them."""
     found = []
-    for file in sorted((out / "wandb").glob("offline-run-*/*.wandb")):
+    for file in sorted((out / "wandb").glob(f"{parts}/*.wandb")):
         command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
         env = {**without_wandb(), "WANDB_MODE": "offline"}
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
         found += [(file, json.loads(line)) for line in done.stdout.splitlines()]
     return found
+
+
+def last_steps(out: Path, parts: str = "offline-run-*") -> list[int]:
+    """How far each part of a run is written, -1 where nothing is."""
+    records = wandb_records(out, parts)
+    steps = dict.fromkeys(sorted((out / "wandb").glob(f"{parts}/*.wandb")), -1)
+    for path, items in rows(records):
+        steps[path] = max(steps[path], items["_step"])
+    return list(steps.values())
 
 
 def rows(records: list[tuple[Path, dict]]) -> list[tuple[Path, dict]]:
@@ -93,7 +104,7 @@ from pathlib import Path
 from processes import until
 from tracked import shown_training
 from scaledit import checkpoint
-from scaledit.training.trackers import wandb_file
+from test_trackers import last_steps
 from scaledit.training.dit import train
 from scaledit.training.trackers import trackers
 from tiny import tiny
@@ -109,8 +120,7 @@ shown_training(told(train(config, out, resume="auto", device="cpu"), {step}), ou
 """
 DIES = """
             until(lambda: [path.name for path in checkpoint.find(out / "checkpoints")][-1:] == [{saved!r}])
-            files = lambda: out.glob("wandb/off*/*.wandb")
-            until(lambda: max(wandb_file.last_step(file) for file in files()) >= {written})
+            until(lambda: max(last_steps(out)) >= {written})
             os.kill(os.getpid(), signal.SIGKILL)
 """
 """Once a checkpoint is there, and W&B's own process has written so many steps: it writes when it likes."""
@@ -145,14 +155,15 @@ def test_a_run_that_was_killed_twice_has_every_step_once(tmp_path: Path):
     overrides = (*BOTH, "train.steps=30", "checkpoint.every=10", "sample.every=10", "sample.classes=2")
     died = process(out, 13, DIES.format(saved="step-00000010", written=-1), *overrides, **NEVER)
     assert died.returncode == -9, died.stderr
-    assert [wandb_file.last_step(file) for file in out.glob("wandb/off*/*.wandb")] == [-1]
+    assert last_steps(out) == [-1]
     died = process(out, 26, DIES.format(saved="step-00000020", written=21), *overrides, **OFTEN)
     assert died.returncode == -9, died.stderr
-    assert max(wandb_file.last_step(file) for file in out.glob("wandb/off*/*.wandb")) > 20
+    assert max(last_steps(out)) > 20
     run = tiny(*overrides)
     started = shown_training(train(run, out, resume="auto", device="cpu"), out, trackers(run, out))[Started]
     assert started.step == 20
 
+    assert len(last_steps(out, "unfinished-offline-run-*")) == 2  # of the lives that were killed
     records = wandb_records(out)
     truth, board, wandb = curves_of_log(out), curves_of_tensorboard(out), curves_of_wandb(records)
     assert [step for step, _ in truth["train/loss"]] == list(range(1, 31))
@@ -180,6 +191,27 @@ def test_a_run_that_was_killed_twice_has_every_step_once(tmp_path: Path):
     assert [step for step, _ in shown] == [10, 20, 30]
     for step, path in shown:
         assert path.read_bytes() == (out / "samples" / f"step-{step:08}.png").read_bytes()
+
+
+def test_what_a_finished_part_holds_is_not_told_again(tmp_path: Path):
+    """A run that ends, goes on, and goes on once more."""
+    out = tmp_path / "run"
+    for steps in (4, 6, 9):
+        run = tiny(f"train.steps={steps}", "checkpoint.every=1", *BOTH)
+        shown_training(train(run, out, resume="auto", device="cpu"), out, trackers(run, out))
+    records = wandb_records(out)
+    assert same(curves_of_log(out), curves_of_wandb(records))
+    parts: dict[Path, list[int]] = {}
+    for path, items in rows(records):
+        parts.setdefault(path, []).append(items["_step"])
+    assert [steps[-1] for steps in parts.values()] == [4, 6, 9]
+    [first] = out.glob(f"wandb/{next(iter(parts)).parent.name}/finished.json")
+    for damage in ("{", "{}", '{"step": "4"}'):
+        first.write_text(damage)
+        with pytest.raises(
+            RunError, match=r"finished\.json cannot be read as how far W&B's files go.*delete it"
+        ):
+            WeightsAndBiases(run, out)._open(9)
 
 
 def test_a_tracker_turned_on_later_is_told_what_came_before(tmp_path: Path):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from scaledit import assemble, checks, diffusion, images, machine
 from scaledit.autoencoders.decoder import Decoder
+from scaledit.callbacks import Progress
 from scaledit.config import LatentConfig, RunConfig, SampleConfig, check_guidance, check_sampling
 from scaledit.data.latents import MadeBy
 from scaledit.errors import RunError, UsageError, did_you_mean
@@ -41,7 +42,6 @@ MOST_IMAGES = 1 << 63
 """Indices of images lie below this."""
 Classes = Sequence[int | str] | np.ndarray | Tensor | int | str
 """Class numbers, names, or both."""
-PROGRESS = Callable[[int, int], None]
 """Called with (done, total): sampling steps over all batches."""
 
 
@@ -70,7 +70,7 @@ class Pipeline:
         cfg_scale: float | None = None,
         cfg_channels: Literal["3", "all"] | None = None,
         batch_size: int = 64,
-        progress: PROGRESS | None = None,
+        progress: Progress | None = None,
     ) -> np.ndarray:
         """(N, H, W, 3) uint8, one image per entry of `classes`: numbers, 0 the first, or names (strings). A
         class whose name is a number is its name as "7" and its number as 7, which need not be the same class.
@@ -112,7 +112,7 @@ class Pipeline:
         settings: SampleConfig,
         start: int = 0,
         batch_size: int = 64,
-        progress: PROGRESS | None = None,
+        progress: Progress | None = None,
     ) -> np.ndarray:
         """As calling the pipeline, with all settings in one object. Raises UsageError where the model makes
         latents and their decoder is not here."""
@@ -151,7 +151,7 @@ class Pipeline:
         settings: SampleConfig,
         start: int = 0,
         batch_size: int = 64,
-        progress: PROGRESS | None = None,
+        progress: Progress | None = None,
     ) -> Tensor:
         """(N, C, H, W) float32 on the CPU: what the model makes, before decoding. Raises as calling does."""
         labels = self.labels(classes)
@@ -223,7 +223,7 @@ class Pipeline:
         return replace(self, official_noise=True, origin={**self.origin, "noise": "official sample.py"})
 
     def save_pretrained(
-        self, folder: str | Path, metrics: Sequence[Mapping[str, Any]] = (), progress: PROGRESS | None = None
+        self, folder: str | Path, metrics: Sequence[Mapping[str, Any]] = (), progress: Progress | None = None
     ) -> Path:
         """Writes config.json, model.safetensors, manifest.json and a model card; `load` takes the folder.
 

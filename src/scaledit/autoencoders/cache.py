@@ -24,6 +24,7 @@ from torch import Tensor
 
 from scaledit.autoencoders import Autoencoder
 from scaledit.autoencoders.decoder import made_by
+from scaledit.callbacks import Progress
 from scaledit.data.background import DEFAULT, DROP, background_color
 from scaledit.data.decode import BadImage
 from scaledit.data.files import ImageFiles, Readable
@@ -99,7 +100,7 @@ def encode(
     how: Encoding,
     shard: Shard = ALL,
     repair: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Encoded:
     """Makes this shard's missing files, and the index once all are there; with `repair`, also those that are
     damaged, and counts again what is said of all of them.

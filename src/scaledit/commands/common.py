@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from scaledit import checks, terminal
+from scaledit.callbacks import Progress
 from scaledit.config import SamplerName
 from scaledit.errors import RunError, UsageError, printable
 
@@ -266,7 +267,7 @@ def told() -> Iterator[None]:
 
 
 @contextmanager
-def shown_progress(what: str) -> Iterator[Callable[[int, int], None]]:
+def shown_progress(what: str) -> Iterator[Progress]:
     """A progress bar on stderr with rate and time left, from the first call on; yields what to call with
     (done, total)."""
     from scaledit.progress import bar

@@ -6,7 +6,7 @@ images   every header (and, unless only those are asked for, every pixel)    lat
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from scaledit.callbacks import Progress
 from scaledit.data.background import DEFAULT, Color, background_color
 from scaledit.data.decode import EXTREME, BadImage, Header, crop, decode, header
 from scaledit.data.latents import Index, ShardFile
@@ -23,7 +24,6 @@ from scaledit.data.unused import Unused
 from scaledit.errors import printable
 from scaledit.files.manifest import mismatch
 
-PROGRESS = Callable[[int, int], None]
 THUMBNAIL, A_ROW, ROWS, MARGIN = 64, 8, 40, 150
 SHOWN = 20
 """Lines of a list in the terminal; --json has all."""
@@ -73,7 +73,7 @@ def images(
     image_size: int,
     headers_only: bool,
     workers: int,
-    progress: PROGRESS | None = None,
+    progress: Progress | None = None,
     *,
     background: str = DEFAULT,
     split: str = "",
@@ -194,7 +194,7 @@ def _sheet(source: Source, background: Color | None) -> np.ndarray:
     return np.asarray(sheet)
 
 
-def latents(folder: Path, progress: PROGRESS | None = None) -> Inspection:
+def latents(folder: Path, progress: Progress | None = None) -> Inspection:
     """Of a cache: every file's size and SHA-256. Raises RunError where its index is damaged."""
     index = Index.read(folder)
     refused = []

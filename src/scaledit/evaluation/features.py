@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scaledit.callbacks import Progress
 from scaledit.errors import UsageError
 from scaledit.evaluation.samples import SampleSet
 from scaledit.evaluation.statistics import Accumulator, Statistics, check_features
 
-PROGRESS = Callable[[int, int], None]
 """Called with (done, total): images."""
 
 
@@ -49,7 +49,7 @@ class Features:
 
 
 def extract(
-    samples: SampleSet, extractors: Sequence[Extractor], progress: PROGRESS | None = None
+    samples: SampleSet, extractors: Sequence[Extractor], progress: Progress | None = None
 ) -> list[Features]:
     """The features of every extractor, in one pass over the images.
 

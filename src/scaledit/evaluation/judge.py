@@ -17,12 +17,13 @@ import numpy as np
 import torch
 
 from scaledit import images
+from scaledit.callbacks import Progress
 from scaledit.config import EvaluateConfig, SampleConfig
 from scaledit.data.photos import fresh_photos, photos
 from scaledit.data.sets import Images, digits
 from scaledit.errors import UsageError, did_you_mean
 from scaledit.evaluation import metrics
-from scaledit.evaluation.features import PROGRESS, Extractor, Features, extract
+from scaledit.evaluation.features import Extractor, Features, extract
 from scaledit.evaluation.neighbours import Precision
 from scaledit.evaluation.protocol import describe, warnings
 from scaledit.evaluation.reference import Reference, open_reference
@@ -99,7 +100,7 @@ class Judge:
         """The classes of the held-out images."""
         return () if self.real is None or self.real.labels is None else tuple(self.real.labels.tolist())
 
-    def score(self, sets: Sequence[SampleSet], progress: PROGRESS | None = None) -> Result:
+    def score(self, sets: Sequence[SampleSet], progress: Progress | None = None) -> Result:
         """The figures of one or several sample sets (several seeds of the same sampling) with their
         protocol."""
         total = sum(samples.n for samples in sets)
@@ -170,7 +171,7 @@ def open_judge(
     config: EvaluateConfig,
     device: str | torch.device = "cpu",
     allow_jpeg: bool = False,
-    progress: PROGRESS | None = None,
+    progress: Progress | None = None,
 ) -> Judge:
     """The judge that `config` describes: its extractors loaded, its reference read, its floor measured.
 

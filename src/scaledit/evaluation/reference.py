@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from scaledit.callbacks import Progress
 from scaledit.errors import UsageError, shown
-from scaledit.evaluation.features import PROGRESS, Extractor, Features, extract
+from scaledit.evaluation.features import Extractor, Features, extract
 from scaledit.evaluation.samples import Npz, SampleSet, arrays_of, open_samples, origin_of, small_array
 from scaledit.evaluation.statistics import Statistics
 from scaledit.files.manifest import sha256_of
@@ -56,7 +57,7 @@ def open_reference(
     extractor: Extractor,
     needs_images: bool,
     allow_jpeg: bool = False,
-    progress: PROGRESS | None = None,
+    progress: Progress | None = None,
 ) -> Reference:
     """A reference for `extractor`: an .npz in ADM's format, or any sample set of real images.
 
@@ -84,7 +85,7 @@ def _of_statistics(
     held: dict[str, np.ndarray],
     extractor: Extractor,
     needs_images: bool,
-    progress: PROGRESS | None,
+    progress: Progress | None,
 ) -> Reference:
     origin = origin_of(held["origin"], path) if "origin" in held else {}
     made_with = origin.get("extractor_sha256")
@@ -156,7 +157,7 @@ SMALLEST = 1e-30
 
 
 def write_reference(
-    out: Path, samples: SampleSet, extractor: Extractor, source: str, progress: PROGRESS | None = None
+    out: Path, samples: SampleSet, extractor: Extractor, source: str, progress: Progress | None = None
 ) -> Features:
     """Saves the statistics of real images in ADM's format, with their pool features (float32) for what needs
     neighbours, and the extractor's hash."""

@@ -1,4 +1,4 @@
-"""Mean and covariance of features, streamed in float64, merged across parts and ranks, kept in ADM's files.
+"""Mean and covariance of features, streamed in float64, merged across parts, kept in ADM's files.
 
     mean = (1/n) sum f_i        cov = (1/(n-1)) sum (f_i - mean)(f_i - mean)^T
 
@@ -82,23 +82,6 @@ class Accumulator:
         self._flush()
         other._flush()
         self._merge(other.n, other.mean, other.scatter)
-
-    def across_ranks(self) -> Accumulator:
-        """What all ranks of torch.distributed have seen, merged in the order of ranks: each rank gets the
-        same numbers. Every rank must call it. Without a process group: itself."""
-        import torch.distributed as dist
-
-        if not (dist.is_available() and dist.is_initialized()):
-            return self
-        self._flush()
-        parts: list[tuple[int, np.ndarray, np.ndarray]] = [
-            (0, self.mean, self.scatter)
-        ] * dist.get_world_size()
-        dist.all_gather_object(parts, (self.n, self.mean, self.scatter))
-        merged = Accumulator()
-        for n, mean, scatter in parts:
-            merged._merge(n, mean, scatter.copy())
-        return merged
 
     def result(self) -> Statistics:
         """Raises UsageError for fewer than two features: they have no covariance."""

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from scaledit.callbacks import Progress
 from scaledit.errors import RunError, UsageError
 from scaledit.files.atomic import atomic_write
 from scaledit.files.manifest import sha256_of
@@ -23,7 +24,6 @@ from scaledit.interop.difference import Difference, measured
 from scaledit.interop.infer import KNOWN_NAMES, Hints, classes_of, config_of
 from scaledit.interop.lazily import (
     Lazy,
-    Progress,
     looked_through,
     open_safetensors,
     write_safetensors,

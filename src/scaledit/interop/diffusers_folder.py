@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scaledit.callbacks import Progress
 from scaledit.config import DiffusionConfig, RunConfig
 from scaledit.data.latents import MadeBy
 from scaledit.errors import UsageError, reading
@@ -24,7 +25,7 @@ from scaledit.files.manifest import sha256_of
 from scaledit.files.reading import read_json
 from scaledit.interop import diffusers_layout
 from scaledit.interop.infer import Hints, config_of
-from scaledit.interop.lazily import Lazy, Progress, looked_through, open_safetensors, write_safetensors
+from scaledit.interop.lazily import Lazy, looked_through, open_safetensors, write_safetensors
 from scaledit.interop.model import Model, decoded_by, described
 from scaledit.interop.official import check_position, check_shapes
 from scaledit.interop.ours import CARD, new_folder

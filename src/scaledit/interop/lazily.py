@@ -23,8 +23,6 @@ from scaledit.files.manifest import FileHash
 
 DTYPES = {name: safetensors_files.DTYPES[name] for name in ("F32", "F16", "BF16")}
 """By safetensors' names; weights come in no others."""
-Progress = Callable[[int, int], None]
-"""Called with (done, total) bytes."""
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from scaledit import __version__, checkpoint
+from scaledit.callbacks import Progress
 from scaledit.config import RunConfig
 from scaledit.data.latents import MadeBy
 from scaledit.errors import RunError, UsageError, reading
 from scaledit.files.atomic import atomic_folder
 from scaledit.files.manifest import FileHash, mismatch, sealed
-from scaledit.interop.lazily import Progress, looked_through, open_safetensors, write_safetensors
+from scaledit.interop.lazily import looked_through, open_safetensors, write_safetensors
 from scaledit.interop.model import Model
 from scaledit.interop.official import check_size
 from scaledit.models.shapes import shapes

@@ -1,10 +1,15 @@
 """What a PyTorch .pt file says it holds, read without running it: the child process of `interop.pickled`.
 
-    zip directory -> pickle opcodes, interpreted by hand -> {name: dtype, shape, strides, where in the file}
+    zip directory -> unpickled into stand-ins -> {name: dtype, shape, strides, where in the file}
 
-A pickle is a program. This interpreter knows the opcodes that torch.save writes and nothing else: it imports
-nothing, calls nothing, and builds only numbers, strings, tuples, lists, dicts and descriptions of tensors. It
-reads no tensor. Standard library only: it is run as a script, under limits that it sets itself.
+A pickle is a program. Python's own unpickler runs it here with `find_class` overridden, so that every name
+that the pickle asks for becomes a class of this file: nothing is imported, nothing of another module is
+called, and what comes out is numbers, strings, tuples, lists, dicts, sets and descriptions of tensors. A name
+that stands for nothing is refused when the pickle calls it. No tensor is read. Standard library only: this
+file is run as a script, under limits that it sets itself.
+
+torch.load(weights_only=True) has an allow-list too, but refuses the pickle protocols 3 to 5, takes 2 s and
+200 MB to import in the child, and maps the file: a mapped file that is cut meanwhile kills the process.
 
 A trainer's file has more in it than weights. What is a DiT's state dict is told by what it holds, wherever it
 lies; optimizers, schedulers, scalers, random states and counters are passed over, whatever they are called.
@@ -16,13 +21,13 @@ import io
 import itertools
 import json
 import os
-import pickletools
+import pickle
 import struct
 import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, NoReturn, Self
 
 MEMORY = 128 << 20
 """Bytes of address space for this process, above what the interpreter has when it starts."""
@@ -75,51 +80,135 @@ class Damaged(Exception):
     """The file was one of ours and is no longer."""
 
 
-class Global(NamedTuple):
-    """A name that a pickle asks for. It stays a name."""
-
-    name: str
-
-
 class Storage(NamedTuple):
     dtype: str
     key: str
     numel: int
 
 
-class Tensor(NamedTuple):
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
+class StandIn:
+    """What a pickle gets for a name. Each kind says what a call of it makes; an object's state is ignored.
+
+    All have a __setstate__, so that no pickle can set attributes: of an object it is called, of the class
+    itself it is the function that lacks its object, which is an error.
+    """
+
+    __slots__ = ()
+
+    def __setstate__(self, state: object) -> None:
+        pass
 
 
-class Record(dict):
+class Unknown(StandIn):
+    """A name that may be mentioned, as the factory of a defaultdict is, but not called."""
+
+    __slots__ = ()
+    name = ""
+
+    def __new__(cls, *_: object, **__: object) -> NoReturn:
+        raise Refused(f"would call {cls.name:.80}; that is no part of a state dict")
+
+
+class Inert(StandIn):
+    """A value of a kind that trainers keep beside weights and that is not needed: numpy's random state, say.
+    What the pickle does to it is done to nothing."""
+
+    __slots__ = ()
+
+    def __new__(cls, *_: object, **__: object) -> Self:
+        return super().__new__(cls)
+
+    def append(self, item: object) -> None:
+        pass
+
+    def __setitem__(self, key: object, value: object) -> None:
+        pass
+
+    extend = add = append
+
+
+class State(dict, StandIn):
+    """collections.OrderedDict. Its attributes (_metadata, versions of modules) are not needed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+class Record(State):
     """argparse.Namespace: its attributes."""
 
+    def __setstate__(self, state: object) -> None:
+        if not isinstance(state, dict):
+            raise Refused("holds a pickle that makes no sense")
+        self.update(state)
 
-class Inert:
-    """A value of a kind that trainers keep beside weights and that is not needed: numpy's random state, say.
-    Its constructor is not called; what the pickle does to it is done to nothing."""
+
+class Tensor(StandIn):
+    """torch._utils._rebuild_tensor_v2: a tensor's description."""
+
+    __slots__ = ("offset", "shape", "storage", "strides")
+
+    def __init__(self, storage: object, offset: object, shape: object, strides: object, *_: object):
+        if not isinstance(storage, Storage):
+            raise Refused("holds a tensor without storage")
+        self.storage, (self.offset,) = storage, whole_numbers((offset,))
+        self.shape, self.strides = whole_numbers(shape), whole_numbers(strides)
+        if len(self.shape) != len(self.strides):
+            raise Refused("holds a tensor with other strides than axes")
 
 
-INERT = {
-    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-    *("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer"),
-    *("numpy.ndarray", "numpy.dtype", "_codecs.encode", "builtins.bytearray", "builtins.set"),
-    *("builtins.frozenset", "builtins.complex", "builtins.slice", "__builtin__.set", "__builtin__.complex"),
-    *("collections.defaultdict", "collections.deque", "collections.Counter"),
-    *(f"pathlib.{name}Path" for name in ("", "Posix", "PurePosix", "Windows", "PureWindows")),
-    *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
-    *("torch.device", "torch.Generator", "easydict.EasyDict", "ml_collections.config_dict.ConfigDict"),
-    *("omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig", "omegaconf.nodes.AnyNode"),
-    *("omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata"),
+class Parameter(StandIn):
+    """torch._utils._rebuild_parameter: its tensor."""
+
+    def __new__(cls, tensor: object, *_: object) -> Any:
+        if not isinstance(tensor, Tensor):
+            raise Refused("holds a parameter that is no tensor")
+        return tensor
+
+
+class Size(StandIn):
+    """torch.Size: a tuple."""
+
+    def __new__(cls, values: object) -> Any:
+        return whole_numbers(values)
+
+
+STAND_INS: dict[str, type] = {
+    "collections.OrderedDict": State,
+    "argparse.Namespace": Record,
+    "torch._utils._rebuild_tensor_v2": Tensor,
+    "torch._utils._rebuild_parameter": Parameter,
+    "torch.Size": Size,
+    **dict.fromkeys(
+        [
+            *(
+                f"numpy.{core}.multiarray.{name}"
+                for core in ("core", "_core")
+                for name in ("_reconstruct", "scalar")
+            ),
+            *("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer"),
+            *("numpy.ndarray", "numpy.dtype", "_codecs.encode", "builtins.bytearray", "builtins.set"),
+            *("builtins.frozenset", "builtins.complex", "builtins.slice"),
+            *("collections.defaultdict", "collections.deque", "collections.Counter"),
+            *(f"pathlib.{name}Path" for name in ("", "Posix", "PurePosix", "Windows", "PureWindows")),
+            *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
+            *(
+                "torch.device",
+                "torch.Generator",
+                "easydict.EasyDict",
+                "ml_collections.config_dict.ConfigDict",
+            ),
+            *(
+                "omegaconf.dictconfig.DictConfig",
+                "omegaconf.listconfig.ListConfig",
+                "omegaconf.nodes.AnyNode",
+            ),
+            *("omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata"),
+        ],
+        Inert,
+    ),
 }
-"""Calls that make an Inert. They are named one by one: any other is refused."""
-
-
-class Mark:
-    pass
+"""All that a pickle may call, by name."""
 
 
 def whole_numbers(values: object) -> tuple[int, ...]:
@@ -131,153 +220,24 @@ def whole_numbers(values: object) -> tuple[int, ...]:
     return values
 
 
-def persistent(value: object) -> Storage:
-    """('storage', torch.FloatStorage, '0', 'cpu', 1024)"""
-    if not (isinstance(value, tuple) and len(value) == 5 and value[0] == "storage"):
-        raise Refused("refers to something outside itself")
-    kind, key, numel = value[1], value[2], value[4]
-    known = {f"torch.{name}": dtype for name, dtype in {**DTYPES, **OTHER}.items()}
-    if not isinstance(kind, Global) or kind.name not in known:
-        raise Refused(f"holds storage of the kind {getattr(kind, 'name', kind)!s:.60}, which no DiT has")
-    if not isinstance(key, str) or not key.isascii() or not key.isalnum():
-        raise Refused("names a storage by what is no name")
-    return Storage(known[kind.name], key, whole_numbers((numel,))[0])
+class Unpickler(pickle.Unpickler):
+    """Makes stand-ins only. Reads every protocol, 0 to 5."""
 
+    def find_class(self, module: str, name: str) -> type:
+        name = f"{module.replace('__builtin__', 'builtins')}.{name}"
+        return STAND_INS.get(name) or type("Unknown", (Unknown,), {"__slots__": (), "name": name})
 
-def called(function: object, arguments: object) -> object:
-    """What a REDUCE or NEWOBJ makes, for the few functions that torch.save uses."""
-    name = function.name if isinstance(function, Global) else ""
-    if not isinstance(arguments, tuple):
-        raise Refused("calls something without arguments")
-    match name:
-        case "collections.OrderedDict" if not arguments:
-            return {}
-        case "argparse.Namespace" if not arguments:
-            return Record()
-        case "torch._utils._rebuild_tensor_v2" if len(arguments) in (6, 7):
-            storage, offset, shape, strides = arguments[:4]
-            if not isinstance(storage, Storage):
-                raise Refused("holds a tensor without storage")
-            shape, strides = whole_numbers(shape), whole_numbers(strides)
-            if len(shape) != len(strides):
-                raise Refused("holds a tensor with other strides than axes")
-            return Tensor(storage, whole_numbers((offset,))[0], shape, strides)
-        case "torch._utils._rebuild_parameter" if len(arguments) == 3 and isinstance(arguments[0], Tensor):
-            return arguments[0]
-        case "torch.Size" if len(arguments) == 1:
-            return whole_numbers(arguments[0])
-        case _ if name in INERT:
-            return Inert()
-    raise Refused(f"would call {name or 'something unnamed'!s:.80}; that is no part of a state dict")
-
-
-def interpret(data: bytes) -> object:
-    """The value that a pickle describes. Raises Refused for whatever torch.save does not write."""
-    stack: list[Any] = []
-    memo: dict[int, Any] = {}
-    last_marks: list[int] = []
-
-    def since_mark() -> list[Any]:
-        at = last_marks.pop()
-        items = stack[at + 1 :]
-        del stack[at:]
-        return items
-
-    for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
-        match opcode.name:
-            case "PROTO" | "FRAME":
-                pass
-            case "STOP":
-                return stack.pop()
-            case "MARK":
-                last_marks.append(len(stack))
-                stack.append(Mark())
-            case "EMPTY_DICT":
-                stack.append({})
-            case "EMPTY_LIST":
-                stack.append([])
-            case "EMPTY_TUPLE":
-                stack.append(())
-            case "NONE":
-                stack.append(None)
-            case "NEWTRUE" | "NEWFALSE":
-                stack.append(opcode.name == "NEWTRUE")
-            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE" | "SHORT_BINUNICODE":
-                stack.append(argument)
-            case "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8" | "BYTEARRAY8" | "EMPTY_SET":
-                stack.append(Inert())
-            case "FROZENSET":
-                since_mark()
-                stack.append(Inert())
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                n = int(opcode.name[-1])
-                items = tuple(stack[-n:])
-                del stack[-n:]
-                stack.append(items)
-            case "TUPLE":
-                stack.append(tuple(since_mark()))
-            case "LIST":
-                stack.append(list(since_mark()))
-            case "APPEND":
-                item = stack.pop()
-                if not isinstance(stack[-1], Inert):
-                    expect(stack[-1], list).append(item)
-            case "APPENDS":
-                items = since_mark()
-                if not isinstance(stack[-1], Inert):
-                    expect(stack[-1], list).extend(items)
-            case "ADDITEMS":
-                since_mark()
-                expect(stack[-1], Inert)
-            case "SETITEM":
-                value, key = stack.pop(), stack.pop()
-                if not isinstance(stack[-1], Inert):
-                    expect(stack[-1], dict)[hashable(key)] = value
-            case "SETITEMS":
-                items = since_mark()
-                if not isinstance(stack[-1], Inert):
-                    keys = map(hashable, items[::2])
-                    expect(stack[-1], dict).update(zip(keys, items[1::2], strict=True))
-            case "BUILD":
-                state = stack.pop()
-                if isinstance(stack[-1], Record):
-                    stack[-1].update(expect(state, dict))
-                elif not isinstance(
-                    stack[-1], Inert
-                ):  # a state dict's _metadata: versions of modules, which a DiT does not need
-                    expect(stack[-1], dict)
-            case "BINPUT" | "LONG_BINPUT":
-                memo[expect(argument, int)] = stack[-1]
-            case "MEMOIZE":
-                memo[len(memo)] = stack[-1]
-            case "BINGET" | "LONG_BINGET":
-                stack.append(memo[expect(argument, int)])
-            case "GLOBAL":
-                stack.append(Global(expect(argument, str).replace(" ", ".", 1)))
-            case "STACK_GLOBAL":
-                name, module = stack.pop(), stack.pop()
-                stack.append(Global(f"{expect(module, str)}.{expect(name, str)}"))
-            case "BINPERSID":
-                stack.append(persistent(stack.pop()))
-            case "REDUCE" | "NEWOBJ":
-                arguments, function = stack.pop(), stack.pop()
-                stack.append(called(function, arguments))
-            case other:
-                raise Refused(f"has the pickle opcode {other}, which no state dict needs")
-    raise Damaged("ends in the middle of its pickle")
-
-
-def hashable(key: Any) -> Any:
-    """A key of a dict. An Inert is one, by identity, as the object that it stands for would be."""
-    if isinstance(key, list | dict):
-        raise Refused("holds a pickle that makes no sense")
-    return key
-
-
-def expect(value: Any, kind: type) -> Any:
-    if not isinstance(value, kind):
-        raise Refused("holds a pickle that makes no sense")
-    return value
+    def persistent_load(self, pid: object) -> Storage:
+        """('storage', torch.FloatStorage, '0', 'cpu', 1024)"""
+        if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage"):
+            raise Refused("refers to something outside itself")
+        kind, key, numel = getattr(pid[1], "name", ""), pid[2], pid[4]
+        known = {f"torch.{name}": dtype for name, dtype in {**DTYPES, **OTHER}.items()}
+        if kind not in known:
+            raise Refused(f"holds storage of the kind {kind:.60}, which no DiT has")
+        if not isinstance(key, str) or not key.isascii() or not key.isalnum():
+            raise Refused("names a storage by what is no name")
+        return Storage(known[kind], key, whole_numbers((numel,))[0])
 
 
 class Members(NamedTuple):
@@ -504,8 +464,8 @@ def read(path: str) -> dict[str, Any]:
             )
         if not start.startswith(b"PK"):
             raise Refused("is no file of torch.save")
-        pickle, storages = members(file, size)
-    return {"size": size, **sorted_out(interpret(pickle), storages, size)}
+        data, storages = members(file, size)
+    return {"size": size, **sorted_out(Unpickler(io.BytesIO(data)).load(), storages, size)}
 
 
 def main(path: str, say: Callable[[str], object]) -> None:

@@ -1,4 +1,4 @@
-"""Official .pt files, and other pickles of torch.save: their tensors, without unpickling anything; and out.
+"""Official .pt files, and other pickles of torch.save: their tensors, without running what they say; and out.
 
     a child process reads descriptions (interop/pickle_reader.py) -> tensors are read where they lie
 
@@ -29,8 +29,6 @@ from scaledit.errors import RunError, UsageError
 from scaledit.interop import pickle_reader
 from scaledit.interop.lazily import Lazy, bytes_of, contiguous, in_file
 
-SAFE_TORCH = (2, 10)
-"""Below, torch.load(weights_only=True) runs some hostile pickles."""
 WALL_SECONDS = 60
 """For the child, on a busy machine; its processor time is limited to pickle_reader.SECONDS."""
 
@@ -46,7 +44,6 @@ class Pickled:
 def open_pickled(path: Path) -> Pickled:
     """Raises UsageError for a file that is not what torch.save writes of a state dict or a trainer's
     checkpoint, or that would run something; RunError for one that is cut off."""
-    _check_torch()
     answer = _ask(path)
     if "damaged" in answer:
         raise RunError(f"{path} {answer['damaged']}; fetch it again")
@@ -96,16 +93,6 @@ def _checked(lazy: Lazy, path: Path, name: str, storage: Sequence[int], right: s
         return lazy.read()
 
     return Lazy(lazy.dtype, lazy.shape, read) if expected else lazy
-
-
-def _check_torch() -> None:
-    """Nothing here uses torch's unpickler; but who converts a pickle here hands others to torch elsewhere."""
-    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
-    if version < SAFE_TORCH:
-        raise UsageError(
-            f"torch {torch.__version__} runs code from some hostile .pt files; install torch 2.10 or newer, "
-            "or convert a .safetensors file"
-        )
 
 
 def _ask(path: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from scaledit import images
+from scaledit.callbacks import Progress
 from scaledit.config import RunConfig, changes
 from scaledit.evaluation.judge import BUILT_IN, Judge, drawn, open_judge
 from scaledit.evaluation.result import TITLES, Result
@@ -32,11 +33,10 @@ def _scales(pipeline: Pipeline) -> tuple[float, ...]:
     return GUIDANCE if pipeline.config.model.has_null_label else GUIDANCE[:1]
 
 
-PROGRESS = Callable[[int, int], None]
 Events = list[dict[str, Any]]
 
 
-def write(run: Path, device: str = "auto", progress: PROGRESS | None = None) -> Path:
+def write(run: Path, device: str = "auto", progress: Progress | None = None) -> Path:
     """Makes run/report.html from the run's log and its latest checkpoint, and returns its path."""
     pipeline = load(run, device)
     events, foreign = logged(run)
@@ -137,7 +137,7 @@ def _samples(pipeline: Pipeline, judge: Judge) -> Html:
     return html("<h2>One row per class</h2>{}<p class='small'>{}</p>", page.row(shown, width), names)
 
 
-def _judged(pipeline: Pipeline, judge: Judge, events: Events, progress: PROGRESS | None) -> list[Result]:
+def _judged(pipeline: Pipeline, judge: Judge, events: Events, progress: Progress | None) -> list[Result]:
     """By the run's own judge, at each guidance; what training has measured at this step is taken from the
     log."""
     config = pipeline.config

@@ -8,11 +8,12 @@ from __future__ import annotations
 import io
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from scaledit.callbacks import Progress
 from scaledit.evaluation.result import TITLES
 from scaledit.files.atomic import atomic_write
 from scaledit.report import page
@@ -32,10 +33,9 @@ COLOURS = {"holds": "#1a7f37", "does not hold": "#b3261e", "undecided": "#8a6100
 SHOWN = ("class_accuracy", "precision", "recall", "inception_score", "sfid", "nearest")
 """Metrics in the tables of results, where there are; the figure of metrics has all."""
 DPI = 200
-PROGRESS = Callable[[int, int], None]
 
 
-def write(table: Table, folder: Path, progress: PROGRESS = lambda done, total: None) -> Path:
+def write(table: Table, folder: Path, progress: Progress = lambda done, total: None) -> Path:
     """Makes everything in `folder`, and gives the path of the report. progress: over the figures."""
     tables.write(table, folder)
     found, said = findings(table), verdicts(table)
@@ -65,7 +65,7 @@ def write(table: Table, folder: Path, progress: PROGRESS = lambda done, total: N
     return path
 
 
-def figures(table: Table, found: Findings, progress: PROGRESS) -> dict[str, Drawn]:
+def figures(table: Table, found: Findings, progress: Progress) -> dict[str, Drawn]:
     """By file name, in the paper's order."""
     rivals = None
     if table.about.name == comparable.PAPER:

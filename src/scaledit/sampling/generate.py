@@ -14,7 +14,7 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from scaledit import checks
+from scaledit.callbacks import Progress
 from scaledit.errors import RunError, UsageError
 from scaledit.files.reading import read_json
 from scaledit.files.shards import ALL, Shard, begin_or_join
@@ -100,7 +101,7 @@ def generate(
     out: Path,
     shard: Shard = ALL,
     batch_size: int = 125,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Generated:
     """Makes this shard's missing parts of `request` (which has a num), and joins them if `out` is a .npz.
 

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 
 from scaledit import assemble, checks, images, machine
+from scaledit.callbacks import Progress
 from scaledit.config import SampleConfig
 from scaledit.diffusion.noise import Stream, uniform
 from scaledit.diffusion.times import Even
 from scaledit.errors import UsageError, did_you_mean, printable
-from scaledit.pipeline import MOST_IMAGES, PROGRESS, Pipeline
+from scaledit.pipeline import MOST_IMAGES, Pipeline
 
 Rule = Literal["equal", "real", "uniform"]
 BYTES_OF_A_LABEL = 8
@@ -157,7 +158,7 @@ def _is_number(word: str) -> bool:
 
 
 def run(
-    pipeline: Pipeline, request: Request, batch_size: int = 64, progress: PROGRESS | None = None
+    pipeline: Pipeline, request: Request, batch_size: int = 64, progress: Progress | None = None
 ) -> Samples:
     """Draws the request."""
     labels = request.labels()

@@ -9,12 +9,13 @@ data, judging, saving.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 
 from scaledit import assemble
+from scaledit.callbacks import Progress
 from scaledit.config import RunConfig
 from scaledit.machine import seconds as fastest
 from scaledit.machine import wait
@@ -23,7 +24,6 @@ from scaledit.models.config import DiTConfig
 from scaledit.scaling.study import Study
 from scaledit.scaling.work import drawing_macs, measurement_job, training_job
 
-PROGRESS = Callable[[int, int], None]
 MOST_MACS = 2e10
 """Of one timed pass: of a larger batch only a part is timed."""
 
@@ -50,7 +50,7 @@ class Cost(NamedTuple):
         return max(total / workers, max(self.seconds.values(), default=0.0)) / 3600
 
 
-def estimate(study: Study, device: torch.device, progress: PROGRESS) -> Cost:
+def estimate(study: Study, device: torch.device, progress: Progress) -> Cost:
     """Times every model of `study` on `device`, with the threads of this moment."""
     models = list(dict.fromkeys((run.config.model, run.config.train.batch_size) for run in study.runs))
     rates: dict[tuple[DiTConfig, int], Rates] = {}

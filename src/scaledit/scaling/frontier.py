@@ -123,14 +123,6 @@ def staircase(points: Iterable[Point]) -> list[Point]:
     return steps
 
 
-def best_at(budget: float, curves: Iterable[Curve]) -> Point | None:
-    """The model of the smallest distance after exactly this compute; None where no curve reaches it."""
-    reached = [
-        Point(curve.name, budget, distance) for curve in curves if (distance := curve.at(budget)) is not None
-    ]
-    return min(reached, key=lambda point: point.distance, default=None)
-
-
 def curve(name: str, size: float, results: Iterable[tuple[float, float]]) -> Curve:
     """A `Curve` of (compute, distance) in any order. Raises UsageError for numbers that are not positive and
     for two results at the same compute."""

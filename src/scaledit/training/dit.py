@@ -16,13 +16,14 @@ import torch
 
 from scaledit import assemble, checkpoint, images, machine
 from scaledit.autoencoders.decoder import Decoder
+from scaledit.callbacks import Progress
 from scaledit.config import RunConfig, check_guidance
 from scaledit.data.latents import Latents
 from scaledit.data.sets import TrainingSet, check_fits
 from scaledit.errors import UsageError
 from scaledit.evaluation.judge import Judge, drawn, open_judge
 from scaledit.models import flops
-from scaledit.pipeline import BYTES_OF_A_NUMBER, PROGRESS, Pipeline
+from scaledit.pipeline import BYTES_OF_A_NUMBER, Pipeline
 from scaledit.sampling.request import BYTES_OF_A_LABEL
 from scaledit.training.class_order import as_recorded, remarks
 from scaledit.training.events import Evaluated, Event, Sampled, Stepped, Verifying
@@ -142,7 +143,7 @@ class Looks:
 
         yield from self.around.first_only(step, look)
 
-    def _moving(self, what: str) -> PROGRESS:
+    def _moving(self, what: str) -> Progress:
         """A progress callback for long work: tells the watch, and stops where a signal asks for it."""
 
         def on_progress(_: int, __: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from scaledit.callbacks import Progress
 from scaledit.report.figures.best import best
 from scaledit.report.figures.blocks import blocks
 from scaledit.report.figures.compute import NONE, Fit, compute
@@ -44,7 +45,7 @@ def all_figures(
     rivals: Mapping[str, float] | None = None,
     by_gflops: Fit = NONE,
     by_params: Fit = NONE,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> dict[str, Drawn]:
     """What the table holds enough for, by file name, in the paper's order. rivals: results by name to show
     instead of the table's best. by_gflops, by_params: the fits of the figure of compute. progress: called

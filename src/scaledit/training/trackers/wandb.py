@@ -1,6 +1,10 @@
 """Weights & Biases, online or offline: one run there, however often it was resumed here.
 
-what it has got  =  online: its server's last step     offline: that of the .wandb files in out/wandb
+what it has  =  online: its server's last step     offline: the last step of the parts that were finished
+
+W&B writes in a process of its own, when it likes, and says that all of it is written only when a part is
+finished. So each finished part of a run gets a file that says how far it goes. A part without one was killed:
+it may hold any number of its steps. Offline it is set aside, and all that it may hold is told again.
 """
 
 from __future__ import annotations
@@ -16,9 +20,10 @@ from scaledit.errors import RunError, UsageError
 from scaledit.files.atomic import atomic_write
 from scaledit.files.reading import read_json
 from scaledit.training.trackers.base import Tracker, first_line, imported, pictures, scalars
-from scaledit.training.trackers.wandb_file import last_step
 
 FOLDER = "wandb"  # W&B's own choice
+FINISHED = "finished.json"
+"""In the folder of a part: {"step": the last one that was sent}; written when W&B has finished the part."""
 _OFFLINE = "log.wandb_mode=offline"
 
 
@@ -27,7 +32,7 @@ class WeightsAndBiases(Tracker):
 
     Values of one step go into one row, which is sent when the next step comes: W&B takes no more for a step
     that it has, and nothing back. After a roll-back it keeps the steps that were undone, and goes on after
-    them. What it has got is asked of W&B, not remembered: a kill loses what it had not written yet.
+    them.
     """
 
     name = "W&B"
@@ -53,8 +58,9 @@ class WeightsAndBiases(Tracker):
     def _open(self, step: int) -> int:
         entity, _, project = self.config.log.wandb.rpartition("/")
         online = self.mode == "online"
+        number = self._id()
+        self.sent = self._finished(number)
         try:
-            number = self._id()
             self.run = self._package.init(
                 project=project,
                 entity=entity or None,
@@ -71,8 +77,23 @@ class WeightsAndBiases(Tracker):
             raise RunError(f"could not start W&B: {first_line(error)}; or choose {_OFFLINE}") from error
         if online:
             return self.run.step - 1
-        files = (self.out / FOLDER).glob(f"*run-*-{number}/run-{number}.wandb")
-        return max((last_step(path) for path in files), default=-1)
+        return self.sent
+
+    def _finished(self, number: str) -> int:
+        """The last step in the finished parts of the run, -1 for none. Renames offline parts that are not
+        finished, so that `wandb sync` does not send them too."""
+        last = -1
+        for folder in (self.out / FOLDER).glob(f"*run-*-{number}"):
+            path = folder / FINISHED
+            if path.exists():
+                what, fix = "how far W&B's files go", "delete it, and W&B is told again"
+                step = read_json(path, what, fix).get("step")
+                if type(step) is not int:
+                    raise RunError(f"{path} cannot be read as {what}; {fix}")
+                last = max(last, step)
+            elif folder.name.startswith("offline-"):
+                folder.rename(folder.with_name(f"unfinished-{folder.name}"))
+        return last
 
     def _id(self) -> str:
         """This run's id in its project: the one that was chosen when it was first tracked."""
@@ -111,4 +132,8 @@ class WeightsAndBiases(Tracker):
 
     def _close(self, failed: bool) -> None:
         self._send()
+        folder = Path(self.run.dir).parent
         self.run.finish(exit_code=int(failed))
+        if folder.parent.samefile(self.out / FOLDER):  # elsewhere where W&B is disabled
+            with atomic_write(folder / FINISHED) as file:
+                file.write(json.dumps({"step": self.sent}).encode())
