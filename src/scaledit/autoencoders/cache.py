@@ -31,7 +31,7 @@ from scaledit.data.files import ImageFiles, Readable
 from scaledit.data.latents import FLIPPED, INDEX, LABELS, MOMENTS, REPAIR, DType, Index, ShardFile
 from scaledit.data.posterior import split
 from scaledit.errors import RunError, UsageError, reading
-from scaledit.files.atomic import atomic_write
+from scaledit.files.atomic import atomic_bytes
 from scaledit.files.manifest import FileHash, mismatch, read_sealed, sealed
 from scaledit.files.reading import read_json
 from scaledit.files.shards import ALL, Shard, begin_or_join
@@ -89,8 +89,7 @@ class Part(NamedTuple):
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
-        with atomic_write(path) as file:
-            file.write(sealed({**self._asdict(), "file": self.file._asdict()}))
+        atomic_bytes(path, sealed({**self._asdict(), "file": self.file._asdict()}))
 
 
 def encode(
@@ -463,8 +462,7 @@ def _write(
             "encode into another folder"
         )
     try:
-        with atomic_write(path) as opened:
-            opened.write(data)
+        atomic_bytes(path, data)
         part._replace(file=file).write(folder.record(k))
     except OSError as error:
         raise RunError(

@@ -240,15 +240,14 @@ def _is_special(path: Path) -> bool:
 
 def write(out: Path, data: bytes) -> None:
     """The file `out`, whole or not there. Raises RunError naming it where that fails."""
-    from scaledit.files.atomic import atomic_write
+    from scaledit.files.atomic import atomic_bytes
 
     try:
         if _is_special(out):
             out.write_bytes(data)
             return
         out.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(out) as file:
-            file.write(data)
+        atomic_bytes(out, data)
     except OSError as error:
         raise RunError(f"{out} could not be written: {error.strerror or error}") from error
 

@@ -26,7 +26,7 @@ from scaledit.data.posterior import draw
 from scaledit.data.sets import Batch, flips
 from scaledit.diffusion.noise import Stream, normal
 from scaledit.errors import RunError, UsageError, reading
-from scaledit.files.atomic import atomic_write
+from scaledit.files.atomic import atomic_bytes
 from scaledit.files.manifest import mismatch, read_sealed, sealed
 from scaledit.files.tensors import header
 
@@ -86,8 +86,7 @@ class Index:
         value["autoencoder"] = self.autoencoder._asdict()
         value["shards"] = [shard._asdict() for shard in self.shards]
         value = {"format": FORMAT, **value}
-        with atomic_write(folder / INDEX) as file:
-            file.write(sealed(value))
+        atomic_bytes(folder / INDEX, sealed(value))
 
     @classmethod
     def read(cls, folder: Path) -> Index:

@@ -67,6 +67,12 @@ def atomic_write(out: Path) -> Iterator[BinaryIO]:
         os.replace(partial, out)
 
 
+def atomic_bytes(out: Path, data: bytes | memoryview) -> None:
+    """The file `out` with the content `data`: `atomic_write`."""
+    with atomic_write(out) as file:
+        file.write(data)
+
+
 @contextmanager
 def atomic_path(out: Path) -> Iterator[Path]:
     """As `atomic_write`, for libraries that make the file themselves: the path that they are to make."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from scaledit.errors import UsageError
-from scaledit.files.atomic import atomic_write
+from scaledit.files.atomic import atomic_bytes
 
 
 class Shard(NamedTuple):
@@ -52,8 +52,7 @@ def begin_or_join(folder: Path, name: str, job: Mapping[str, Any], what: str) ->
         if others and not path.exists():  # another process may have written it in this moment
             raise UsageError(f"{folder} is not empty and holds no {what}; choose another --out")
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
-            file.write((json.dumps(job, indent=1) + "\n").encode())
+        atomic_bytes(path, (json.dumps(job, indent=1) + "\n").encode())
     try:
         there = json.loads(path.read_bytes())
         changed = [key for key in sorted(job.keys() | there.keys()) if there.get(key) != job.get(key)]

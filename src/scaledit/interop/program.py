@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from scaledit.errors import UsageError
-from scaledit.files.atomic import atomic_write
+from scaledit.files.atomic import atomic_bytes
 from scaledit.models.config import DiTConfig
 from scaledit.models.dit import DiT
 
@@ -74,8 +74,7 @@ def save(net: DiT, out: Path) -> None:
     # Ctrl-C comes in the middle of one.
     buffer = io.BytesIO()
     torch.export.save(export(net), buffer, extra_files={CONFIG: json.dumps(config)})
-    with atomic_write(out) as file:
-        file.write(buffer.getbuffer())
+    atomic_bytes(out, buffer.getbuffer())
 
 
 def load(path: Path, *, trusted: bool = False) -> ProgramNet:

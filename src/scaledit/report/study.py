@@ -15,7 +15,7 @@ import numpy as np
 
 from scaledit.callbacks import Progress
 from scaledit.evaluation.result import TITLES
-from scaledit.files.atomic import atomic_write
+from scaledit.files.atomic import atomic_bytes
 from scaledit.report import page
 from scaledit.report.figures import Drawn, Fit, all_figures
 from scaledit.report.page import Html, html
@@ -42,11 +42,9 @@ def write(table: Table, folder: Path, progress: Progress = lambda done, total: N
     drawn = figures(table, found, progress)
     (folder / FIGURES).mkdir(exist_ok=True)
     for name, one in drawn.items():
-        with atomic_write(folder / FIGURES / name) as file:
-            file.write(_png(one))
+        atomic_bytes(folder / FIGURES / name, _png(one))
     for name, value in ((FITS, found.to_json()), (VERDICTS, to_json(table, said))):
-        with atomic_write(folder / name) as file:
-            file.write((json.dumps(value, indent=1) + "\n").encode())
+        atomic_bytes(folder / name, (json.dumps(value, indent=1) + "\n").encode())
     sections = [
         _head(table),
         _verdicts(said),
@@ -60,8 +58,7 @@ def write(table: Table, folder: Path, progress: Progress = lambda done, total: N
         _origin(table),
     ]
     path = folder / REPORT
-    with atomic_write(path) as file:
-        file.write(page.page(table.about.title, sections).encode())
+    atomic_bytes(path, page.page(table.about.title, sections).encode())
     return path
 
 

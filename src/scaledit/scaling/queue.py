@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from scaledit.errors import RunError, UsageError, reading, shown
-from scaledit.files.atomic import atomic_write
+from scaledit.files.atomic import atomic_bytes
 from scaledit.files.lock import Lock
 from scaledit.files.reading import read_json
 
@@ -116,8 +116,7 @@ class Queue:
 
     def moved(self, job: Job, share: float) -> None:
         """Tells others how much of a job in our hands is done, in [0, 1]."""
-        with atomic_write(self.out / QUEUE / f"{job.key}.json") as file:
-            file.write(json.dumps({"share": share}).encode())
+        atomic_bytes(self.out / QUEUE / f"{job.key}.json", json.dumps({"share": share}).encode())
 
     def share(self, key: str) -> float:
         """As `moved` says; 0 where nobody is at it."""
@@ -129,8 +128,9 @@ class Queue:
 
     def finish(self, job: Job, found: Mapping[str, Any]) -> None:
         self._path(job.key).parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self._path(job.key)) as file:
-            file.write((json.dumps({"job": job.what, "found": found}, indent=1) + "\n").encode())
+        atomic_bytes(
+            self._path(job.key), (json.dumps({"job": job.what, "found": found}, indent=1) + "\n").encode()
+        )
         self._note("finished", job)
 
     def fail(self, job: Job, why: str) -> None:

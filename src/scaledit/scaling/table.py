@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 from scaledit.errors import UsageError, reading, shown
 from scaledit.evaluation.result import TITLES
-from scaledit.files.atomic import atomic_path, atomic_write
+from scaledit.files.atomic import atomic_bytes, atomic_path
 from scaledit.files.reading import picture_in, read_json
 
 TABLE, LOSSES, ABOUT, PICTURES = "table.csv", "losses.csv", "study.json", "pictures"
@@ -307,11 +307,9 @@ def write(table: Table, folder: Path) -> None:
     writer.writerows(table.losses)  # every digit: what is drawn from the file is what was drawn before
     about = json.dumps(dataclasses.asdict(table.about), indent=1) + "\n"
     for name, text in ((TABLE, to_csv(table.rows)), (LOSSES, losses.getvalue()), (ABOUT, about)):
-        with atomic_write(folder / name) as file:
-            file.write(text.encode())
+        atomic_bytes(folder / name, text.encode())
     for name, png in table.pictures.items():
-        with atomic_write(folder / PICTURES / f"{file_name(name)}.png") as file:
-            file.write(png)
+        atomic_bytes(folder / PICTURES / f"{file_name(name)}.png", png)
 
 
 def read(folder: Path) -> Table:

@@ -21,7 +21,7 @@ from scaledit import checkpoint
 from scaledit.config import Config, differences
 from scaledit.data.background import DEFAULT, DROP
 from scaledit.errors import RunError, UsageError, reading
-from scaledit.files.atomic import atomic_write, remove_abandoned
+from scaledit.files.atomic import atomic_bytes, remove_abandoned
 from scaledit.files.lock import Lock
 from scaledit.files.reading import read_json
 from scaledit.training.log import LOG
@@ -80,8 +80,7 @@ def claim(
         found = checkpoint.latest(out / CHECKPOINTS)
         check(found)
         _clear(out)
-        with atomic_write(path) as file:
-            file.write((json.dumps(config.to_json(), indent=1) + "\n").encode())
+        atomic_bytes(path, (json.dumps(config.to_json(), indent=1) + "\n").encode())
     except OSError as error:
         lock.release()
         raise RunError(f"could not go on in {out}: {said(error)}") from error
@@ -152,5 +151,4 @@ def write_status(out: Path, state: str, step: int | None, **more: Any) -> None:
     status = {"state": state, "step": step, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more}
     if state == "running":
         status |= {"process": os.getpid(), "host": socket.gethostname()}
-    with atomic_write(out / STATUS) as file:
-        file.write((json.dumps(status, indent=1) + "\n").encode())
+    atomic_bytes(out / STATUS, (json.dumps(status, indent=1) + "\n").encode())

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from scaledit.errors import RunError
-from scaledit.files.atomic import atomic_write
+from scaledit.files.atomic import atomic_bytes
 from scaledit.files.reading import read_json
 from scaledit.training.folder import PRIVATE
 from scaledit.training.ranks import Ranks
@@ -179,11 +179,8 @@ class Watch:
         return self.out / PRIVATE / f"rank-{rank}.json"
 
     def _write(self) -> None:
-        try:
-            with atomic_write(self._file(self.ranks.rank)) as file:
-                file.write(json.dumps(self.says).encode())
-        except OSError:
-            pass  # a full disk is the checkpoint's to report
+        with suppress(OSError):  # a full disk is the checkpoint's to report
+            atomic_bytes(self._file(self.ranks.rank), json.dumps(self.says).encode())
 
     def _read(self, rank: int) -> dict[str, Any] | None:
         """None where there is nothing to be believed yet; what is not as `says` is was not written here."""

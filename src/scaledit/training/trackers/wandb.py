@@ -17,7 +17,7 @@ from typing import Any
 
 from scaledit.config import Config
 from scaledit.errors import RunError, UsageError
-from scaledit.files.atomic import atomic_write
+from scaledit.files.atomic import atomic_bytes
 from scaledit.files.reading import read_json
 from scaledit.training.trackers.base import Tracker, first_line, imported, pictures, scalars
 
@@ -105,8 +105,7 @@ class WeightsAndBiases(Tracker):
         if self.config.log.wandb not in ids:
             ids[self.config.log.wandb] = uuid.uuid4().hex[:8]
             path.parent.mkdir(exist_ok=True)
-            with atomic_write(path) as file:
-                file.write((json.dumps(ids) + "\n").encode())
+            atomic_bytes(path, (json.dumps(ids) + "\n").encode())
         return ids[self.config.log.wandb]
 
     def _take(self, record: Mapping[str, Any]) -> None:
