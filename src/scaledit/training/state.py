@@ -59,11 +59,20 @@ class Reader:
         )
 
 
-class Network(NamedTuple):
-    """What a denoiser asks of a network, with the ranks behind it."""
+@dataclass(frozen=True)
+class Network:
+    """What a denoiser asks of a network, with the ranks behind it: calls go through them, all else is
+    answered by the network itself."""
 
     parallel: Parallel
-    null_label: int
+    net: DiT
+
+    @property
+    def null_label(self) -> int:
+        return self.net.null_label
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.net, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.parallel(*args, **kwargs)
@@ -124,7 +133,7 @@ class TrainState(Learner[Read]):
         super().__post_init__()
         self.averages: list[Tensor] = [local(parameter) for parameter in self.ema.parameters()]
         self.averaged: list[Tensor] = [local(parameter.detach()) for parameter in self.net.parameters()]
-        network = Network(self.parallel, self.net.null_label)
+        network = Network(self.parallel, self.net)
         self.denoiser: NetDenoiser = assemble.denoiser(self.config.diffusion, network)
         self.average: NetDenoiser = assemble.denoiser(self.config.diffusion, self.ema)
         self.learned_times = self.times.begin()
