@@ -131,8 +131,8 @@ class WeightsAndBiases(Tracker):
 
     def _close(self, failed: bool) -> None:
         self._send()
-        folder = Path(self.run.dir).parent
+        folder = self.out / FOLDER / Path(self.run.dir).parent.name
         self.run.finish(exit_code=int(failed))
-        if folder.parent.samefile(self.out / FOLDER):  # elsewhere where W&B is disabled
+        if folder.is_dir():  # not where W&B is disabled
             with whole(folder / FINISHED) as file:
                 file.write(json.dumps({"step": self.sent}).encode())
