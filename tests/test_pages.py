@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jinja2 import UndefinedError
 from PIL import Image
 
 from made_tables import study as made_study
@@ -20,7 +21,6 @@ from scaledit.errors import UsageError
 from scaledit.files.manifest import sealed
 from scaledit.files.reading import LARGEST_PICTURE, picture_in
 from scaledit.report import page, run, study
-from scaledit.report.page import Html, html
 from scaledit.scaling import comparable
 from scaledit.scaling import table as tables
 from tiny import TINY
@@ -64,18 +64,43 @@ def harmless(text: str) -> Read:
 @settings(max_examples=100, deadline=None)
 @given(st.text(), st.text(st.sampled_from("<>&'\"{}/\x1b\u202e script")))
 def test_text_comes_out_of_a_page_as_it_went_in(one: str, other: str):
-    shown = page.page(one, [page.facts({other: one}), page.table([one], [[other]]), page.row({one: b"x"}, 9)])
+    template = (
+        "{% extends 'page.html' %}{% from 'pieces.html' import facts, left_out, row, table %}{% block body %}"
+        "{{ facts({other: one}) }}{{ table([one], [[other]]) }}{{ row({one: png}, 9) }}"
+        "{{ left_out([one, other]) }}{{ one ~ '<b>' ~ other }}{% endblock %}"
+    )
+    shown = page.templates().from_string(template).render(title=one, one=one, other=other, png=b"x")
     read = harmless(shown)
     plain = [text for text in (one, other) if all(c.isprintable() for c in text)]
     assert all(read.text.count(text) >= 2 for text in plain)
 
 
-def test_what_is_no_piece_of_a_page_is_escaped():
-    """A piece that was put together by hand shows its tags instead of running them."""
-    assert page.join([f"<b>{1}</b>", html("<b>{}</b>", "<")]) == "&lt;b&gt;1&lt;/b&gt;<b>&lt;</b>"
-    assert type(Html("a") + "b") is str and page.escaped(Html("<i>") + "<b>") == "&lt;i&gt;&lt;b&gt;"
-    assert "&lt;b&gt;" in page.page("t", ["<b>"])
-    assert len(page.escaped("x" * 10**6)) < 10**6 and "900000 more characters" in page.escaped("x" * 10**6)
+def test_only_templates_make_tags():
+    """Text that was put together by hand shows its tags instead of running them."""
+
+    def shown(template: str, **values: object) -> str:
+        return page.templates().from_string(template).render(values)
+
+    assert shown("<b>{{ x }}</b>{{ x + x }}", x="<") == "<b>&lt;</b>&lt;&lt;"
+    assert shown("<p title='{{ x }}'>", x="' onclick='\"") == "<p title='&#39; onclick=&#39;&#34;'>"
+    assert shown("{{ x }} {{ y }}", x="\u202e\x1b[2J", y=b"<") == r"\u202e\x1b[2J b&#39;&lt;&#39;"
+    long = shown("{{ x }}", x="x" * 10**6)
+    assert len(long) < 10**6 and "900000 more characters" in long
+    with pytest.raises(UndefinedError):
+        shown("{{ x }}")
+
+
+def test_no_template_marks_what_it_is_given_as_safe():
+    """In the templates' folder; the code has Markup for its own tags and for pictures alone."""
+    folder = Path(page.__file__).parent
+    for path in (folder / "templates").iterdir():
+        assert not re.search(r"\bsafe\b|autoescape|\|\s*attr\b", path.read_text())
+    made = re.findall(r"Markup\((?!\))[^)]*", "".join(path.read_text() for path in folder.glob("*.py")))
+    assert sorted(made) == [
+        'Markup("<code>{}</code>"',
+        'Markup("{} ~ Gflops<sup>-b</sup>"',
+        "Markup(base64.b64encode(png",
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,6 @@ from scaledit.files.reading import picture_in
 from scaledit.models import flops
 from scaledit.pipeline import Pipeline, load
 from scaledit.report import page
-from scaledit.report.page import Html, html
 from scaledit.training import log
 
 REPORT = "report.html"
@@ -40,29 +39,42 @@ def write(run: Path, device: str = "auto", progress: Progress | None = None) -> 
     """Makes run/report.html from the run's log and its latest checkpoint, and returns its path."""
     pipeline = load(run, device)
     events, foreign = logged(run)
-    sections = [_headline(pipeline, events), foreign]
+    sections: dict[str, object] = {"samples": None, "quality": None, "decoders": None}
     if pipeline.config.evaluate.reference in BUILT_IN:
         judge = open_judge(pipeline.config.evaluate, pipeline.device)
         found = _judged(pipeline, judge, events, progress)
-        sections += [_samples(pipeline, judge), _quality(pipeline, found)]
+        sections |= {"samples": _samples(pipeline, judge), "quality": _quality(pipeline, found)}
         if pipeline.config.autoencoder.compare:
-            sections.append(_decoders(pipeline, judge, found[0], run, device))
-    sections += [_over_training(events), loss_curve(events), _film(run, events), _origin(pipeline, run)]
+            sections["decoders"] = _decoders(pipeline, judge, found[0], run, device)
+    html = page.render(
+        "run.html",
+        title=pipeline.config.name,
+        headline=_headline(pipeline, events),
+        foreign=foreign,
+        over_training=_over_training(events),
+        loss=loss_curve(events),
+        loss_terms=loss_terms(events),
+        film=_film(run, events),
+        commands=_commands(pipeline.config, run),
+        weights=json.dumps(pipeline.origin),
+        config=json.dumps(pipeline.config.to_json(), indent=1),
+        **sections,
+    )
     path = run / REPORT
-    path.write_text(page.page(pipeline.config.name, sections), encoding="utf-8")
+    path.write_text(html, encoding="utf-8")
     return path
 
 
 MOST_EVENTS = 1_000_000
 
 
-def logged(run: Path) -> tuple[Events, Html]:
-    """The events of a run folder that a page can show, and a line that says how many lines of its log are
-    none: a log may come from elsewhere, cut, edited or made up."""
+def logged(run: Path) -> tuple[Events, list[str]]:
+    """The events of a run folder that a page can show, and what is left out: how many lines of its log are
+    none. A log may come from elsewhere, cut, edited or made up."""
     lines = log.lines(run)
     events = [one for one in lines.records[:MOST_EVENTS] if one["event"] != "evaluated" or _is_result(one)]
     without = len(lines.records) - len(events) + len(lines.damaged)
-    return events, page.left_out([f"{without} lines of {log.LOG} that are no event of a run"] * bool(without))
+    return events, [f"{without} lines of {log.LOG} that are no event of a run"] * bool(without)
 
 
 def _is_number(value: object) -> bool:
@@ -86,7 +98,7 @@ def _is_result(line: Mapping[str, Any]) -> bool:
     return bool(result.figures) and all(_is_number(value) and math.isfinite(value) for value in values)
 
 
-def _headline(pipeline: Pipeline, events: Events) -> Html:
+def _headline(pipeline: Pipeline, events: Events) -> dict[str, str]:
     config = pipeline.config
     counts = flops.count(config.model)
     stepped = [event for event in events if event["event"] == "stepped"]
@@ -97,17 +109,14 @@ def _headline(pipeline: Pipeline, events: Events) -> Html:
     started = [event for event in events if event["event"] == "started"]
     device = started[-1]["device"] if started else "a device that its log does not name"
     skipped = sum(event["event"] == "skipped" for event in events)
-    return page.facts(
-        {
-            "Model": f"{counts.params / 1e6:.2f} M parameters, {counts.macs / 1e6:.2f} M multiply-adds "
-            f"an image ({config.model.block.label()}, width {config.model.hidden_size}, depth "
-            f"{config.model.depth}, patch {config.model.patch_size})",
-            "Trained": f"{step} steps of batch {config.train.batch_size}, {seconds:.0f} s on {device}",
-            "Speed": f"{rate:.0f} images/s in training, {macs / 1e9:.1f} G multiply-adds/s"
-            f"{_of_roof(stepped)}",
-            "Skipped steps": f"{skipped}",
-        }
-    )
+    return {
+        "Model": f"{counts.params / 1e6:.2f} M parameters, {counts.macs / 1e6:.2f} M multiply-adds "
+        f"an image ({config.model.block.label()}, width {config.model.hidden_size}, depth "
+        f"{config.model.depth}, patch {config.model.patch_size})",
+        "Trained": f"{step} steps of batch {config.train.batch_size}, {seconds:.0f} s on {device}",
+        "Speed": f"{rate:.0f} images/s in training, {macs / 1e9:.1f} G multiply-adds/s{_of_roof(stepped)}",
+        "Skipped steps": f"{skipped}",
+    }
 
 
 def _of_roof(stepped: Events) -> str:
@@ -120,7 +129,7 @@ def _guidance(scale: float) -> str:
     return "unguided" if scale == 1 else f"guidance {scale}"
 
 
-def _samples(pipeline: Pipeline, judge: Judge) -> Html:
+def _samples(pipeline: Pipeline, judge: Judge) -> dict[str, object]:
     """Samples at each guidance from the same noise, beside real held-out images."""
     settings, real = pipeline.config.sample, judge.real
     assert real is not None and real.labels is not None  # as every built-in reference has
@@ -134,7 +143,7 @@ def _samples(pipeline: Pipeline, judge: Judge) -> Html:
     shown = {title: page.png(images.grid(sheet, per_class)) for title, sheet in sheets.items()}
     width = max(250, images.SMALLEST_SHOWN * min(per_class, 8))
     names = ", ".join(str(pipeline.class_names[c]) for c in dict.fromkeys(classes))
-    return html("<h2>One row per class</h2>{}<p class='small'>{}</p>", page.row(shown, width), names)
+    return {"pictures": shown, "width": width, "names": names}
 
 
 def _judged(pipeline: Pipeline, judge: Judge, events: Events, progress: Progress | None) -> list[Result]:
@@ -164,31 +173,20 @@ def _judged(pipeline: Pipeline, judge: Judge, events: Events, progress: Progress
     return found
 
 
-def _quality(pipeline: Pipeline, found: list[Result]) -> Html:
+def _quality(pipeline: Pipeline, found: list[Result]) -> dict[str, object]:
     """At each guidance, and real held-out images judged the same way."""
-    config = pipeline.config
-    of = config.evaluate.reference
-    copies = (
-        " Nearest distance: to the nearest training image, over that of held-out ones; well below 1 the "
-        "model copies."
-        if "nearest" in found[0].figures
-        else ""
-    )
-    text = (
-        f"EMA weights; {config.evaluate.num} samples for each of {config.evaluate.seeds} seeds, mean ± "
-        f"standard deviation over seeds; {config.sample.sampler} with {config.sample.steps} steps, 8-bit. "
-        f"FD-{of}: Fréchet distance to the training images on the features of a small classifier (not FID: "
-        f"it compares with nothing else); FD-{of}-random: on the same network untrained, which sees fine "
-        "noise. The last row is what real images that were held out score: at that distance nothing is left "
-        "to gain. Class score: as the Inception Score, on that classifier; at most the number of classes."
-        f"{copies}"
-    )
-    return html(
-        "<h2>How good</h2>{}<p class='small'>{}</p>", page.results(found, real="real, held out"), text
-    )
+    settings = pipeline.config.sample
+    return {
+        "results": page.results(found, real="real, held out"),
+        "evaluate": pipeline.config.evaluate,
+        "sampler": f"{settings.sampler} with {settings.steps} steps",
+        "nearest": "nearest" in found[0].figures,
+    }
 
 
-def _decoders(pipeline: Pipeline, judge: Judge, unguided: Result, run: Path, device: str) -> Html:
+def _decoders(
+    pipeline: Pipeline, judge: Judge, unguided: Result, run: Path, device: str
+) -> dict[str, object]:
     """The same latents through two decoders (the paper's table 5). unguided: what the run's own scored."""
     config = pipeline.config
     other = load(run, device, replace(config.autoencoder, path=config.autoencoder.compare))
@@ -204,16 +202,10 @@ def _decoders(pipeline: Pipeline, judge: Judge, unguided: Result, run: Path, dev
         sheet = one(classes, seed=config.sample.seed)
         shown[name] = page.png(images.grid(sheet, config.sample.per_class))
     width = max(250, images.SMALLEST_SHOWN * min(config.sample.per_class, 8))
-    return html(
-        "<h2>Two decoders of the same latents</h2>{}{}"
-        "<p class='small'>The diffusion model and its latents are the same; only what turns them into "
-        "pictures differs (the paper's table 5). Unguided for the figures.</p>",
-        page.row(shown, width),
-        page.results(found, real="real, held out"),
-    )
+    return {"pictures": shown, "width": width, "results": page.results(found, real="real, held out")}
 
 
-def _over_training(events: Events) -> Html | None:
+def _over_training(events: Events) -> dict[str, object] | None:
     """The first figure of every evaluation in training, over steps; the last one's figures as a table."""
     evaluated = [event for event in events if event["event"] == "evaluated"]
     if not evaluated:
@@ -231,11 +223,7 @@ def _over_training(events: Events) -> Html | None:
         axes.legend(frameon=False)
     axes.set_yscale("log")
     last = replace(Result.from_json(evaluated[-1]), name=f"step {steps[-1]}")
-    return html(
-        "<h2>Evaluation in training</h2>{}{}",
-        page.image(page.drawn(figure), width=700, alt=f"{TITLES[key]} over steps"),
-        page.results([last]),
-    )
+    return {"plot": page.drawn(figure), "alt": f"{TITLES[key]} over steps", "results": page.results([last])}
 
 
 MOST_TERMS = 8
@@ -244,24 +232,22 @@ LARGEST = 1e30
 """What is larger cannot be plotted."""
 
 
-def loss_curve(events: Events, kind: str = "stepped") -> Html | None:
-    """The loss of every logged step (events of this kind) and its running mean; below them the terms of
-    the loss, where there is more than one."""
-    stepped = [event for event in events if event["event"] == kind]
-    curve = _curve([(event["step"], event["loss"]) for event in stepped], "training loss", 7, 2.8)
-    if curve is None:
-        return None
+def loss_curve(events: Events, kind: str = "stepped") -> bytes | None:
+    """A plot of the loss of every logged step (events of this kind) and its running mean."""
+    stepped = [(event["step"], event["loss"]) for event in events if event["event"] == kind]
+    return _curve(stepped, "training loss", 7, 2.8)
+
+
+def loss_terms(events: Events, kind: str = "stepped") -> dict[str, bytes]:
+    """A small plot of each term of the loss, by its name; none where there is only one."""
     terms: dict[str, list[tuple[int, float]]] = {}
-    for event in stepped:
-        for name, value in log.terms(event).items():
-            terms.setdefault(name, []).append((event["step"], value))
+    for event in events:
+        if event["event"] == kind:
+            for name, value in log.terms(event).items():
+                terms.setdefault(name, []).append((event["step"], value))
     shown = list(terms.items())[:MOST_TERMS] if len(terms) > 1 else []
-    panels = {name: png for name, points in shown if (png := _curve(points, name, 3.4, 2.2)) is not None}
-    return html(
-        "<h2>Loss</h2>{}{}",
-        page.image(curve, width=700, alt="training loss over steps"),
-        page.row(panels, width=340),
-    )
+    plots = {name: _curve(points, name, 3.4, 2.2) for name, points in shown}
+    return {name: png for name, png in plots.items() if png is not None}
 
 
 def _curve(points: list[tuple[int, float]], name: str, width: float, height: float) -> bytes | None:
@@ -288,7 +274,7 @@ FILM = 5
 """Pictures of samples in training that a page shows."""
 
 
-def _film(run: Path, events: Events) -> Html | None:
+def _film(run: Path, events: Events) -> dict[str, object] | None:
     """How the same noise turned into pictures over training."""
     sampled = {event["step"]: event["path"] for event in events if event["event"] == "sampled"}
     there = [step for step, path in sorted(sampled.items()) if _may_be_there(run, path)]
@@ -301,7 +287,7 @@ def _film(run: Path, events: Events) -> Html | None:
             pictures[f"step {step}"] = picture_in(run, sampled[step])
         except ValueError as reason:
             reasons.append(f"step {step}: {reason}")
-    return html("<h2>During training</h2>{}{}", page.row(pictures, width=200), page.left_out(reasons))
+    return {"pictures": pictures, "left_out": reasons}
 
 
 def _may_be_there(run: Path, path: str) -> bool:
@@ -312,20 +298,13 @@ def _may_be_there(run: Path, path: str) -> bool:
         return True
 
 
-def _origin(pipeline: Pipeline, run: Path) -> Html:
-    config: RunConfig = pipeline.config
+def _commands(config: RunConfig, run: Path) -> list[str]:
+    """What makes the run, its samples and its figures again."""
     settings, evaluate = config.sample, config.evaluate
-    origin, written = json.dumps(pipeline.origin), json.dumps(config.to_json(), indent=1)
     lines = [
         " ".join(["scaledit train", config.name, *changes(config)]),
         f"scaledit sample {run} --per-class {settings.per_class} --seed {settings.seed} --out samples.png",
     ]
     if evaluate.reference:
         lines.append(f"scaledit evaluate {run} --reference {evaluate.reference}")
-    return html(
-        "<h2>Make it again</h2><pre>{}</pre><p class='small'>Weights: {}</p>"
-        "<details><summary>config.json</summary><pre>{}</pre></details>",
-        "\n".join(lines),
-        origin,
-        written,
-    )
+    return lines

@@ -10,15 +10,16 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 
 from scaledit.callbacks import Progress
 from scaledit.evaluation.result import TITLES
 from scaledit.files.atomic import atomic_bytes
 from scaledit.report import page
 from scaledit.report.figures import Drawn, Fit, all_figures
-from scaledit.report.page import Html, html
 from scaledit.scaling import comparable, paper, printed_table
 from scaledit.scaling import table as tables
 from scaledit.scaling.findings import Findings, findings
@@ -26,7 +27,7 @@ from scaledit.scaling.fits import Correlation, Estimate, PowerLaw
 from scaledit.scaling.frontier import Point
 from scaledit.scaling.plan import prefixed, scientific
 from scaledit.scaling.table import FINAL, Row, Table
-from scaledit.scaling.verdicts import Verdict, to_json, verdicts
+from scaledit.scaling.verdicts import to_json, verdicts
 
 REPORT, FIGURES, FITS, VERDICTS = "report.html", "figures", "fits.json", "verdicts.json"
 COLOURS = {"holds": "#1a7f37", "does not hold": "#b3261e", "undecided": "#8a6100", "not measured": "#6e6e6e"}
@@ -45,20 +46,27 @@ def write(table: Table, folder: Path, progress: Progress = lambda done, total: N
         atomic_bytes(folder / FIGURES / name, _png(one))
     for name, value in ((FITS, found.to_json()), (VERDICTS, to_json(table, said))):
         atomic_bytes(folder / name, (json.dumps(value, indent=1) + "\n").encode())
-    sections = [
-        _head(table),
-        _verdicts(said),
-        _fits(table, found),
-        *(_figure(name, one) for name, one in drawn.items()),
+    results = [
         _results("The grid, at the end of training", table, table.models()),
-        _results("Block designs", table, table.blocks()) if len(table.blocks()) > 1 else "",
+        _results("Block designs", table, table.blocks() if len(table.blocks()) > 1 else ()),
         _results("Trained longer, or otherwise", table, _others(table)),
         _results("Guidance", table, table.part(tables.GUIDANCE), guided=True),
         _results("Decoders", table, table.part(tables.DECODER), guided=True),
-        _origin(table),
     ]
+    html = page.render(
+        "study.html",
+        title=table.about.title,
+        about=table.about,
+        head=_head(table),
+        verdicts=said,
+        colours=COLOURS,
+        fits=_fits(table, found),
+        figures=drawn,
+        folder=FIGURES,
+        results=[one for one in results if one is not None],
+    )
     path = folder / REPORT
-    atomic_bytes(path, page.page(table.about.title, sections).encode())
+    atomic_bytes(path, html.encode())
     return path
 
 
@@ -102,14 +110,14 @@ def _png(one: Drawn) -> bytes:
     return buffer.getvalue()
 
 
-def _head(table: Table) -> Html:
+def _head(table: Table) -> dict[str, str]:
     about, final = table.about, table.part(FINAL)
     once = {(row.name, row.steps): row.train_macs for row in final}
     train, sampled = (
         sum(once.values()),
         sum(row.sampling_macs * row.num * row.sample_sets for row in table.rows),
     )
-    facts: dict[object, object] = {
+    facts = {
         "Runs": f"{len(once)}, {len(table.rows)} results",
         "Distance": f"{about.distance}; lower is better"
         + ("" if about.floor is None else f"; real images that were held out score {about.floor:.3g}"),
@@ -121,36 +129,19 @@ def _head(table: Table) -> Html:
             f"{about.made['processor']}, {about.made['hours']} hours of its workers (waiting for other "
             f"programs included), torch {about.made['torch']}, scaledit {about.made['scaledit']}"
         )
-    facts["Make it again"] = html("<code>{}</code>", about.command)
-    return page.facts(facts)
+    facts["Make it again"] = Markup("<code>{}</code>").format(page.readable(about.command))
+    return facts
 
 
-def _verdicts(said: Sequence[Verdict]) -> Html:
-    rows = page.join(
-        html(
-            "<tr><td style='color:{};font-weight:600;white-space:nowrap'>{}</td>"
-            "<td>{}<div class='small'>{}</div>"
-            "<details><summary>rule</summary>{} Figure {}.</details></td></tr>",
-            COLOURS[one.outcome],
-            one.outcome,
-            one.claim,
-            one.said,
-            one.rule,
-            one.figure,
-        )
-        for one in said
-    )
-    return html("<h2>The paper's claims</h2><table>{}</table>", rows)
-
-
-def _fits(table: Table, found: Findings) -> Html | None:
+def _fits(table: Table, found: Findings) -> dict[str, str]:
     distance = table.about.distance
-    rows: dict[object, object] = {}
+    rows: dict[str, str] = {}
     if found.by_gflops is not None and found.by_params is not None:
         rows[f"r of log Gflops, log {distance}"] = _r(found.by_gflops)
         rows[f"r of log parameters, log {distance}"] = _r(found.by_params)
     if found.law is not None:
-        rows[html("{} ~ Gflops<sup>-b</sup>", distance)] = f"b = {_between(found.law.exponent)}"
+        law = Markup("{} ~ Gflops<sup>-b</sup>").format(page.readable(distance))
+        rows[law] = f"b = {_between(found.law.exponent)}"
     if found.floored is not None and found.floored.floor is not None:
         rows["the same with a floor"] = (
             f"floor {_between(found.floored.floor)}, b = {_between(found.floored.exponent)}"
@@ -184,12 +175,10 @@ def _fits(table: Table, found: Findings) -> Html | None:
     if not own and found.by_gflops is not None:
         theirs = findings(printed_table.table())
         if theirs.by_gflops is not None and theirs.law is not None:
-            rows[html("the paper's own table 4, by the same code")] = (
+            rows["the paper's own table 4, by the same code"] = (
                 f"r = {_r(theirs.by_gflops)}, b = {_between(theirs.law.exponent)}"
             )
-    if not rows:
-        return None
-    return html("<h2>Fits</h2>{}<p class='small'>Compute in multiply-adds.</p>", page.facts(rows))
+    return rows
 
 
 def _step(name: str, points: Sequence[Point]) -> str:
@@ -199,25 +188,19 @@ def _step(name: str, points: Sequence[Point]) -> str:
     return f"{name} from {scientific(first.compute)} on ({fell})"
 
 
-def _figure(name: str, one: Drawn) -> Html:
-    """Beside the page, not in it: the folder is the whole."""
-    return html(
-        "<h2>{title}</h2><img alt='{title}' style='width:1000px' src='{source}'>"
-        "<p class='small'>{name}. {caption}</p>",
-        title=one.title,
-        source=f"{FIGURES}/{name}",
-        name=one.name,
-        caption=one.caption,
-    )
-
-
 def _others(table: Table) -> list[Row]:
     """Results of trainings that are neither of the grid nor of the comparison of block designs."""
     shown = {tables.training(row) for row in (*table.models(), *table.blocks())}
     return [row for row in table.trained() if tables.training(row) not in shown]
 
 
-def _results(title: str, table: Table, rows: Sequence[Row], guided: bool = False) -> Html | None:
+class Results(NamedTuple):
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+def _results(title: str, table: Table, rows: Sequence[Row], guided: bool = False) -> Results | None:
     if not rows:
         return None
     keys = [key for key in SHOWN if any(key in row.metrics for row in rows)]
@@ -249,28 +232,4 @@ def _results(title: str, table: Table, rows: Sequence[Row], guided: bool = False
                 *("" if value is None else f"{value:.3g}" for value in known),
             ]
         )
-    return html(
-        "<h2>{}</h2>{}<p class='small'>Mflops: millions of "
-        "multiply-adds of a forward pass. ±: standard deviation over training seeds where a model has "
-        "several, else over sample seeds.</p>",
-        title,
-        page.table(header, cells),
-    )
-
-
-def _origin(table: Table) -> Html:
-    about = table.about
-    protocols = page.join(
-        html("<details><summary>protocol {}</summary>{}</details>", key, page.facts(protocol))
-        for key, protocol in about.protocols.items()
-    )
-    made = html("<details><summary>machine</summary>{}</details>", page.facts(about.made))
-    return html(
-        "<h2>Make it again</h2><pre>{}</pre><p class='small'>Every row is in "
-        "table.csv, every curve in losses.csv; protocols and full configs in study.json. <code>scaledit "
-        "study FOLDER</code> makes figures, fits, verdicts and this page anew from those.</p>{}{}{}",
-        about.command,
-        protocols,
-        made if about.made else "",
-        html("<pre>{}</pre>", about.declared) if about.declared else "",
-    )
+    return Results(title, header, cells)

@@ -18,6 +18,7 @@ from typing import Any
 from scaledit.config import Config
 from scaledit.errors import RunError, UsageError
 from scaledit.files.atomic import atomic_bytes
+from scaledit.files.atomic import atomic_write
 from scaledit.files.reading import read_json
 from scaledit.training.trackers.base import Tracker, first_line, imported, pictures, scalars
 
@@ -131,8 +132,8 @@ class WeightsAndBiases(Tracker):
 
     def _close(self, failed: bool) -> None:
         self._send()
-        folder = Path(self.run.dir).parent
+        folder = self.out / FOLDER / Path(self.run.dir).parent.name
         self.run.finish(exit_code=int(failed))
-        if folder.parent.samefile(self.out / FOLDER):  # elsewhere where W&B is disabled
+        if folder.is_dir():  # not where W&B is disabled
             with atomic_write(folder / FINISHED) as file:
                 file.write(json.dumps({"step": self.sent}).encode())
