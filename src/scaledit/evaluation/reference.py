@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from scaledit.errors import UsageError, shown
-from scaledit.evaluation.features import PROGRESS, Extractor, Features, extract
+from scaledit.evaluation.features import PROGRESS, FeatureNetwork, Features, extract
 from scaledit.evaluation.samples import Npz, SampleSet, arrays_of, open_samples, origin_of, small_array
 from scaledit.evaluation.statistics import Statistics
 from scaledit.parts import sha256_of
@@ -53,7 +53,7 @@ class Reference:
 
 def open_reference(
     path: Path,
-    extractor: Extractor,
+    extractor: FeatureNetwork,
     needs_images: bool,
     allow_jpeg: bool = False,
     progress: PROGRESS | None = None,
@@ -82,7 +82,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 def _of_statistics(
     path: Path,
     held: dict[str, np.ndarray],
-    extractor: Extractor,
+    extractor: FeatureNetwork,
     needs_images: bool,
     progress: PROGRESS | None,
 ) -> Reference:
@@ -156,7 +156,7 @@ SMALLEST = 1e-30
 
 
 def write_reference(
-    out: Path, samples: SampleSet, extractor: Extractor, source: str, progress: PROGRESS | None = None
+    out: Path, samples: SampleSet, extractor: FeatureNetwork, source: str, progress: PROGRESS | None = None
 ) -> Features:
     """Saves the statistics of real images in ADM's format, with their pool features (float32) for what needs
     neighbours, and the extractor's hash."""

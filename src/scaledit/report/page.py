@@ -92,11 +92,9 @@ def results(shown: Sequence[Result], real: str | None = None) -> Html:
 
 
 def _real(result: Result, column: int) -> str:
-    from scaledit.evaluation.result import TITLES
-
-    key = [key for key in TITLES if key in result.figures][column]
-    value = result.figures[key].real
-    return "" if value is None else f"{value:.4g}"
+    shown = list(result.columns.values())[column]
+    value = result.figures[shown.key].real
+    return "" if value is None else f"{value:.{shown.digits}g}"
 
 
 def row(pictures: Mapping[str, bytes], width: int) -> Html:

@@ -13,8 +13,8 @@ import numpy as np
 
 from scaledit import images
 from scaledit.config import RunConfig, changes
-from scaledit.evaluation.judge import BUILT_IN, Judge, drawn, open_judge
-from scaledit.evaluation.result import TITLES, Result
+from scaledit.evaluation.judge import Judge, drawn, judged_by_its_own, open_judge
+from scaledit.evaluation.result import Result
 from scaledit.models import flops
 from scaledit.parts import picture_in
 from scaledit.pipeline import Pipeline, load
@@ -41,7 +41,7 @@ def write(run: Path, device: str = "auto", progress: PROGRESS | None = None) -> 
     pipeline = load(run, device)
     events, foreign = logged(run)
     sections = [_headline(pipeline, events), foreign]
-    if pipeline.config.evaluate.reference in BUILT_IN:
+    if judged_by_its_own(pipeline.config.evaluate.reference):
         judge = open_judge(pipeline.config.evaluate, pipeline.device)
         found = _judged(pipeline, judge, events, progress)
         sections += [_samples(pipeline, judge), _quality(pipeline, found)]
@@ -167,21 +167,12 @@ def _judged(pipeline: Pipeline, judge: Judge, events: Events, progress: PROGRESS
 def _quality(pipeline: Pipeline, found: list[Result]) -> Html:
     """At each guidance, and real held-out images judged the same way."""
     config = pipeline.config
-    of = config.evaluate.reference
-    copies = (
-        " Nearest distance: to the nearest training image, over that of held-out ones; well below 1 the "
-        "model copies."
-        if "nearest" in found[0].figures
-        else ""
-    )
+    about = " ".join(column.about for column in found[0].columns.values() if column.about)
     text = (
         f"EMA weights; {config.evaluate.num} samples for each of {config.evaluate.seeds} seeds, mean ± "
         f"standard deviation over seeds; {config.sample.sampler} with {config.sample.steps} steps, 8-bit. "
-        f"FD-{of}: Fréchet distance to the training images on the features of a small classifier (not FID: "
-        f"it compares with nothing else); FD-{of}-random: on the same network untrained, which sees fine "
-        "noise. The last row is what real images that were held out score: at that distance nothing is left "
-        "to gain. Class score: as the Inception Score, on that classifier; at most the number of classes."
-        f"{copies}"
+        "The last row is what real images that were held out score: at that distance nothing is left to "
+        f"gain. {about}"
     )
     return html(
         "<h2>How good</h2>{}<p class='small'>{}</p>", page.results(found, real="real, held out"), text
@@ -218,10 +209,11 @@ def _over_training(events: Events) -> Html | None:
     evaluated = [event for event in events if event["event"] == "evaluated"]
     if not evaluated:
         return None
-    key = next(key for key in TITLES if key in evaluated[0])
+    column = next(iter(Result.from_json(evaluated[0]).columns.values()))
+    key, title = column.key, column.title
     evaluated = [event for event in evaluated if key in event]
     steps = [event["step"] for event in evaluated]
-    figure, axes = page.axes(7, 2.8, "step", TITLES[key])
+    figure, axes = page.axes(7, 2.8, "step", title)
     spread = [event.get(f"{key}_std") or 0.0 for event in evaluated]
     axes.errorbar(
         steps, [event[key] for event in evaluated], yerr=spread, color=page.DARK, marker="o", capsize=3
@@ -233,7 +225,7 @@ def _over_training(events: Events) -> Html | None:
     last = replace(Result.from_json(evaluated[-1]), name=f"step {steps[-1]}")
     return html(
         "<h2>Evaluation in training</h2>{}{}",
-        page.image(page.drawn(figure), width=700, alt=f"{TITLES[key]} over steps"),
+        page.image(page.drawn(figure), width=700, alt=f"{title} over steps"),
         page.results([last]),
     )
 
