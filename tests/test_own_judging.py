@@ -71,8 +71,11 @@ class FID(MeanDistance, name="fid"):
     """Would be taken for another."""
 
 
-class Thawed(MeanDistance):
+class Thawed(Metric):
     """Lacks the decorator."""
+
+    def compute(self, reference, samples, given):
+        return 0.0
 
 
 @dataclass(frozen=True)

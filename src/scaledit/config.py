@@ -513,7 +513,8 @@ def _values(kind: type, section: str, values: object) -> dict[str, Any]:
         values = _data(values)
     for key, value in values.items():
         _known(f"{section}.{key}", [f"{section}.{name}" for name in hints], "key")
-        out[key] = _value(hints[key], f"{section}.{key}", value)
+        own = kind is DataConfig and key == "own"  # checked against the set's class where it is opened
+        out[key] = value if own else _value(hints[key], f"{section}.{key}", value)
     return out
 
 

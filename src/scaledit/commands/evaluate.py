@@ -163,6 +163,7 @@ SAMPLING = ("sampler", "steps", "cfg_scale", "cfg_channels", "decoder", "decoder
 
 
 def _show(results: list[Result], compared: bool) -> None:
+    from scaledit.evaluation.protocol import readable
     from scaledit.evaluation.result import side_by_side
     from scaledit.scaling import paper
 
@@ -181,9 +182,7 @@ def _show(results: list[Result], compared: bool) -> None:
                 row.append("" if real is None else f"{real:.{column.digits}g}")
     terminal.table(header, rows)
     terminal.say("")
-    protocol = {} if compared else results[0].protocol
-    terminal.facts(
-        ((key, "not stated" if value is None else value) for key, value in protocol.items()), width=20
-    )
+    protocol = {} if compared else readable(results[0].protocol)
+    terminal.facts(protocol.items(), width=20)
     for warning in dict.fromkeys(warning for result in results for warning in result.warnings):
         terminal.warn(warning)

@@ -29,6 +29,7 @@ from scaledit.evaluation.extractors.dinov2 import DINOv2Features
 from scaledit.evaluation.extractors.inception import InceptionFeatures
 from scaledit.evaluation.features import PROGRESS, FeatureNetwork, Features, extract
 from scaledit.evaluation.metric import Column, DistancePrecision, Given, Metric
+from scaledit.evaluation.metrics.frechet import FrechetDistance
 from scaledit.evaluation.protocol import describe, warnings
 from scaledit.evaluation.reference import Reference, open_reference
 from scaledit.evaluation.result import Figure, Result
@@ -99,7 +100,11 @@ class Judge:
             figures[key] = Figure(float(np.mean(values)), std, real)
         every = [column for view in self.views for _, column in view.columns()]
         left_out = [column.title for column in every if column.key not in figures]
-        small = any(view.extractor.small and view.metrics for view in self.views)
+        small = any(
+            isinstance(one, FrechetDistance) and view.extractor.small
+            for view in self.views
+            for one in view.metrics
+        )
         said = warnings(list(figures), protocol, sets, reference, small, left_out)
         return Result(sets[0].name, figures, protocol, said)
 

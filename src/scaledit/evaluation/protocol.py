@@ -12,7 +12,7 @@ import torch
 
 from scaledit import __version__
 from scaledit.evaluation.features import FeatureNetwork, Features
-from scaledit.evaluation.metric import DistancePrecision
+from scaledit.evaluation.metric import TOLD, DistancePrecision
 from scaledit.evaluation.metrics.neighbours import K_DENSITY, K_PRECISION
 from scaledit.evaluation.reference import Reference
 from scaledit.evaluation.samples import SampleSet
@@ -73,6 +73,23 @@ def describe(
         "scaledit": __version__,
         "torch": torch.__version__,
     }
+
+
+def readable(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """A protocol for people, a line a fact: None says so, and metrics are told by their parts."""
+    shown = {key: "not stated" if value is None else value for key, value in protocol.items()}
+    told = protocol.get(TOLD)
+    if isinstance(told, Mapping):
+        shown[TOLD] = ", ".join(f"{key}: {_part(said)}" for key, said in told.items())
+    return shown
+
+
+def _part(said: Any) -> str:
+    part = said.get("part") if isinstance(said, Mapping) else None
+    if not isinstance(part, Mapping):
+        return "not stated"
+    fields = [f"{key} {value}" for key, value in part.items() if key != "name"]
+    return " ".join([str(part.get("name")), *([f"({', '.join(fields)})"] if fields else [])])
 
 
 def _common(values: Sequence[Any]) -> Any:
