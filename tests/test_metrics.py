@@ -170,7 +170,7 @@ def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch):
     real, made = rng(0).standard_normal((90, 8)), rng(1).standard_normal((70, 8)) + 0.4
     whole = neighbourhoods(real, made)
     for tile in (7, 32, 90):
-        monkeypatch.setattr("scaledit.evaluation.neighbours.TILE", tile)
+        monkeypatch.setattr("scaledit.evaluation.metrics.neighbours.TILE", tile)
         assert neighbourhoods(real, made) == whole
 
 

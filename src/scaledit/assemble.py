@@ -11,18 +11,19 @@ import torch
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-from scaledit import diffusion, machine
+from scaledit import diffusion, machine, part
 from scaledit.autoencoders import Autoencoder, open_autoencoder
 from scaledit.autoencoders.decoder import Decoder, made_by
 from scaledit.autoencoders.encoded import EncodedImages
 from scaledit.config import DataConfig, DiffusionConfig, LatentConfig, check_guidance
+from scaledit.data.datasets import DataSet
 from scaledit.data.latents import Latents
-from scaledit.data.photos import photos
-from scaledit.data.sets import Images, TrainingSet, digits
+from scaledit.data.sets import Images, TrainingSet
 from scaledit.errors import UsageError, did_you_mean
 from scaledit.models import flops
 from scaledit.models.config import DiTConfig
 from scaledit.models.dit import DiT
+from scaledit.values import hints
 
 BYTES_OF_A_WEIGHT = 4
 SCHEDULES = {
@@ -139,45 +140,37 @@ def sampler(name: str, steps: int) -> diffusion.Sampler:
     return SAMPLERS[name](steps=steps)
 
 
+def data_part(config: DataConfig, allowed: part.Allowed = part.YOURS) -> DataSet:
+    """The data set that [data] names, with those of its fields that [data] has.
+
+    allowed: which modules of a user's own may be imported. Raises UsageError for an unknown name or field,
+    and for a key that says which of a set's images are read where the set has no such choice.
+    """
+    if ":" in config.name:
+        return part.build(DataSet, {"name": config.name, **config.own}, "data", allowed)
+    takes = hints(part.find(DataSet, config.name))
+    for key in CHOICES:
+        if getattr(config, key) and key not in takes:
+            raise UsageError(
+                f'data.{key} is of images in files, and data.name is "{config.name}"; leave it out'
+            )
+    return part.build(DataSet, {"name": config.name, **{key: getattr(config, key) for key in takes}}, "data")
+
+
+CHOICES = ("split", "image_key")
+"""Keys of [data] that would be missed without a word by a set that has none of them."""
+
+
 def dataset(config: DataConfig, autoencoder: Autoencoder | None = None) -> TrainingSet:
     """The training split; images are encoded as they are read where there is an autoencoder."""
-    if config.name != "images" and (config.split or config.image_key):
-        key = "split" if config.split else "image_key"
-        raise UsageError(f'data.{key} is of images in files, and data.name is "{config.name}"; leave it out')
-    if config.name == "latents":
-        return _latents(config)
-    images = _images(config)
-    return images if autoencoder is None else EncodedImages(images, autoencoder)
-
-
-def _images(config: DataConfig) -> TrainingSet:
-    if config.name == "digits":
-        return digits(flip=config.flip)
-    if config.name == "photos":
-        return photos(flip=config.flip)
-    if not config.path:
-        raise UsageError("this recipe trains on images; say where they are with data.path=PATH")
-    if not config.image_size:
-        raise UsageError("this recipe trains on images; say how large they are with data.image_size=256")
-    from scaledit.data.files import ImageFiles
-    from scaledit.data.sources import open_source
-
-    source = open_source(config.path, config.split, config.image_key)
-    return ImageFiles(source, config.image_size, config.flip, behind=config.background)
-
-
-def _latents(config: DataConfig) -> TrainingSet:
-    if not config.path:
-        raise UsageError(
-            "this recipe trains on encoded images; say where they are with data.path=FOLDER "
-            "(scaledit encode makes such a folder)"
-        )
-    return Latents.open(config.path, flip=config.flip)
+    chosen = data_part(config)
+    images = chosen.open()
+    return images if autoencoder is None or chosen.encoded else EncodedImages(images, autoencoder)
 
 
 def autoencoder(config: LatentConfig, data: DataConfig, device: torch.device) -> Autoencoder | None:
     """What encodes images while they are read; None for latents, and where the model makes pixels."""
-    if data.name == "latents" or config.path in ("", "pixels"):
+    if config.path in ("", "pixels") or data_part(data).encoded:
         return None
     return open_autoencoder(config.path, device=str(device), precision=config.precision, tiled=config.tiled)
 
@@ -194,12 +187,8 @@ def decoder(config: LatentConfig, dataset: TrainingSet, device: torch.device) ->
 
 
 def held_out(config: DataConfig) -> Images:
-    """The images of a built-in set that training does not see. Raises UsageError for other data."""
-    if config.name == "digits":
-        return digits(held_out=True)
-    if config.name == "photos":
-        return photos(held_out=True)
-    raise UsageError(f'data.name="{config.name}" holds no images out')
+    """The images of a set that training does not see. Raises UsageError where it holds none out."""
+    return data_part(config).held_out()
 
 
 def device(name: str) -> torch.device:

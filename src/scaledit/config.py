@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from scaledit import checks
+from scaledit import checks, part
+from scaledit.data.datasets import DataSet
 from scaledit.errors import UsageError, did_you_mean, reading, reason, shown
 from scaledit.files.reading import check_depth
 from scaledit.models.config import DiTConfig
@@ -51,9 +52,9 @@ class DiffusionConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """name: "digits" or "photos" (built in); or, with path, "images" (a folder a class, tar shards, Parquet,
-    a .zip: read at image_size squared) or "latents" (what `scaledit encode` made, every byte of it checked
-    before training where `verify`).
+    """name: a data set of scaledit.data.datasets: "digits" or "photos" (built in); or, with path, "images" (a
+    folder a class, tar shards, Parquet, a .zip: read at image_size squared) or "latents" (what `scaledit
+    encode` made, every byte of it checked before training where `verify`); or MODULE:CLASS of one's own.
 
     split: of images that are kept in several, "" for train, "all" for all as one set. image_key: which file
     of a WebDataset sample is the image ("jpg"), where there are several.
@@ -64,9 +65,11 @@ class DataConfig:
     a new one. (data.background knows the words.)
     changed: what a resumed run does where the data is not what it was trained on so far: "refuse", or
     "accept", which goes on and says so in the log.
+    own: the fields of a set of the user's own, which has none of the above but workers and changed. In a
+    recipe and in config.json they stand beside those.
     """
 
-    name: Literal["digits", "photos", "images", "latents"] = "digits"
+    name: str = "digits"
     path: str = ""
     flip: bool = False
     image_size: int = 0
@@ -76,6 +79,11 @@ class DataConfig:
     split: str = ""
     image_key: str = ""
     changed: Literal["refuse", "accept"] = "refuse"
+    own: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+OF_ANY_DATA = ("name", "workers", "changed")
+"""Keys of [data] that every set has; the others are the set's own fields."""
 
 
 @dataclass(frozen=True)
@@ -248,6 +256,10 @@ class Config:
         for key in ("background", "split", "image_key", "changed"):
             if value["data"][key] == getattr(DataConfig, key):
                 del value["data"][key]
+        own = value["data"].pop("own")
+        if ":" in self.data.name:
+            shared = {key: value["data"][key] for key in OF_ANY_DATA if key in value["data"]}
+            value["data"] = {**shared, **own}
         return value
 
     @classmethod
@@ -458,6 +470,10 @@ def _apply(table: dict[str, Any], override: str, kind: type[Config]) -> None:
         value = text
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{key} cannot be {shown(text)}: {reason(error)}") from None
+    if key == "data.name" and isinstance(value, str) and ":" in value:
+        before = table.get(section, {})
+        shared = {name: before[name] for name in OF_ANY_DATA if name in before}
+        table[section] = {**shared, **part.switched(DataSet, before, value)}
     table.setdefault(section, {})[name] = value
 
 
@@ -508,11 +524,29 @@ def _values(kind: type, section: str, values: object, allowed: Allowed = YOURS) 
         raise UsageError(f"{section} must be a table of keys, got {shown(values)}")
     hints = get_type_hints(kind)
     out = {}
+    if kind is DataConfig:
+        values = _data(values)
     for key, value in values.items():
         _known(f"{section}.{key}", [f"{section}.{name}" for name in hints], "key")
-        made = nested_of(allowed)(hints[key], f"{section}.{key}", value)
+        own = kind is DataConfig and key == "own"  # checked against the set's class where it is opened
+        made = value if own else nested_of(allowed)(hints[key], f"{section}.{key}", value)
         out[key] = _value(hints[key], f"{section}.{key}", value) if made is NotImplemented else made
     return out
+
+
+def _data(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """[data] with a user's set's own fields apart. Raises UsageError for an unknown set."""
+    name = values.get("name", DataConfig.name)
+    if not isinstance(name, str):
+        return values
+    own = {key: value for key, value in values.items() if key not in OF_ANY_DATA}
+    if ":" in name:  # what it takes is looked up where it is opened: a foreign config imports nothing
+        return {**{key: value for key, value in values.items() if key not in own}, "own": own}
+    if name not in part.names(DataSet) or "own" in values:
+        key, said = ("name", name) if "own" not in values else ("own", values["own"])
+        hint = did_you_mean(name, part.names(DataSet)) if key == "name" else "; there is no such key"
+        raise UsageError(f"data.{key} is {shown(said)}{hint}")
+    return values
 
 
 def _name(table: Mapping[str, Any]) -> str:

@@ -13,7 +13,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from scaledit import terminal
 from scaledit.errors import printable
-from scaledit.evaluation.result import TITLES
 from scaledit.scaling.queue import Queue
 from scaledit.training.events import (
     DataChanged,
@@ -155,7 +154,7 @@ class TrainingProgress:
                     "with --resume auto goes on"
                 )
             case Evaluated():
-                shown = [f"{TITLES[key]} {figure}" for key, figure in event.result.figures.items()]
+                shown = [f"{title} {figure}" for title, figure in event.result.shown()]
                 self._say(f"step {event.step}  {'  '.join(shown[:SHOWN_FIGURES])}")
             case Reconstructed():
                 self._say(

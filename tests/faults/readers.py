@@ -583,18 +583,22 @@ def _real(images: torch.Tensor) -> Any:
 def _judged_by(folder: Path) -> Value:
     """A distance to each reference, and what else it is asked for."""
     from scaledit.data.sets import digits
-    from scaledit.evaluation import digits as judged
+    from scaledit.evaluation.extractors.digits import DigitsClassifier
     from scaledit.evaluation.features import extract
-    from scaledit.evaluation.judge import Judge, View, _check_reference
+    from scaledit.evaluation.judge import Judge, View, check_reference
+    from scaledit.evaluation.metrics.frechet import FrechetDistance
+    from scaledit.evaluation.metrics.neighbours import ImprovedPrecision, ImprovedRecall
     from scaledit.evaluation.reference import open_reference
 
-    wanted = {"fd_digits": "distance", "precision": "precision", "recall": "recall"}
-    seen = extract(_real(digits(held_out=True).images[:80]), [judged.trained()])
+    extractor = DigitsClassifier()
+    network, wanted = extractor.load(), (FrechetDistance(), ImprovedPrecision(), ImprovedRecall())
+    seen = extract(_real(digits(held_out=True).images[:80]), [network])
     found: dict[str, Any] = {}
     for path in sorted(folder.iterdir()):
-        reference = open_reference(path, judged.trained(), needs_images=True)
-        _check_reference(reference, wanted)
-        figures = Judge((View(judged.trained(), reference, wanted),)).figures(seen)
+        reference = open_reference(path, network, needs_images=True)
+        view = View(extractor, network, reference, wanted)
+        check_reference(view)
+        figures = Judge((view,)).figures(seen)
         if not all(np.isfinite(list(figures.values()))):
             raise AssertionError(f"figures {figures}")
         found[path.name] = [figures, reference.n, reference.statistics]

@@ -7,8 +7,10 @@ import json
 import sys
 from pathlib import Path
 
+from scaledit import part
 from scaledit.commands import common
 from scaledit.data.background import background_color
+from scaledit.data.datasets import DataSet
 from scaledit.errors import UsageError, printable
 
 SUMMARY = """encode images once, so that training reads latents
@@ -18,7 +20,6 @@ SUMMARY = """encode images once, so that training reads latents
 
 To go on after an interruption, run it again. --repair encodes again what is damaged, and only that."""
 
-BUILT_IN = ("photos",)
 BACKGROUND_HELP = 'what shows where images are transparent: white, black, "#rrggbb", or drop (ignore alpha)'
 
 
@@ -56,7 +57,8 @@ def run(given: argparse.Namespace) -> None:
     common.at_least(given, 1, "image_size", "batch_size", "workers", "per_file")
     common.at_least(given, 0, "max_bad")
     background_color(given.background or "")
-    if given.images not in BUILT_IN and not Path(given.images).exists():
+    in_memory = _in_memory(given.images)
+    if in_memory is None and not Path(given.images).exists():
         raise UsageError(f"there is no {given.images}")
 
     from scaledit import assemble
@@ -64,14 +66,16 @@ def run(given: argparse.Namespace) -> None:
     from scaledit.autoencoders.cache import Encoding, begun_with, encode
     from scaledit.data.files import BuiltIn, ImageFiles, Readable
     from scaledit.data.latents import INDEX
-    from scaledit.data.photos import photos
+    from scaledit.data.sets import Images
     from scaledit.data.sources import open_source
     from scaledit.files.shards import Shard
 
     shard = Shard.parse(given.shard)
     source: Readable
-    if given.images in BUILT_IN:
-        source = BuiltIn(given.images, photos())
+    if in_memory is not None:
+        held = in_memory.open()
+        assert isinstance(held, Images)  # as all of scaledit's sets in memory
+        source = BuiltIn(given.images, held)
         side = source.shape[1]
         if given.image_size not in (None, side):
             raise UsageError(f"{given.images} are {side}x{side}; leave --image-size out")
@@ -111,6 +115,12 @@ def run(given: argparse.Namespace) -> None:
         print(printable(f"{common.images(made.images, 'encoded ')} in {made.out}"))
     else:
         print(printable(f"this share is done; {made.images} images are there, other shards make the rest"))
+
+
+def _in_memory(name: str) -> DataSet | None:
+    """The set in memory that IMAGES names, in colour, as autoencoders want it; None for a path."""
+    chosen = part.members(DataSet).get(name)
+    return chosen() if chosen is not None and chosen.in_memory and chosen.channels == 3 else None
 
 
 def _absolute(where: str) -> str:

@@ -35,7 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metrics",
         metavar="A,B",
-        help="only these: fid,sfid,inception_score,precision,recall,...",
+        help="only these: fid,sfid,inception_score,precision,recall,..., MODULE:CLASS of your own",
     )
     parser.add_argument(
         "--precision",
@@ -123,13 +123,14 @@ def _measure(given: argparse.Namespace) -> Result:
     from scaledit.config import EvaluateConfig
     from scaledit.evaluation.judge import Judge, drawn, open_judge
     from scaledit.evaluation.samples import open_samples
+    from scaledit.part import YOURS, Allowed
 
     device = assemble.device(given.device)
     options = {name: getattr(given, name) for name in JUDGING if getattr(given, name) is not None}
 
-    def opened(config: EvaluateConfig) -> Judge:
+    def opened(config: EvaluateConfig, allowed: Allowed = YOURS) -> Judge:
         with common.shown_progress("reading the reference") as progress:
-            return open_judge(config, device, given.allow_jpeg, progress)
+            return open_judge(config, device, given.allow_jpeg, progress, allowed)
 
     runs = [path for path in given.samples if (path / "checkpoints").is_dir() or (path / MANIFEST).is_file()]
     if runs and len(given.samples) > 1:
@@ -142,7 +143,8 @@ def _measure(given: argparse.Namespace) -> Result:
         config = replace(pipeline.config.evaluate, **options, **drawing)
         scale = config.cfg_scale if given.cfg_scale is None else given.cfg_scale
         settings = pipeline.settings(config.seed, given.sampler, given.steps, scale, given.cfg_channels)
-        judge = opened(config)
+        foreign = Allowed.only(getattr(given, "allow_import", None) or (), f"the config of {runs[0]}")
+        judge = opened(config, YOURS if given.metrics else foreign)
         sets = drawn(judge, pipeline, config, settings)
     else:
         wrong = [name for name in (*DRAWING, *SAMPLING) if getattr(given, name) is not None]
@@ -161,7 +163,8 @@ SAMPLING = ("sampler", "steps", "cfg_scale", "cfg_channels", "decoder", "decoder
 
 
 def _show(results: list[Result], compared: bool) -> None:
-    from scaledit.evaluation.result import TITLES, side_by_side
+    from scaledit.evaluation.protocol import readable
+    from scaledit.evaluation.result import side_by_side
     from scaledit.scaling import paper
 
     if compared:
@@ -171,16 +174,15 @@ def _show(results: list[Result], compared: bool) -> None:
     else:
         [result] = results
         header = ["", result.name]
-        rows = [[TITLES[key], str(figure)] for key, figure in result.figures.items()]
+        rows = [list(shown) for shown in result.shown()]
         if any(figure.real is not None for figure in result.figures.values()):
             header.append("real, held out")
-            for row, figure in zip(rows, result.figures.values(), strict=True):
-                row.append("" if figure.real is None else f"{figure.real:.4g}")
+            for row, column in zip(rows, result.columns.values(), strict=True):
+                real = result.figures[column.key].real
+                row.append("" if real is None else f"{real:.{column.digits}g}")
     terminal.table(header, rows)
     terminal.say("")
-    protocol = {} if compared else results[0].protocol
-    terminal.facts(
-        ((key, "not stated" if value is None else value) for key, value in protocol.items()), width=20
-    )
+    protocol = {} if compared else readable(results[0].protocol)
+    terminal.facts(protocol.items(), width=20)
     for warning in dict.fromkeys(warning for result in results for warning in result.warnings):
         terminal.warn(warning)

@@ -34,7 +34,7 @@ def run(given: argparse.Namespace) -> None:
 
     from scaledit import assemble
     from scaledit.config import EvaluateConfig
-    from scaledit.evaluation.judge import open_extractor
+    from scaledit.evaluation.judge import chosen_extractor
     from scaledit.evaluation.reference import write_reference
     from scaledit.evaluation.samples import open_samples
 
@@ -42,7 +42,7 @@ def run(given: argparse.Namespace) -> None:
     config = EvaluateConfig(
         inception=given.inception or "", any_inception=bool(given.any_inception), dinov2=given.dinov2 or ""
     )
-    extractor = open_extractor(config, assemble.device(given.device))
+    extractor = chosen_extractor(config).load(assemble.device(given.device))
     with common.shown_progress("extracting features") as progress:
         features = write_reference(out, samples, extractor, str(given.images), progress)
     if given.json:

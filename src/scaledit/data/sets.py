@@ -20,8 +20,6 @@ from torch import Tensor
 from scaledit.diffusion.noise import Stream, uniform
 from scaledit.errors import UsageError
 
-BUILT_IN = ("digits", "photos")
-"""Sets that come with installed packages and lie in memory."""
 DIGITS_SIDE = 8
 DIGITS_HELD_OUT_EVERY = 5
 """Every fifth digit of scikit-learn's order is held out: 1,438 to train on, 359 to test with."""

@@ -1,14 +1,14 @@
-"""From images to features: what an extractor is, and running several over one pass of a sample set.
+"""From images to features: what an extractor's network is, and running several over one pass of a sample set.
 
-    SampleSet --batches of uint8--> Extractor --> {"pool": (N, D), "logits", "spatial", "nearest"}
+    SampleSet --batches of uint8--> FeatureNetwork --> {"pool": (N, D), "logits", "spatial", "nearest"}
 
 `spatial` is streamed into its statistics; the others are kept, in float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -23,7 +23,7 @@ from scaledit.evaluation.statistics import Accumulator, Statistics, check_featur
 """Called with (done, total): images."""
 
 
-class Extractor(Protocol):
+class FeatureNetwork(Protocol):
     """images (N, 3, H, W) uint8 -> named float32 tensors (N, ...) on the CPU. sha256: of its weights. resize:
     what it does with images of another size."""
 
@@ -37,7 +37,8 @@ class Extractor(Protocol):
 @dataclass(frozen=True)
 class Features:
     """Of n images (height x width). pool (n, D) float32; the others where the extractor gives them: logits
-    (n, K), nearest (n,), spatial as statistics. labels (n,): the classes asked for, if known."""
+    (n, K), nearest (n,), spatial as statistics; more: by name, (n, ...) each. labels (n,): the classes asked
+    for, if known."""
 
     n: int
     size: tuple[int, int]
@@ -46,10 +47,11 @@ class Features:
     nearest: np.ndarray | None = None
     spatial: Statistics | None = None
     labels: np.ndarray | None = None
+    more: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def extract(
-    samples: SampleSet, extractors: Sequence[Extractor], progress: Progress | None = None
+    samples: SampleSet, extractors: Sequence[FeatureNetwork], progress: Progress | None = None
 ) -> list[Features]:
     """The features of every extractor, in one pass over the images.
 
@@ -98,9 +100,10 @@ def _features(
     return Features(
         n=n,
         size=size,
-        pool=arrays["pool"],
-        logits=arrays.get("logits"),
-        nearest=arrays.get("nearest"),
+        pool=arrays.pop("pool"),
+        logits=arrays.pop("logits", None),
+        nearest=arrays.pop("nearest", None),
         spatial=spatial.result() if spatial.n or spatial.waiting else None,
         labels=labels,
+        more=arrays,
     )

@@ -1,98 +1,70 @@
 """Judging sample sets against real images, once or all through a training.
 
-    sample sets --extract--> features --figures against the reference--> mean and spread over sets --> Result
+    sample sets --extract--> features --metrics against the reference--> mean and spread over sets --> Result
 
-A judge is opened once (weights, reference, floor) and then scores as often as asked.
+A judge is opened once (weights, reference, floor) and then scores as often as asked. What is measured and how
+is the metrics' to say (scaledit.evaluation.metric), and what on the extractors'.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import numbers
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
-from scaledit import images
+from scaledit import images, part
 from scaledit.callbacks import Progress
 from scaledit.config import EvaluateConfig, SampleConfig
-from scaledit.data.photos import fresh_photos, photos
-from scaledit.data.sets import Images, digits
-from scaledit.errors import UsageError, did_you_mean
-from scaledit.evaluation import metrics
-from scaledit.evaluation.features import Extractor, Features, extract
-from scaledit.evaluation.neighbours import Precision
+from scaledit.data.datasets import DataSet
+from scaledit.data.sets import Images
+from scaledit.errors import UsageError, did_you_mean, shown
+from scaledit.evaluation import metric as metrics
+from scaledit.evaluation.extractors import Extractor
+from scaledit.evaluation.extractors.dinov2 import DINOv2Features
+from scaledit.evaluation.extractors.inception import InceptionFeatures
+from scaledit.evaluation.features import FeatureNetwork, Features, extract
+from scaledit.evaluation.metric import Column, DistancePrecision, Given, Metric
+from scaledit.evaluation.metrics.frechet import FrechetDistance
 from scaledit.evaluation.protocol import describe, warnings
 from scaledit.evaluation.reference import Reference, open_reference
-from scaledit.evaluation.result import TITLES, Figure, Result
+from scaledit.evaluation.result import Figure, Result
 from scaledit.evaluation.samples import Drawn, InMemory, SampleSet
+from scaledit.part import YOURS, Allowed
 from scaledit.pipeline import Pipeline
 from scaledit.sampling.request import Request
-
-T = TypeVar("T")
-
-NEIGHBOURS = ("precision", "recall", "density", "coverage")
-NAMES = {
-    "inception": {
-        "fid": "distance",
-        "fid_infinity": "infinity",
-        "sfid": "spatial",
-        "inception_score": "score",
-        **{name: name for name in NEIGHBOURS},
-        "kid": "kernel",
-    },
-    "dinov2": {
-        "fd_dinov2": "distance",
-        "fd_dinov2_infinity": "infinity",
-        **{name: name for name in NEIGHBOURS},
-        "kd_dinov2": "kernel",
-    },
-    "digits": {
-        "fd_digits": "distance",
-        **{name: name for name in NEIGHBOURS},
-        "class_accuracy": "accuracy",
-        "class_score": "score",
-        "nearest": "nearest",
-    },
-    "digits-random": {"fd_digits_random": "distance"},
-    "photos": {
-        "fd_photos": "distance",
-        **{name: name for name in NEIGHBOURS},
-        "class_accuracy": "accuracy",
-        "class_score": "score",
-    },
-    "photos-random": {"fd_photos_random": "distance"},
-}
-"""By kind of extractor: the printed name of a figure, and what it is."""
-
-BY_REQUEST = ("infinity",)
-"""Not measured unless named: fifteen distances instead of one."""
-
-NEEDS_IMAGES = (*NEIGHBOURS, "kernel")
 
 
 @dataclass(frozen=True)
 class View:
-    """One extractor, what it sees of the reference, and the figures to take: printed name -> what it is."""
+    """One extractor, its network, what that sees of the reference, and the metrics to take."""
 
     extractor: Extractor
+    network: FeatureNetwork
     reference: Reference
-    wanted: Mapping[str, str]
+    metrics: tuple[Metric, ...]
+
+    def columns(self) -> Iterator[tuple[Metric, Column]]:
+        for one in self.metrics:
+            for column in one.columns(self.extractor):
+                yield one, column
 
 
 @dataclass(frozen=True)
 class Judge:
-    """held_out: real images' figures where there are some left (the digits). nearest: the mean distance of
-    real held-out images to the nearest training image. real: those held-out images."""
+    """held_out: the metrics of real images that are not the reference's, where there are some (built-in
+    sets). floor: by view, the features of those images. real: the images."""
 
     views: tuple[View, ...]
-    precision: Precision = "fp32"
+    precision: DistancePrecision = "fp32"
     device: str = "cpu"
     held_out: Mapping[str, float] | None = None
-    nearest: float = 1.0
+    floor: tuple[Features, ...] = ()
     real: InMemory | None = None
 
     @property
@@ -101,7 +73,7 @@ class Judge:
         return () if self.real is None or self.real.labels is None else tuple(self.real.labels.tolist())
 
     def score(self, sets: Sequence[SampleSet], progress: Progress | None = None) -> Result:
-        """The figures of one or several sample sets (several seeds of the same sampling) with their
+        """The metrics of one or several sample sets (several seeds of the same sampling) with their
         protocol."""
         total = sum(samples.n for samples in sets)
         measured: list[dict[str, float]] = []
@@ -113,58 +85,63 @@ class Judge:
                 if progress is not None:
                     progress(done + some, total)
 
-            features = extract(samples, [view.extractor for view in self.views], on_batch)
+            features = extract(samples, [view.network for view in self.views], on_batch)
             measured.append(self.figures(features))
             seen.append(features[0])
             done += samples.n
+        reference = self.views[0].reference
+        protocol = describe(sets, seen[0], reference, [view.network for view in self.views], self.precision)
+        if told := self._told():
+            protocol[metrics.TOLD] = told
         figures = {}
-        for key in (key for key in TITLES if key in measured[0]):
+        for key in (key for key in metrics.columns(protocol) if key in measured[0]):
             values = [one[key] for one in measured]
             std = float(np.std(values, ddof=1)) if len(values) > 1 else None
             real = self.held_out.get(key) if self.held_out is not None else None
             figures[key] = Figure(float(np.mean(values)), std, real)
-        reference, extractors = self.views[0].reference, [view.extractor for view in self.views]
-        protocol = describe(sets, seen[0], reference, extractors, self.precision)
-        return Result(sets[0].name, figures, protocol, warnings(list(figures), protocol, sets, reference))
+        every = [column for view in self.views for _, column in view.columns()]
+        left_out = [column.title for column in every if column.key not in figures]
+        small = any(
+            isinstance(one, FrechetDistance) and view.extractor.small
+            for view in self.views
+            for one in view.metrics
+        )
+        said = warnings(list(figures), protocol, sets, reference, small, left_out)
+        return Result(sets[0].name, figures, protocol, said)
+
+    def _told(self) -> dict[str, dict[str, Any]]:
+        """What a protocol says of metrics that are not scaledit's own as they come."""
+        own = metrics.own_metrics()
+        return {
+            column.key: metrics.tell(one, column)
+            for view in self.views
+            for one, column in view.columns()
+            if one not in own
+        }
 
     def figures(self, features: Sequence[Features]) -> dict[str, float]:
         """Of one sample set, as each view's extractor sees it."""
         out: dict[str, float] = {}
-        for view, seen in zip(self.views, features, strict=True):
-            out |= self._view_figures(view, seen)
-        return out
-
-    def _view_figures(self, view: View, seen: Features) -> dict[str, float]:
-        reference, wanted = view.reference, {what: name for name, what in view.wanted.items()}
-        out: dict[str, float] = {}
-        if "distance" in wanted:
-            out[wanted["distance"]] = metrics.frechet_distance(_there(reference.statistics), seen.pool)
-        if "infinity" in wanted:
-            found = metrics.frechet_distance_infinity(_there(reference.statistics), seen.pool)
-            out[wanted["infinity"]] = found.value
-        if "spatial" in wanted:
-            out[wanted["spatial"]] = metrics.frechet_distance(_there(reference.spatial), _there(seen.spatial))
-        if "score" in wanted:
-            out[wanted["score"]] = metrics.inception_score(_there(seen.logits))
-        if wanted.keys() & set(NEIGHBOURS):
-            around = metrics.neighbourhoods(
-                _there(reference.pool), seen.pool, precision=self.precision, device=self.device
-            )
-            out |= {name: getattr(around, name) for name in NEIGHBOURS if name in wanted}
-        if "kernel" in wanted:
-            distance = metrics.kid(_there(reference.pool), seen.pool)
-            name = wanted["kernel"]
-            out |= {name: distance.mean, f"{name}_spread": distance.std}
-        if "accuracy" in wanted and seen.labels is not None:
-            out[wanted["accuracy"]] = float((_there(seen.logits).argmax(axis=1) == seen.labels).mean())
-        if "nearest" in wanted:
-            out[wanted["nearest"]] = float(_there(seen.nearest).mean()) / self.nearest
+        for i, (view, seen) in enumerate(zip(self.views, features, strict=True)):
+            real = self.floor[i] if self.floor else None
+            given = Given(view.extractor, self.precision, self.device, real)
+            for one in view.metrics:
+                if "labels" in one.reads and seen.labels is None:
+                    continue
+                columns = one.columns(view.extractor)
+                found = one.compute(view.reference, seen, given)
+                out |= dict(
+                    zip([column.key for column in columns], _numbers(one, found, columns), strict=True)
+                )
         return out
 
 
-def _there(value: T | None) -> T:
-    assert value is not None  # checked when the judge was opened
-    return value
+def _numbers(one: Metric, found: Any, columns: Sequence[Column]) -> list[float]:
+    values = list(found) if isinstance(found, list | tuple) else [found]
+    if len(values) != len(columns) or not all(isinstance(value, numbers.Real) for value in values):
+        wanted = "a number" if len(columns) == 1 else f"{len(columns)} numbers"
+        raise UsageError(f"the metric {one.part_name()} gives {shown(found)} instead of {wanted}")
+    return [float(value) for value in values]
 
 
 def open_judge(
@@ -172,115 +149,166 @@ def open_judge(
     device: str | torch.device = "cpu",
     allow_jpeg: bool = False,
     progress: Progress | None = None,
+    allowed: Allowed = YOURS,
 ) -> Judge:
     """The judge that `config` describes: its extractors loaded, its reference read, its floor measured.
 
-    The extractors follow from the reference: "digits" has its own; else DINOv2 if config.dinov2 names one,
-    else Inception. Raises UsageError for missing or foreign weights, a reference without what the figures
-    need, or an unknown figure.
+    The extractors follow from the reference: a built-in set has its own; else DINOv2 if config.dinov2 names
+    one, else Inception. allowed: which modules of a user's own may be imported because the config names them.
+    Raises UsageError for missing or foreign weights, a reference without what the metrics need, or an unknown
+    metric.
     """
-    if config.reference in BUILT_IN:
-        wanted = _wanted(config, config.reference, f"{config.reference}-random")
-        return _built_in_judge(config.reference, wanted, config.precision)
+    built_in = _set_that_judges(config.reference, allowed)
+    if built_in is not None:
+        return _built_in_judge(built_in, config, allowed)
     if not config.reference:
         raise UsageError(
-            f"say what to compare with: a reference .npz, a folder of real images, or {' or '.join(BUILT_IN)}"
+            "say what to compare with: a reference .npz, a folder of real images, or "
+            f"{' or '.join(sets_that_judge())}"
         )
-    kind = "dinov2" if config.dinov2 else "inception"
-    wanted = _wanted(config, kind)[kind]
+    extractor = chosen_extractor(config)
+    [wanted] = _wanted(config.metrics, [extractor], allowed)
     path = Path(config.reference)
     if not path.exists():
         raise UsageError(f"there is no reference {path}")
-    extractor = open_extractor(config, device)
-    needs_images = any(what in NEEDS_IMAGES for what in wanted.values())
-    reference = open_reference(path, extractor, needs_images, allow_jpeg, progress)
-    _check_reference(reference, wanted)
-    return Judge((View(extractor, reference, wanted),), config.precision, str(device))
+    network = extractor.load(device)
+    needs_images = any("pool" in one.of_reference for one in wanted)
+    reference = open_reference(path, network, needs_images, allow_jpeg, progress)
+    view = View(extractor, network, reference, wanted)
+    check_reference(view)
+    return Judge((view,), config.precision, str(device))
 
 
-def open_extractor(config: EvaluateConfig, device: str | torch.device) -> Extractor:
+def sets_that_judge() -> list[str]:
+    """The built-in sets that samples can be held against by name."""
+    return [name for name, one in part.members(DataSet).items() if one.extractors]
+
+
+def _set_that_judges(reference: str, allowed: Allowed) -> DataSet | None:
+    """The set that a reference names: a built-in one, or a user's as MODULE:CLASS where that is no path."""
+    if reference in sets_that_judge():
+        return part.find(DataSet, reference)()
+    if ":" not in reference or Path(reference).exists():
+        return None
+    found = part.build(DataSet, reference, "evaluate.reference", allowed)
+    if not found.extractors:
+        raise UsageError(f"{reference} names no extractors, which judge samples of it; give its class some")
+    return found
+
+
+def judged_by_its_own(reference: str) -> bool:
+    """Whether a reference is a set that comes with its extractors and its held-out images, not a path."""
+    return reference in sets_that_judge() or (":" in reference and not Path(reference).exists())
+
+
+def chosen_extractor(config: EvaluateConfig) -> Extractor:
     """Inception, or DINOv2 where config.dinov2 names a folder."""
     if config.dinov2:
-        from scaledit.evaluation import dinov2
-
-        return dinov2.load(config.dinov2, device)
-    from scaledit.evaluation import inception
-
-    return inception.load(config.inception or None, verify=not config.any_inception, device=device)
+        return DINOv2Features(config.dinov2)
+    return InceptionFeatures(config.inception, verify=not config.any_inception)
 
 
-def _wanted(config: EvaluateConfig, *kinds: str) -> dict[str, dict[str, str]]:
-    """By kind of extractor: the figures that config.metrics names, or all but those on request."""
-    names = {name: what for kind in kinds for name, what in NAMES[kind].items()}
-    chosen = [name.strip() for name in config.metrics.split(",") if name.strip()]
-    for name in chosen:
-        if name not in names:
-            raise UsageError(f"unknown metric {name!r} with this reference{did_you_mean(name, names)}")
-    keep = chosen or [name for name, what in names.items() if what not in BY_REQUEST]
-    return {kind: {name: what for name, what in NAMES[kind].items() if name in keep} for kind in kinds}
+def _wanted(
+    named: str | Sequence[str | Mapping[str, Any]], extractors: Sequence[Extractor], allowed: Allowed
+) -> list[tuple[Metric, ...]]:
+    """By extractor: the metrics that are named, or all but those on request. One whose name does not tell of
+    the extractor is taken with the first that has what it reads.
+
+    named: names with commas between them, or a list of names and of tables with a name and fields.
+    """
+    own = metrics.own_metrics()
+    keyed: dict[str, tuple[int, Metric]] = {}
+    for i, extractor in enumerate(extractors):
+        for one in own:
+            if one.applies(extractor):
+                keyed.setdefault(one.columns(extractor)[0].key, (i, one))
+    given = [name.strip() for name in named.split(",") if name.strip()] if isinstance(named, str) else named
+    chosen: dict[str, tuple[int, Metric]] = {}
+    for item in given:
+        table = item if isinstance(item, Mapping) else {"name": item}
+        name = str(table.get("name"))
+        if ":" in name:
+            one = part.build(Metric, table, "metrics", allowed)
+            i = _place(one, name, extractors)
+            key = one.columns(extractors[i])[0].key
+            chosen[key] = i, one
+        elif name in keyed:
+            i, one = keyed[name]
+            chosen[name] = i, part.build(Metric, {**table, "name": one.NAME}, f"metrics.{name}")
+        else:
+            raise UsageError(
+                f"unknown metric {name!r} with this reference{did_you_mean(name, keyed)}; or MODULE:CLASS of "
+                "your own"
+            )
+    if not given:
+        chosen = {key: (i, one) for key, (i, one) in keyed.items() if one.by_default(extractors[i])}
+    found = sorted(chosen.values(), key=lambda pair: pair[1].order)
+    return [tuple(one for at, one in found if at == i) for i in range(len(extractors))]
 
 
-def _check_reference(reference: Reference, wanted: Mapping[str, str]) -> None:
-    """Raises UsageError naming what the reference lacks and which figures can be had without it."""
-    has = {
-        "distance": reference.statistics is not None,
-        "infinity": reference.statistics is not None,
-        "spatial": reference.spatial is not None,
-        **dict.fromkeys(NEEDS_IMAGES, reference.pool is not None),
-    }
-    lacking = [name for name, what in wanted.items() if not has.get(what, True)]
-    if lacking:
-        rest = ",".join(name for name in wanted if name not in lacking)
-        needs = {"distance": "mu and sigma", "infinity": "mu and sigma", "spatial": "mu_s and sigma_s"}
-        raise UsageError(
-            f"{reference.name} has no {needs.get(wanted[lacking[0]], 'images (arr_0)')}, which {lacking[0]} "
-            f"needs; choose --metrics {rest}"
-            if rest
-            else f"{reference.name} has nothing that {lacking[0]} needs"
-        )
+def _place(one: Metric, name: str, extractors: Sequence[Extractor]) -> int:
+    """The first extractor that has what a user's metric reads. Raises UsageError where none has, or its
+    columns have names that are taken."""
+    for i, extractor in enumerate(extractors):
+        if one.applies(extractor):
+            for column in one.columns(extractor):
+                if column.key in metrics.known() or not metrics.is_key(column.key):
+                    raise UsageError(f"{name}: a result has a {column.key!r} already; give it another name")
+            return i
+    has = " or ".join(", ".join(extractor.outputs) for extractor in extractors)
+    raise UsageError(f"{name} reads {', '.join(one.reads)}; with this reference there is {has}")
 
 
-class BuiltIn(NamedTuple):
-    """A reference that comes with scaledit: its extractor and the random twin, what it is of, and as many
-    other real images, which give the floor."""
-
-    extractors: tuple[Extractor, Extractor]
-    train: Images
-    held_out: Images
-
-
-def _built_in(name: str) -> BuiltIn:
-    if name == "digits":
-        from scaledit.evaluation import digits as of_digits
-
-        return BuiltIn((of_digits.trained(), of_digits.random_twin()), digits(), digits(held_out=True))
-    from scaledit.evaluation import photos as of_photos
-
-    # Another part of a photograph is another thing: the floor is of other crops of the same part.
-    return BuiltIn((of_photos.trained(), of_photos.random_twin()), photos(), fresh_photos())
-
-
-BUILT_IN = ("digits", "photos")
-
-
-def _built_in_judge(name: str, wanted: Mapping[str, Mapping[str, str]], precision: Precision) -> Judge:
-    """Against the training split; the held-out images give the floor."""
-    built_in = _built_in(name)
-    train = _in_memory(f"{name}, training split", built_in.train)
-    held_out = _in_memory(f"{name}, held out", built_in.held_out)
-    sha256 = hashlib.sha256(train.images.tobytes()).hexdigest()
-    extractors = [extractor for extractor in built_in.extractors if wanted[extractor.name]]
-    views = tuple(
-        View(extractor, Reference.of(train.name, sha256, features), wanted[extractor.name])
-        for extractor, features in zip(extractors, extract(train, extractors), strict=True)
+def check_reference(view: View) -> None:
+    """Raises UsageError naming what the reference lacks and which metrics can be had without it."""
+    reference = view.reference
+    named = {one.columns(view.extractor)[0].key: one for one in view.metrics}
+    lacking = [
+        (key, what)
+        for key, one in named.items()
+        for what in one.of_reference
+        if getattr(reference, what, None) is None
+    ]
+    if not lacking:
+        return
+    without = {key for key, _ in lacking}
+    rest = ",".join(key for key in named if key not in without)
+    key, what = lacking[0]
+    raise UsageError(
+        f"{reference.name} has no {HELD_AS.get(what, what)}, which {key} needs; choose --metrics {rest}"
+        if rest
+        else f"{reference.name} has nothing that {key} needs"
     )
-    real = extract(held_out, extractors)
-    nearest = 1.0 if real[0].nearest is None else float(real[0].nearest.mean())
-    bare = Judge(views, precision, nearest=nearest, real=held_out)
+
+
+HELD_AS = {"statistics": "mu and sigma", "spatial": "mu_s and sigma_s", "pool": "images (arr_0)"}
+"""What the files call what metrics read of a reference."""
+
+
+def _built_in_judge(built_in: DataSet, config: EvaluateConfig, allowed: Allowed) -> Judge:
+    """Against the training split; other real images give the floor."""
+    name = built_in.part_name()
+    extractors = [part.find(Extractor, one, allowed)() for one in built_in.extractors]
+    wanted = _wanted(config.metrics, extractors, allowed)
+    taken = [(one, some) for one, some in zip(extractors, wanted, strict=True) if some]
+    networks = [one.load() for one, _ in taken]
+    train = _in_memory(f"{name}, training split", built_in.open())
+    held_out = _in_memory(f"{name}, held out", built_in.floor())
+    sha256 = hashlib.sha256(train.images.tobytes()).hexdigest()
+    views = tuple(
+        View(one, network, Reference.of(train.name, sha256, features), some)
+        for (one, some), network, features in zip(taken, networks, extract(train, networks), strict=True)
+    )
+    for view in views:
+        check_reference(view)
+    real = extract(held_out, networks)
+    bare = Judge(views, config.precision, floor=tuple(real), real=held_out)
     return replace(bare, held_out=bare.figures(real))
 
 
-def _in_memory(name: str, data: Images) -> InMemory:
+def _in_memory(name: str, data: object) -> InMemory:
+    if not isinstance(data, Images):
+        raise UsageError(f"{name}: samples are judged against a set of images in memory (Images), not this")
     return InMemory(name, images.to_uint8(data.images), data.labels.numpy(), {})
 
 
@@ -297,7 +325,8 @@ def drawn(
     if config.labels == "real":
         if not judge.labels:
             raise UsageError(
-                'labels "real" need a reference of known classes (digits, photos); take equal or uniform'
+                'labels "real" need a reference of known classes '
+                f"({', '.join(sets_that_judge())}); take equal or uniform"
             )
         classes = judge.labels
     return [

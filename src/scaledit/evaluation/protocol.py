@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from scaledit import __version__
-from scaledit.evaluation.features import Extractor, Features
-from scaledit.evaluation.neighbours import K_DENSITY, K_PRECISION, Precision
+from scaledit.evaluation.features import FeatureNetwork, Features
+from scaledit.evaluation.metric import TOLD, DistancePrecision
+from scaledit.evaluation.metrics.neighbours import K_DENSITY, K_PRECISION
 from scaledit.evaluation.reference import Reference
 from scaledit.evaluation.samples import SampleSet
 
@@ -47,8 +48,8 @@ def describe(
     sets: Sequence[SampleSet],
     seen: Features,
     reference: Reference,
-    extractors: Sequence[Extractor],
-    precision: Precision,
+    extractors: Sequence[FeatureNetwork],
+    precision: DistancePrecision,
 ) -> dict[str, Any]:
     """The protocol of figures over `sets`, of which `seen` is the first. None stands for: not stated. times
     is there only where a sampler chose others than the schedule's own."""
@@ -74,15 +75,41 @@ def describe(
     }
 
 
+def readable(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """A protocol for people, a line a fact: None says so, and metrics are told by their parts."""
+    shown = {key: "not stated" if value is None else value for key, value in protocol.items()}
+    told = protocol.get(TOLD)
+    if isinstance(told, Mapping):
+        shown[TOLD] = ", ".join(f"{key}: {_part(said)}" for key, said in told.items())
+    return shown
+
+
+def _part(said: Any) -> str:
+    part = said.get("part") if isinstance(said, Mapping) else None
+    if not isinstance(part, Mapping):
+        return "not stated"
+    fields = [f"{key} {value}" for key, value in part.items() if key != "name"]
+    return " ".join([str(part.get("name")), *([f"({', '.join(fields)})"] if fields else [])])
+
+
 def _common(values: Sequence[Any]) -> Any:
     """The value that all share, or the list of them."""
     return values[0] if all(value == values[0] for value in values) else list(values)
 
 
 def warnings(
-    figures: Sequence[str], protocol: Mapping[str, Any], sets: Sequence[SampleSet], reference: Reference
+    figures: Sequence[str],
+    protocol: Mapping[str, Any],
+    sets: Sequence[SampleSet],
+    reference: Reference,
+    small: bool = False,
+    left_out: Sequence[str] = (),
 ) -> list[str]:
-    """A sentence for whatever makes the named figures compare badly with others'."""
+    """A sentence for whatever makes the named figures compare badly with others'.
+
+    small: whether one is a distance on a small extractor. left_out: titles of metrics that need the classes
+    asked for, of a sample set that does not say them.
+    """
     found = []
     n, (height, width) = protocol["n"], protocol["image_size"]
     if "fid" in figures:
@@ -92,12 +119,14 @@ def warnings(
                 "compare only with the same N"
             )
         found += _unlike_the_paper(protocol)
-    if {"fd_digits", "fd_photos"} & set(figures) and len(sets) < FEWEST_SETS:
+    if small and len(sets) < FEWEST_SETS:
         found.append(
             f"{len(sets)} sample set; a distance on a small extractor is told over {FEWEST_SETS} seeds"
         )
-    if "class_score" in figures and "class_accuracy" not in figures:
-        found.append("class accuracy was left out: the sample set does not say which classes were asked for")
+    found += [
+        f"{title} was left out: the sample set does not say which classes were asked for"
+        for title in left_out
+    ]
     if reference.size not in (None, (height, width)):
         h, w = reference.size
         found.append(f"the samples are {width}x{height}, the reference images {w}x{h}")

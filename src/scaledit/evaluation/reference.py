@@ -17,7 +17,7 @@ import numpy as np
 
 from scaledit.callbacks import Progress
 from scaledit.errors import UsageError, shown
-from scaledit.evaluation.features import Extractor, Features, extract
+from scaledit.evaluation.features import FeatureNetwork, Features, extract
 from scaledit.evaluation.samples import Npz, SampleSet, arrays_of, open_samples, origin_of, small_array
 from scaledit.evaluation.statistics import Statistics
 from scaledit.files.manifest import sha256_of
@@ -54,7 +54,7 @@ class Reference:
 
 def open_reference(
     path: Path,
-    extractor: Extractor,
+    extractor: FeatureNetwork,
     needs_images: bool,
     allow_jpeg: bool = False,
     progress: Progress | None = None,
@@ -83,7 +83,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 def _of_statistics(
     path: Path,
     held: dict[str, np.ndarray],
-    extractor: Extractor,
+    extractor: FeatureNetwork,
     needs_images: bool,
     progress: Progress | None,
 ) -> Reference:
@@ -157,7 +157,7 @@ SMALLEST = 1e-30
 
 
 def write_reference(
-    out: Path, samples: SampleSet, extractor: Extractor, source: str, progress: Progress | None = None
+    out: Path, samples: SampleSet, extractor: FeatureNetwork, source: str, progress: Progress | None = None
 ) -> Features:
     """Saves the statistics of real images in ADM's format, with their pool features (float32) for what needs
     neighbours, and the extractor's hash."""

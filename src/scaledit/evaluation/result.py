@@ -2,7 +2,7 @@
 
     {"name": ..., "fid": 2.27, "fid_std": ..., "fid_real": ..., "protocol": {...}, "warnings": [...]}
 
-A result's JSON is flat, under the names of the paper's tables. _std is over sample seeds, _real the same
+A result's JSON is flat, under the keys of the metrics' columns. _std is over sample seeds, _real the same
 figure of real held-out images.
 """
 
@@ -15,32 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from scaledit.errors import UsageError, shown
+from scaledit.evaluation import metric
+from scaledit.evaluation.metric import Column
 from scaledit.files.reading import read_json
 
-TITLES = {
-    "fid": "FID",
-    "fid_infinity": "FID-infinity",
-    "sfid": "sFID",
-    "inception_score": "Inception Score",
-    "fd_digits": "FD-digits",
-    "fd_digits_random": "FD-digits-random",
-    "fd_photos": "FD-photos",
-    "fd_photos_random": "FD-photos-random",
-    "fd_dinov2": "FD-DINOv2",
-    "fd_dinov2_infinity": "FD-DINOv2-infinity",
-    "class_accuracy": "class accuracy",
-    "class_score": "class score",
-    "precision": "precision",
-    "recall": "recall",
-    "density": "density",
-    "coverage": "coverage",
-    "kid": "KID",
-    "kid_spread": "KID, sd of subsets",
-    "kd_dinov2": "KD-DINOv2",
-    "kd_dinov2_spread": "KD-DINOv2, sd of subsets",
-    "nearest": "nearest distance",
-}
-"""Every figure there is, in the order it is shown in."""
+DIGITS = 4
 
 
 class Figure(NamedTuple):
@@ -51,30 +30,43 @@ class Figure(NamedTuple):
     std: float | None = None
     real: float | None = None
 
-    def __str__(self) -> str:
-        """6.52 ± 0.99: to the second digit of the deviation."""
+    def text(self, digits: int = DIGITS) -> str:
+        """6.52 ± 0.99: to the second digit of the deviation; without one, to so many significant digits."""
         if self.std is None or not 1e-30 < self.std < LONG or not abs(self.value) < LONG:
-            return _short(self.value) + ("" if self.std is None else f" ± {_short(self.std)}")
-        digits = max(0, 1 - math.floor(math.log10(self.std)))
-        return f"{self.value:.{digits}f} ± {self.std:.{digits}f}"
+            return _short(self.value, digits) + ("" if self.std is None else f" ± {_short(self.std, digits)}")
+        places = max(0, 1 - math.floor(math.log10(self.std)))
+        return f"{self.value:.{places}f} ± {self.std:.{places}f}"
+
+    def __str__(self) -> str:
+        return self.text()
 
 
 LONG = 1e15
 """From here on numbers are written with an exponent."""
 
 
-def _short(value: float) -> str:
-    return f"{value:.1f}" if 1000 <= abs(value) < LONG else f"{value:.4g}"
+def _short(value: float, digits: int) -> str:
+    return f"{value:.1f}" if 1000 <= abs(value) < LONG else f"{value:.{digits}g}"
 
 
 @dataclass(frozen=True)
 class Result:
-    """name: of what was judged. figures: by the names of TITLES."""
+    """name: of what was judged. figures: by the keys of `columns`, in their order."""
 
     name: str
     figures: Mapping[str, Figure]
     protocol: Mapping[str, Any]
     warnings: Sequence[str]
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        """What the figures are, in the order in which they are shown."""
+        every = metric.columns(self.protocol)
+        return {key: every[key] for key in every if key in self.figures}
+
+    def shown(self) -> list[tuple[str, str]]:
+        """(title, figure) of each, for people."""
+        return [(one.title, self.figures[key].text(one.digits)) for key, one in self.columns.items()]
 
     def to_json(self) -> dict[str, Any]:
         flat: dict[str, Any] = {"name": self.name}
@@ -87,15 +79,6 @@ class Result:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Result:
         """Raises UsageError for what `to_json` does not write."""
-        figures = {
-            key: Figure(
-                _number(value, key),
-                _number(value, f"{key}_std") if value.get(f"{key}_std") is not None else None,
-                _number(value, f"{key}_real") if value.get(f"{key}_real") is not None else None,
-            )
-            for key in TITLES
-            if key in value
-        }
         protocol, warnings = value.get("protocol", {}), value.get("warnings", [])
         if not isinstance(value.get("name"), str):
             raise UsageError(f"its name is {shown(value.get('name'))}")
@@ -103,6 +86,15 @@ class Result:
             raise UsageError(f"its protocol is {shown(protocol)}")
         if not isinstance(warnings, list | tuple) or not all(isinstance(one, str) for one in warnings):
             raise UsageError(f"its warnings are {shown(warnings)}")
+        figures = {
+            key: Figure(
+                _number(value, key),
+                _number(value, f"{key}_std") if value.get(f"{key}_std") is not None else None,
+                _number(value, f"{key}_real") if value.get(f"{key}_real") is not None else None,
+            )
+            for key in metric.columns(protocol)
+            if key in value
+        }
         size = protocol.get("image_size", [0, 0])
         if not isinstance(size, list | tuple) or not all(type(side) is int for side in size):
             raise UsageError(f"its image_size is {shown(size)}")
@@ -141,10 +133,14 @@ def _number(value: Mapping[str, Any], key: str) -> float:
 
 def side_by_side(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """(header, rows): a row a result, a column a figure that any of them has."""
-    keys = [key for key in TITLES if any(key in result.figures for result in results)]
-    header = ["", *(TITLES[key] for key in keys)]
+    every = metric.columns(*(result.protocol for result in results))
+    columns = [one for key, one in every.items() if any(key in result.figures for result in results)]
+    header = ["", *(one.title for one in columns)]
     rows = [
-        [result.name, *(str(result.figures[key]) if key in result.figures else "" for key in keys)]
+        [
+            result.name,
+            *(result.figures[c.key].text(c.digits) if c.key in result.figures else "" for c in columns),
+        ]
         for result in results
     ]
     return header, rows

@@ -9,11 +9,14 @@ Two parts merge exactly (Chan, Golub & LeVeque 1979), with d = mean_b - mean_a a
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple
 
 from scaledit.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    from scaledit.lazy import np
 
 ROWS = 1024
 """Rows that are gathered before their scatter matrix is added: one large product instead of many small."""

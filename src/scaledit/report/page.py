@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from scaledit.errors import printable
-from scaledit.evaluation.result import TITLES, Result, side_by_side
+from scaledit.evaluation.result import Result, side_by_side
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,11 +74,15 @@ def results(shown: Sequence[Result], real: str | None = None) -> Results:
     """real: the name of a last row, with the real images' own figures, if they have some."""
     header, rows = side_by_side(shown)
     if real is not None:
-        keys = [key for key in TITLES if any(key in result.figures for result in shown)]
-        values = [figure.real if (figure := shown[0].figures.get(key)) else None for key in keys]
-        rows.append([real, *("" if value is None else f"{value:.4g}" for value in values)])
+        rows.append([real, *(_real(shown[0], column) for column in range(len(header) - 1))])
     warnings = dict.fromkeys(str(warning) for result in shown for warning in result.warnings)
     return Results(header, rows, list(warnings), shown[0].protocol)
+
+
+def _real(result: Result, column: int) -> str:
+    shown = list(result.columns.values())[column]
+    value = result.figures[shown.key].real
+    return "" if value is None else f"{value:.{shown.digits}g}"
 
 
 def png(picture: np.ndarray) -> bytes:

@@ -14,8 +14,8 @@ import numpy as np
 from scaledit import images
 from scaledit.callbacks import Progress
 from scaledit.config import RunConfig, changes
-from scaledit.evaluation.judge import BUILT_IN, Judge, drawn, open_judge
-from scaledit.evaluation.result import TITLES, Result
+from scaledit.evaluation.judge import Judge, drawn, judged_by_its_own, open_judge
+from scaledit.evaluation.result import Result
 from scaledit.files.reading import picture_in
 from scaledit.models import flops
 from scaledit.pipeline import Pipeline, load
@@ -40,7 +40,7 @@ def write(run: Path, device: str = "auto", progress: Progress | None = None) -> 
     pipeline = load(run, device)
     events, foreign = logged(run)
     sections: dict[str, object] = {"samples": None, "quality": None, "decoders": None}
-    if pipeline.config.evaluate.reference in BUILT_IN:
+    if judged_by_its_own(pipeline.config.evaluate.reference):
         judge = open_judge(pipeline.config.evaluate, pipeline.device)
         found = _judged(pipeline, judge, events, progress)
         sections |= {"samples": _samples(pipeline, judge), "quality": _quality(pipeline, found)}
@@ -180,7 +180,7 @@ def _quality(pipeline: Pipeline, found: list[Result]) -> dict[str, object]:
         "results": page.results(found, real="real, held out"),
         "evaluate": pipeline.config.evaluate,
         "sampler": f"{settings.sampler} with {settings.steps} steps",
-        "nearest": "nearest" in found[0].figures,
+        "about": " ".join(column.about for column in found[0].columns.values() if column.about),
     }
 
 
@@ -210,10 +210,11 @@ def _over_training(events: Events) -> dict[str, object] | None:
     evaluated = [event for event in events if event["event"] == "evaluated"]
     if not evaluated:
         return None
-    key = next(key for key in TITLES if key in evaluated[0])
+    column = next(iter(Result.from_json(evaluated[0]).columns.values()))
+    key, title = column.key, column.title
     evaluated = [event for event in evaluated if key in event]
     steps = [event["step"] for event in evaluated]
-    figure, axes = page.axes(7, 2.8, "step", TITLES[key])
+    figure, axes = page.axes(7, 2.8, "step", title)
     spread = [event.get(f"{key}_std") or 0.0 for event in evaluated]
     axes.errorbar(
         steps, [event[key] for event in evaluated], yerr=spread, color=page.DARK, marker="o", capsize=3
@@ -223,7 +224,7 @@ def _over_training(events: Events) -> dict[str, object] | None:
         axes.legend(frameon=False)
     axes.set_yscale("log")
     last = replace(Result.from_json(evaluated[-1]), name=f"step {steps[-1]}")
-    return {"plot": page.drawn(figure), "alt": f"{TITLES[key]} over steps", "results": page.results([last])}
+    return {"plot": page.drawn(figure), "alt": f"{title} over steps", "results": page.results([last])}
 
 
 MOST_TERMS = 8

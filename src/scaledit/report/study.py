@@ -16,7 +16,7 @@ import numpy as np
 from markupsafe import Markup
 
 from scaledit.callbacks import Progress
-from scaledit.evaluation.result import TITLES
+from scaledit.evaluation.metric import columns
 from scaledit.files.atomic import atomic_bytes
 from scaledit.report import page
 from scaledit.report.figures import Drawn, Fit, all_figures
@@ -31,8 +31,7 @@ from scaledit.scaling.verdicts import to_json, verdicts
 
 REPORT, FIGURES, FITS, VERDICTS = "report.html", "figures", "fits.json", "verdicts.json"
 COLOURS = {"holds": "#1a7f37", "does not hold": "#b3261e", "undecided": "#8a6100", "not measured": "#6e6e6e"}
-SHOWN = ("class_accuracy", "precision", "recall", "inception_score", "sfid", "nearest")
-"""Metrics in the tables of results, where there are; the figure of metrics has all."""
+
 DPI = 200
 
 
@@ -203,7 +202,8 @@ class Results(NamedTuple):
 def _results(title: str, table: Table, rows: Sequence[Row], guided: bool = False) -> Results | None:
     if not rows:
         return None
-    keys = [key for key in SHOWN if any(key in row.metrics for row in rows)]
+    every = columns(*table.about.protocols.values()).values()
+    shown = [one for one in every if one.brief and any(one.key in row.metrics for row in rows)]
     header = [
         "",
         "Mparams",
@@ -213,13 +213,13 @@ def _results(title: str, table: Table, rows: Sequence[Row], guided: bool = False
         "loss",
         table.about.distance,
     ]
-    header += [TITLES[key] for key in keys]
+    header += [one.title for one in shown]
     cells = []
     for row in rows:
         spread = f" ± {row.fd_std:.2g}" if row.fd_std else ""
         name = f"{row.name} {row.decoder}" if row.part == tables.DECODER else row.name
         scale = [f"{row.cfg_scale:g}{'' if row.cfg_channels == '3' else ' on all'}"] if guided else []
-        known = [row.metric(key) for key in keys]
+        known = [row.metric(one.key) for one in shown]
         cells.append(
             [
                 name,

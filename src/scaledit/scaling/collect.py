@@ -16,7 +16,8 @@ from typing import Any
 from scaledit import machine
 from scaledit.config import RunConfig
 from scaledit.errors import shown
-from scaledit.evaluation.result import TITLES, Result
+from scaledit.evaluation.metric import columns
+from scaledit.evaluation.result import Result
 from scaledit.models import flops
 from scaledit.scaling.plan import evaluations
 from scaledit.scaling.queue import Job, Queue
@@ -82,14 +83,15 @@ def collect(study: Study, queue: Queue, command: str) -> tuple[Table, list[Job]]
             key = _protocol(found, protocols)
             rows.append(_row(run, measurement.part, measurement.config, found, loss_at[run.name], key))
     rows.sort(key=lambda row: row.part != FINAL)  # stable: the results proper come first
-    main = next((key for row in rows for key in TITLES if key in row.metrics), "")
+    every = columns(*protocols.values())
+    main = next((key for row in rows for key in every if key in row.metrics), "")
     made = {**machine.described(), "hours": round(seconds / 3600, 2)}
     del made["threads"]  # of this process: every worker has one
     about = About(
         name=study.name,
         title=study.title,
         command=command,
-        distance=TITLES.get(main, ""),
+        distance=every[main].title if main else "",
         floor=next((row.metrics[f"{main}_real"] for row in rows if f"{main}_real" in row.metrics), None),
         sizes=study.sizes,
         protocols=protocols,
@@ -117,7 +119,7 @@ def _row(
     protocol: str,
 ) -> Row:
     result, counts, model = Result.from_json(found), flops.count(config.model), config.model
-    main = next(iter(key for key in TITLES if key in result.figures), None)
+    main = next(iter(result.columns), None)
     figure = result.figures[main] if main else None
     step, batch_size = int(found["step"]), config.train.batch_size
     metrics: dict[str, float] = {}

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from scaledit.evaluation.result import TITLES, Figure, Result, side_by_side
+from scaledit.evaluation.metric import columns
+from scaledit.evaluation.result import Figure, Result, side_by_side
 from scaledit.models.config import SIZES, DiTConfig
 from scaledit.models.flops import count
 from scaledit.scaling import paper
@@ -118,15 +119,16 @@ def _measured(study: Table | None, part: str) -> list[Result]:
     if study is None:
         return []
     found = []
+    every = columns(*study.about.protocols.values())
     for row in study.part(part):
         figures = {
             key: Figure(row.metrics[key], row.metrics.get(f"{key}_std"), row.metrics.get(f"{key}_real"))
-            for key in TITLES
+            for key in every
             if key in row.metrics
         }
         name = f"{study.about.name}: {row.name}"
         name += f" (cfg={row.cfg_scale:g})" if part == GUIDANCE else f", {row.decoder.partition(',')[0]}"
-        found.append(Result(name, figures, {}, ()))
+        found.append(Result(name, figures, study.about.protocols.get(row.protocol, {}), ()))
     return found
 
 

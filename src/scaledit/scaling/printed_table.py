@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from scaledit.config import SampleConfig
-from scaledit.evaluation.result import TITLES
+from scaledit.evaluation.metric import known
 from scaledit.models import flops
 from scaledit.models.config import SIZES, DiTConfig
 from scaledit.models.flops import count
@@ -173,7 +173,7 @@ def _config(row: Row) -> DiTConfig:
 
 
 def _figures(printed: Mapping[str, Any]) -> dict[str, float]:
-    return {key: printed[key] for key in TITLES if printed.get(key) is not None}
+    return {key: printed[key] for key in known() if printed.get(key) is not None}
 
 
 def _protocols() -> dict[str, dict[str, Any]]:

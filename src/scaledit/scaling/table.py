@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 from scaledit.errors import UsageError, reading, shown
-from scaledit.evaluation.result import TITLES
+from scaledit.evaluation.metric import Column, columns, known
 from scaledit.files.atomic import atomic_bytes, atomic_path
 from scaledit.files.reading import picture_in, read_json
 
@@ -41,7 +41,7 @@ class Row:
     images, train_macs: of training, up to this result. loss: mean training loss of the last tenth of those
     steps. fd: the study's distance (`About.distance`), fd_std over sample seeds. num: images a sample seed;
     sample_sets: how many sample seeds. sampling_macs: of one image. metrics: every figure by its name in
-    evaluation.result.TITLES, with "_std" over sample seeds and "_real" of real held-out images. settings:
+    evaluation.metric.columns, with "_std" over sample seeds and "_real" of real held-out images. settings:
     what else the study varies, by 'section.key'. protocol: a key of `About.protocols`.
     """
 
@@ -231,7 +231,8 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 def _columns(rows: Sequence[Row]) -> list[str]:
     names = {name for row in rows for name in row.metrics}
-    metrics = [name for key in TITLES for name in (key, f"{key}_std", f"{key}_real") if name in names]
+    own = [name for name in with_spreads(known()) if name in names]
+    metrics = [*own, *sorted(names - set(own))]
     settings = sorted({name for row in rows for name in row.settings})
     return [*PLAIN, *metrics, *settings]
 
@@ -245,11 +246,17 @@ POSITIVE = ("fd", "patch_size", "tokens", "params", "macs", "batch_size")
 """What laws and figures take the logarithm of, or divide by."""
 DIGITS = 30
 """Of a whole number: more multiply-adds than there will be."""
-FIGURES = frozenset(name for key in TITLES for name in (key, f"{key}_std", f"{key}_real"))
 
 
-def from_csv(text: str, name: str) -> list[Row]:
-    """The inverse of `to_csv`. name: of the file, for messages. Raises UsageError."""
+def with_spreads(keys: Iterable[str]) -> list[str]:
+    """The columns of metrics: each, its deviation over sample seeds, and that of real images."""
+    return [name for key in keys for name in (key, f"{key}_std", f"{key}_real")]
+
+
+def from_csv(text: str, name: str, metrics: Mapping[str, Column] | None = None) -> list[Row]:
+    """The inverse of `to_csv`. name: of the file, for messages. metrics: the columns that hold metrics, None
+    for scaledit's own. Raises UsageError."""
+    known_metrics = frozenset(with_spreads(known() if metrics is None else metrics))
     hints = get_type_hints(Row)
     rows = []
     with reading(name, "a study's table", error=UsageError):
@@ -267,11 +274,11 @@ def from_csv(text: str, name: str) -> list[Row]:
             try:
                 plain = {column: _read(hints[column], column, values.pop(column)) for column in PLAIN}
                 filled = {key: value for key, value in values.items() if value}
-                metrics = {key: _finite(key, value) for key, value in filled.items() if key in FIGURES}
+                found = {key: _finite(key, value) for key, value in filled.items() if key in known_metrics}
             except ValueError as error:
                 raise UsageError(f"{name}, line {number}: {error}") from None
-            settings = {key: value for key, value in filled.items() if key not in FIGURES}
-            rows.append(Row(**plain, metrics=metrics, settings=settings))
+            settings = {key: value for key, value in filled.items() if key not in known_metrics}
+            rows.append(Row(**plain, metrics=found, settings=settings))
     return rows
 
 
@@ -318,7 +325,9 @@ def read(folder: Path) -> Table:
         if not (folder / name).is_file():
             raise UsageError(f"{folder} holds no study: there is no {folder / name}")
     made = _about(folder / ABOUT)
-    rows = tuple(from_csv(_text(folder / TABLE), str(folder / TABLE)))
+    with reading(folder / ABOUT, "what a study is", error=UsageError):
+        metrics = columns(*made.protocols.values())
+    rows = tuple(from_csv(_text(folder / TABLE), str(folder / TABLE), metrics))
     for number, row in enumerate(rows, start=2):
         for column in POSITIVE:
             value = getattr(row, column)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scaledit import assemble
 from scaledit.autoencoders import kl
 from scaledit.autoencoders.config import AutoencoderConfig, AutoencoderRun
 from scaledit.autoencoders.losses import losses
@@ -21,7 +22,7 @@ from scaledit.config import EngineConfig
 from scaledit.data.loader import PATIENCE, Loader
 from scaledit.data.order import samples_at
 from scaledit.data.posterior import draw
-from scaledit.data.sets import BUILT_IN, TrainingSet
+from scaledit.data.sets import TrainingSet
 from scaledit.diffusion.noise import Stream, generator, normal
 from scaledit.errors import UsageError
 from scaledit.training.learner import Learner, LossTerms, adamw, autocast, optimizer_tensors
@@ -149,7 +150,7 @@ class AutoencoderState(Learner[Read]):
         train, model = config.train, config.model
         module = Autoencoding(net, decoder_only=train.decoder_only)
         reader = Reader(dataset, train.seed, train.crop, model.channels, 2 ** (len(model.widths) - 1))
-        workers = 0 if config.data.name in BUILT_IN else config.data.workers
+        workers = 0 if assemble.data_part(config.data).in_memory else config.data.workers
         return cls(
             config=config,
             net=net,

@@ -21,7 +21,7 @@ from scaledit.autoencoders.encoded import EncodedImages
 from scaledit.config import RunConfig
 from scaledit.data.loader import PATIENCE, Loader
 from scaledit.data.order import samples_at
-from scaledit.data.sets import BUILT_IN, Batch, TrainingSet
+from scaledit.data.sets import Batch, TrainingSet
 from scaledit.diffusion import NetDenoiser, TimeDistribution
 from scaledit.diffusion.noise import TrainingDraws, named_draws, training_draws
 from scaledit.diffusion.objectives import Context, Objective, named_terms
@@ -108,7 +108,7 @@ class TrainState(Learner[Read]):
         encoder = dataset if isinstance(dataset, EncodedImages) else None
         images = dataset if encoder is None else encoder.images
         reader = Reader(images, config.train.seed, config.model.shape, dict(objective.draws))
-        in_memory = config.data.name in BUILT_IN
+        in_memory = assemble.data_part(config.data).in_memory
         return cls(
             config=config,
             net=net,

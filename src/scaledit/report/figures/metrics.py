@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from scaledit.evaluation.result import TITLES
+from scaledit.evaluation.metric import Column, columns
 from scaledit.report.figures import axes, style, words
 from scaledit.scaling.table import Row, Table
 
@@ -13,29 +13,26 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLUMNS, HEIGHT = 4, 1.6
-FRACTIONS = ("class_accuracy", "precision", "recall", "coverage")
-HIGHER = (*FRACTIONS, "density", "inception_score", "class_score")
-"""Better when higher; `nearest` is best near 1; all others are distances."""
 DECADE = 10.0
 """Ratio of largest to smallest from which on a distance has a logarithmic axis."""
 
 
 def metrics(table: Table) -> style.Drawn | None:
     models = table.models()
-    keys = [key for key in TITLES if not key.endswith("_spread")]
-    keys = [key for key in keys if sum(row.metric(key) is not None for row in models) >= 2]
-    if len(keys) < 2:
+    shown = [one for one in columns(*table.about.protocols.values()).values() if not one.aside]
+    shown = [one for one in shown if sum(row.metric(one.key) is not None for row in models) >= 2]
+    if len(shown) < 2:
         return None
     look = style.Look.of(table)
     unit = axes.unit([row.macs for row in models], "flops")
-    rows = -(-len(keys) // COLUMNS)
+    rows = -(-len(shown) // COLUMNS)
     figure = style.figure(style.TWO_COLUMNS, rows * HEIGHT + 0.3)
     plots = figure.subplots(rows, COLUMNS, squeeze=False, sharex=True).ravel()
-    for i, (plot, key) in enumerate(zip(plots, keys, strict=False)):
-        _panel(plot, look, unit, key, models)
-        plot.tick_params(axis="x", labelbottom=i >= len(keys) - COLUMNS)  # the lowest of its column
+    for i, (plot, column) in enumerate(zip(plots, shown, strict=False)):
+        _panel(plot, look, unit, column, models)
+        plot.tick_params(axis="x", labelbottom=i >= len(shown) - COLUMNS)  # the lowest of its column
     axes.logarithmic(plots[0], "x", 1.6)
-    for plot in plots[len(keys) :]:
+    for plot in plots[len(shown) :]:
         plot.set_axis_off()
     figure.supxlabel(f"model compute ({unit.name} of a forward pass)", fontsize=style.TEXT, color=style.INK)
     keyed = look.keys(models, lines=False)
@@ -47,17 +44,18 @@ def metrics(table: Table) -> style.Drawn | None:
     return style.finished("12-metrics", "Every metric", caption, figure)
 
 
-def _panel(plot: Axes, look: style.Look, unit: axes.Unit, key: str, models: Sequence[Row]) -> None:
+def _panel(plot: Axes, look: style.Look, unit: axes.Unit, column: Column, models: Sequence[Row]) -> None:
+    key = column.key
     shown = [(row, value) for row in models if (value := row.metric(key)) is not None]
     for row, value in shown:
         plot.plot([row.macs / unit.divisor], [value], **look.dots(row))
     real = [value for row, _ in shown if (value := row.metric(f"{key}_real")) is not None]
     axes.real(plot, real[0] if real else None, name="")
     axes.dress(plot, "", "")
-    axes.heading(plot, f"{TITLES[key]}\n({sense(key)})")
+    axes.heading(plot, f"{column.title}\n({sense(column)})")
     values = [value for _, value in shown]
-    distance = key not in (*HIGHER, "nearest") and min(values + real) > 0  # an unbiased estimate can be below
-    if key in FRACTIONS:
+    distance = column.better == "lower" and min(values + real) > 0  # an unbiased estimate can be below
+    if column.fraction:
         plot.set_ylim(0, 1.03)
     if distance and max(values) / min(values) >= DECADE:
         axes.logarithmic(plot, "y", HEIGHT - 0.5)
@@ -65,10 +63,8 @@ def _panel(plot: Axes, look: style.Look, unit: axes.Unit, key: str, models: Sequ
         axes.linear(plot, "y", 4)
 
 
-def sense(key: str) -> str:
+def sense(column: Column) -> str:
     """Unit and direction of a metric."""
-    if key in FRACTIONS:
-        return "fraction, higher is better"
-    if key == "nearest":
+    if column.better == "near 1":
         return "ratio, 1 is best"
-    return f"{'higher' if key in HIGHER else 'lower'} is better"
+    return f"{'fraction, ' if column.fraction else ''}{column.better} is better"

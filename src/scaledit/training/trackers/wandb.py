@@ -17,8 +17,7 @@ from typing import Any
 
 from scaledit.config import Config
 from scaledit.errors import RunError, UsageError
-from scaledit.files.atomic import atomic_bytes
-from scaledit.files.atomic import atomic_write
+from scaledit.files.atomic import atomic_bytes, atomic_write
 from scaledit.files.reading import read_json
 from scaledit.training.trackers.base import Tracker, first_line, imported, pictures, scalars
 

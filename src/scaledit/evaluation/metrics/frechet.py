@@ -1,53 +1,81 @@
-"""Distances and scores on features (numpy arrays, one row a sample). No image and no network is touched.
+"""The Fréchet distance between Gaussians fitted to features (Dowson & Landau 1982, Heusel et al. 2017).
 
-    FD(a, b) = |m_a - m_b|^2 + tr C_a + tr C_b - 2 tr (C_a C_b)^(1/2)     Dowson & Landau 1982, Heusel 2017
-    IS       = exp E_x KL(p(y|x) || E_x p(y|x))                           Salimans 2016
-    KID      = MMD^2 with the kernel (x.y / D + 1)^3, unbiased            Binkowski 2018
+    FD(a, b) = |m_a - m_b|^2 + tr C_a + tr C_b - 2 tr (C_a C_b)^(1/2)
     FD_inf   = the intercept of FD(N) over 1/N                            Chong & Forsyth 2020
 
-Precision, recall, density and coverage are in `neighbours`.
+On pool_3 of Inception it is called FID, on its spatial features sFID (Nash et al. 2021), elsewhere FD-SUFFIX.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import numpy as np
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from scaledit.errors import UsageError
-from scaledit.evaluation.neighbours import (
-    DensityCoverage,
-    Neighbourhoods,
-    PrecisionRecall,
-    density_coverage,
-    neighbourhoods,
-    precision_recall,
-)
-from scaledit.evaluation.statistics import Accumulator, Statistics, check_features
+from scaledit.evaluation.metric import Column, Given, Metric, Of
+from scaledit.evaluation.statistics import Statistics, check_features
+from scaledit.part import field
 
-__all__ = [
-    "Accumulator",
-    "DensityCoverage",
-    "Extrapolated",
-    "Neighbourhoods",
-    "PrecisionRecall",
-    "Spread",
-    "Statistics",
-    "density_coverage",
-    "frechet_distance",
-    "frechet_distance_infinity",
-    "inception_score",
-    "kid",
-    "neighbourhoods",
-    "precision_recall",
-]
+if TYPE_CHECKING:
+    import numpy as np
+
+    from scaledit.evaluation.features import Features
+    from scaledit.evaluation.reference import Reference
+else:
+    from scaledit.lazy import np
 
 
-class Spread(NamedTuple):
-    """A mean and the standard deviation of what it is the mean of."""
+@dataclass(frozen=True)
+class FrechetDistance(Metric, name="frechet"):
+    """The Fréchet distance on the pooled features: FID, FD-DINOv2, FD-digits."""
 
-    mean: float
-    std: float
+    of_reference = ("statistics",)
+    order = 0
+
+    def columns(self, extractor: Of) -> tuple[Column, ...]:
+        return (self.column("", extractor.distance("F"), about=extractor.about),)
+
+    def compute(self, reference: Reference, samples: Features, given: Given) -> float:
+        assert reference.statistics is not None
+        return frechet_distance(reference.statistics, samples.pool)
+
+
+@dataclass(frozen=True)
+class FrechetInfinity(Metric, name="frechet_infinity"):
+    """The Fréchet distance extrapolated to infinitely many samples."""
+
+    of_reference = ("statistics",)
+    by_request = True
+    cost = "as many distances as there are points, instead of one"
+    order = 1
+
+    points: int = field(15, ge=3, doc="subsets of N/10 to N samples")
+    seed: int = field(0, ge=0, doc="of the subsets")
+
+    def columns(self, extractor: Of) -> tuple[Column, ...]:
+        return (self.column("", f"{extractor.distance('F')}-infinity"),)
+
+    def compute(self, reference: Reference, samples: Features, given: Given) -> float:
+        assert reference.statistics is not None
+        found = frechet_distance_infinity(reference.statistics, samples.pool, self.points, self.seed)
+        return found.value
+
+
+@dataclass(frozen=True)
+class SpatialFrechetDistance(Metric, name="spatial_frechet"):
+    """The Fréchet distance on features that keep their places: sFID."""
+
+    reads = ("spatial",)
+    of_reference = ("spatial",)
+    brief = True
+    order = 2
+
+    def columns(self, extractor: Of) -> tuple[Column, ...]:
+        return (self.column("", f"s{extractor.distance('F')}"),)
+
+    def compute(self, reference: Reference, samples: Features, given: Given) -> float:
+        assert reference.spatial is not None and samples.spatial is not None
+        return frechet_distance(reference.spatial, samples.spatial)
 
 
 class Extrapolated(NamedTuple):
@@ -138,55 +166,3 @@ def frechet_distance_infinity(
     slope, intercept = np.polyfit(1 / sizes, distances, 1)
     residual = distances - (intercept + slope / sizes)
     return Extrapolated(float(intercept), float(slope), float(np.sqrt((residual**2).mean())))
-
-
-def inception_score(logits: np.ndarray, split_size: int = 5000) -> float:
-    """The mean of the score over consecutive splits of `split_size` samples, as ADM takes it.
-
-    logits (N, classes), for ADM's score without the bias of the last layer. 1 where all predictions are
-    equal; the number of classes where each is certain and all are equally frequent. Raises UsageError if a
-    logit is not finite.
-    """
-    check_features(logits)
-    scores = []
-    for first in range(0, len(logits), split_size):
-        part = logits[first : first + split_size].astype(np.float64)
-        part = part - part.max(axis=1, keepdims=True)
-        log_p = part - np.log(np.exp(part).sum(axis=1, keepdims=True))
-        p = np.exp(log_p)
-        marginal = p.mean(axis=0)
-        log_marginal = np.log(np.maximum(marginal, np.finfo(np.float64).tiny))
-        scores.append(np.exp((p * (log_p - log_marginal)).sum(axis=1).mean()))
-    return float(np.mean(scores))
-
-
-def kid(
-    reference: np.ndarray, samples: np.ndarray, subsets: int = 100, subset_size: int = 1000, seed: int = 0
-) -> Spread:
-    """The kernel distance: the mean over random subsets and its standard deviation between subsets.
-
-    Unbiased, so it may be slightly negative for equal sets, and needs no large N. Subsets hold
-    min(subset_size, N_reference, N_samples) features, drawn with `seed` without repetition.
-    """
-    check_features(reference)
-    check_features(samples)
-    size = min(subset_size, len(reference), len(samples))
-    if size < 2:
-        raise UsageError("the kernel distance needs at least two samples and two reference images")
-    rng = np.random.default_rng(seed)
-    values = [
-        _mmd2(
-            reference[rng.choice(len(reference), size, replace=False)].astype(np.float64),
-            samples[rng.choice(len(samples), size, replace=False)].astype(np.float64),
-        )
-        for _ in range(subsets)
-    ]
-    return Spread(float(np.mean(values)), float(np.std(values)))
-
-
-def _mmd2(x: np.ndarray, y: np.ndarray) -> float:
-    """The unbiased squared maximum mean discrepancy of two sets of equal size."""
-    n, dimension = x.shape
-    k_xx, k_yy, k_xy = ((u @ v.T / dimension + 1) ** 3 for u, v in ((x, x), (y, y), (x, y)))
-    within = k_xx.sum() - np.trace(k_xx) + k_yy.sum() - np.trace(k_yy)
-    return float(within / (n * (n - 1)) - 2 * k_xy.mean())

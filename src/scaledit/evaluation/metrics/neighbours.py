@@ -14,21 +14,100 @@ and distances are squared: |u|^2 - 2 u.v + |v|^2, at least 0.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
-
-import numpy as np
-import torch
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from scaledit.errors import UsageError
+from scaledit.evaluation.metric import DistancePrecision, Given, Metric
 from scaledit.evaluation.statistics import check_features
+from scaledit.part import field
 
-Precision = Literal["fp32", "adm_fp16"]
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+    from scaledit.evaluation.features import Features
+    from scaledit.evaluation.reference import Reference
+else:
+    from scaledit.lazy import np, torch
 
 K_PRECISION = 3
 K_DENSITY = 5
 TILE = 2048
 """Rows and columns of one tile of distances: 16 MB in float32."""
+
+
+class _Neighbours(Metric):
+    """What the four share: the distances, which are taken once for all of them."""
+
+    better = "higher"
+    of_reference = ("pool",)
+    cost = "a distance of each sample and each reference image to all of both"
+
+    def around(
+        self, reference: Reference, samples: Features, given: Given, ks: tuple[int, int]
+    ) -> Neighbourhoods:
+        """All four. ks: of precision and recall, of density and coverage."""
+        pool = reference.pool
+        assert pool is not None
+        return given.once(
+            ("neighbours", ks),
+            lambda: neighbourhoods(pool, samples.pool, *ks, precision=given.precision, device=given.device),
+        )
+
+
+@dataclass(frozen=True)
+class ImprovedPrecision(_Neighbours, name="precision"):
+    """The share of samples in the neighbourhood of a reference image (Kynkäänniemi et al. 2019)."""
+
+    fraction = True
+    brief = True
+    order = 20
+
+    k: int = field(K_PRECISION, ge=1, doc="the neighbour that a neighbourhood reaches to")
+
+    def compute(self, reference: Reference, samples: Features, given: Given) -> float:
+        return self.around(reference, samples, given, (self.k, K_DENSITY)).precision
+
+
+@dataclass(frozen=True)
+class ImprovedRecall(_Neighbours, name="recall"):
+    """The share of reference images in the neighbourhood of a sample (Kynkäänniemi et al. 2019)."""
+
+    fraction = True
+    brief = True
+    order = 21
+
+    k: int = field(K_PRECISION, ge=1, doc="the neighbour that a neighbourhood reaches to")
+
+    def compute(self, reference: Reference, samples: Features, given: Given) -> float:
+        return self.around(reference, samples, given, (self.k, K_DENSITY)).recall
+
+
+@dataclass(frozen=True)
+class Density(_Neighbours, name="density"):
+    """How many reference images' neighbourhoods hold a sample, over k (Naeem et al. 2020); may exceed 1."""
+
+    order = 22
+
+    k: int = field(K_DENSITY, ge=1, doc="the neighbour that a neighbourhood reaches to")
+
+    def compute(self, reference: Reference, samples: Features, given: Given) -> float:
+        return self.around(reference, samples, given, (K_PRECISION, self.k)).density
+
+
+@dataclass(frozen=True)
+class Coverage(_Neighbours, name="coverage"):
+    """The share of reference images whose neighbourhood holds a sample (Naeem et al. 2020)."""
+
+    fraction = True
+    order = 23
+
+    k: int = field(K_DENSITY, ge=1, doc="the neighbour that a neighbourhood reaches to")
+
+    def compute(self, reference: Reference, samples: Features, given: Given) -> float:
+        return self.around(reference, samples, given, (K_PRECISION, self.k)).coverage
 
 
 class PrecisionRecall(NamedTuple):
@@ -54,7 +133,7 @@ def precision_recall(
     reference: np.ndarray,
     samples: np.ndarray,
     k: int = K_PRECISION,
-    precision: Precision = "fp32",
+    precision: DistancePrecision = "fp32",
     device: str | torch.device = "cpu",
 ) -> PrecisionRecall:
     """Improved precision and recall of (M, D) samples against (N, D) reference features.
@@ -80,7 +159,7 @@ def neighbourhoods(
     samples: np.ndarray,
     k_precision: int = K_PRECISION,
     k_density: int = K_DENSITY,
-    precision: Precision = "fp32",
+    precision: DistancePrecision = "fp32",
     device: str | torch.device = "cpu",
 ) -> Neighbourhoods:
     """All four figures; each distance is taken once."""
@@ -122,7 +201,7 @@ def _slices(n: int) -> Iterator[slice]:
     return (slice(first, min(first + TILE, n)) for first in range(0, n, TILE))
 
 
-def _distances(u: Tensor, v: Tensor, precision: Precision) -> Tensor:
+def _distances(u: Tensor, v: Tensor, precision: DistancePrecision) -> Tensor:
     """Squared distances (len(u), len(v)) float32."""
     if precision == "adm_fp16":
         rough = _squared(u.half(), v.half())
@@ -136,7 +215,7 @@ def _squared(u: Tensor, v: Tensor) -> Tensor:
     return (norms_u[:, None] - 2 * (u @ v.T) + norms_v[None, :]).clamp_(min=0)
 
 
-def _radii(features: Tensor, ks: tuple[int, int], precision: Precision) -> tuple[Tensor, Tensor]:
+def _radii(features: Tensor, ks: tuple[int, int], precision: DistancePrecision) -> tuple[Tensor, Tensor]:
     """Squared distance of each feature to its k-th nearest other one, for each k. Itself, at distance 0,
     counts as the nearest. Each pair of tiles is taken once and serves its rows and its columns."""
     wanted = max(ks) + 1

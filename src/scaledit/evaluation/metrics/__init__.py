@@ -1,0 +1,38 @@
+"""Metrics on features (numpy arrays, one row a sample). No image and no network is touched.
+
+The functions are here for callers of their own; the parts beside them are what `scaledit evaluate` takes.
+"""
+
+from scaledit.evaluation.metric import Column, Given, Metric
+from scaledit.evaluation.metrics.classes import inception_score
+from scaledit.evaluation.metrics.frechet import Extrapolated, frechet_distance, frechet_distance_infinity
+from scaledit.evaluation.metrics.kernel import Spread, kid
+from scaledit.evaluation.metrics.neighbours import (
+    DensityCoverage,
+    Neighbourhoods,
+    PrecisionRecall,
+    density_coverage,
+    neighbourhoods,
+    precision_recall,
+)
+from scaledit.evaluation.statistics import Accumulator, Statistics
+
+__all__ = [
+    "Accumulator",
+    "Column",
+    "DensityCoverage",
+    "Extrapolated",
+    "Given",
+    "Metric",
+    "Neighbourhoods",
+    "PrecisionRecall",
+    "Spread",
+    "Statistics",
+    "density_coverage",
+    "frechet_distance",
+    "frechet_distance_infinity",
+    "inception_score",
+    "kid",
+    "neighbourhoods",
+    "precision_recall",
+]

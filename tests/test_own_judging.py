@@ -1,0 +1,396 @@
+"""Metrics and data sets of one's own: one file of at most 40 lines each, named on the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scaledit import assemble, config, part
+from scaledit.cli import main
+from scaledit.data.datasets import DataSet
+from scaledit.data.sets import digits
+from scaledit.errors import UsageError
+from scaledit.evaluation.extractors import Extractor
+from scaledit.evaluation.judge import open_judge
+from scaledit.evaluation.metric import Metric, known
+from scaledit.evaluation.result import Result, side_by_side
+from scaledit.evaluation.samples import InMemory
+from scaledit.images import to_uint8
+from scaledit.part import Allowed
+from scaledit.scaling import table as tables
+from scaledit.training import log
+from tiny import TINY
+
+METRIC = '''
+"""How far the mean features are apart."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from scaledit.evaluation.metrics import Metric
+from scaledit.part import field
+
+
+@dataclass(frozen=True)
+class MeanDistance(Metric):
+    """The distance between the means of the pooled features."""
+
+    title = "distance of means"
+    of_reference = ("pool",)
+
+    power: float = field(2.0, gt=0, doc="of the norm")
+
+    def compute(self, reference, samples, given):
+        apart = reference.pool.mean(axis=0) - samples.pool.mean(axis=0)
+        return float(np.linalg.norm(apart, self.power))
+
+
+@dataclass(frozen=True)
+class Wrong(MeanDistance):
+    """Gives no number."""
+
+    def compute(self, reference, samples, given):
+        return "far"
+
+
+@dataclass(frozen=True)
+class Spatial(MeanDistance):
+    """Reads what the digits' extractor does not give."""
+
+    reads = ("spatial",)
+
+
+@dataclass(frozen=True)
+class FID(MeanDistance, name="fid"):
+    """Would be taken for another."""
+
+
+class Thawed(Metric):
+    """Lacks the decorator."""
+
+    def compute(self, reference, samples, given):
+        return 0.0
+
+
+@dataclass(frozen=True)
+class Nothing(Metric):
+    """Lacks the method."""
+'''
+
+SETS = '''
+"""Bars that lie or stand."""
+
+from dataclasses import dataclass
+
+import torch
+
+from scaledit.data.datasets import DataSet
+from scaledit.data.sets import Images
+from scaledit.part import field
+
+
+@dataclass(frozen=True)
+class Bars(DataSet):
+    """n images of 8x8 pixels: class 0 lies, class 1 stands."""
+
+    in_memory = True
+    channels = 1
+    extractors = ("digits",)
+
+    n: int = field(32, ge=2, doc="images")
+    flip: bool = field(True, doc="mirror half of the images")
+
+    def made(self, first: int) -> Images:
+        images = -torch.ones(self.n, 1, 8, 8)
+        for i in range(self.n):
+            at = (first + i // 2) % 8
+            (images[i, 0, at] if i % 2 == 0 else images[i, 0, :, at]).fill_(1)
+        return Images(images, torch.arange(self.n) % 2, ("lying", "standing"), self.flip)
+
+    def open(self) -> Images:
+        return self.made(0)
+
+    def held_out(self) -> Images:
+        return self.made(3)
+'''
+
+
+@pytest.fixture(scope="module", autouse=True)
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "metrics_of_test.py").write_text(METRIC.lstrip())
+    (folder / "sets_of_test.py").write_text(SETS.lstrip())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield folder
+
+
+MEAN = "metrics_of_test:MeanDistance"
+BARS = "sets_of_test:Bars"
+
+
+@pytest.fixture(scope="module")
+def samples(here: Path) -> Path:
+    """Digits as samples, with their classes."""
+    data = digits(held_out=True)
+    np.savez(here / "samples.npz", arr_0=to_uint8(data.images), arr_1=data.labels.numpy())
+    return here / "samples.npz"
+
+
+@pytest.fixture(scope="module")
+def run(here: Path) -> Path:
+    """A run on a set of one's own, judged by a metric of one's own."""
+    out = here / "run"
+    shape = [*TINY, "model.num_classes=2", "train.steps=2", "checkpoint.every=2", "sample.classes=2"]
+    judged = ["evaluate.every=2", f"evaluate.reference={BARS}", f"evaluate.metrics=fd_digits,{MEAN}"]
+    drawn = ["evaluate.num=8", "evaluate.seeds=2", "sample.steps=2"]
+    words = ["train", "digits", "--out", str(out), *shape, f"data.name={BARS}", "data.n=48", *judged, *drawn]
+    assert main(words) == 0
+    return out
+
+
+def test_both_files_are_short():
+    assert len(SETS.strip().splitlines()) <= 40
+    assert METRIC.strip().splitlines().index("class Wrong(MeanDistance):") - 3 <= 40
+
+
+# A metric
+
+
+def test_a_metric_of_ones_own_is_taken_beside_the_others(here: Path, samples: Path, capsys):
+    out = here / "result.json"
+    words = ["evaluate", str(samples), "--reference", "digits", "--metrics", f"fd_digits,{MEAN}"]
+    assert main([*words, "--json", str(out)]) == 0
+    assert "distance of means" in capsys.readouterr().out
+    value = json.loads(out.read_text())
+    judge = open_judge(config.EvaluateConfig(reference="digits", metrics="fd_digits"))
+    train, held_out = judge.views[0].reference.pool, judge.floor[0].pool
+    assert train is not None
+    expected = np.linalg.norm(train.mean(axis=0) - held_out.mean(axis=0))
+    assert value["mean_distance"] == pytest.approx(expected, rel=1e-6)
+    assert value["mean_distance_real"] == pytest.approx(expected, rel=1e-6)
+    told = value["protocol"]["metrics"]["mean_distance"]
+    assert told["part"] == {"name": MEAN, "power": 2.0}
+    assert told["title"] == "distance of means" and told["better"] == "lower"
+
+    assert main(["evaluate", "--compare", str(out), str(out)]) == 0
+    assert "distance of means" in capsys.readouterr().out
+
+
+def test_a_result_names_the_metric_where_its_module_is_not(here: Path, samples: Path, monkeypatch):
+    judge = open_judge(config.EvaluateConfig(reference="digits", metrics=MEAN))
+    made = judge.score([InMemory("x", to_uint8(digits().images[:50]), None, {})])
+    monkeypatch.chdir("/")
+    again = Result.from_json(json.loads(json.dumps(made.to_json())))
+    assert again.figures == made.figures
+    assert side_by_side([again])[0] == ["", "distance of means"]
+
+
+def test_a_metric_has_fields(samples: Path):
+    named = ("fd_digits", {"name": "precision", "k": 5}, {"name": MEAN, "power": 1.0})
+    evaluate = replace(config.EvaluateConfig(reference="digits"), metrics=named)
+    judge = open_judge(evaluate)
+    plain = open_judge(config.EvaluateConfig(reference="digits", metrics=f"precision,{MEAN}"))
+    assert judge.held_out is not None and plain.held_out is not None
+    assert judge.held_out["precision"] > plain.held_out["precision"]
+    assert judge.held_out["mean_distance"] > plain.held_out["mean_distance"]
+    result = judge.score([InMemory("x", to_uint8(digits().images[:50]), None, {})])
+    assert list(result.figures) == ["fd_digits", "precision", "mean_distance"]
+    assert set(result.protocol["metrics"]) == {"precision", "mean_distance"}
+
+
+@pytest.mark.parametrize(
+    ("named", "says"),
+    [
+        ("metrics_of_test:Wrong", "the metric metrics_of_test:Wrong gives 'far' instead of a number"),
+        ("metrics_of_test:Spatial", "reads spatial; with this reference there is pool, logits, nearest"),
+        ("metrics_of_test:FID", "a result has a 'fid' already"),
+        ("metrics_of_test:Thawed", "metrics_of_test:Thawed is no frozen dataclass"),
+        ("metrics_of_test:Nothing", "lacks the method compute"),
+        ("metrics_of_test:MeanDistanc", "did you mean 'MeanDistance'"),
+        ("metrics_of_nobody:Mean", "the module metrics_of_nobody is not there"),
+        ("sets_of_test:Bars", "sets_of_test:Bars is no metric"),
+        ("fd_digit", "did you mean 'fd_digits'"),
+    ],
+)
+def test_a_wrong_metric_is_named_and_why(samples: Path, named: str, says: str, capsys):
+    assert main(["evaluate", str(samples), "--reference", "digits", "--metrics", named]) == 2
+    assert says in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_foreign_config_imports_no_metric_and_no_set():
+    allowed = Allowed.only([], "config.json of hf://someone/model")
+    for reference, named in (("digits", MEAN), (BARS, "fd_digits")):
+        evaluate = config.EvaluateConfig(reference=reference, metrics=named)
+        with pytest.raises(UsageError, match="--allow-import"):
+            open_judge(evaluate, allowed=allowed)
+    with pytest.raises(UsageError, match="--allow-import sets_of_test"):
+        assemble.data_part(config.DataConfig(name=BARS), allowed)
+    assert open_judge(
+        config.EvaluateConfig(reference="digits", metrics=MEAN),
+        allowed=Allowed.only(["metrics_of_test"], "x"),
+    )
+
+
+# A data set
+
+
+def test_a_run_trains_on_a_set_of_ones_own_and_is_judged_by_it(run: Path, here: Path):
+    assert json.loads((run / "config.json").read_text())["data"] == {"name": BARS, "workers": 2, "n": 48}
+    [judged] = [event for event in log.read(run) if event["event"] == "evaluated"]
+    assert {"fd_digits", "fd_digits_real", "mean_distance", "mean_distance_std"} <= set(judged)
+    assert "distance of means" in (run / "report.html").read_text()
+    manifest = json.loads((run / "checkpoints" / "step-00000002" / "manifest.json").read_text())
+    assert manifest["state"]["class_names"] == ["lying", "standing"]
+    assert manifest["state"]["data"]["samples"] == 48
+    assert (
+        main(["sample", str(run), "--classes", "standing", "--steps", "1", "--out", str(here / "x.png")]) == 0
+    )
+
+
+def test_such_a_run_goes_on_with_the_same_set_only(run: Path, capsys):
+    shape = [*TINY, "model.num_classes=2", "train.steps=2", f"data.name={BARS}"]
+    words = ["train", "digits", "--out", str(run), "--resume", "auto", *shape, "checkpoint.every=2"]
+    assert main([*words, "data.n=64"]) == 2
+    assert "data.n: 48 -> 64" in " ".join(capsys.readouterr().err.split())
+
+
+def test_foreign_runs_import_nothing(run: Path, here: Path, capsys):
+    assert main(["evaluate", str(run), "--reference", "digits", "--num", "4"]) == 2
+    assert "--allow-import metrics_of_test" in " ".join(capsys.readouterr().err.split())
+    words = ["evaluate", str(run), "--reference", BARS, "--num", "8", "--metrics", f"fd_digits,{MEAN}"]
+    assert main([*words, "--labels", "real", "--steps", "1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["data.name=digit"], "data.name is 'digit'; did you mean 'digits'?"),
+        ([f"data.name={BARS}", "data.m=3"], "unknown key data.m: sets_of_test:Bars takes n, flip"),
+        ([f"data.name={BARS}", "data.n=1"], "data.n must be at least 2, got 1"),
+        ([f"data.name={BARS}", "data.n=two"], "data.n must be a whole number"),
+        (["data.name=sets_of_test:Bar"], "sets_of_test has no class Bar; did you mean 'Bars'?"),
+        ([f"data.name={MEAN}"], "is no data set"),
+        (["data.own=3"], "data.own is 3"),
+        (["data.name=digits", "data.n=3"], "unknown key 'data.n'"),
+        (["data.split=test"], 'data.split is of images in files, and data.name is "digits"'),
+    ],
+)
+def test_wrong_sets_and_fields_are_named(overrides: list[str], says: str, tmp_path: Path, capsys):
+    assert main(["train", "digits", "--out", str(tmp_path / "run"), *TINY, *overrides]) == 2
+    assert says in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_switch_to_a_set_keeps_the_fields_that_both_have():
+    made = config.load("photos", [f"data.name={BARS}"])
+    assert assemble.data_part(made.data).to_json() == {"name": BARS, "n": 32, "flip": True}
+    assert config.RunConfig.from_json(made.to_json()) == made
+    unflipped = config.load("photos", ["data.flip=false", f"data.name={BARS}", "data.n=4"])
+    assert assemble.data_part(unflipped.data).to_json() == {"name": BARS, "n": 4, "flip": False}
+
+
+# What parts say of themselves
+
+
+def test_each_built_in_set_says_what_three_lists_said():
+    sets = part.members(DataSet)
+    assert list(sets) == ["digits", "images", "latents", "photos"]
+    assert [name for name, one in sets.items() if one.in_memory] == ["digits", "photos"]
+    assert [name for name, one in sets.items() if one.in_memory and one.channels == 3] == ["photos"]
+    assert [name for name, one in sets.items() if one.extractors] == ["digits", "photos"]
+    assert [name for name, one in sets.items() if one.encoded] == ["latents"]
+    extractors = part.names(Extractor)
+    for one in sets.values():
+        assert set(one.extractors) <= set(extractors)
+
+
+@pytest.mark.parametrize("kind", [Metric, Extractor, DataSet])
+def test_every_part_says_what_it_is(kind: type):
+    for one in part.describe(kind):
+        assert one.summary, one.name
+        assert all(field.doc for field in one.fields), one.name
+
+
+TITLES = {
+    "fid": "FID",
+    "fid_infinity": "FID-infinity",
+    "sfid": "sFID",
+    "inception_score": "Inception Score",
+    "fd_digits": "FD-digits",
+    "fd_digits_random": "FD-digits-random",
+    "fd_photos": "FD-photos",
+    "fd_photos_random": "FD-photos-random",
+    "fd_dinov2": "FD-DINOv2",
+    "fd_dinov2_infinity": "FD-DINOv2-infinity",
+    "class_accuracy": "class accuracy",
+    "class_score": "class score",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "kid": "KID",
+    "kid_spread": "KID, sd of subsets",
+    "kd_dinov2": "KD-DINOv2",
+    "kd_dinov2_spread": "KD-DINOv2, sd of subsets",
+    "nearest": "nearest distance",
+}
+
+
+def test_results_of_0_1_are_read_with_every_key_and_title_they_had():
+    figures = {key: 1.5 + i for i, key in enumerate(TITLES)}
+    old = {"name": "old", **figures, "fid_std": 0.5, "nearest_real": 1.0, "protocol": {}, "warnings": []}
+    result = Result.from_json(old)
+    assert {key: figure.value for key, figure in result.figures.items()} == figures
+    assert {key: column.title for key, column in result.columns.items()} == TITLES
+    assert result.figures["fid"].std == 0.5 and result.figures["nearest"].real == 1.0
+    assert result.to_json() == old
+
+
+def test_what_is_better_is_said_once():
+    higher = {key for key, column in known().items() if column.better == "higher"}
+    assert higher == {
+        *("class_accuracy", "precision", "recall", "coverage", "density", "inception_score", "class_score")
+    }
+    assert {key for key, column in known().items() if column.fraction} == {
+        *("class_accuracy", "precision", "recall", "coverage")
+    }
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        3,
+        {"fd x": {"title": "x"}},
+        {"mine_std": {"title": "x"}},
+        {"name": {"title": "x"}},
+        {"mine": {"title": 3}},
+        {"mine": {"title": "x", "better": "best"}},
+        {"mine": "x"},
+    ],
+)
+def test_a_result_that_says_its_metrics_wrongly_is_refused(told: object):
+    with pytest.raises(UsageError, match="its metrics"):
+        Result.from_json({"name": "x", "mine": 1.0, "protocol": {"metrics": told}, "warnings": []})
+
+
+def test_a_study_keeps_a_metric_of_ones_own(tmp_path: Path):
+    from made_tables import study
+
+    made = study()
+    told = {"mine": {"title": "My metric", "better": "higher", "fraction": True, "brief": True}}
+    key = made.rows[0].protocol
+    about = replace(made.about, protocols={**made.about.protocols, key: {"metrics": told}})
+    rows = tuple(
+        replace(row, metrics={**row.metrics, "mine": 0.25, "mine_std": 0.5}) if i == 0 else row
+        for i, row in enumerate(made.rows)
+    )
+    tables.write(replace(made, about=about, rows=rows), tmp_path)
+    again = tables.read(tmp_path)
+    assert again.rows[0].metric("mine") == 0.25
+    assert "mine" not in again.rows[0].settings
