@@ -430,4 +430,4 @@ def _quoted(column: str) -> str:
 
 def file_name(run: str) -> str:
     """'XL/1 adaln' -> 'XL-1-adaln': a run's name as a file's."""
-    return run.replace("/", "-").replace(" ", "-")
+    return run.replace("/", "-").replace(" ", "-").replace(":", "-")  # as in my_blocks:Parallel
