@@ -1,0 +1,22 @@
+"""Guidance of one's own, a function of time: strong in the noise, none near the image.
+
+    scaledit sample runs/demo 'sample.guidance=["fading:Fading"]' sample.guidance.0.scale=3 --out fading.png
+
+scale(t) = 1 + (scale - 1) sigma(t)
+"""
+
+from dataclasses import dataclass
+
+from scaledit.diffusion.guidance import ClassifierFree, Guidance
+from scaledit.part import field
+
+
+@dataclass(frozen=True)
+class Fading(Guidance, name="fading"):
+    """Classifier-free guidance whose scale falls to 1 as the noise does."""
+
+    scale: float = field(3.0, ge=1, doc="where all is noise; 1 is no guidance")
+
+    def __call__(self, x_t, t, y):
+        strength = 1 + (self.scale - 1) * self.schedule.sigma(t)
+        return ClassifierFree(self.denoiser, strength)(x_t, t, y)
