@@ -29,7 +29,8 @@ from scaledit.diffusion import (
     UniPC,
     sample,
 )
-from scaledit.diffusion.schedule import coefficient, respaced
+from scaledit.diffusion.schedule import coefficient
+from scaledit.diffusion.times import respaced
 from scaledit.errors import UsageError
 
 STARTS = torch.randn(2048, 1, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -163,8 +164,8 @@ def test_who_keeps_the_schedules_own_grid(steps: int):
         assert (len(cut), cut[0], cut[-1]) == (steps + 1, 1, 0)
         inner = ((1 - cut[1:-1]) / cut[1:-1]).log()
         assert inner.tolist() == pytest.approx(np.linspace(-5.1, 4.6, steps + 1)[1:-1].tolist())
-        with pytest.raises(UsageError, match="times is 'karras'; it is one of auto, even, log_snr"):
-            sampler(steps, times="karras").grid(LinearFlow())  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="times: unknown times 'karas'; did you mean 'karras'"):
+            sampler(steps, times="karas")  # type: ignore[arg-type]
 
 
 def test_every_sampler_that_a_recipe_can_name_is_there():
