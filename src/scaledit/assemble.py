@@ -1,9 +1,13 @@
-"""From a RunConfig to the objects it names: the one place where a recipe's words become parts.
+"""From a RunConfig to what it describes beyond its parts, with torch.
 
-RunConfig -> network, schedule, parameterization, objective, times, sampler, guidance, data
+RunConfig -> network, denoiser, guided denoiser, times that learn, autoencoder, decoder, data
 """
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -15,38 +19,12 @@ from scaledit.config import DataConfig, DiffusionConfig, LatentConfig, check_gui
 from scaledit.data.latents import Latents
 from scaledit.data.photos import photos
 from scaledit.data.sets import Images, TrainingSet, digits
-from scaledit.errors import UsageError, did_you_mean
+from scaledit.errors import UsageError
 from scaledit.models import flops
 from scaledit.models.config import DiTConfig
 from scaledit.models.dit import DiT
 
 BYTES_OF_A_WEIGHT = 4
-SCHEDULES = {
-    "linear": diffusion.LinearBeta,
-    "cosine": diffusion.CosineBeta,
-    "quadratic": diffusion.QuadraticBeta,
-    "flow": diffusion.LinearFlow,
-    "interpolant": diffusion.Interpolant,
-}
-PREDICTIONS = {
-    "epsilon": diffusion.Epsilon,
-    "velocity": diffusion.Velocity,
-    "start": diffusion.Start,
-}
-OBJECTIVES = {"simple": diffusion.Simple, "hybrid": diffusion.Hybrid}
-TIMES = {
-    "uniform": diffusion.Uniform,
-    "logit_normal": diffusion.LogitNormal,
-    "loss_second_moment": diffusion.LossSecondMoment,
-}
-SAMPLERS = {
-    "ddpm": diffusion.DDPM,
-    "ddim": diffusion.DDIM,
-    "dpm": diffusion.DPMSolver,
-    "unipc": diffusion.UniPC,
-    "heun": diffusion.Heun,
-    "euler": diffusion.Euler,
-}
 
 
 def network(config: DiTConfig, seed: int) -> DiT:
@@ -72,30 +50,29 @@ def check_weights(config: DiTConfig) -> None:
 
 def denoiser(config: DiffusionConfig, net: diffusion.Network) -> diffusion.NetDenoiser:
     """The network read the way it is trained."""
-    parameterization = PREDICTIONS[config.prediction]()
-    if config.objective == "hybrid":
-        parameterization = diffusion.LearnedRange(parameterization)
-    return diffusion.NetDenoiser(net, schedule(config), parameterization)
+    return diffusion.NetDenoiser(net, config.schedule, config.parameterization)
 
 
-def schedule(config: DiffusionConfig) -> diffusion.Schedule:
-    return SCHEDULES[config.schedule](steps=config.steps)
-
-
-def guided(inside: diffusion.Denoiser, cfg_scale: float, cfg_channels: str) -> diffusion.Denoiser:
-    """`inside` with classifier-free guidance; scale 1 is none, and costs none. Raises UsageError where it is
-    a DiT whose null label was never trained."""
-    if cfg_scale == 1:
-        return inside
+def guided(inside: diffusion.Denoiser, guidance: Sequence[diffusion.Guidance]) -> diffusion.Denoiser:
+    """`inside` with guidance, which costs nothing where it changes nothing. Raises UsageError where it is a
+    DiT whose null label was never trained."""
     if isinstance(inside, diffusion.NetDenoiser) and isinstance(inside.net, DiT):
-        check_guidance(inside.net.config, cfg_scale)
-    return diffusion.ClassifierFree(inside, cfg_scale, None if cfg_channels == "all" else int(cfg_channels))
+        check_guidance(inside.net.config, guidance)
+    return diffusion.guided(inside, guidance)
 
 
-def sampler(name: str, steps: int) -> diffusion.Sampler:
-    if name not in SAMPLERS:
-        raise UsageError(f"unknown sampler {name!r}{did_you_mean(name, SAMPLERS)}")
-    return SAMPLERS[name](steps=steps)
+def times(config: DiffusionConfig) -> diffusion.TimeDistribution:
+    """A distribution of its own, that has learned nothing yet."""
+    return dataclasses.replace(config.times)
+
+
+def said(sampler: diffusion.Sampler, schedule: diffusion.Schedule) -> dict[str, Any]:
+    """A sampler whole, for protocols, with the times that it chooses on this schedule."""
+    table = sampler.to_json()
+    if table.get("times") == "auto":
+        is_even = torch.equal(sampler.grid(schedule), schedule.grid(sampler.steps))
+        table["times"] = "even" if is_even else "log_snr"
+    return table
 
 
 def dataset(config: DataConfig, autoencoder: Autoencoder | None = None) -> TrainingSet:

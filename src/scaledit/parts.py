@@ -18,7 +18,7 @@ import re
 import secrets
 import socket
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -383,9 +383,16 @@ def safetensors_header(
     return len(text).to_bytes(8, "little") + text
 
 
-def claim(folder: Path, name: str, job: Mapping[str, Any], what: str) -> None:
+def claim(
+    folder: Path,
+    name: str,
+    job: Mapping[str, Any],
+    what: str,
+    as_now: Callable[[dict[str, Any]], dict[str, Any]] = lambda there: there,
+) -> None:
     """Makes `folder` this job's: writes `job` to folder/name, or compares it with what another process (or an
-    earlier run) wrote there. what: the parts' name in the message.
+    earlier run) wrote there. what: the parts' name in the message. as_now: makes today's words of what an
+    earlier version may have written.
 
     Raises UsageError if the folder holds something else.
     """
@@ -400,7 +407,7 @@ def claim(folder: Path, name: str, job: Mapping[str, Any], what: str) -> None:
         with whole(path) as file:
             file.write((json.dumps(job, indent=1) + "\n").encode())
     try:
-        there = json.loads(path.read_bytes())
+        there = as_now(json.loads(path.read_bytes()))
         changed = [key for key in sorted(job.keys() | there.keys()) if there.get(key) != job.get(key)]
     except (OSError, ValueError, AttributeError):
         raise UsageError(f"{path} cannot be read; choose another --out") from None

@@ -8,9 +8,9 @@ Small parts that compose; each is a frozen dataclass, so the part is its own con
 """
 
 from scaledit.diffusion.denoiser import Denoiser, NetDenoiser, Network
-from scaledit.diffusion.guidance import ClassifierFree
+from scaledit.diffusion.guidance import ClassifierFree, Guidance, guided
 from scaledit.diffusion.noise import Noise, OfficialNoise
-from scaledit.diffusion.objectives import Hybrid, Losses, Simple, diffuse
+from scaledit.diffusion.objectives import Hybrid, Losses, Objective, Simple, diffuse
 from scaledit.diffusion.parameterization import (
     Epsilon,
     LearnedRange,
@@ -50,6 +50,7 @@ __all__ = [
     "Denoiser",
     "Epsilon",
     "Euler",
+    "Guidance",
     "Heun",
     "Hybrid",
     "Interpolant",
@@ -64,6 +65,7 @@ __all__ = [
     "Noise",
     "NoiseSource",
     "NonFiniteError",
+    "Objective",
     "OfficialNoise",
     "Parameterization",
     "Prediction",
@@ -77,5 +79,6 @@ __all__ = [
     "Uniform",
     "Velocity",
     "diffuse",
+    "guided",
     "sample",
 ]

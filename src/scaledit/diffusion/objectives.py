@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from scaledit.diffusion.denoiser import NetDenoiser
 from scaledit.diffusion.parameterization import LearnedRange, posterior_log_variance
@@ -36,6 +36,9 @@ class Losses(NamedTuple):
 
 
 class Objective(Part, kind="objective", home="scaledit.diffusion.objectives", needs=("__call__",)):
+    learns_variance: ClassVar[bool] = False
+    """Whether the network has a variance on further channels, which this objective trains."""
+
     def __call__(self, denoiser: NetDenoiser, x0: Tensor, y: Tensor | None, t: Tensor, eps: Tensor) -> Losses:
         raise NotImplementedError
 
@@ -64,6 +67,8 @@ class Simple(Objective, name="simple"):
 @dataclass(frozen=True)
 class Hybrid(Objective, name="hybrid"):
     """The paper's objective; needs a LearnedRange parameterization. Raises UsageError without one."""
+
+    learns_variance = True
 
     def __call__(self, denoiser: NetDenoiser, x0: Tensor, y: Tensor | None, t: Tensor, eps: Tensor) -> Losses:
         if not isinstance(denoiser.parameterization, LearnedRange):

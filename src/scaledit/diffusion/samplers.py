@@ -57,6 +57,10 @@ class Sampler(Part, kind="sampler", home="scaledit.diffusion.samplers", needs=("
         included. Raises UsageError for a number of steps that the schedule does not have."""
         return schedule.grid(self.steps)
 
+    def total_evaluations(self) -> int:
+        """Of the denoiser, from noise to image."""
+        return self.steps
+
     def init(self, x: Tensor) -> Any:
         """The state before the first step (multistep methods remember; others pass None)."""
         return None
@@ -181,6 +185,9 @@ class Heun(Sampler, name="heun"):
 
     steps: int = field(25, ge=1, le=MOST_STEPS, doc="steps of the grid, of two evaluations each")
 
+    def total_evaluations(self) -> int:
+        return 2 * self.steps - 1
+
     def step(self, denoiser, x, t, s, y, state, noise):
         alpha_t, sigma_t = _weights(denoiser.schedule, t)
         alpha_s, sigma_s = _weights(denoiser.schedule, s)
@@ -261,7 +268,7 @@ class _Multistep(Sampler):
 
 
 @dataclass(frozen=True)
-class DPMSolver(_Multistep, name="dpm"):
+class DPMSolver(_Multistep, name="dpm", title="DPM-Solver++"):
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order, one evaluation a step.
 
     D = x0 + (x0 - x0_previous) h / (2 h_previous), h = lambda_s - lambda_t. The first step has no

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from scaledit import images
-from scaledit.config import RunConfig, changes
+from scaledit.config import RunConfig, changes, scaled
 from scaledit.evaluation.judge import BUILT_IN, Judge, drawn, open_judge
 from scaledit.evaluation.result import TITLES, Result
 from scaledit.models import flops
+from scaledit.part import in_words
 from scaledit.parts import picture_in
 from scaledit.pipeline import Pipeline, load
 from scaledit.report import page
@@ -36,9 +37,15 @@ PROGRESS = Callable[[int, int], None]
 Events = list[dict[str, Any]]
 
 
-def write(run: Path, device: str = "auto", progress: PROGRESS | None = None) -> Path:
-    """Makes run/report.html from the run's log and its latest checkpoint, and returns its path."""
-    pipeline = load(run, device)
+def write(
+    run: Path,
+    device: str = "auto",
+    progress: PROGRESS | None = None,
+    allow_import: Iterable[str] = (),
+) -> Path:
+    """Makes run/report.html from the run's log and its latest checkpoint, and returns its path.
+    allow_import: as of `scaledit.load`."""
+    pipeline = load(run, device, allow_import=allow_import)
     events, foreign = logged(run)
     sections = [_headline(pipeline, events), foreign]
     if pipeline.config.evaluate.reference in BUILT_IN:
@@ -128,7 +135,9 @@ def _samples(pipeline: Pipeline, judge: Judge) -> Html:
     classes = settings.grid_classes(pipeline.config.model.num_classes)
     rows = [np.flatnonzero(real.labels == c)[:per_class] for c in dict.fromkeys(classes)]
     sheets = {
-        f"Samples, {_guidance(scale)}": pipeline(classes, seed=settings.seed, cfg_scale=scale)
+        f"Samples, {_guidance(scale)}": pipeline(
+            classes, seed=settings.seed, guidance=scaled(settings.guidance, scale)
+        )
         for scale in _scales(pipeline)
     } | {"Real images (held out)": real.images[np.concatenate(rows)]}
     shown = {title: page.png(images.grid(sheet, per_class)) for title, sheet in sheets.items()}
@@ -142,19 +151,20 @@ def _judged(pipeline: Pipeline, judge: Judge, events: Events, progress: PROGRESS
     log."""
     config = pipeline.config
     logged = {
-        event["protocol"]["cfg_scale"]: Result.from_json(event)
+        json.dumps(result.protocol.get("guidance")): result
         for event in events
-        if event["event"] == "evaluated"
-        and event["step"] == pipeline.origin["step"]
-        and _is_number(event["protocol"].get("cfg_scale"))
+        if event["event"] == "evaluated" and event["step"] == pipeline.origin["step"]
+        for result in [Result.from_json(event)]
     }
     found, each = [], config.evaluate.num * config.evaluate.seeds
     scales = _scales(pipeline)
     for i, scale in enumerate(scales):
-        if scale in logged:
-            found.append(replace(logged[scale], name=_guidance(scale)))
+        guidance = scaled(config.evaluate.guidance or config.sample.guidance, scale)
+        said = json.dumps([part.to_json() for part in guidance if part.is_active])
+        if said in logged:
+            found.append(replace(logged[said], name=_guidance(scale)))
             continue
-        sets = drawn(judge, pipeline, replace(config.evaluate, cfg_scale=scale))
+        sets = drawn(judge, pipeline, replace(config.evaluate, guidance=guidance))
 
         def on_image(done: int, _: int, before: int = i * each) -> None:
             if progress is not None:
@@ -176,7 +186,7 @@ def _quality(pipeline: Pipeline, found: list[Result]) -> Html:
     )
     text = (
         f"EMA weights; {config.evaluate.num} samples for each of {config.evaluate.seeds} seeds, mean ± "
-        f"standard deviation over seeds; {config.sample.sampler} with {config.sample.steps} steps, 8-bit. "
+        f"standard deviation over seeds; {in_words(config.sample.sampler.to_json())}, 8-bit. "
         f"FD-{of}: Fréchet distance to the training images on the features of a small classifier (not FID: "
         f"it compares with nothing else); FD-{of}-random: on the same network untrained, which sees fine "
         "noise. The last row is what real images that were held out score: at that distance nothing is left "
@@ -191,12 +201,17 @@ def _quality(pipeline: Pipeline, found: list[Result]) -> Html:
 def _decoders(pipeline: Pipeline, judge: Judge, unguided: Result, run: Path, device: str) -> Html:
     """The same latents through two decoders (the paper's table 5). unguided: what the run's own scored."""
     config = pipeline.config
-    other = load(run, device, replace(config.autoencoder, path=config.autoencoder.compare))
+    other = load(
+        run,
+        device,
+        replace(config.autoencoder, path=config.autoencoder.compare),
+        allow_import=config.modules(),
+    )
     assert pipeline.decoder is not None and other.decoder is not None  # only latents have decoders
     own, others = (Path(one.decoder.where).name for one in (pipeline, other) if one.decoder is not None)
     found = [
         replace(unguided, name=own),
-        replace(judge.score(drawn(judge, other, replace(config.evaluate, cfg_scale=1.0))), name=others),
+        replace(judge.score(drawn(judge, other, replace(config.evaluate, guidance=()))), name=others),
     ]
     classes = config.sample.grid_classes(config.model.num_classes)
     shown = {}

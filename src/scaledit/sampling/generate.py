@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from scaledit import checks
+from scaledit.config import old
 from scaledit.errors import RunError, UsageError
 from scaledit.parts import WHOLE, Shard, claim, read_json
 from scaledit.pipeline import Pipeline
@@ -57,7 +58,7 @@ class Parts:
             raise UsageError(f"{path} cannot be read as {what}: {error.strerror or error}") from None
         if not all(type(request.get(key)) is int and request[key] > 0 for key in ("n", "part")):
             raise UsageError(f"{path} cannot be read as {what}: it has no number of images and size of parts")
-        return cls(folder, request)
+        return cls(folder, old.protocol(request))
 
     @property
     def n(self) -> int:
@@ -117,7 +118,7 @@ def generate(
     batch_size = checks.integer(batch_size, "batch_size", 1)
     pipeline.check(request.settings)
     _check_room(pipeline, request.num, folder, joined)
-    claim(folder, REQUEST, described, "generated samples")
+    claim(folder, REQUEST, described, "generated samples", old.protocol)
     parts = Parts.read(folder)
     mine = [k for k in parts.numbers() if shard.has(k)]
     todo = [k for k in mine if not parts.path(k).is_file()]
@@ -178,6 +179,6 @@ def _join(parts: Parts, request: Request, out: Path) -> None:
 def _origin(path: Path) -> object:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return json.loads(str(file["origin"]))
+            return old.protocol(json.loads(str(file["origin"])))
     except Exception:  # any file that is none of ours
         return None

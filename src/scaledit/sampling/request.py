@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 
 from scaledit import assemble, checks, images, machine
 from scaledit.config import SampleConfig
@@ -83,11 +82,8 @@ class Request:
             "labels": "rows" if self.num is None else self.rule,
             "start": self.start,
             "seed": settings.seed,
-            "sampler": settings.sampler,
-            "steps": settings.steps,
-            **_times(pipeline, settings),
-            "cfg_scale": settings.cfg_scale,
-            "cfg_channels": settings.cfg_channels,
+            "sampler": assemble.said(settings.sampler, pipeline.config.diffusion.schedule),
+            "guidance": [part.to_json() for part in settings.guidance if part.is_active],
             "precision": "fp32",
             "decoder": pipeline.decoder_name,
             "rounding": images.ROUNDING,
@@ -101,13 +97,6 @@ class Samples(NamedTuple):
     labels: np.ndarray
     columns: int
     origin: dict[str, Any]
-
-
-def _times(pipeline: Pipeline, settings: SampleConfig) -> dict[str, Any]:
-    """Which times a sampler chose where they are not the schedule's own: other pictures than with those."""
-    schedule = assemble.schedule(pipeline.config.diffusion)
-    grid = assemble.sampler(settings.sampler, settings.steps).grid(schedule)
-    return {} if torch.equal(grid, schedule.grid(settings.steps)) else {"times": "log_snr"}
 
 
 def parse_classes(

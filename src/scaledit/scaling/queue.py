@@ -15,7 +15,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,10 +41,12 @@ class Job:
 
 @dataclass
 class Queue:
-    """Jobs in a folder. Raises UsageError where it holds results of other jobs under their keys."""
+    """Jobs in a folder. as_now: makes today's words of what an earlier version wrote as `Job.what`. Raises
+    UsageError where it holds results of other jobs under their keys."""
 
     out: Path
     jobs: Sequence[Job]
+    as_now: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
     failed: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -70,7 +72,7 @@ class Queue:
             if not isinstance(found, dict):
                 raise ValueError(f"found is {shown(found)}")
         wanted = json.loads(json.dumps(job.what))
-        changed = _difference(there, wanted)
+        changed = _difference(self.as_now(there), wanted)
         if changed:
             raise UsageError(f"{path} is of another study ({changed}); choose another --out, or delete it")
         return found

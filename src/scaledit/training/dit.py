@@ -55,8 +55,8 @@ def train(
     config = with_background(config, out)
     ranks, where = around.ranks, around.ranks.device
     _check_sizes(config, len(ranks.share(config.train.batch_size)), where)
-    check_guidance(config.model, config.sample.cfg_scale, "sample.cfg_scale")
-    check_guidance(config.model, config.evaluate.cfg_scale, "evaluate.cfg_scale")
+    check_guidance(config.model, config.sample.guidance, "sample.guidance")
+    check_guidance(config.model, config.evaluate.guidance, "evaluate.guidance")
     if dataset is None:
         encoder = assemble.autoencoder(config.autoencoder, config.data, where)
         dataset = assemble.dataset(config.data, encoder)
@@ -116,7 +116,7 @@ class Looks:
             step=state.step,
             loss=result.loss,
             mse=result.means["mse"],
-            vlb=result.means["vlb"] if state.config.diffusion.objective == "hybrid" else None,
+            vlb=result.means["vlb"] if state.objective.learns_variance else None,
             grad_norm=result.grad_norm,
             learning_rate=state.optimizer.param_groups[0]["lr"],
             seconds=state.seconds,

@@ -21,6 +21,7 @@ from scaledit import checkpoint
 from scaledit.config import Config, differences
 from scaledit.data.background import DEFAULT, DROP
 from scaledit.errors import RunError, UsageError, reading
+from scaledit.part import Allowed
 from scaledit.parts import Lock, abandoned, read_json, whole
 from scaledit.training.log import LOG
 
@@ -124,7 +125,8 @@ def _check_same(config: Config, out: Path, resume: str) -> None:
     value = read_json(path, "a run's config", other, UsageError)
     with reading(path, "a run's config", other, UsageError):
         try:
-            existing = with_background(type(config).from_json(value), out)
+            allowed = Allowed.only(config.modules(), str(path))
+            existing = with_background(type(config).from_json(value, allowed), out)
         except UsageError as error:
             raise ValueError(error) from None  # said with the file's name
     changed = differences(existing, config)

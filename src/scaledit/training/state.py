@@ -94,7 +94,7 @@ class TrainState(Learner[Read]):
             ema=average.eval(),
             parallel=parallel,
             optimizer=adamw(net, config.optimizer),
-            times=assemble.TIMES[config.diffusion.times](),
+            times=assemble.times(config.diffusion),
             ranks=ranks,
             loader=Loader(
                 reader,
@@ -112,7 +112,7 @@ class TrainState(Learner[Read]):
         self.averaged: list[Tensor] = [local(parameter.detach()) for parameter in self.net.parameters()]
         network = Network(self.parallel, self.net.null_label)
         self.denoiser: NetDenoiser = assemble.denoiser(self.config.diffusion, network)
-        self.objective: Objective = assemble.OBJECTIVES[self.config.diffusion.objective]()
+        self.objective: Objective = self.config.diffusion.objective
 
     def score(self, item: Read, part: slice, positions: range) -> Scored:
         config, device = self.config, self.ranks.device
