@@ -63,16 +63,12 @@ def guided(inside: diffusion.Denoiser, guidance: Sequence[diffusion.Guidance]) -
 
 def times(config: DiffusionConfig) -> diffusion.TimeDistribution:
     """A distribution of its own, that has learned nothing yet."""
-    return dataclasses.replace(config.times)
+    return dataclasses.replace(config.times)  # pyright: ignore[reportArgumentType]
 
 
 def said(sampler: diffusion.Sampler, schedule: diffusion.Schedule) -> dict[str, Any]:
     """A sampler whole, for protocols, with the times that it chooses on this schedule."""
-    table = sampler.to_json()
-    if table.get("times") == "auto":
-        is_even = torch.equal(sampler.grid(schedule), schedule.grid(sampler.steps))
-        table["times"] = "even" if is_even else "log_snr"
-    return table
+    return dataclasses.replace(sampler, times=sampler.times.chosen(schedule)).to_json()
 
 
 def dataset(config: DataConfig, autoencoder: Autoencoder | None = None) -> TrainingSet:

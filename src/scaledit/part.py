@@ -199,7 +199,7 @@ def find(kind: type[Kind], name: str, allowed: Allowed = YOURS) -> type[Kind]:
     own = members(kind)
     if name not in own:
         raise UsageError(
-            f"unknown {kind.KIND} {shown(name)}{did_you_mean(name, own)}; or MODULE:CLASS of your own"
+            f"unknown {kind.KIND} {shown(name)} (one of your own is MODULE:CLASS){did_you_mean(name, own)}"
         )
     return own[name]
 

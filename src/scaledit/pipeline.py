@@ -298,7 +298,7 @@ class Pipeline:
 
 
 def _is_guided(settings: SampleConfig) -> bool:
-    return any(part.is_active for part in settings.guidance)
+    return not all(part.idle for part in settings.guidance)
 
 
 def load(

@@ -169,17 +169,19 @@ def parts(*sections: str) -> str:
         lines.append(f"\n{key}, a {kind.KIND}, or a list of them:" if key.endswith(".guidance") else "")
         lines[-1] = lines[-1] or f"\n{key}, a {kind.KIND}:"
         for one in describe(kind):
-            lines += textwrap.wrap(f"{one.name}: {one.summary}", WIDTH, initial_indent="  ", **HANGING)
+            lines += textwrap.wrap(
+                f"{one.name}: {one.summary}", WIDTH, initial_indent="  ", subsequent_indent="    "
+            )
             for field in one.fields:
                 said = ", ".join(filter(None, [f"default {field.default}", field.bounds, field.doc]))
-                lines += textwrap.wrap(f"{field.name}: {said}", WIDTH, initial_indent="      ", **DEEPER)
+                lines += textwrap.wrap(
+                    f"{field.name}: {said}", WIDTH, initial_indent="      ", subsequent_indent="        "
+                )
     heading = "parts and their fields (section.key.field=value; MODULE:CLASS names one of your own):"
     return "\n".join(["", heading, *lines, ""])
 
 
 WIDTH = 100
-HANGING = {"subsequent_indent": "    "}
-DEEPER = {"subsequent_indent": "        "}
 
 
 def decoder(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from scaledit import checks
 from scaledit.config.sections import DiffusionConfig, SampleConfig
 from scaledit.diffusion.guidance import Guidance
-from scaledit.diffusion.schedule import BetaSchedule
 from scaledit.errors import UsageError
 from scaledit.models.config import DiTConfig
 from scaledit.values import check_bounds
@@ -69,7 +68,7 @@ def check_sampling(sample: SampleConfig, diffusion: DiffusionConfig, where: str 
         checks.integer(getattr(sample, key), where + key, lowest)
     checks.seed(sample.seed, where + "seed")
     steps, schedule = sample.sampler.steps, diffusion.schedule
-    if isinstance(schedule, BetaSchedule) and steps > schedule.steps:
+    if schedule.discrete and steps > schedule.steps:
         raise UsageError(
             f"{where}sampler.steps {steps} exceeds the schedule's own diffusion.schedule.steps "
             f"{schedule.steps}"
@@ -80,7 +79,7 @@ def check_guidance(model: DiTConfig, guidance: Sequence[Guidance], name: str = "
     """Raises UsageError where guidance would lead away from a null label that was never trained, and warns
     where it leads nowhere. name: the key, for messages."""
     for part in guidance:
-        if not (part.is_active and part.uses_null):
+        if part.idle or not part.uses_null:
             continue
         if not model.has_null_label:
             raise UsageError(

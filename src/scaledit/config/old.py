@@ -7,6 +7,8 @@ what it meant.
     sample.cfg_channels="3"                     sample.guidance.classifier_free.channels=3, of evaluate too
     evaluate.cfg_scale=1.5                      evaluate.guidance.classifier_free.scale=1.5
     diffusion.steps=1000                        diffusion.schedule.steps=1000
+    diffusion.prediction="start"                diffusion.prediction="x0"
+    diffusion.schedule="interpolant"            diffusion.schedule="flow"  diffusion.prediction.tells="alpha"
 
     {"sampler": "dpm", "steps": 20, "cfg_scale": 1.5, "cfg_channels": "3"}
     {"sampler": {"name": "dpm", "steps": 20, ...}, "guidance": [{"name": "classifier_free", ...}]}
@@ -20,23 +22,28 @@ from typing import Any
 
 from scaledit import part
 from scaledit.diffusion.guidance import ClassifierFree
+from scaledit.diffusion.parameterization import X0
 from scaledit.diffusion.samplers import Sampler
+from scaledit.diffusion.schedule import LinearFlow
 from scaledit.errors import UsageError, did_you_mean, shown
 
 CLASSIFIER_FREE = ClassifierFree.NAME
 CHANNELS = 3
 """That were guided where nothing said how many: the paper's recipe (of today's parts: all)."""
 ALL = "all"
-SCALES = {
+Path = tuple[str, ...]
+SCALES: Mapping[Path, Path] = {
     ("sample", "cfg_scale"): ("sample", "guidance", CLASSIFIER_FREE),
     ("evaluate", "cfg_scale"): ("evaluate", "guidance", CLASSIFIER_FREE),
 }
 OF_CHANNELS = ("sample", "cfg_channels")
-RENAMED = {
+RENAMED: Mapping[Path, Path] = {
     ("sample", "steps"): ("sample", "sampler", "steps"),
     ("diffusion", "steps"): ("diffusion", "schedule", "steps"),
 }
-Path = tuple[str, ...]
+SCHEDULE, PREDICTION = ("diffusion", "schedule"), ("diffusion", "prediction")
+INTERPOLANT = "interpolant"
+"""Also the key of a table of sections that notes that it was named."""
 
 
 def is_field(path: Path) -> bool:
@@ -44,11 +51,15 @@ def is_field(path: Path) -> bool:
     return path in SCALES or path == OF_CHANNELS or path in RENAMED
 
 
-def modern(path: Path, value: Any, table: Mapping[str, Any]) -> list[tuple[Path, Any]]:
+def modern(path: Path, value: Any, table: dict[str, Any]) -> list[tuple[Path, Any]]:
     """Today's keys that mean what `path` = value meant, in the config that `table` holds so far; itself where
     it is of today. Raises UsageError."""
     if path in RENAMED:
         return [(RENAMED[path], value)]
+    if path == PREDICTION and value == "start":
+        return [(path, X0.NAME)]
+    if path == SCHEDULE:
+        return _schedule(value, table)
     if path in SCALES:
         of = SCALES[path]
         made: list[tuple[Path, Any]] = [((*of, "scale"), value)]
@@ -60,6 +71,16 @@ def modern(path: Path, value: Any, table: Mapping[str, Any]) -> list[tuple[Path,
         channels = _channels(".".join(path), value)
         return [((*of, "channels"), channels) for of in SCALES.values()]
     return [(path, value)]
+
+
+def _schedule(value: Any, table: dict[str, Any]) -> list[tuple[Path, Any]]:
+    """The schedule "interpolant" was the flow of a network that is told alpha, and any other one took its
+    place wholly."""
+    told = (*PREDICTION, "tells")
+    if value == INTERPOLANT:
+        table[INTERPOLANT] = True
+        return [(SCHEDULE, LinearFlow.NAME), (told, "alpha")]
+    return [(SCHEDULE, value), *([(told, "t")] if table.pop(INTERPOLANT, False) else [])]
 
 
 def _guiding(table: Mapping[str, Any], of: Path) -> Mapping[str, Any] | None:

@@ -3,7 +3,7 @@
 Small parts that compose; each is a frozen dataclass, so the part is its own configuration:
 
     denoiser = NetDenoiser(net, LinearBeta(steps=1000), LearnedRange(Epsilon()))    # the paper
-    denoiser = ClassifierFree(denoiser, scale=1.5, channels=3)
+    denoiser = ClassifierFree(denoiser, scale=1.5, channels=3)             # as the paper guides
     x = sample(denoiser, DDPM(steps=250), Noise(seed, indices, shape), y)
 """
 
@@ -12,51 +12,77 @@ from scaledit.diffusion.guidance import ClassifierFree, Guidance, guided
 from scaledit.diffusion.noise import Noise, OfficialNoise
 from scaledit.diffusion.objectives import Hybrid, Losses, Objective, Simple, diffuse
 from scaledit.diffusion.parameterization import (
+    EDM,
+    X0,
     Epsilon,
     LearnedRange,
     Parameterization,
     Prediction,
-    Start,
     Velocity,
 )
 from scaledit.diffusion.samplers import (
     DDIM,
     DDPM,
+    Batch,
     DPMSolver,
     Euler,
     Heun,
+    Job,
     NoiseSource,
     NonFiniteError,
     Sampler,
     UniPC,
     sample,
+    sample_many,
 )
 from scaledit.diffusion.schedule import (
     CosineBeta,
-    Interpolant,
     LinearBeta,
     LinearFlow,
     QuadraticBeta,
     Schedule,
 )
+from scaledit.diffusion.times import (
+    Auto,
+    Even,
+    Karras,
+    Listed,
+    LogSNR,
+    Quadratic,
+    Shifted,
+    Sine,
+    Stride,
+    Times,
+)
 from scaledit.diffusion.timesteps import LogitNormal, LossSecondMoment, TimeDistribution, Uniform
+
+Start = X0
+"""The name it had in 0.1."""
 
 __all__ = [
     "DDIM",
     "DDPM",
+    "EDM",
+    "X0",
+    "Auto",
+    "Batch",
     "ClassifierFree",
     "CosineBeta",
     "DPMSolver",
     "Denoiser",
     "Epsilon",
     "Euler",
+    "Even",
     "Guidance",
     "Heun",
     "Hybrid",
-    "Interpolant",
+    "Job",
+    "Karras",
     "LearnedRange",
     "LinearBeta",
     "LinearFlow",
+    "Listed",
+    "LogSNR",
     "LogitNormal",
     "LossSecondMoment",
     "Losses",
@@ -69,16 +95,22 @@ __all__ = [
     "OfficialNoise",
     "Parameterization",
     "Prediction",
+    "Quadratic",
     "QuadraticBeta",
     "Sampler",
     "Schedule",
+    "Shifted",
     "Simple",
+    "Sine",
     "Start",
+    "Stride",
     "TimeDistribution",
+    "Times",
     "UniPC",
     "Uniform",
     "Velocity",
     "diffuse",
     "guided",
     "sample",
+    "sample_many",
 ]

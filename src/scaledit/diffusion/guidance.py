@@ -2,18 +2,22 @@
 
 eps(x_t, y) <- eps(x_t, null) + scale (eps(x_t, y) - eps(x_t, null))     (Ho & Salimans 2022, eq. 6;
                                                                           scale = 1 is no guidance)
+
+A part of guidance has a field for the denoiser inside, which is not a recipe's to set: `part.bind(denoiser)`
+puts it there, and `guided(denoiser, parts)` does so for a list of them, the first the innermost.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
+from scaledit.conditions import Condition
 from scaledit.diffusion.denoiser import Denoiser, NetDenoiser
 from scaledit.diffusion.parameterization import Prediction
-from scaledit.diffusion.schedule import Schedule
+from scaledit.diffusion.schedule import Schedule, coefficient
 from scaledit.errors import UsageError
 from scaledit.part import Part, field
 
@@ -26,60 +30,93 @@ else:
 
 @dataclass(frozen=True)
 class Guidance(Part, kind="guidance", home="scaledit.diffusion.guidance", needs=("__call__",)):
-    """A denoiser around another one. inside: that one; None in a recipe, until `bind`."""
+    """A denoiser made of another one. `denoiser` gives the one inside, x_t, t and y come as a denoiser has
+    them.
 
+    BY_ROW: names of fields that may be a float64 tensor (N,), one value for each row, so that images with
+    different ones can be sampled in one batch.
+    """
+
+    BY_ROW: ClassVar[tuple[str, ...]] = ()
     uses_null: ClassVar[bool] = False
-    """Whether it leads away from the null label, which must have been trained."""
+    """Whether it leads away from what the model does for no label, which must have been trained."""
 
-    inside: Denoiser | None = field(None, inner=True)
-
-    def bind(self, denoiser: Denoiser) -> Self:
-        """The same around `denoiser`."""
-        return dataclasses.replace(self, inside=denoiser)
+    inside: Denoiser | None = field(None, doc="the denoiser that is guided", inner=True)
 
     @property
-    def schedule(self) -> Schedule:
-        return self._inside.schedule
-
-    @property
-    def _inside(self) -> Denoiser:
+    def denoiser(self) -> Denoiser:
+        """The denoiser inside. Raises UsageError where none was bound."""
         if self.inside is None:
-            raise UsageError(f"{self.part_name()} is around no denoiser: bind it to one")
+            raise UsageError(f"{self.part_name()} guides no denoiser yet: bind one with .bind(denoiser)")
         return self.inside
 
     @property
-    def is_active(self) -> bool:
-        """Whether it changes anything."""
-        return True
+    def schedule(self) -> Schedule:
+        return self.denoiser.schedule
+
+    @property
+    def idle(self) -> bool:
+        """Whether it changes nothing, so that it can be left out and its evaluations saved."""
+        return False
 
     @property
     def evaluations(self) -> int:
-        """Of the denoiser inside, for each of its own."""
-        return 2 if self.is_active else 1
+        """How often the denoiser inside is asked, for once that this one is."""
+        return 1 if self.idle else 2
 
-    def __call__(self, x_t: Tensor, t: Tensor, y: Tensor | None) -> Prediction:
+    def bind(self, denoiser: Denoiser) -> Self:
+        """The same guidance, of this denoiser."""
+        return dataclasses.replace(self, inside=denoiser)
+
+    def __call__(self, x_t: Tensor, t: Tensor, y: Tensor | Condition | None) -> Prediction:
         raise NotImplementedError
+
+
+def guided(denoiser: Denoiser, parts: Sequence[Guidance]) -> Denoiser:
+    """`denoiser` with all parts around it, the first the innermost; those that are idle are left out."""
+    for part in parts:
+        if not part.idle:
+            denoiser = part.bind(denoiser)
+    return denoiser
+
+
+def together(of_each: Sequence[tuple[Guidance, ...]], sizes: Sequence[int]) -> tuple[Guidance, ...]:
+    """One tuple of parts for a batch of jobs of so many rows each, whose parts differ in BY_ROW fields alone:
+    those that do differ become tensors, one value for each row."""
+    merged = []
+    for parts in zip(*of_each, strict=True):
+        by_row = {name: [getattr(part, name) for part in parts] for name in parts[0].BY_ROW}
+        rows = {
+            name: torch.tensor(values, dtype=torch.float64).repeat_interleave(torch.tensor(sizes))
+            for name, values in by_row.items()
+            if len(set(values)) > 1
+        }
+        merged.append(dataclasses.replace(parts[0], **rows) if rows else parts[0])
+    return tuple(merged)
 
 
 @dataclass(frozen=True)
 class ClassifierFree(Guidance, name="classifier_free"):
-    """Classifier-free guidance on the first `channels` channels, or on all (None).
+    """Classifier-free guidance on all channels, or on the first `channels` of them.
 
     The paper's figures guide three of the four latent channels. The other channels and the variance are
     the conditional half's. Without a label there is nothing to guide towards: y = None passes through.
     """
 
-    uses_null = True
+    BY_ROW: ClassVar[tuple[str, ...]] = ("scale",)
+    uses_null: ClassVar[bool] = True
 
-    scale: float = field(1.0, doc="1 is no guidance")
-    channels: int | None = field(None, ge=1, none="all", doc="the first ones that are guided")
+    scale: float = field(1.0, doc="1 is no guidance; above, towards what is asked for")
+    channels: int | None = field(
+        None, ge=1, none="all", doc="how many channels are guided, from the first on"
+    )
 
     @property
-    def is_active(self) -> bool:
-        return self.scale != 1
+    def idle(self) -> bool:
+        return isinstance(self.scale, int | float) and self.scale == 1
 
-    def __call__(self, x_t: Tensor, t: Tensor, y: Tensor | None) -> Prediction:
-        inside = self._inside
+    def __call__(self, x_t: Tensor, t: Tensor, y: Tensor | Condition | None) -> Prediction:
+        inside = self.denoiser
         if y is None:
             return inside(x_t, t, None)
         if isinstance(inside, NetDenoiser):
@@ -88,7 +125,12 @@ class ClassifierFree(Guidance, name="classifier_free"):
             conditional, null = inside(x_t, t, y), inside(x_t, t, None)
 
         def guide(towards: Tensor, away: Tensor) -> Tensor:
-            guided = away + self.scale * (towards - away)
+            if isinstance(self.scale, torch.Tensor):
+                scale = coefficient(self.scale, towards)
+                # Exactly as alone, where a scale of 1 is left out.
+                guided = torch.where(scale == 1, towards, away + scale * (towards - away))
+            else:
+                guided = away + self.scale * (towards - away)
             if self.channels is None:
                 return guided
             return torch.cat([guided[:, : self.channels], towards[:, self.channels :]], dim=1)
@@ -99,11 +141,3 @@ class ClassifierFree(Guidance, name="classifier_free"):
             eps=guide(conditional.eps, null.eps),
             log_variance=conditional.log_variance,
         )
-
-
-def guided(inside: Denoiser, parts: Iterable[Guidance]) -> Denoiser:
-    """`inside` in all the parts that change anything, the first of them innermost."""
-    for part in parts:
-        if part.is_active:
-            inside = part.bind(inside)
-    return inside

@@ -1,23 +1,27 @@
 """What the network's output means. With x_t = alpha x_0 + sigma eps:
 
     Epsilon           out = eps                         x_0 = (x_t - sigma out) / alpha
-    Start             out = x_0                         eps = (x_t - alpha out) / sigma
+    X0                out = x_0                         eps = (x_t - alpha out) / sigma
     Velocity          out = alpha' x_0 + sigma' eps     x_0 = sigma' x_t - sigma out
                                                         eps = alpha out - alpha' x_t
+    EDM               x_0 = c_skip x_t / alpha + c_out out   (Karras et al. 2022, table 1)
     LearnedRange(P)   P's C channels, then C with the log variance's place between two bounds
                                                         (Nichol & Dhariwal 2021, eq. 15)
 
 In the schedule's own arc (`Schedule.rates`) the velocity is eps - x_0 for the linear flow and
 alpha eps - sigma x_0 (Salimans & Ho 2022) for variance-preserving chains.
+
+A parameterization says too what the network is given: the image times c_in, and c_noise in the place of t.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from scaledit.diffusion.schedule import Schedule, coefficient, transition
+from scaledit.errors import UsageError, did_you_mean
 from scaledit.part import Part, field
 
 if TYPE_CHECKING:
@@ -26,6 +30,10 @@ if TYPE_CHECKING:
 else:
     from scaledit.lazy import torch
 
+NETWORK_TIME_MAX = 1000
+"""A network that is told t is told it in 0..1000, whatever the schedule's own unit."""
+Tells = Literal["t", "alpha"]
+"""What a network is told: the time in 0..1000, or alpha, in 0..1, as SiT's is (Ma et al. 2024)."""
 LogVariance = Callable[["Tensor", "Tensor"], "Tensor"]
 """(t, s) -> the predicted log variance of q(x_s | x_t), elementwise (N, C, H, W)."""
 
@@ -45,9 +53,19 @@ class Prediction(NamedTuple):
 class Parameterization(
     Part, kind="parameterization", home="scaledit.diffusion.parameterization", needs=("target", "decode")
 ):
+    """What the network is given and what its output means. `target` and `decode` are what each must have."""
+
     def channels(self, c: int) -> int:
         """Output channels of the network for an image with c channels."""
         return c
+
+    def input_scale(self, schedule: Schedule, t: Tensor) -> Tensor | None:
+        """c_in, which x_t is multiplied by for the network: float64 on the CPU, of t's shape; None for 1."""
+        return None
+
+    def network_time(self, schedule: Schedule, t: Tensor) -> Tensor:
+        """c_noise, what the network is told of the time: float64 on the CPU, of t's shape."""
+        return schedule.time(t) * (NETWORK_TIME_MAX / schedule.horizon)
 
     def target(self, schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """What the first c output channels should be."""
@@ -59,7 +77,22 @@ class Parameterization(
 
 
 @dataclass(frozen=True)
-class Epsilon(Parameterization, name="epsilon"):
+class _Telling(Parameterization):
+    """A network that is told t or alpha. Raises UsageError for another word."""
+
+    tells: Tells = field("t", doc="what the network is told: t in 0..1000, or alpha in 0..1 as SiT's")
+
+    def check(self, where: str = "") -> None:
+        super().check(where)
+        if self.tells not in (words := get_args(Tells)):
+            raise UsageError(f"{where}tells is {self.tells!r}{did_you_mean(str(self.tells), words)}")
+
+    def network_time(self, schedule: Schedule, t: Tensor) -> Tensor:
+        return schedule.alpha(t) if self.tells == "alpha" else super().network_time(schedule, t)
+
+
+@dataclass(frozen=True)
+class Epsilon(_Telling, name="epsilon"):
     """The noise (Ho et al. 2020): the paper's.
 
     Where no signal is left (alpha = 0, the linear flow's first time) the output says nothing of x_0: there
@@ -72,13 +105,16 @@ class Epsilon(Parameterization, name="epsilon"):
     def decode(self, schedule: Schedule, out: Tensor, x_t: Tensor, t: Tensor) -> Prediction:
         alpha, sigma = coefficient(schedule.alpha(t), x_t), coefficient(schedule.sigma(t), x_t)
         x0 = torch.where(alpha == 0, 0, (x_t - sigma * out) / torch.where(alpha == 0, 1, alpha))
-        return Prediction(x0=x0, eps=torch.where(alpha == 0, x_t / sigma, out))
+        # A sigma of 0 in the branch that is not taken would make derivatives nan.
+        return Prediction(x0=x0, eps=torch.where(alpha == 0, x_t / torch.where(alpha == 0, sigma, 1), out))
 
 
 @dataclass(frozen=True)
-class Start(Parameterization, name="start"):
-    """The clean image. Where no noise is left (sigma = 0) the output says nothing of eps: there eps = 0 and
-    x_0 is all of x_t."""
+class X0(_Telling, name="x0"):
+    """The clean image ("x-prediction").
+
+    Where no noise is left (sigma = 0) the output says nothing of eps: there eps = 0 and x_0 is all of x_t.
+    """
 
     def target(self, schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         return x0
@@ -86,11 +122,12 @@ class Start(Parameterization, name="start"):
     def decode(self, schedule: Schedule, out: Tensor, x_t: Tensor, t: Tensor) -> Prediction:
         alpha, sigma = coefficient(schedule.alpha(t), x_t), coefficient(schedule.sigma(t), x_t)
         eps = torch.where(sigma == 0, 0, (x_t - alpha * out) / torch.where(sigma == 0, 1, sigma))
-        return Prediction(x0=torch.where(sigma == 0, x_t / alpha, out), eps=eps)
+        x0 = torch.where(sigma == 0, x_t / torch.where(sigma == 0, alpha, 1), out)
+        return Prediction(x0=x0, eps=eps)
 
 
 @dataclass(frozen=True)
-class Velocity(Parameterization, name="velocity"):
+class Velocity(_Telling, name="velocity"):
     """d x_t / d u along the schedule's own arc u."""
 
     def target(self, schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
@@ -106,6 +143,56 @@ class Velocity(Parameterization, name="velocity"):
 
 
 @dataclass(frozen=True)
+class EDM(Parameterization, name="edm"):
+    """The preconditioning of Karras et al. 2022, table 1, on any schedule: with s = sigma / alpha the network
+    is given c_in x_t / alpha and c_noise, and x_0 = c_skip x_t / alpha + c_out out, where
+
+        c_skip = d^2 / (s^2 + d^2)         c_out   = s d / sqrt(s^2 + d^2)         d = sigma_data
+        c_in   = 1 / sqrt(s^2 + d^2)       c_noise = ln(s) / 4
+
+    so that input and target have unit variance at all times, for images of the deviation d, and the plain
+    squared error on `out` has the paper's weight. All of it is finite at both ends of a schedule but for
+    c_noise, of an s that is held within the paper's own range for it, 0.002 to 80.
+    """
+
+    sigma_data: float = field(0.5, gt=0, doc="d, the deviation of the images")
+
+    def _norm(self, schedule: Schedule, t: Tensor) -> Tensor:
+        """The deviation of x_t: sqrt(sigma^2 + alpha^2 d^2)."""
+        return (schedule.sigma(t) ** 2 + (schedule.alpha(t) * self.sigma_data) ** 2).sqrt()
+
+    def input_scale(self, schedule: Schedule, t: Tensor) -> Tensor:
+        return 1 / self._norm(schedule, t)
+
+    def network_time(self, schedule: Schedule, t: Tensor) -> Tensor:
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        low, high = SIGMA_RANGE
+        inside = (sigma > low * alpha) & (sigma < high * alpha)
+        # No 0 / 0 or log 0 in the branch that is not taken: it would make derivatives nan.
+        ratio = torch.where(inside, sigma, 1) / torch.where(inside, alpha, 1)
+        end = torch.where(sigma < high * alpha, torch.full_like(ratio, low), high)
+        return torch.where(inside, ratio, end).log() / 4
+
+    def target(self, schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        norm, d = self._norm(schedule, t), self.sigma_data
+        of_x0, of_eps = schedule.sigma(t) / (norm * d), schedule.alpha(t) * d / norm
+        return coefficient(of_x0, x0) * x0 - coefficient(of_eps, x0) * eps
+
+    def decode(self, schedule: Schedule, out: Tensor, x_t: Tensor, t: Tensor) -> Prediction:
+        alpha, sigma, d = schedule.alpha(t), schedule.sigma(t), self.sigma_data
+        norm = self._norm(schedule, t)
+        c_skip, c_out = alpha * (d / norm) ** 2, sigma * d / norm
+        x0 = coefficient(c_skip, x_t) * x_t + coefficient(c_out, x_t) * out
+        # (x_t - alpha x0) / sigma, without the division: it holds on the clean image too.
+        eps = coefficient(sigma / norm**2, x_t) * x_t - coefficient(alpha * d / norm, x_t) * out
+        return Prediction(x0=x0, eps=eps)
+
+
+SIGMA_RANGE = (0.002, 80.0)
+"""sigma / alpha that an EDM network is told: sampling's ends in Karras et al. 2022, table 1."""
+
+
+@dataclass(frozen=True)
 class LearnedRange(Parameterization, name="learned_range"):
     """`mean` on the first C channels, and on the others v, unclamped, with frac = (v + 1) / 2:
 
@@ -116,6 +203,12 @@ class LearnedRange(Parameterization, name="learned_range"):
 
     def channels(self, c: int) -> int:
         return 2 * self.mean.channels(c)
+
+    def input_scale(self, schedule: Schedule, t: Tensor) -> Tensor | None:
+        return self.mean.input_scale(schedule, t)
+
+    def network_time(self, schedule: Schedule, t: Tensor) -> Tensor:
+        return self.mean.network_time(schedule, t)
 
     def target(self, schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         return self.mean.target(schedule, x0, eps, t)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
 
 from scaledit.errors import UsageError
 from scaledit.part import Part, field
@@ -24,16 +24,10 @@ if TYPE_CHECKING:
 else:
     from scaledit.lazy import np, torch
 
-NETWORK_TIME_MAX = 1000
-"""The network is told times in 0..1000, whatever the schedule's own."""
 MOST_STEPS = 1_000_000
 """Of a schedule, and of sampling: each is a number in memory, and in sampling a pass of the network."""
 MAX_BETA = 0.999
 """Keeps the last posterior finite (Nichol & Dhariwal 2021, section 3.2)."""
-LOG_SNR_CUT = (-5.1, 4.6)
-"""Where grids in lambda = log(alpha / sigma) end on schedules whose lambda is infinite at an end, or nearly:
-about the ends of the paper's own schedule, -5.06 at t = 999 and 4.61 at t = 0. Below -5.1 x_t is noise but
-for 0.6 % of the image, and above 4.6 the noise is about one step of 8 bits."""
 
 
 class Rates(NamedTuple):
@@ -48,91 +42,111 @@ class Rates(NamedTuple):
 class Schedule(Part, kind="schedule", home="scaledit.diffusion.schedule", needs=("alpha", "sigma")):
     """Shapes follow t: a scalar time gives scalar coefficients, (N,) gives (N,).
 
-    clean: the time at which sigma is zero.
+    clean: the time at which sigma is zero. discrete: whether all other times are whole numbers, of which the
+    noisiest is the last. The coefficients of other schedules can be differentiated in t.
     """
 
-    clean: ClassVar[float]
+    clean: ClassVar[float] = 0.0
+    discrete: ClassVar[bool] = False
 
     steps: int = field(1000, ge=2, le=MOST_STEPS, doc="times of the training chain")
 
     @property
+    def horizon(self) -> float:
+        """The length of the time axis, from the clean time to the noisiest one."""
+        return 1.0
+
+    @property
+    def noisiest(self) -> float:
+        """The time that sampling starts from."""
+        return self.clean + self.horizon
+
+    @property
     def tick(self) -> float:
         """Distance between neighbouring times of the training chain (for the variational bound)."""
-        raise NotImplementedError
+        return self.horizon / self.steps
+
+    def time(self, t: Tensor | float) -> Tensor:
+        """t as float64 on the CPU. Derivatives in t go through it, except on discrete schedules, where asking
+        for one raises UsageError."""
+        return as_time(t)
 
     def alpha(self, t: Tensor) -> Tensor:
+        """How much of the image is left at t: float64 on the CPU, of t's shape."""
         raise NotImplementedError
 
     def sigma(self, t: Tensor) -> Tensor:
+        """How much noise there is at t: float64 on the CPU, of t's shape."""
         raise NotImplementedError
 
     def rates(self, t: Tensor) -> Rates:
-        raise NotImplementedError
-
-    def grid(self, steps: int) -> Tensor:
-        """Descending times of a sampler with `steps` steps, even in t: (steps + 1,), the last one clean."""
-        raise NotImplementedError
-
-    def log_snr_grid(self, steps: int) -> Tensor:
-        """The same, even in lambda = log(alpha / sigma) between its first and its last value with noise (or
-        LOG_SNR_CUT where that lies inside): the first of the steps + 1 points is the noisiest time, whatever
-        its lambda, and in place of the last stands the clean image."""
+        """What a velocity is made of, at t: float64 on the CPU, of t's shape."""
         raise NotImplementedError
 
     def at(self, u: Tensor) -> Tensor:
-        """The training time at the fraction u in [0, 1) of the schedule."""
-        raise NotImplementedError
+        """The training time at the fraction u in [0, 1) of the schedule, of u's shape."""
+        return self.clean + self.horizon * as_time(u)
 
-    def network_time(self, t: Tensor) -> Tensor:
-        """What the network is told: 0..1000."""
-        raise NotImplementedError
+    def log_snr(self, t: Tensor) -> Tensor:
+        """lambda = log(alpha / sigma), of t's shape: infinite at the clean time, and minus infinity where no
+        signal is left."""
+        return (self.alpha(t) / self.sigma(t)).log()
 
-
-def times(t: Tensor | float) -> Tensor:
-    """t as float64 on the CPU."""
-    return torch.as_tensor(t).detach().to("cpu", torch.float64)
-
-
-def respaced(total: int, steps: int) -> list[int]:
-    """ADM's respacing (Nichol & Dhariwal 2021): `steps` of the times 0..total-1 at a fractional stride,
-    rounded half to even, with the first and the last included; ascending."""
-    if not 1 <= steps <= total:
-        raise UsageError(f"steps must lie in 1..{total} (the schedule's own steps), got {steps}")
-    if steps == 1:
-        return [total - 1]  # a lone step must start where the noise is (ADM's rule would give time 0)
-    stride = (total - 1) / (steps - 1)
-    kept, position = [], 0.0
-    for _ in range(steps):  # accumulated, not multiplied: the official rounding depends on it
-        kept.append(round(position))
-        position += stride
-    return kept
+    def at_log_snr(self, log_snr: Tensor) -> Tensor:
+        """The times with these values of lambda, (n,) float64; those of a discrete schedule lie between its
+        whole ones. The nearest end stands for what the schedule does not reach."""
+        low = torch.full_like(log_snr, self.clean)
+        high = torch.full_like(log_snr, self.noisiest)
+        for _ in range(HALVINGS):  # lambda falls with t
+            middle = (low + high) / 2
+            early = self.log_snr(middle) > log_snr
+            low, high = torch.where(early, middle, low), torch.where(early, high, middle)
+        return (low + high) / 2
 
 
-def even_in_log_snr(log_snr: np.ndarray, steps: int) -> list[int]:
-    """`steps` different ones of the times 0..total-1, as even in log_snr (total,) as whole times can be,
-    ascending; the last is total - 1. Near the clean end a chain's neighbours lie further apart than a fine
-    grid's points: such a grid takes every time there is, so that none is visited twice."""
-    total = len(log_snr)
-    if not 1 <= steps <= total:
-        raise UsageError(f"steps must lie in 1..{total} (the schedule's own steps), got {steps}")
-    points = np.linspace(log_snr[0], max(log_snr[-1], LOG_SNR_CUT[0]), steps + 1)[1:]
-    # np.interp wants ascending abscissae; lambda falls with t.
-    wanted = np.interp(-points, -log_snr, np.arange(total)).round().astype(int).tolist()
-    wanted[-1] = total - 1
-    kept: list[int] = []
-    for i, t in enumerate(wanted):
-        lowest = kept[-1] + 1 if kept else 0
-        kept.append(min(max(t, lowest), total - steps + i))
-    return kept
+HALVINGS = 60
+"""Of the time axis, after which two neighbouring float64 numbers are left."""
 
 
-def ddim_stride(total: int, steps: int) -> list[int]:
-    """The integer stride of the DDIM paper, ADM's `ddimN`: exactly `steps` of 0..total-1, or an error."""
-    for stride in range(1, total):
-        kept = list(range(0, total, stride))
-        if len(kept) == steps:
-            return kept
-    raise UsageError(f"no integer stride over {total} times gives exactly {steps} steps")
+def as_time(t: Tensor | float) -> Tensor:
+    """t as float64 on the CPU. Derivatives in t go through it."""
+    return torch.as_tensor(t).to("cpu", torch.float64)
+
+
+times = as_time
+"""The name that it had before, for files that still use it."""
+
+
+def _refuse() -> NoReturn:
+    raise UsageError(
+        "a chain of betas has whole times only, so nothing on it has a derivative in time; objectives that "
+        "need one (MeanFlow, consistency) take a continuous schedule, such as LinearFlow"
+    )
+
+
+@cache
+def _underivable() -> Any:
+    """A torch.autograd.Function of (t, value): value, whose derivative in t is an error instead of a silent
+    zero. Made when it is first used, since its base class loads torch."""
+
+    class Underivable(torch.autograd.Function):
+        @staticmethod
+        def forward(t: Tensor, value: Tensor) -> Tensor:
+            return value.clone()
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            pass
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            _refuse()
+
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Any) -> Any:
+            _refuse()
+
+    return Underivable
 
 
 @dataclass(frozen=True)
@@ -158,42 +172,41 @@ class BetaSchedule(Schedule):
     def _sigma(self) -> Tensor:
         return torch.cat([torch.zeros(1, dtype=torch.float64), (1 - self.alphas_cumprod).sqrt()])
 
-    clean = -1.0
+    clean: ClassVar[float] = -1.0
+    discrete: ClassVar[bool] = True
 
     @property
-    def tick(self) -> float:
-        return 1.0
+    def horizon(self) -> float:
+        return float(self.steps)
 
-    def _index(self, t: Tensor) -> Tensor:
-        t = times(t)
-        index = t.round().long() + 1
+    def time(self, t: Tensor | float) -> Tensor:
+        t = as_time(t)
+        return _underivable().apply(t, t.detach())
+
+    def _look_up(self, table: Tensor, t: Tensor) -> Tensor:
+        t = as_time(t)
+        index = t.detach().round().long() + 1
         if bool(((t != t.round()) | (index < 0) | (index > self.steps)).any()):
             raise UsageError(f"times of this schedule are whole numbers in -1..{self.steps - 1}, got {t}")
-        return index
+        return _underivable().apply(t, table[index])
 
     def alpha(self, t: Tensor) -> Tensor:
-        return self._alpha[self._index(t)]
+        return self._look_up(self._alpha, t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        return self._sigma[self._index(t)]
+        return self._look_up(self._sigma, t)
 
     def rates(self, t: Tensor) -> Rates:
         """u is the angle of (alpha, sigma) = (cos u, sin u)."""
         return Rates(-self.sigma(t), self.alpha(t))
 
-    def grid(self, steps: int) -> Tensor:
-        kept = respaced(self.steps, steps)
-        return torch.tensor([*reversed(kept), self.clean], dtype=torch.float64)
-
-    def log_snr_grid(self, steps: int) -> Tensor:
-        kept = even_in_log_snr((self._alpha[1:] / self._sigma[1:]).log().numpy(), steps)
-        return torch.tensor([*reversed(kept), self.clean], dtype=torch.float64)
-
     def at(self, u: Tensor) -> Tensor:
-        return (times(u) * self.steps).floor().clamp(0, self.steps - 1)
+        return (as_time(u) * self.steps).floor().clamp(0, self.steps - 1)
 
-    def network_time(self, t: Tensor) -> Tensor:
-        return times(t) * (NETWORK_TIME_MAX / self.steps)
+    def at_log_snr(self, log_snr: Tensor) -> Tensor:
+        table = (self._alpha[1:] / self._sigma[1:]).log().numpy()
+        # np.interp wants ascending abscissae; lambda falls with t.
+        return torch.from_numpy(np.interp(-log_snr.numpy(), -table, np.arange(self.steps)))
 
 
 @dataclass(frozen=True)
@@ -246,46 +259,18 @@ class LinearFlow(Schedule, name="flow"):
     any number of steps.
     """
 
-    clean = 0.0
-
-    @property
-    def tick(self) -> float:
-        return 1 / self.steps
-
     def alpha(self, t: Tensor) -> Tensor:
-        return 1 - times(t)
+        return 1 - as_time(t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        return times(t)
+        return as_time(t)
 
     def rates(self, t: Tensor) -> Rates:
-        one = torch.ones_like(times(t))
+        one = torch.ones_like(as_time(t))
         return Rates(-one, one)
 
-    def grid(self, steps: int) -> Tensor:
-        if steps < 1:
-            raise UsageError(f"steps must be at least 1, got {steps}")
-        return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-
-    def log_snr_grid(self, steps: int) -> Tensor:
-        grid = self.grid(steps)
-        inner = torch.linspace(*LOG_SNR_CUT, steps + 1, dtype=torch.float64)[1:-1]
-        grid[1:-1] = torch.sigmoid(-inner)  # t = sigma = 1 / (1 + alpha / sigma)
-        return grid
-
-    def at(self, u: Tensor) -> Tensor:
-        return times(u)
-
-    def network_time(self, t: Tensor) -> Tensor:
-        return times(t) * NETWORK_TIME_MAX
-
-
-@dataclass(frozen=True)
-class Interpolant(LinearFlow, name="interpolant"):
-    """The linear flow of a network that is told alpha, in [0, 1]: SiT's (Ma et al. 2024)."""
-
-    def network_time(self, t: Tensor) -> Tensor:
-        return 1 - times(t)
+    def at_log_snr(self, log_snr: Tensor) -> Tensor:
+        return torch.sigmoid(-log_snr)  # t = sigma = 1 / (1 + alpha / sigma)
 
 
 def coefficient(value: Tensor, like: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ def text(model: Model, results: Sequence[Mapping[str, Any]] = (), usage: Usage =
         + (f" at step {model.step}" if model.step else ""),
         f"- written by scaledit {__version__}" + _came_from(model),
         f"- sampled, unless told otherwise, with {in_words(run.sample.sampler.to_json())}; guidance: "
-        f"{in_words([part.to_json() for part in run.sample.guidance if part.is_active])}",
+        f"{in_words([part.to_json() for part in run.sample.guidance if not part.idle])}",
         "",
     ]
     return "\n".join(lines)

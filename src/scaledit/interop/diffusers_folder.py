@@ -20,13 +20,13 @@ from typing import Any, NamedTuple
 from scaledit.config import NOTHING, DiffusionConfig, RunConfig
 from scaledit.data.latents import MadeBy
 from scaledit.diffusion import (
+    X0,
     CosineBeta,
     Epsilon,
     LinearBeta,
     Parameterization,
     QuadraticBeta,
     Schedule,
-    Start,
     Velocity,
 )
 from scaledit.errors import UsageError, reading
@@ -58,7 +58,7 @@ BETAS: Mapping[type[Schedule], str] = {
 PREDICTIONS: Mapping[type[Parameterization], str] = {
     Epsilon: "epsilon",
     Velocity: "v_prediction",
-    Start: "sample",
+    X0: "sample",
 }
 SCHEDULER_CLASS = "DDIMScheduler"
 EXACT_MODULE = "exact_diffusers"
@@ -259,7 +259,12 @@ def _scheduler(diffusion: DiffusionConfig) -> dict[str, object] | None:
     """A DDIM scheduler of the model's own chain; None for flows and chains that DiTPipeline cannot sample."""
     schedule, prediction = diffusion.schedule, diffusion.prediction
     known = BETAS.get(type(schedule))
-    if known is None or schedule != type(schedule)(1000) or type(prediction) not in PREDICTIONS:
+    if (
+        known is None
+        or schedule != type(schedule)(1000)
+        or type(prediction) not in PREDICTIONS
+        or prediction != type(prediction)()
+    ):
         return None
     return {
         "_class_name": SCHEDULER_CLASS,

@@ -9,7 +9,7 @@ from typing import Any
 
 from scaledit.config import DataConfig, DiffusionConfig, LatentConfig, RunConfig, SampleConfig
 from scaledit.data.latents import MadeBy
-from scaledit.diffusion import DDPM, ClassifierFree, Heun, Interpolant, Simple, Velocity
+from scaledit.diffusion import DDPM, ClassifierFree, Heun, LinearFlow, Simple, Velocity
 from scaledit.errors import UsageError
 from scaledit.interop.infer import name_of
 from scaledit.interop.lazily import Lazy
@@ -24,7 +24,7 @@ PIXELS = (1, 3)
 
 EPSILON = DiffusionConfig()
 """The paper's, and every official DiT's."""
-SIT = DiffusionConfig(Interpolant(), Velocity(), Simple())
+SIT = DiffusionConfig(LinearFlow(), Velocity(tells="alpha"), Simple())
 
 
 @dataclass(frozen=True)

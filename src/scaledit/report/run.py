@@ -160,7 +160,7 @@ def _judged(pipeline: Pipeline, judge: Judge, events: Events, progress: PROGRESS
     scales = _scales(pipeline)
     for i, scale in enumerate(scales):
         guidance = scaled(config.evaluate.guidance or config.sample.guidance, scale)
-        said = json.dumps([part.to_json() for part in guidance if part.is_active])
+        said = json.dumps([part.to_json() for part in guidance if not part.idle])
         if said in logged:
             found.append(replace(logged[said], name=_guidance(scale)))
             continue

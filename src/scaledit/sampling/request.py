@@ -83,7 +83,7 @@ class Request:
             "start": self.start,
             "seed": settings.seed,
             "sampler": assemble.said(settings.sampler, pipeline.config.diffusion.schedule),
-            "guidance": [part.to_json() for part in settings.guidance if part.is_active],
+            "guidance": [part.to_json() for part in settings.guidance if not part.idle],
             "precision": "fp32",
             "decoder": pipeline.decoder_name,
             "rounding": images.ROUNDING,
