@@ -73,12 +73,12 @@ def run(given: argparse.Namespace) -> int:
         return _reported(tables.read(place), given.out or place)
 
     from scaledit.scaling.queue import Queue
-    from scaledit.scaling.work import as_now, jobs
+    from scaledit.scaling.work import jobs
 
     name = f"{place.with_suffix('')}-fast{place.suffix}" if given.fast else given.study
     study = studies.load(name)
     out = given.out or Path("studies") / study.name
-    queue = Queue(out, jobs(study), as_now)
+    queue = Queue(out, jobs(study))
     if given.join:
         return _joined(study, queue, given)
     code = _worked(study, queue, given, name, out)

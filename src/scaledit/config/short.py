@@ -10,9 +10,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from scaledit import checks
 from scaledit.config.old import ALL, CLASSIFIER_FREE
 from scaledit.config.runs import RunConfig
 from scaledit.diffusion.guidance import ClassifierFree, Guidance
+from scaledit.errors import UsageError, shown
 
 
 def short(
@@ -32,8 +34,8 @@ def short(
     of = f"{section}.guidance.{CLASSIFIER_FREE}"
     keys = {
         "sample.sampler.name": sampler,
-        "sample.sampler.steps": steps,
-        f"{of}.scale": cfg_scale,
+        "sample.sampler.steps": None if steps is None else checks.integer(steps, "steps", 1),
+        f"{of}.scale": None if cfg_scale is None else checks.finite(cfg_scale, "cfg_scale"),
         f"{of}.channels": channels(cfg_channels),
     }
     if cfg_scale is not None and cfg_channels is None and config is not None:
@@ -42,8 +44,12 @@ def short(
 
 
 def channels(said: str | int | None) -> str | int | None:
-    """'all', or a number from a word; what is neither is the part's to refuse."""
-    return int(said) if isinstance(said, str) and said.isdecimal() else said
+    """As the part has it. Raises UsageError for what is neither a number of channels nor "all"."""
+    if said is None or said == ALL:
+        return said
+    if isinstance(said, str) and not (said.isascii() and said.isdigit()):
+        raise UsageError(f"cfg_channels is {shown(said)}; it is a number of channels, or {ALL}")
+    return checks.integer(int(said) if isinstance(said, str) else said, "cfg_channels", 1)
 
 
 def _channels_of(config: RunConfig, section: str) -> str | int | None:

@@ -31,22 +31,22 @@ RESULTS, QUEUE, JOURNAL = "results", "queue", "journal.jsonl"
 @dataclass(frozen=True)
 class Job:
     """key: a file's name. what: all that the result depends on, plain values. needs: keys of jobs that must
-    be done before. macs: multiply-adds, for the order and for what is left."""
+    be done before. macs: multiply-adds, for the order and for what is left. as_now: makes today's words of
+    what an earlier version wrote as `what`."""
 
     key: str
     what: Mapping[str, Any]
     macs: float
     needs: tuple[str, ...] = ()
+    as_now: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
 
 
 @dataclass
 class Queue:
-    """Jobs in a folder. as_now: makes today's words of what an earlier version wrote as `Job.what`. Raises
-    UsageError where it holds results of other jobs under their keys."""
+    """Jobs in a folder. Raises UsageError where it holds results of other jobs under their keys."""
 
     out: Path
     jobs: Sequence[Job]
-    as_now: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
     failed: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class Queue:
             if not isinstance(found, dict):
                 raise ValueError(f"found is {shown(found)}")
         wanted = json.loads(json.dumps(job.what))
-        changed = _difference(self.as_now(there), wanted)
+        changed = _difference(job.as_now(there), wanted)
         if changed:
             raise UsageError(f"{path} is of another study ({changed}); choose another --out, or delete it")
         return found

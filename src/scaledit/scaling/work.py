@@ -64,12 +64,14 @@ def training_job(run: StudyRun) -> Job:
     images = config.train.batch_size * config.train.steps
     looks = -(-config.train.steps // config.evaluate.every) if config.evaluate.every else 0
     macs = flops.train_macs(flops.count(config.model).macs, images)
-    return Job(run.key, {"train": config.to_json()}, macs + looks * drawing_macs(run.config))
+    return Job(run.key, {"train": config.to_json()}, macs + looks * drawing_macs(run.config), as_now=as_now)
 
 
 def measurement_job(measurement: Measurement) -> Job:
     what = {"measure": measurement.config.to_json(), "of": measurement.run.key, "part": measurement.part}
-    return Job(measurement.key, what, drawing_macs(measurement.config), needs=(measurement.run.key,))
+    return Job(
+        measurement.key, what, drawing_macs(measurement.config), needs=(measurement.run.key,), as_now=as_now
+    )
 
 
 def as_now(what: Mapping[str, Any]) -> dict[str, Any]:
