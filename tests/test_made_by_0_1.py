@@ -142,7 +142,7 @@ def test_another_command_does_not_take_an_old_run_for_its_own(capsys: pytest.Cap
 
 
 def meant(found: config.Config) -> dict[str, Any]:
-    """A config without guidance that changes nothing: 0.1 wrote down how many channels it would have guided."""
+    """A config but for guidance that changes nothing: 0.1 always said how many channels are guided."""
     said = found.to_json()
     for section in ("sample", "evaluate"):
         if "guidance" in said.get(section, {}):

@@ -345,6 +345,17 @@ def part_kind(kind: Any) -> type[Part] | None:
     return None
 
 
+def inner_kinds(kind: type[Part]) -> dict[str, type[Part]]:
+    """{field: kind of part} of the fields of a kind's parts that are parts of another kind."""
+    found: dict[str, type[Part]] = {}
+    for one in members(kind).values():
+        for name, of in hints(one).items():
+            inner = part_kind(of)
+            if inner is not None and inner is not kind:
+                found.setdefault(name, inner)
+    return found
+
+
 def switched(kind: type[Kind], table: object, name: str, allowed: Allowed = YOURS) -> dict[str, Any]:
     """The table of the part `name` in the place of another one's: the fields that both have are kept, but for
     parts inside that are as the other one has them by default (a sampler's times, say): those are chosen for

@@ -155,28 +155,34 @@ def allow_import(parser: argparse.ArgumentParser) -> None:
 
 
 def parts(*sections: str) -> str:
-    """The parts that keys of these sections of a recipe name, and their fields, for --help."""
+    """The parts that keys of these sections of a recipe name, those inside of them, and their fields: for
+    --help."""
     from scaledit.config import RunConfig
     from scaledit.config.tables import part_keys
-    from scaledit.part import describe
+    from scaledit.part import describe, inner_kinds
 
-    lines, seen = [], set()
-    for key, kind in part_keys(RunConfig, sections):
+    lines, kinds = [], part_keys(RunConfig, sections)
+    seen: dict[Any, str] = {}
+    while kinds:
+        key, kind = kinds.pop(0)
         if kind in seen:
-            lines.append(f"\n{key}: as above")
+            if seen[kind] != key:
+                lines.append(f"\n{key}: as {seen[kind]}")
             continue
-        seen.add(kind)
-        lines.append(f"\n{key}, a {kind.KIND}, or a list of them:" if key.endswith(".guidance") else "")
-        lines[-1] = lines[-1] or f"\n{key}, a {kind.KIND}:"
+        seen[kind] = key
+        lines.append(f"\n{key}: the {kind.KIND}")
         for one in describe(kind):
             lines += textwrap.wrap(
                 f"{one.name}: {one.summary}", WIDTH, initial_indent="  ", subsequent_indent="    "
             )
             for field in one.fields:
-                said = ", ".join(filter(None, [f"default {field.default}", field.bounds, field.doc]))
+                said = ", ".join(
+                    filter(None, [field.default and f"default {field.default}", field.bounds, field.doc])
+                )
                 lines += textwrap.wrap(
                     f"{field.name}: {said}", WIDTH, initial_indent="      ", subsequent_indent="        "
                 )
+        kinds += [(f"{key}.{name}", inner) for name, inner in inner_kinds(kind).items()]
     heading = "parts and their fields (section.key.field=value; MODULE:CLASS names one of your own):"
     return "\n".join(["", heading, *lines, ""])
 
