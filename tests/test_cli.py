@@ -53,7 +53,7 @@ def test_help_imports_nothing_heavy(command: list[str]):
         (["train", "digits", "model.num_heads=5"], "model.num_heads 5 does not divide model.hidden_size 96"),
         (["train", "digits", "model.num_classes=4"], "set model.num_classes=10"),
         (["train", "digits", "--device", "tpu"], "use --device auto"),
-        (["train", "digits", "sample.sampler=plms"], "sample.sampler is 'plms'"),
+        (["train", "digits", "sample.sampler=plms"], "sample.sampler: unknown sampler 'plms'"),
         (["train", "imagenet256-s2"], "data.path=FOLDER"),
         (["train", "imagenet256-s2", "data.path=/nowhere"], "/nowhere holds no encoded images"),
         (["sample", "nowhere", "--out", "x.png"], "there is no nowhere"),
@@ -83,7 +83,7 @@ def test_a_wrong_call_exits_2_in_one_line_and_leaves_nothing(
         (["--classes", "seven"], "unknown class 'seven'"),
         (["--steps", "0"], "steps must"),
         (["--num", "0"], "--num must be at least 1"),
-        (["--sampler", "plms"], "invalid choice"),
+        (["--sampler", "plms"], "unknown sampler 'plms'"),
         (["--per-class", "2", "--num", "3"], "not allowed with"),
     ],
 )
@@ -142,7 +142,8 @@ def test_samples_go_into_a_grid_a_batch_and_a_folder(run: Path, tmp_path: Path, 
     assert [path.name for path in files] == ["000000-3.png", "000001-3.png", "000002-5.png", "000003-5.png"]
     assert np.array_equal(np.stack([np.asarray(Image.open(path)) for path in files]), batch["arr_0"])
     origin = json.loads(Image.open(tmp_path / "grid.png").text["scaledit"])
-    assert (origin["seed"], origin["cfg_scale"], origin["step"], origin["sampler"]) == (7, 1.5, 4, "dpm")
+    assert (origin["seed"], origin["step"], origin["sampler"]["name"]) == (7, 4, "dpm")
+    assert origin["guidance"] == [{"name": "classifier_free", "scale": 1.5, "channels": "all"}]
     shifted = load(run)([5], seed=7, start=2, cfg_scale=1.5)[0]
     assert np.abs(shifted.astype(int) - batch["arr_0"][2]).max() <= 1
 

@@ -61,7 +61,8 @@ def test_a_part_is_named_by_a_word_or_a_table_and_says_itself_whole():
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("blad", "kitchen.knife: unknown knife 'blad'; did you mean 'blade'?"),
+        ("blad", "kitchen.knife: unknown knife 'blad' (one of your own is MODULE:CLASS); did you mean"),
+        ("blad", "; did you mean 'blade'?"),
         ({"name": "blade", "lenght": 3}, "kitchen.knife.lenght"),
         ({"name": "blade", "lenght": 3}, "did you mean 'length'?"),
         ({"name": "blade", "length": 0}, "kitchen.knife.length must be at least 1, got 0"),

@@ -25,6 +25,7 @@ from scaledit.diffusion import (
     DDPM,
     ClassifierFree,
     LinearBeta,
+    LogSNR,
     Noise,
     NonFiniteError,
     Prediction,
@@ -112,7 +113,8 @@ def test_weights_guidance_and_decoders_that_break_are_named(pipeline: Pipeline, 
         generate(bad, request, tmp_path / "x.npz")
     assert not (tmp_path / "x.npz").exists()
     with pytest.raises(
-        RunError, match=r"image 0; the weights are finite: try a smaller guidance than 1e\+38"
+        RunError,
+        match=r"image 0; the weights are finite: try less .* classifier_free, scale 1e\+38",
     ):
         pipeline([3], cfg_scale=1e38)
 
@@ -148,21 +150,21 @@ def test_guidance_without_a_trained_null_label_is_refused(tmp_path: Path):
     never = made("model.class_dropout=0.0")
     assert never([3]).shape == (1, 8, 8, 3)
     inside = assemble.denoiser(never.config.diffusion, never.net)
-    assert assemble.guided(inside, 1.0, "all") is inside
+    assert assemble.guided(inside, [ClassifierFree(scale=1.0)]) is inside
     for call in (
         lambda: never([3], cfg_scale=1.5),
         lambda: never.settings(cfg_scale=0.0),
-        lambda: never.draw([3], replace(never.config.sample, cfg_scale=1.5)),
-        lambda: assemble.guided(inside, 1.5, "all"),
+        lambda: never.draw([3], replace(never.config.sample, guidance=(ClassifierFree(scale=1.5),))),
+        lambda: assemble.guided(inside, [ClassifierFree(scale=1.5)]),
     ):
         with pytest.raises(UsageError, match=r"cannot be guided: with model.class_dropout 0 its null label"):
             call()
     inside = assemble.denoiser(never.config.diffusion, made().net)
-    assert isinstance(assemble.guided(inside, 2, "3"), ClassifierFree)
+    assert assemble.guided(inside, [ClassifierFree(scale=2.0, channels=3)]) == ClassifierFree(inside, 2.0, 3)
     # A run that says so is refused when it begins.
     for key in ("sample", "evaluate"):
         config = tiny("model.class_dropout=0.0", "sample.cfg_scale=1.0", f"{key}.cfg_scale=1.5")
-        with pytest.raises(UsageError, match=f"^{key}.cfg_scale is 1.5, .* use {key}.cfg_scale 1 "):
+        with pytest.raises(UsageError, match=f"^{key}.guidance is classifier_free, scale 1.5, .* use none "):
             next(train(config, tmp_path / "run", device="cpu"))
     assert not (tmp_path / "run").exists()
 
@@ -176,8 +178,8 @@ def test_guidance_of_one_class_is_warned_of_once():
         one([0], cfg_scale=1.5)
         one([0], cfg_scale=1.5)
     assert [str(one.message) for one in said] == [
-        "cfg_scale is 1.5, and this model has one class: with the label and without it, it has seen the same "
-        "images, so that guidance only enlarges its errors; cfg_scale 1 is no guidance"
+        "guidance is classifier_free, scale 1.5, and this model has one class: with the label and without "
+        "it, it has seen the same images, so that guidance only enlarges its errors; use no guidance"
     ]
 
 
@@ -254,10 +256,11 @@ def test_classes_are_whole_numbers_or_names(pipeline: Pipeline):
         ("batch_size", 2.5, "batch_size must be a whole number"),
         ("steps", 2.5, "steps must be a whole number"),
         ("steps", True, "steps must be a whole number"),
-        ("steps", 1001, "steps 1001 exceeds the schedule's own diffusion.steps 1000"),
+        ("steps", 1001, "steps 1001 exceeds the schedule's own diffusion.schedule.steps 1000"),
         ("cfg_scale", float("nan"), "cfg_scale must be finite"),
         ("cfg_scale", "1.5", "cfg_scale must be a number"),
-        ("cfg_channels", "4", "cfg_channels is '4'"),
+        ("cfg_channels", "four", "cfg_channels is 'four'; it is a number of channels, or all"),
+        ("cfg_channels", 0, "cfg_channels must be at least 1"),
         ("sampler", "plms", "unknown sampler 'plms'"),
     ):
         with pytest.raises(UsageError, match=says):
@@ -328,8 +331,9 @@ def test_what_is_larger_than_the_machine_is_refused_by_what_it_would_take(pipeli
         peta(lambda config=config: next(train(config, tmp_path / "run", device="cpu")))
     peta(lambda: assemble.network(replace(tiny().model, depth=10**9), seed=0))
     assert not list(tmp_path.iterdir())
-    for key in ("sample.steps", "diffusion.steps"):
-        with pytest.raises(UsageError, match=f"{key} must be at most 1,000,000, got 10,000,000,000,000"):
+    for key, named in (("sample.steps", "sample.sampler"), ("diffusion.steps", "diffusion.schedule")):
+        says = f"{named}.steps must be at most 1,000,000, got 10,000,000,000,000"
+        with pytest.raises(UsageError, match=says):
             tiny(f"{key}={huge}")
     with pytest.raises(UsageError, match="start and the number of images together must be at most"):
         Request((0,), settings, start=2**63 - 1, num=2)
@@ -369,7 +373,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--seed", "1e30"], 2, "--seed must be a whole number, got '1e30'"),
         (["--seed", "1.5"], 2, "--seed must be a whole number, got '1.5'"),
         (["--num", "1000000000000"], 2, "would take"),
-        (["--steps", "1000000000000"], 2, "exceeds the schedule's own"),
+        (["--steps", "1000000000000"], 2, "steps must be at most 1,000,000, got 1,000,000,000,000"),
+        (["--steps", "1001"], 2, "exceeds the schedule's own"),
         (["--classes", "1.5"], 2, "unknown class '1.5'"),
     ],
 )
@@ -396,16 +401,20 @@ def test_the_command_line_says_which_class_was_taken(folder: Path, tmp_path: Pat
         assert ("class 3 is taken as the name of class number 1" in said.err) == (classes == "3")
         # And how: times that a sampler chose are part of the origin.
         origin = json.loads(said.out)
-        assert (origin["sampler"], origin["steps"], origin["times"]) == ("unipc", 4, "log_snr")
+        assert origin["sampler"] == UniPC(4, LogSNR()).to_json()
 
 
 def test_times_are_part_of_what_a_batch_is(pipeline: Pipeline):
-    """So that parts drawn on other times do not mix with these; nothing is said of the schedule's own."""
-    even = Request((0,), pipeline.settings(sampler="ddim"), num=2).origin(pipeline)
-    assert "times" not in even
+    """So that parts sampled at other times do not mix with these: a sampler that chooses by the schedule says
+    what it chose."""
+
+    def times(of: Pipeline, **how: object) -> str:
+        return Request((0,), of.settings(**how), num=2).origin(of)["sampler"]["times"]["name"]  # type: ignore
+
     flow = made("diffusion.schedule=flow", "diffusion.prediction=velocity")
-    assert "times" not in Request((0,), flow.settings(sampler="dpm"), num=2).origin(flow)
-    assert Request((0,), pipeline.settings(sampler="dpm"), num=2).origin(pipeline)["times"] == "log_snr"
+    assert times(pipeline, sampler="ddim") == times(flow, sampler="dpm") == "even"
+    assert times(pipeline, sampler="dpm") == "log_snr"
+    assert times(pipeline, sampler={"name": "ddim", "times": "quadratic"}) == "quadratic"
     assert labels_at("equal", range(2**63 - 2, 2**63), (4, 5), 0).tolist() == [4, 5]
 
 

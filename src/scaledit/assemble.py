@@ -1,11 +1,14 @@
-"""From a RunConfig to the objects it names: the one place where a recipe's words become parts.
+"""From a RunConfig to what it describes beyond its parts, with torch.
 
-RunConfig -> network, schedule, parameterization, objective, times, sampler, guidance, data
+RunConfig -> network, denoiser, guided denoiser, times that learn, autoencoder, decoder, data
 """
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch.nn.modules.batchnorm import _NormBase
@@ -19,39 +22,13 @@ from scaledit.config import DataConfig, DiffusionConfig, LatentConfig, check_gui
 from scaledit.data.datasets import DataSet
 from scaledit.data.latents import Latents
 from scaledit.data.sets import Images, TrainingSet
-from scaledit.errors import UsageError, did_you_mean
+from scaledit.errors import UsageError
 from scaledit.models import flops
 from scaledit.models.config import DiTConfig
 from scaledit.models.dit import DiT
 from scaledit.values import hints
 
 BYTES_OF_A_WEIGHT = 4
-SCHEDULES = {
-    "linear": diffusion.LinearBeta,
-    "cosine": diffusion.CosineBeta,
-    "quadratic": diffusion.QuadraticBeta,
-    "flow": diffusion.LinearFlow,
-    "interpolant": diffusion.LinearFlow,  # of a network that is told alpha, see `denoiser`
-}
-PREDICTIONS = {
-    "epsilon": diffusion.Epsilon,
-    "velocity": diffusion.Velocity,
-    "start": diffusion.X0,
-}
-OBJECTIVES = {"simple": diffusion.Simple, "hybrid": diffusion.Hybrid}
-TIMES = {
-    "uniform": diffusion.Uniform,
-    "logit_normal": diffusion.LogitNormal,
-    "loss_second_moment": diffusion.LossSecondMoment,
-}
-SAMPLERS = {
-    "ddpm": diffusion.DDPM,
-    "ddim": diffusion.DDIM,
-    "dpm": diffusion.DPMSolver,
-    "unipc": diffusion.UniPC,
-    "heun": diffusion.Heun,
-    "euler": diffusion.Euler,
-}
 
 
 def network(config: DiTConfig, seed: int) -> DiT:
@@ -77,15 +54,7 @@ def check_weights(config: DiTConfig) -> None:
 
 def denoiser(config: DiffusionConfig, net: diffusion.Network) -> diffusion.NetDenoiser:
     """The network read the way it is trained."""
-    tells = "alpha" if config.schedule == "interpolant" else "t"
-    parameterization = PREDICTIONS[config.prediction](tells=tells)
-    if objective(config).learns_variance:
-        parameterization = diffusion.LearnedRange(parameterization)
-    return diffusion.NetDenoiser(net, schedule(config), parameterization)
-
-
-def objective(config: DiffusionConfig) -> diffusion.Objective:
-    return OBJECTIVES[config.objective]()
+    return diffusion.NetDenoiser(net, config.schedule, config.parameterization)
 
 
 def objective_modules(
@@ -116,28 +85,22 @@ def objective_modules(
     return built.to(device).train()
 
 
-def times(config: DiffusionConfig) -> diffusion.TimeDistribution:
-    return TIMES[config.times]()
-
-
-def schedule(config: DiffusionConfig) -> diffusion.Schedule:
-    return SCHEDULES[config.schedule](steps=config.steps)
-
-
-def guided(inside: diffusion.Denoiser, cfg_scale: float, cfg_channels: str) -> diffusion.Denoiser:
-    """`inside` with classifier-free guidance; scale 1 is none, and costs none. Raises UsageError where it is
-    a DiT whose null label was never trained."""
-    if cfg_scale == 1:
-        return inside
+def guided(inside: diffusion.Denoiser, guidance: Sequence[diffusion.Guidance]) -> diffusion.Denoiser:
+    """`inside` with guidance, which costs nothing where it changes nothing. Raises UsageError where it is a
+    DiT whose null label was never trained."""
     if isinstance(inside, diffusion.NetDenoiser) and isinstance(inside.net, DiT):
-        check_guidance(inside.net.config, cfg_scale)
-    return diffusion.ClassifierFree(inside, cfg_scale, None if cfg_channels == "all" else int(cfg_channels))
+        check_guidance(inside.net.config, guidance)
+    return diffusion.guided(inside, guidance)
 
 
-def sampler(name: str, steps: int) -> diffusion.Sampler:
-    if name not in SAMPLERS:
-        raise UsageError(f"unknown sampler {name!r}{did_you_mean(name, SAMPLERS)}")
-    return SAMPLERS[name](steps=steps)
+def times(config: DiffusionConfig) -> diffusion.TimeDistribution:
+    """A distribution of its own, that has learned nothing yet."""
+    return dataclasses.replace(config.times)  # pyright: ignore[reportArgumentType]
+
+
+def said(sampler: diffusion.Sampler, schedule: diffusion.Schedule) -> dict[str, Any]:
+    """A sampler whole, for protocols, with the times that it chooses on this schedule."""
+    return dataclasses.replace(sampler, times=sampler.times.chosen(schedule)).to_json()
 
 
 def data_part(config: DataConfig, allowed: part.Allowed = part.YOURS) -> DataSet:

@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -38,7 +38,13 @@ from scaledit.errors import RunError, UsageError, did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that raises UsageError with the nearest option, and lets options and words mix."""
+    """argparse that raises UsageError with the nearest option, and lets options and words mix. more: what
+    stands below the options in --help, made when it is asked for."""
+
+    more: Callable[[], str] | None = None
+
+    def format_help(self) -> str:
+        return f"{super().format_help()}{'' if self.more is None else self.more()}"
 
     def error(self, message: str) -> NoReturn:
         said = re.sub(r"^argument (\S+): must ", r"\1 must ", message)  # of commands.common.integer
@@ -146,6 +152,7 @@ def _dispatch(arguments: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.arguments(parser)
+    parser.more = getattr(command, "more", None)
     return command.run(parser.parse(arguments[1:])) or 0
 
 

@@ -24,14 +24,25 @@ import os
 import pkgutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from scaledit.errors import UsageError, did_you_mean, reason, shown
 from scaledit.values import bounds_in_words, check_bounds, convert, field, hints, own_fields
 
-__all__ = ["Allowed", "Part", "PartDescription", "build", "describe", "field", "find", "names", "switched"]
+__all__ = [
+    "Allowed",
+    "Part",
+    "PartDescription",
+    "build",
+    "describe",
+    "field",
+    "find",
+    "in_words",
+    "names",
+    "switched",
+]
 
 ANY = None
 """Of `Allowed`: every module may be imported."""
@@ -68,25 +79,27 @@ class Part:
 
     kind: the word for the kind in messages ("sampler"). home: the package or module whose classes are the
     built-in parts. needs: methods that a part must have of its own, for a user's class to be refused before
-    anything runs.
+    anything runs. title: the part's name in captions and tables for people (the class's name unless given).
     """
 
     KIND: ClassVar[str] = ""
     HOME: ClassVar[str] = ""
     NEEDS: ClassVar[tuple[str, ...]] = ()
     NAME: ClassVar[str] = ""
+    TITLE: ClassVar[str] = ""
 
     def __init_subclass__(
         cls,
         *,
         name: str = "",
+        title: str = "",
         kind: str = "",
         home: str = "",
         needs: tuple[str, ...] = (),
         **rest: Any,
     ) -> None:
         super().__init_subclass__(**rest)
-        cls.NAME = name  # not inherited: a subclass of a part is another part
+        cls.NAME, cls.TITLE = name, title or cls.__name__  # not inherited: a subclass of a part is another
         if kind:
             cls.KIND, cls.HOME, cls.NEEDS = kind, home, needs
 
@@ -107,8 +120,8 @@ class Part:
 
     def to_json(self) -> dict[str, Any]:
         """The part as plain values, whole: {"name": ..., field: value, ...}. `build` is its inverse."""
-        fields = {one.name: plain(getattr(self, one.name)) for one in own_fields(type(self))}
-        return {"name": self.part_name(), **fields}
+        fields = {one.name: _said(one, getattr(self, one.name)) for one in own_fields(type(self))}
+        return {"name": self.part_name(), **{name: plain(value) for name, value in fields.items()}}
 
     def label(self) -> str:
         """The part for people: its name, and the fields that are not as they are by default."""
@@ -116,20 +129,38 @@ class Part:
         for one in own_fields(type(self)):
             value = getattr(self, one.name)
             if value != one.default:
-                changed.append(f"{one.name} {value.label() if isinstance(value, Part) else value}")
+                said = value.label() if isinstance(value, Part) else _said(one, value)
+                changed.append(f"{one.name} {said}")
         return ", ".join([self.part_name(), *changed])
 
 
 Kind = TypeVar("Kind", bound=Part)
 
 
+def _said(one: dataclasses.Field[Any], value: Any) -> Any:
+    """The value of a field as a recipe has it: the field's own word for None."""
+    return one.metadata.get("none") or None if value is None else value
+
+
 def plain(value: Any) -> Any:
     """`value` for JSON: parts as tables, tuples as lists."""
     if isinstance(value, Part):
         return value.to_json()
+    if isinstance(value, Mapping):
+        return {key: plain(one) for key, one in value.items()}
     if isinstance(value, tuple | list):
         return [plain(one) for one in value]
     return value
+
+
+def in_words(value: Any) -> str:
+    """Plain values of parts, as protocols have them, for people: "ddim (steps 50, eta 0.0)", or "none"."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(in_words, value)) or "none"
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+        return str(value)
+    fields = ", ".join(f"{key} {in_words(one)}" for key, one in value.items() if key != "name")
+    return f"{value['name']} ({fields})" if fields else value["name"]
 
 
 def members(kind: type[Kind]) -> dict[str, type[Kind]]:
@@ -168,7 +199,7 @@ def find(kind: type[Kind], name: str, allowed: Allowed = YOURS) -> type[Kind]:
     own = members(kind)
     if name not in own:
         raise UsageError(
-            f"unknown {kind.KIND} {shown(name)}{did_you_mean(name, own)}; or MODULE:CLASS of your own"
+            f"unknown {kind.KIND} {shown(name)} (one of your own is MODULE:CLASS){did_you_mean(name, own)}"
         )
     return own[name]
 
@@ -269,8 +300,11 @@ def build(
             )
             near = did_you_mean(str(key), types).partition("; known")[0] if types else ""
             raise UsageError(f"unknown key {where}.{key}: {takes}{near}")
-        own = next(one.default for one in own_fields(part) if one.name == key)
-        fields[key] = convert(types[key], f"{where}.{key}", given, nested_of(allowed, start.get(key, own)))
+        own = next(one for one in own_fields(part) if one.name == key)
+        if given == own.metadata.get("none"):
+            given = None
+        inner = nested_of(allowed, start.get(key, own.default))
+        fields[key] = convert(types[key], f"{where}.{key}", given, inner)
     missing = [
         one.name
         for one in own_fields(part)
@@ -311,14 +345,39 @@ def part_kind(kind: Any) -> type[Part] | None:
     return None
 
 
+def inner_kinds(kind: type[Part]) -> dict[str, type[Part]]:
+    """{field: kind of part} of the fields of a kind's parts that are parts of another kind."""
+    found: dict[str, type[Part]] = {}
+    for one in members(kind).values():
+        for name, of in hints(one).items():
+            inner = part_kind(of)
+            if inner is not None and inner is not kind:
+                found.setdefault(name, inner)
+    return found
+
+
 def switched(kind: type[Kind], table: object, name: str, allowed: Allowed = YOURS) -> dict[str, Any]:
-    """The table of the part `name` in the place of another one's: the fields that both have are kept.
+    """The table of the part `name` in the place of another one's: the fields that both have are kept, but for
+    parts inside that are as the other one has them by default (a sampler's times, say): those are chosen for
+    it.
 
     table: what stood there, a word or a table (of plain values).
     """
     part = find(kind, name, allowed)
     before = dict(table) if isinstance(table, Mapping) else {}
-    kept = {key: value for key, value in before.items() if key != "name" and key in hints(part)}
+    usual: dict[str, Any] = {}
+    if before.get("name", name) != name:
+        with suppress(UsageError):  # what stood there may itself be wrong, and is replaced
+            usual = {
+                one.name: plain(one.default)
+                for one in own_fields(find(kind, before["name"], allowed))
+                if isinstance(one.default, Part)
+            }
+    kept = {
+        key: value
+        for key, value in before.items()
+        if key != "name" and key in hints(part) and not (key in usual and value == usual[key])
+    }
     return {"name": name, **kept}
 
 
@@ -351,7 +410,7 @@ def described(part: type[Part]) -> PartDescription:
     fields = tuple(
         FieldDescription(
             one.name,
-            "" if one.default is dataclasses.MISSING else _shown(one.default),
+            "" if one.default is dataclasses.MISSING else _shown(_said(one, one.default)),
             bounds_in_words(one),
             one.metadata.get("doc", ""),
         )

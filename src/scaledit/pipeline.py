@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,15 @@ from torch import Tensor
 from scaledit import assemble, checks, diffusion, images, machine
 from scaledit.autoencoders.decoder import Decoder
 from scaledit.callbacks import Progress
-from scaledit.config import LatentConfig, RunConfig, SampleConfig, check_guidance, check_sampling
+from scaledit.config import (
+    LatentConfig,
+    RunConfig,
+    SampleConfig,
+    check_guidance,
+    check_sampling,
+    short,
+    with_values,
+)
 from scaledit.data.latents import MadeBy
 from scaledit.errors import RunError, UsageError, did_you_mean
 from scaledit.interop import card, hub, ours
@@ -34,6 +42,7 @@ from scaledit.interop.official import check_size
 from scaledit.models import flops
 from scaledit.models.dit import DiT
 from scaledit.models.shapes import shapes as needed_shapes
+from scaledit.part import Allowed
 
 DECODED_AT_ONCE = 16
 """Images: decoding takes far more memory than sampling."""
@@ -65,35 +74,45 @@ class Pipeline:
         classes: Classes,
         seed: int = 0,
         start: int = 0,
-        sampler: str | None = None,
+        sampler: str | Mapping[str, Any] | diffusion.Sampler | None = None,
         steps: int | None = None,
         cfg_scale: float | None = None,
-        cfg_channels: Literal["3", "all"] | None = None,
+        cfg_channels: int | str | None = None,
         batch_size: int = 64,
         progress: Progress | None = None,
+        guidance: Sequence[diffusion.Guidance] | None = None,
     ) -> np.ndarray:
         """(N, H, W, 3) uint8, one image per entry of `classes`: numbers, 0 the first, or names (strings). A
         class whose name is a number is its name as "7" and its number as 7, which need not be the same class.
 
-        What is not given is taken from the run's [sample] section. Raises UsageError for a class or a sampler
-        that the model does not have, for settings that [sample] would refuse, and for guidance of a model
-        whose null label was never trained; RunError where numbers on the way out are not finite.
+        sampler: a name ("ddim", or "my_parts:Midpoint" of a module that can be imported), a table of a name
+        and fields, or a Sampler, which is taken as it is. steps: of the sampler. cfg_scale, cfg_channels: of
+        classifier-free guidance; a number of channels, or "all". guidance: the parts around the denoiser
+        instead of the run's, the first one innermost.
+
+        What is not given is taken from the run's [sample] section; a sampler that is named takes over its
+        number of steps. Raises UsageError for a class or a sampler that the model does not have, for settings
+        that [sample] would refuse, and for guidance of a model whose null label was never trained; RunError
+        where numbers on the way out are not finite.
         """
-        settings = self.settings(seed, sampler, steps, cfg_scale, cfg_channels)
+        settings = self.settings(seed, sampler, steps, cfg_scale, cfg_channels, guidance)
         return self.draw(classes, settings, start, batch_size, progress)
 
     def settings(
         self,
         seed: int = 0,
-        sampler: str | None = None,
+        sampler: str | Mapping[str, Any] | diffusion.Sampler | None = None,
         steps: int | None = None,
         cfg_scale: float | None = None,
-        cfg_channels: Literal["3", "all"] | None = None,
+        cfg_channels: int | str | None = None,
+        guidance: Sequence[diffusion.Guidance] | None = None,
     ) -> SampleConfig:
-        """The run's own [sample] section with what is given in its place."""
-        given = {"sampler": sampler, "steps": steps, "cfg_scale": cfg_scale, "cfg_channels": cfg_channels}
+        """The run's own [sample] section with what is given in its place, as calling takes it. Raises
+        UsageError."""
+        given: dict[str, Any] = {"sample.sampler": sampler, "sample.guidance": guidance}
         changes = {key: value for key, value in given.items() if value is not None}
-        settings = replace(self.config.sample, seed=seed, **changes)
+        changes |= short(self.config, steps=steps, cfg_scale=cfg_scale, cfg_channels=cfg_channels)
+        settings = replace(with_values(self.config, changes).sample, seed=seed)
         self.check(settings)
         return settings
 
@@ -101,10 +120,9 @@ class Pipeline:
         """The sampler of `settings`. Raises UsageError where this model cannot be sampled so: said before any
         work."""
         check_sampling(settings, self.config.diffusion)
-        check_guidance(self.config.model, settings.cfg_scale)
-        sampler = assemble.sampler(settings.sampler, settings.steps)
-        sampler.grid(assemble.schedule(self.config.diffusion))
-        return sampler
+        check_guidance(self.config.model, settings.guidance)
+        settings.sampler.grid(self.config.diffusion.schedule)
+        return settings.sampler
 
     def draw(
         self,
@@ -162,10 +180,9 @@ class Pipeline:
             batch_size = max(1, len(labels))
         batch_size = checks.integer(batch_size, "batch_size", 1)
         sampler = self.check(settings)
-        self._check_memory(len(labels), batch_size, settings.cfg_scale != 1)
-        denoiser = assemble.guided(
-            assemble.denoiser(self.config.diffusion, self.net), settings.cfg_scale, settings.cfg_channels
-        )
+        self._check_memory(len(labels), batch_size, _is_guided(settings))
+        inside = assemble.denoiser(self.config.diffusion, self.net)
+        denoiser = assemble.guided(inside, settings.guidance)
         total = -(-len(labels) // batch_size) * sampler.steps
         batches, done = [torch.empty(0, *self.config.model.shape)], 0
         for first in range(0, len(labels), batch_size):
@@ -205,16 +222,17 @@ class Pipeline:
         if bad:
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
             return f"{said}; the model's weights are not finite: {bad[0]}{more}"
-        if settings.cfg_scale != 1:
-            return f"{said}; the weights are finite: try a smaller guidance than {settings.cfg_scale:g}"
+        if _is_guided(settings):
+            guidance = " and ".join(part.label() for part in settings.guidance)
+            return f"{said}; the weights are finite: try less guidance than {guidance}"
         return f"{said}; the weights are finite: the network's own numbers grow beyond float32"
 
     def _noise(self, settings: SampleConfig, first: int, n: int) -> diffusion.NoiseSource:
         """Of the images first..first + n - 1."""
         shape = self.config.model.shape
         if self.official_noise:
-            guided = settings.cfg_scale != 1
-            return diffusion.OfficialNoise(settings.seed, n, shape, self.device, doubled=guided)
+            doubled = _is_guided(settings)
+            return diffusion.OfficialNoise(settings.seed, n, shape, self.device, doubled=doubled)
         return diffusion.Noise(settings.seed, range(first, first + n), shape, self.device)
 
     def with_official_noise(self) -> Pipeline:
@@ -279,18 +297,29 @@ class Pipeline:
         return number
 
 
+def _is_guided(settings: SampleConfig) -> bool:
+    return not all(part.idle for part in settings.guidance)
+
+
 def load(
-    path: str | Path, device: str = "auto", decoder: LatentConfig | None = None, hints: Hints | None = None
+    path: str | Path,
+    device: str = "auto",
+    decoder: LatentConfig | None = None,
+    hints: Hints | None = None,
+    allow_import: Iterable[str] = (),
 ) -> Pipeline:
     """The Pipeline of a run folder (its latest checkpoint), a checkpoint or an exported folder of ours; of an
     official .pt, or a folder of diffusers; or of any of these folders on the Hub, by its id. EMA weights,
     where there are.
 
     decoder: what to decode its latents with, instead of the model's own. hints: what weights from elsewhere
-    do not say. Local paths need no network. Warns of what had to be assumed. Raises UsageError if there is no
-    model at `path`, RunError if its files are damaged.
+    do not say. allow_import: modules that the model may name parts of (my_parts:Midpoint): they are imported,
+    and so run, which is for code that you trust. Local paths need no network. Warns of what had to be
+    assumed. Raises UsageError if there is no model at `path`, or one that names a module that is not allowed;
+    RunError if its files are damaged.
     """
-    model, where = open_model(hub.local(path), hints), assemble.device(device)
+    allowed = Allowed.only(allow_import, str(path))
+    model, where = open_model(hub.local(path), hints, allowed=allowed), assemble.device(device)
     for note in model.notes:
         warnings.warn(f"{path}: {note}", stacklevel=2)
     config = model.config

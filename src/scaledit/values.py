@@ -29,19 +29,22 @@ def field(
     le: float | None = None,
     lt: float | None = None,
     doc: str = "",
+    none: str = "",
     inner: bool = False,
 ) -> Any:
     """A field of a part or of a section of a config.
 
     default: its value where none is given; without one it must be given. ge, gt, le, lt: its bounds (at
     least, above, at most, below); floats must be finite in any case. doc: what it means, with units, as
-    --help and docs show it. inner: it is not the user's to set, in no recipe and no protocol (what a part
-    wraps).
+    --help and docs show it. none: the word that means None in recipes, protocols and on the command line,
+    of a field that may be None ("all" channels). inner: it is not the user's to set, in no recipe and no
+    protocol (what a part wraps).
     """
     bounds = {
         name: bound for name, bound in (("ge", ge), ("gt", gt), ("le", le), ("lt", lt)) if bound is not None
     }
-    return dataclasses.field(default=default, metadata={"bounds": bounds, "doc": doc, "inner": inner})
+    metadata = {"bounds": bounds, "doc": doc, "none": none, "inner": inner}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 SAID = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from scaledit.config import (
-    TRAINING_BOUNDS,
     CheckpointConfig,
     Config,
     DataConfig,
@@ -17,9 +16,10 @@ from scaledit.config import (
     LogConfig,
     OptimizerConfig,
     TrainConfig,
-    check_bounds,
+    check,
 )
 from scaledit.errors import UsageError
+from scaledit.values import field as bounded
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class AutoencoderConfig:
     group normalisation, a divisor of every width. attention: one in the middle, as latent diffusion's.
     """
 
-    channels: int = 4
+    channels: int = bounded(4, ge=1)
     widths: tuple[int, ...] = (32, 64, 128)
-    layers: int = 1
-    groups: int = 8
+    layers: int = bounded(1, ge=1)
+    groups: int = bounded(8, ge=1)
     attention: bool = False
 
 
@@ -41,8 +41,8 @@ class AutoencoderConfig:
 class LossConfig:
     """The weights of scaledit.autoencoders.losses. gradient_weight 0 leaves differences of neighbours out."""
 
-    kl_weight: float = 1e-6
-    gradient_weight: float = 0.0
+    kl_weight: float = bounded(1e-6, ge=0)
+    gradient_weight: float = bounded(0.0, ge=0)
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class AutoencoderTrainConfig(TrainConfig):
     cheap, and convolutions do not mind.
     """
 
-    steps: int = 10_000
-    batch_size: int = 16
-    crop: int = 0
+    steps: int = bounded(10_000, ge=1)
+    batch_size: int = bounded(16, ge=1)
+    crop: int = bounded(0, ge=0)
     init: str = ""
     decoder_only: bool = False
 
@@ -66,8 +66,8 @@ class ReconstructionConfig:
     """How the run is judged: every so many steps (0 for only at the end) on `num` held-out images, spread
     evenly over them."""
 
-    every: int = 0
-    num: int = 96
+    every: int = bounded(0, ge=0)
+    num: int = bounded(96, ge=1)
 
 
 @dataclass(frozen=True)
@@ -88,20 +88,7 @@ class AutoencoderRun(Config):
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
-        check_bounds(
-            self,
-            {
-                "model.channels": 1,
-                "model.layers": 1,
-                "model.groups": 1,
-                "loss.kl_weight": 0,
-                "loss.gradient_weight": 0,
-                **TRAINING_BOUNDS,
-                "train.crop": 0,
-                "evaluate.every": 0,
-                "evaluate.num": 1,
-            },
-        )
+        check(self)
         widths, groups = self.model.widths, self.model.groups
         if not widths or any(width < 1 or width % groups for width in widths):
             raise UsageError(f"model.widths must be multiples of model.groups {groups}, got {list(widths)}")

@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+import textwrap
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any
 
 from scaledit import checks, terminal
 from scaledit.callbacks import Progress
-from scaledit.config import SamplerName
 from scaledit.errors import RunError, UsageError, printable
 
 if TYPE_CHECKING:
@@ -32,7 +32,20 @@ def recipe(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
         help="a recipe's name, or the path of a .toml file",
     )
     parser.add_argument(
-        "overrides", metavar="section.key=value", nargs="*", help="changes to the recipe: train.steps=100"
+        "overrides",
+        metavar="section.key=value",
+        nargs="*",
+        help="changes to the recipe: train.steps=100, sample.sampler.eta=0.5",
+    )
+
+
+def keys(parser: argparse.ArgumentParser) -> None:
+    """Of commands that take a model."""
+    parser.add_argument(
+        "overrides",
+        metavar="section.key=value",
+        nargs="*",
+        help="what is said of sampling: sample.sampler.eta=0.5; after the options below",
     )
 
 
@@ -89,21 +102,93 @@ def launched(given: argparse.Namespace, command: Sequence[str]) -> int | None:
         raise UsageError("--nproc starts ranks, and this process is one already (RANK is set); leave it out")
     from scaledit import launch
 
-    words = [*command, given.recipe, *given.overrides, "--resume", given.resume, "--device", given.device]
+    words = [*command, given.recipe, *overrides(given), "--resume", given.resume, "--device", given.device]
     words += ["--out", str(given.out)] if given.out else []
     return launch.run([*words, "--json"] if given.json else words, given.nproc)
 
 
 def sampling(parser: argparse.ArgumentParser) -> None:
     """How images are drawn from a model."""
-    parser.add_argument("--sampler", choices=get_args(SamplerName), help="(default: the run's)")
-    parser.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: the run's)")
+    parser.add_argument(
+        "--sampler", metavar="NAME", help="one of those below, or MODULE:CLASS (default: the run's)"
+    )
+    parser.add_argument("--steps", type=int, metavar="N", help="of the sampler (default: the run's)")
+    guidance(parser)
+
+
+def guidance(parser: argparse.ArgumentParser) -> None:
+    """The short options of classifier-free guidance."""
     parser.add_argument(
         "--cfg-scale", type=float, metavar="S", help="guidance; 1 is none (default: the run's)"
     )
     parser.add_argument(
-        "--cfg-channels", choices=["3", "all"], help="which channels are guided (default: the run's)"
+        "--cfg-channels",
+        metavar="N|all",
+        help="how many channels are guided, the first ones, or all (default: the run's)",
     )
+
+
+SHORT = ("sampler", "steps", "cfg_scale", "cfg_channels")
+
+
+def short(given: argparse.Namespace) -> dict[str, Any]:
+    """Those of `sampling` that are given."""
+    return {key: getattr(given, key) for key in SHORT if getattr(given, key, None) is not None}
+
+
+def overrides(given: argparse.Namespace) -> list[str]:
+    """What a recipe is changed by: the short options as keys, then the keys."""
+    from scaledit import config as configs
+
+    made = configs.short(**short(given))
+    return [*(configs.override(key, value) for key, value in made.items()), *given.overrides]
+
+
+def allow_import(parser: argparse.ArgumentParser) -> None:
+    """Of commands that read a model, which may come from elsewhere."""
+    parser.add_argument(
+        "--allow-import",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="a module that the model names a part of: it is imported, and so run; only for code you trust",
+    )
+
+
+def parts(*sections: str) -> str:
+    """The parts that keys of these sections of a recipe name, those inside of them, and their fields: for
+    --help."""
+    from scaledit.config import RunConfig
+    from scaledit.config.tables import part_keys
+    from scaledit.part import describe, inner_kinds
+
+    lines, kinds = [], part_keys(RunConfig, sections)
+    seen: dict[Any, str] = {}
+    while kinds:
+        key, kind = kinds.pop(0)
+        if kind in seen:
+            if seen[kind] != key:
+                lines.append(f"\n{key}: as {seen[kind]}")
+            continue
+        seen[kind] = key
+        lines.append(f"\n{key}: the {kind.KIND}")
+        for one in describe(kind):
+            lines += textwrap.wrap(
+                f"{one.name}: {one.summary}", WIDTH, initial_indent="  ", subsequent_indent="    "
+            )
+            for field in one.fields:
+                said = ", ".join(
+                    filter(None, [field.default and f"default {field.default}", field.bounds, field.doc])
+                )
+                lines += textwrap.wrap(
+                    f"{field.name}: {said}", WIDTH, initial_indent="      ", subsequent_indent="        "
+                )
+        kinds += [(f"{key}.{name}", inner) for name, inner in inner_kinds(kind).items()]
+    heading = "parts and their fields (section.key.field=value; MODULE:CLASS names one of your own):"
+    return "\n".join(["", heading, *lines, ""])
+
+
+WIDTH = 100
 
 
 def decoder(parser: argparse.ArgumentParser) -> None:
@@ -119,20 +204,35 @@ def decoder(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def loaded(given: argparse.Namespace, model: str | Path) -> Pipeline:
-    """The model of a command with `device` and `decoder`. Raises UsageError, RunError."""
+SECTIONS = ("sample", "evaluate", "autoencoder")
+"""What may be changed of a model that is there: how it is sampled, judged and decoded."""
+
+
+def loaded(given: argparse.Namespace, model: str | Path, section: str = "sample") -> Pipeline:
+    """The model of a command with `device`, `decoder`, `sampling` and `keys`, which change its config: the
+    short options first. section: whose guidance the short options are of. Raises UsageError, RunError."""
     from dataclasses import replace
 
+    from scaledit import config as configs
     from scaledit.pipeline import load
 
-    options = {"path": given.decoder, "precision": given.decoder_precision, "tiled": given.tiled}
-    changes = {key: value for key, value in options.items() if value is not None}
-    pipeline = load(model, given.device)
-    if not changes:
-        return pipeline
-    if pipeline.decoder is None:
-        raise UsageError(f"{model} makes pixels: there is nothing to decode")
-    return load(model, given.device, replace(pipeline.config.autoencoder, **changes))
+    for override in given.overrides:
+        of = override.partition(".")[0]
+        if "." in override.partition("=")[0] and of not in SECTIONS:
+            raise UsageError(
+                f"{override}: a trained model's [{of}] stays as it is; keys of {', '.join(SECTIONS)} change "
+                f"how it is used"
+            )
+    pipeline = load(model, given.device, allow_import=given.allow_import)
+    decoding = {"path": given.decoder, "precision": given.decoder_precision, "tiled": given.tiled}
+    values = {f"autoencoder.{key}": value for key, value in decoding.items() if value is not None}
+    values |= configs.short(pipeline.config, section, **short(given))
+    config = configs.changed(configs.with_values(pipeline.config, values), given.overrides)
+    if config.autoencoder != pipeline.config.autoencoder:
+        if pipeline.decoder is None:
+            raise UsageError(f"{model} makes pixels: there is nothing to decode")
+        pipeline = load(model, given.device, config.autoencoder, allow_import=given.allow_import)
+    return replace(pipeline, config=replace(config, autoencoder=pipeline.config.autoencoder))
 
 
 def extractor(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from scaledit.commands import common
 from scaledit.errors import UsageError, printable
 from scaledit.interop import hub
+from scaledit.part import Allowed
 
 SUMMARY = """between official DiT checkpoints, diffusers' folders and our own
 
@@ -68,6 +69,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--push", metavar="ORG/NAME", help="send OUT to the Hugging Face Hub as well")
     parser.add_argument("--private", action="store_true", help="with --push")
+    common.allow_import(parser)
     common.as_json(parser)
 
 
@@ -87,7 +89,8 @@ def run(given: argparse.Namespace) -> None:
 
     results = tuple(_result(path) for path in given.metrics)
     hints = Hints(given.model, given.heads, _size(given.input_size), given.patch_size, given.num_classes)
-    model = open_model(hub.local(given.source), hints, given.weights, given.allow_nonfinite)
+    allowed = Allowed.only(given.allow_import, given.source)
+    model = open_model(hub.local(given.source), hints, given.weights, given.allow_nonfinite, allowed)
     if given.autoencoder:
         model = decoded_by(model, _absolute(given.autoencoder))
     with common.shown_progress("converting, MB") as progress:

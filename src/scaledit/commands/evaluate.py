@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from scaledit import terminal
 from scaledit.commands import common
 from scaledit.errors import RunError, UsageError, reading
+from scaledit.part import in_words
 
 if TYPE_CHECKING:
     from scaledit.evaluation.result import Result
@@ -27,8 +28,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "samples",
         metavar="SAMPLES",
         nargs="*",
-        type=Path,
-        help="a .npz, a folder or tar of PNGs, what generate made, or a run; several: seeds of one sampling",
+        help="a .npz, a folder or tar of PNGs, what generate made, or a run; several: seeds of one sampling; "
+        "of a run also section.key=value, as in sample.sampler.eta=0.5",
     )
     parser.add_argument("--reference", metavar="REF", help='ADM\'s .npz, real images, "digits" or "photos"')
     common.extractor(parser)
@@ -59,6 +60,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     common.sampling(parser)
     common.decoder(parser)
+    common.allow_import(parser)
     common.device(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
     parser.add_argument(
@@ -66,8 +68,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def more() -> str:
+    """Below the options of --help."""
+    return common.parts("sample", "evaluate")
+
+
 @common.told()
 def run(given: argparse.Namespace) -> None:
+    from scaledit.config import is_override
+
+    given.overrides = [word for word in given.samples if is_override(word) and not Path(word).exists()]
+    given.samples = [Path(word) for word in given.samples if word not in given.overrides]
     if not given.samples and not given.compare:
         raise UsageError("say what to measure: SAMPLES --reference REF, or --compare with results")
     if given.samples and not given.reference:
@@ -138,12 +149,11 @@ def _measure(given: argparse.Namespace) -> Result:
             f"{runs[0]} is a run: give it alone; --seeds says how many sample sets to draw of it"
         )
     if runs:
-        pipeline = common.loaded(given, runs[0])
+        pipeline = common.loaded(given, runs[0], "evaluate")
         drawing = {name: getattr(given, name) for name in DRAWING if getattr(given, name) is not None}
         config = replace(pipeline.config.evaluate, **options, **drawing)
-        scale = config.cfg_scale if given.cfg_scale is None else given.cfg_scale
-        settings = pipeline.settings(config.seed, given.sampler, given.steps, scale, given.cfg_channels)
-        foreign = Allowed.only(getattr(given, "allow_import", None) or (), f"the config of {runs[0]}")
+        settings = pipeline.settings(config.seed, guidance=config.guidance)
+        foreign = Allowed.only(given.allow_import or (), f"the config of {runs[0]}")
         judge = opened(config, YOURS if given.metrics else foreign)
         sets = drawn(judge, pipeline, config, settings)
     else:
@@ -151,6 +161,8 @@ def _measure(given: argparse.Namespace) -> Result:
         if wrong:
             option = wrong[0].replace("_", "-")
             raise UsageError(f"--{option} is for a run; {given.samples[0]} holds samples already")
+        if given.overrides:
+            raise UsageError(f"{given.overrides[0]} is for a run; {given.samples[0]} holds samples already")
         sets = [open_samples(path, given.allow_jpeg) for path in given.samples]
         judge = opened(EvaluateConfig(**options))
     with common.shown_progress("evaluating") as progress:
@@ -159,7 +171,11 @@ def _measure(given: argparse.Namespace) -> Result:
 
 JUDGING = ("reference", "inception", "any_inception", "dinov2", "metrics", "precision")
 DRAWING = ("num", "seeds", "seed", "labels")
-SAMPLING = ("sampler", "steps", "cfg_scale", "cfg_channels", "decoder", "decoder_precision", "tiled")
+SAMPLING = (*common.SHORT, "decoder", "decoder_precision", "tiled")
+
+
+def _in_words(key: str, value: object) -> object:
+    return in_words(value) if key in ("sampler", "guidance") else value
 
 
 def _show(results: list[Result], compared: bool) -> None:
@@ -183,6 +199,6 @@ def _show(results: list[Result], compared: bool) -> None:
     terminal.table(header, rows)
     terminal.say("")
     protocol = {} if compared else readable(results[0].protocol)
-    terminal.facts(protocol.items(), width=20)
+    terminal.facts(((key, _in_words(key, value)) for key, value in protocol.items()), width=20)
     for warning in dict.fromkeys(warning for result in results for warning in result.warnings):
         terminal.warn(warning)

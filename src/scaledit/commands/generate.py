@@ -22,6 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="a run, a checkpoint, an exported folder, a .pt, hf://id"
     )
+    common.keys(parser)
     parser.add_argument("--num", type=int, default=50_000, metavar="N", help="(default: 50000)")
     parser.add_argument("--classes", metavar="0,1,2", help=common.CLASSES)
     parser.add_argument(
@@ -33,6 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="S")
     common.sampling(parser)
     common.decoder(parser)
+    common.allow_import(parser)
     parser.add_argument("--shard", default="0/1", metavar="i/n", help="make only this share of the parts")
     parser.add_argument("--batch-size", type=int, default=125, metavar="N")
     common.device(parser)
@@ -40,6 +42,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, metavar="OUT", help="ADM's batch (FILE.npz), or a folder of parts"
     )
     common.as_json(parser)
+
+
+def more() -> str:
+    """Below the options of --help."""
+    return common.parts("sample")
 
 
 @common.told()
@@ -59,9 +66,7 @@ def run(given: argparse.Namespace) -> None:
     pipeline = common.loaded(given, given.model)
     request = Request(
         classes=parse_classes(given.classes, pipeline),
-        settings=pipeline.settings(
-            given.seed, given.sampler, given.steps, given.cfg_scale, given.cfg_channels
-        ),
+        settings=pipeline.settings(given.seed),
         num=given.num,
         rule=given.labels,
     )

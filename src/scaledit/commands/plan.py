@@ -60,6 +60,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     common.as_json(parser)
 
 
+def more() -> str:
+    """Below the options of --help."""
+    return common.parts("model", "diffusion", "sample")
+
+
 def run(given: argparse.Namespace) -> None:
     asked = [name for name in ("budget", "hours") if getattr(given, name) is not None]
     if len(asked) + (given.recipe is not None) != 1:

@@ -13,13 +13,15 @@ from scaledit.interop import hub
 SUMMARY = """draw images from a run
 
   scaledit sample runs/digits --out samples.png
-  scaledit sample runs/digits --classes 3,5 --num 100 --cfg-scale 1.5 --out samples.npz"""
+  scaledit sample runs/digits --classes 3,5 --num 100 --cfg-scale 1.5 --out samples.npz
+  scaledit sample runs/digits --sampler ddim sample.sampler.eta=0.5 --out samples.png"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="a run, a checkpoint, an exported folder, a .pt, hf://id"
     )
+    common.keys(parser)
     parser.add_argument("--classes", metavar="0,1,2", help=common.CLASSES)
     how_many = parser.add_mutually_exclusive_group()
     how_many.add_argument("--per-class", type=int, metavar="N", help="N images of each class (default: 8)")
@@ -30,6 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     common.sampling(parser)
     common.decoder(parser)
+    common.allow_import(parser)
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="changes speed, not images")
     parser.add_argument(
         "--official-noise",
@@ -45,6 +48,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="a grid (FILE.png), ADM's batch (FILE.npz), or a folder",
     )
     common.as_json(parser)
+
+
+def more() -> str:
+    """Below the options of --help."""
+    return common.parts("sample")
 
 
 @common.told()
@@ -65,9 +73,7 @@ def run(given: argparse.Namespace) -> None:
         pipeline = pipeline.with_official_noise()
     request = Request(
         classes=parse_classes(given.classes, pipeline),
-        settings=pipeline.settings(
-            given.seed, given.sampler, given.steps, given.cfg_scale, given.cfg_channels
-        ),
+        settings=pipeline.settings(given.seed),
         start=given.start,
         per_class=given.per_class,
         num=given.num,

@@ -38,6 +38,8 @@ class Guidance(Part, kind="guidance", home="scaledit.diffusion.guidance", needs=
     """
 
     BY_ROW: ClassVar[tuple[str, ...]] = ()
+    uses_null: ClassVar[bool] = False
+    """Whether it leads away from what the model does for no label, which must have been trained."""
 
     inside: Denoiser | None = field(None, doc="the denoiser that is guided", inner=True)
 
@@ -56,6 +58,11 @@ class Guidance(Part, kind="guidance", home="scaledit.diffusion.guidance", needs=
     def idle(self) -> bool:
         """Whether it changes nothing, so that it can be left out and its evaluations saved."""
         return False
+
+    @property
+    def evaluations(self) -> int:
+        """How often the denoiser inside is asked, for once that this one is."""
+        return 1 if self.idle else 2
 
     def bind(self, denoiser: Denoiser) -> Self:
         """The same guidance, of this denoiser."""
@@ -97,10 +104,11 @@ class ClassifierFree(Guidance, name="classifier_free"):
     """
 
     BY_ROW: ClassVar[tuple[str, ...]] = ("scale",)
+    uses_null: ClassVar[bool] = True
 
     scale: float = field(1.0, doc="1 is no guidance; above, towards what is asked for")
     channels: int | None = field(
-        None, ge=1, doc="how many channels are guided, from the first on; all if unset"
+        None, ge=1, none="all", doc="how many channels are guided, from the first on"
     )
 
     @property

@@ -316,11 +316,11 @@ def drawn(
     judge: Judge, pipeline: Pipeline, config: EvaluateConfig, settings: SampleConfig | None = None
 ) -> list[SampleSet]:
     """config.seeds sample sets of config.num images each, to be drawn with `settings` (the run's own
-    [sample], at config.cfg_scale, unless given).
+    [sample] with config.guidance, unless given).
 
     Raises UsageError for labels="real" where the judge has no real images of known classes.
     """
-    settings = settings or replace(pipeline.config.sample, cfg_scale=config.cfg_scale)
+    settings = settings or replace(pipeline.config.sample, guidance=config.guidance)
     classes = tuple(range(pipeline.config.model.num_classes))
     if config.labels == "real":
         if not judge.labels:

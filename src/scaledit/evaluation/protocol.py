@@ -11,13 +11,16 @@ from typing import Any
 import torch
 
 from scaledit import __version__
+from scaledit.diffusion.samplers import DDPM
 from scaledit.evaluation.features import FeatureNetwork, Features
 from scaledit.evaluation.metric import TOLD, DistancePrecision
 from scaledit.evaluation.metrics.neighbours import K_DENSITY, K_PRECISION
 from scaledit.evaluation.reference import Reference
 from scaledit.evaluation.samples import SampleSet
+from scaledit.part import in_words
 
-PAPER = {"n": 50_000, "labels": "uniform", "sampler": "ddpm", "steps": 250}
+PAPER = {"n": 50_000, "labels": "uniform"}
+PAPER_SAMPLER = DDPM(steps=250)
 """How the paper's figures were made (section 4; its footnotes name decoder and guidance row by row)."""
 PAPER_SIDES = (256, 512)
 
@@ -34,9 +37,7 @@ ORIGIN = (
     "labels",
     "start",
     "sampler",
-    "steps",
-    "cfg_scale",
-    "cfg_channels",
+    "guidance",
     "precision",
     "decoder",
     "rounding",
@@ -51,8 +52,8 @@ def describe(
     extractors: Sequence[FeatureNetwork],
     precision: DistancePrecision,
 ) -> dict[str, Any]:
-    """The protocol of figures over `sets`, of which `seen` is the first. None stands for: not stated. times
-    is there only where a sampler chose others than the schedule's own."""
+    """The protocol of figures over `sets`, of which `seen` is the first. None stands for: not stated. Sampler
+    and guidance are whole, as their parts say themselves."""
     origins = [samples.origin for samples in sets]
     return {
         "n": seen.n,
@@ -60,7 +61,6 @@ def describe(
         "samples": [samples.name for samples in sets],
         "image_size": list(seen.size),
         **{key: _common([origin.get(key) for origin in origins]) for key in ORIGIN},
-        **({"times": _common(times)} if any(times := [origin.get("times") for origin in origins]) else {}),
         "seed": [origin.get("seed") for origin in origins],
         "extractor": _common([extractor.name for extractor in extractors]),
         "extractor_sha256": _common([extractor.sha256 for extractor in extractors]),
@@ -142,6 +142,10 @@ def _unlike_the_paper(protocol: Mapping[str, Any]) -> list[str]:
         for key, theirs in PAPER.items()
         if protocol[key] != theirs
     ]
+    sampler = protocol["sampler"]
+    if sampler != PAPER_SAMPLER.to_json():
+        said = "unknown" if sampler is None else in_words(sampler)
+        differs.append(f"sampler {said}, not {in_words(PAPER_SAMPLER.to_json())}")
     height, width = protocol["image_size"]
     if height != width or height not in PAPER_SIDES:
         sides = " or ".join(f"{side}x{side}" for side in PAPER_SIDES)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scaledit.config import old
 from scaledit.errors import UsageError, shown
 from scaledit.evaluation import metric
 from scaledit.evaluation.metric import Column
@@ -98,7 +99,7 @@ class Result:
         size = protocol.get("image_size", [0, 0])
         if not isinstance(size, list | tuple) or not all(type(side) is int for side in size):
             raise UsageError(f"its image_size is {shown(size)}")
-        return cls(value["name"], figures, protocol, warnings)
+        return cls(value["name"], figures, old.protocol(protocol), warnings)
 
     @classmethod
     def read(cls, path: Path) -> Result:

@@ -25,6 +25,7 @@ from typing import IO, Any, NamedTuple, Protocol, cast
 import numpy as np
 from PIL import Image
 
+from scaledit.config import old
 from scaledit.data.decode import PNG_DEPTH
 from scaledit.errors import UsageError, reading, reason, shown
 from scaledit.files.reading import PNG_MAGIC, check_png
@@ -248,7 +249,7 @@ def origin_of(held: np.ndarray, path: Path) -> dict[str, Any]:
         origin = json.loads(str(held))
         if not isinstance(origin, dict):
             raise ValueError(f"it says {shown(origin)}")
-    return origin
+    return old.protocol(origin)
 
 
 def _image_header(archive: zipfile.ZipFile, path: Path) -> tuple[int, int, int, int]:
@@ -455,7 +456,7 @@ def _png_origin(data: bytes) -> dict[str, Any]:
     origin = None
     with suppress(Exception), Image.open(io.BytesIO(data), formats=["PNG"]) as image:
         origin = json.loads(image.info.get("scaledit", "{}"))
-    return origin if isinstance(origin, dict) else {}
+    return old.protocol(origin) if isinstance(origin, dict) else {}
 
 
 @dataclass(frozen=True)

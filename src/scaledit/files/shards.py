@@ -9,7 +9,7 @@ others compare with. An interrupted job resumes when it is run again.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,9 +38,16 @@ class Shard(NamedTuple):
 ALL = Shard(0, 1)
 
 
-def begin_or_join(folder: Path, name: str, job: Mapping[str, Any], what: str) -> None:
+def begin_or_join(
+    folder: Path,
+    name: str,
+    job: Mapping[str, Any],
+    what: str,
+    as_now: Callable[[dict[str, Any]], dict[str, Any]] = lambda there: there,
+) -> None:
     """Begins a job in `folder` by writing what it is to folder/name, or joins it: compares `job` with what
-    another process (or an earlier run) wrote there. what: the parts' name in the message.
+    another process (or an earlier run) wrote there. what: the parts' name in the message. as_now: makes
+    today's words of what an earlier version may have written.
 
     Raises UsageError if the folder holds something else.
     """
@@ -54,7 +61,7 @@ def begin_or_join(folder: Path, name: str, job: Mapping[str, Any], what: str) ->
         folder.mkdir(parents=True, exist_ok=True)
         atomic_bytes(path, (json.dumps(job, indent=1) + "\n").encode())
     try:
-        there = json.loads(path.read_bytes())
+        there = as_now(json.loads(path.read_bytes()))
         changed = [key for key in sorted(job.keys() | there.keys()) if there.get(key) != job.get(key)]
     except (OSError, ValueError, AttributeError):
         raise UsageError(f"{path} cannot be read; choose another --out") from None

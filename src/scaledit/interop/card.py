@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scaledit import __version__, config
+from scaledit.config import old
 from scaledit.errors import printable
 from scaledit.interop import diffusers_folder, hub
 from scaledit.interop.infer import name_of
 from scaledit.interop.model import Model
 from scaledit.models import flops
 from scaledit.models.config import IMAGENET_CLASSES
+from scaledit.part import in_words
 
 Usage = Literal["scaledit", "diffusers", "plain"]
 SUFFIXES = ("_std", "_real")
@@ -89,8 +91,8 @@ def text(model: Model, results: Sequence[Mapping[str, Any]] = (), usage: Usage =
         f"- {'average (EMA) of the weights' if model.kind == 'ema' else 'weights as they were in the file'}"
         + (f" at step {model.step}" if model.step else ""),
         f"- written by scaledit {__version__}" + _came_from(model),
-        f"- sampled, unless told otherwise, with {run.sample.sampler}, {run.sample.steps} steps, guidance "
-        f"{run.sample.cfg_scale}",
+        f"- sampled, unless told otherwise, with {in_words(run.sample.sampler.to_json())}; guidance: "
+        f"{in_words([part.to_json() for part in run.sample.guidance if not part.idle])}",
         "",
     ]
     return "\n".join(lines)
@@ -169,21 +171,23 @@ def _came_from(model: Model) -> str:
 def _recipe(model: Model) -> list[str]:
     run = model.config
     if model.source:
-        return [
-            "Trained elsewhere; the weights do not say how. Read as: "
-            f"schedule {run.diffusion.schedule}, prediction {run.diffusion.prediction}, objective "
-            f"{run.diffusion.objective}."
-        ]
+        return [f"Trained elsewhere; the weights do not say how. Read as: {_read_as(run.diffusion)}."]
     changes = config.changes(run)
     command = f"scaledit train {run.name}" + "".join(f" '{_named(change)}'" for change in changes)
     is_known = run.name in config.recipe_names()
     return [
         *(["```", command, "```", ""] if is_known else []),
         f"{run.train.steps} steps of {run.train.batch_size}, AdamW at {run.optimizer.learning_rate}, EMA "
-        f"{run.ema.decay}, seed {run.train.seed}, precision {run.train.precision}; schedule "
-        f"{run.diffusion.schedule}, prediction {run.diffusion.prediction}, objective "
-        f"{run.diffusion.objective}. All of it: config.json.",
+        f"{run.ema.decay}, seed {run.train.seed}, precision {run.train.precision}; "
+        f"{_read_as(run.diffusion)}. All of it: config.json.",
     ]
+
+
+def _read_as(diffusion: config.DiffusionConfig) -> str:
+    return (
+        f"schedule {diffusion.schedule.label()}, prediction {diffusion.prediction.label()}, objective "
+        f"{diffusion.objective.label()}"
+    )
 
 
 def _data(model: Model) -> list[str]:
@@ -218,7 +222,8 @@ def _metrics(results: Sequence[Mapping[str, Any]]) -> list[str]:
             others = [result.get(f"{key}{suffix}") for suffix in SUFFIXES]
             shown = [f"{other:.4g}" if isinstance(other, int | float) else "" for other in others]
             lines.append(f"| {plain(key)} | {value:.4g} | {' | '.join(shown)} |")
-        protocol = json.dumps(_named(result.get("protocol", {}))).replace("`", "\\u0060")
+        said = old.protocol(result.get("protocol", {}))
+        protocol = json.dumps(_named(said)).replace("`", "\\u0060")
         lines += ["", f"Protocol: `{protocol}`", ""]
         lines += [f"- {plain(_named(warning))}" for warning in result.get("warnings", [])]
     return lines

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from scaledit.callbacks import Progress
+from scaledit.config import NOTHING
 from scaledit.errors import RunError, UsageError
 from scaledit.files.atomic import atomic_write
 from scaledit.files.manifest import sha256_of
@@ -32,6 +33,7 @@ from scaledit.interop.model import EPSILON, SIT, Model, described
 from scaledit.interop.pickle_reader import grouped
 from scaledit.interop.pickled import open_pickled, write_pickled
 from scaledit.models.config import LATENT_DOWNSAMPLING
+from scaledit.part import Allowed
 
 if TYPE_CHECKING:
     from scaledit.models.dit import DiT
@@ -43,12 +45,17 @@ PATCHES = "patch_embed.weight"
 
 
 def open_model(
-    path: Path, hints: Hints | None = None, weights: str = "ema", allow_nonfinite: bool = False
+    path: Path,
+    hints: Hints | None = None,
+    weights: str = "ema",
+    allow_nonfinite: bool = False,
+    allowed: Allowed = NOTHING,
 ) -> Model:
     """What lies at `path`. weights: "ema" or "model", where it holds both, or the name of another part.
 
     A tensor with NaN or infinite values raises RunError when it is read, naming it; allow_nonfinite: it does
-    not, and the notes say which they are (which reads every tensor once more, at once).
+    not, and the notes say which they are (which reads every tensor once more, at once). allowed: modules that
+    a config of ours may name parts of.
 
     Raises UsageError where it is no model, or leaves something to ask for; RunError where it is damaged.
     """
@@ -59,9 +66,9 @@ def open_model(
         return _official(path, hints, weights, allow_nonfinite)
     folder = ours.locate(path)
     if folder is not None:
-        return ours.read(folder, weights, allow_nonfinite)
+        return ours.read(folder, weights, allow_nonfinite, allowed)
     if diffusers_folder.transformer_folder(path) is not None:
-        return diffusers_folder.read(path, hints, allow_nonfinite)
+        return diffusers_folder.read(path, hints, allow_nonfinite, allowed)
     raise UsageError(
         f"{path} holds no checkpoint; give a run folder or a checkpoint of one, a folder of diffusers, or an "
         "official .pt"
@@ -213,8 +220,8 @@ def write(
         )
     elif not written.has_pipeline:
         notes.append(
-            f"diffusers' DiTPipeline does not sample a {model.config.diffusion.schedule} schedule of "
-            f"{model.config.diffusion.steps} steps: the folder holds the transformer alone"
+            f"diffusers' DiTPipeline does not sample the schedule {model.config.diffusion.schedule.label()}: "
+            f"the folder holds the transformer alone"
         )
     elif not model.config.autoencoder.path:
         notes.append("no autoencoder is recorded: give DiTPipeline.from_pretrained one with vae=")
@@ -236,12 +243,12 @@ def _write_official(model: Model, out: Path, progress: Progress) -> Written:
         raise UsageError(f"--to official writes a file: give OUT.pt or OUT{TENSORS}, not {out}")
     weights, config = model.weights, model.config.model
     diffusion = model.config.diffusion
-    if (diffusion.schedule, diffusion.prediction) == (SIT.schedule, SIT.prediction):
+    if (type(diffusion.schedule), diffusion.prediction) == (type(SIT.schedule), SIT.prediction):
         weights, config = sit.to_sit(weights, config)
-    elif (diffusion.schedule, diffusion.prediction, diffusion.steps) != ("linear", "epsilon", 1000):
+    elif (diffusion.schedule, diffusion.prediction) != (EPSILON.schedule, EPSILON.prediction):
         raise UsageError(
             "the official programs sample epsilon on 1000 linear betas only; this model has "
-            f"{diffusion.prediction} on {diffusion.schedule}, {diffusion.steps} steps"
+            f"{diffusion.prediction.label()} on {diffusion.schedule.label()}"
         )
     tensors = official.to_official(weights, config)
     total, done = sum(lazy.nbytes for lazy in tensors.values()), 0

@@ -18,8 +18,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from scaledit.callbacks import Progress
-from scaledit.config import DiffusionConfig, RunConfig
+from scaledit.config import NOTHING, DiffusionConfig, RunConfig
 from scaledit.data.latents import MadeBy
+from scaledit.diffusion import (
+    X0,
+    CosineBeta,
+    Epsilon,
+    LinearBeta,
+    Parameterization,
+    QuadraticBeta,
+    Schedule,
+    Velocity,
+)
 from scaledit.errors import UsageError, reading
 from scaledit.files.manifest import sha256_of
 from scaledit.files.reading import read_json
@@ -30,6 +40,7 @@ from scaledit.interop.model import Model, decoded_by, described
 from scaledit.interop.official import check_position, check_shapes
 from scaledit.interop.ours import CARD, new_folder
 from scaledit.interop.pickled import open_pickled
+from scaledit.part import Allowed
 
 TRANSFORMER, SCHEDULER, VAE, INDEX, OURS = (
     "transformer",
@@ -41,8 +52,16 @@ TRANSFORMER, SCHEDULER, VAE, INDEX, OURS = (
 CONFIG, STEM = "config.json", "diffusion_pytorch_model"
 CLASSES = (diffusers_layout.PLAIN, diffusers_layout.EXACT, "Transformer2DModel")
 """Transformer2DModel: what DiTTransformer2DModel was once part of; facebook/DiT-XL-2-256 still says so."""
-BETAS = {"linear": "linear", "quadratic": "scaled_linear", "cosine": "squaredcos_cap_v2"}
-PREDICTIONS = {"epsilon": "epsilon", "velocity": "v_prediction", "start": "sample"}
+BETAS: Mapping[type[Schedule], str] = {
+    LinearBeta: "linear",
+    QuadraticBeta: "scaled_linear",
+    CosineBeta: "squaredcos_cap_v2",
+}
+PREDICTIONS: Mapping[type[Parameterization], str] = {
+    Epsilon: "epsilon",
+    Velocity: "v_prediction",
+    X0: "sample",
+}
 SCHEDULER_CLASS = "DDIMScheduler"
 EXACT_MODULE = "exact_diffusers"
 EXACT_SOURCE = Path(__file__).with_name(f"{EXACT_MODULE}.py")
@@ -62,9 +81,9 @@ def _config(folder: Path) -> dict[str, Any]:
     return read_json(folder / CONFIG, "the config of a diffusers model", error=UsageError)
 
 
-def read(path: Path, hints: Hints, allow_nonfinite: bool = False) -> Model:
-    """allow_nonfinite: see `lazily.looked_through`. Raises UsageError for another model, or weights that do
-    not fit the folder's config."""
+def read(path: Path, hints: Hints, allow_nonfinite: bool = False, allowed: Allowed = NOTHING) -> Model:
+    """allow_nonfinite: see `lazily.looked_through`. allowed: see `RunConfig.from_json`. Raises UsageError for
+    another model, or weights that do not fit the folder's config."""
     folder = transformer_folder(path)
     if folder is None:
         raise UsageError(f"{path} holds no DiT of diffusers: no {CONFIG} with one of {', '.join(CLASSES)}")
@@ -93,7 +112,7 @@ def read(path: Path, hints: Hints, allow_nonfinite: bool = False) -> Model:
     sha256 = digests[0] if len(files) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     source = {"layout": "diffusers", "name": path.resolve().name, "sha256": sha256}
     model = dataclasses.replace(described(config, ours, diffusion, source, (*kept, *notes)), sha256=sha256)
-    model = _with_ours(model, path / OURS)
+    model = _with_ours(model, path / OURS, allowed)
     if theirs["_class_name"] != diffusers_layout.EXACT:
         model = model.noting(
             "diffusers itself runs these weights with other timestep frequencies (/127) and another eps; "
@@ -143,23 +162,26 @@ def _diffusion(path: Path) -> tuple[DiffusionConfig, tuple[str, ...]]:
     if (
         ours is None
         or read_as is None
-        or (ours != "cosine" and ends != (1e-4, 0.02))
+        or (ours is not CosineBeta and ends != (1e-4, 0.02))
         or type(steps) is not int
     ):
         raise UsageError(
             f"{file} has a schedule that ours has not: beta_schedule {schedule!s:.60}, betas {ends!s:.60}, "
             f"prediction_type {prediction!s:.60}, num_train_timesteps {steps!s:.60}"
         )
-    return DiffusionConfig(schedule=ours, prediction=read_as, steps=steps), ()  # type: ignore[arg-type]
+    try:
+        return DiffusionConfig(ours(steps), read_as()), ()
+    except UsageError as error:
+        raise UsageError(f"{file}: num_train_timesteps: {error}") from None
 
 
-def _with_ours(model: Model, path: Path) -> Model:
+def _with_ours(model: Model, path: Path, allowed: Allowed) -> Model:
     """What scaledit.json says, where it fits the weights."""
     if not path.is_file():
         return model
     with reading(path, "what scaledit writes", "delete it to go by the weights alone", UsageError):
         said = read_json(path, "what scaledit writes", "delete it to go by the weights alone", UsageError)
-        config = RunConfig.from_json(said["config"])
+        config = RunConfig.from_json(said["config"], allowed)
         names, made_by = tuple(map(str, said["class_names"])), said["made_by"]
         maker = None if made_by is None else MadeBy(**made_by)
         source, step, kind = dict(said["source"]) or model.source, int(said["step"]), str(said["kind"])
@@ -237,17 +259,24 @@ def has_pipeline(model: Model) -> bool:
 
 def _scheduler(diffusion: DiffusionConfig) -> dict[str, object] | None:
     """A DDIM scheduler of the model's own chain; None for flows and chains that DiTPipeline cannot sample."""
-    if diffusion.schedule not in BETAS or diffusion.steps != 1000:
+    schedule, prediction = diffusion.schedule, diffusion.prediction
+    known = BETAS.get(type(schedule))
+    if (
+        known is None
+        or schedule != type(schedule)(1000)
+        or type(prediction) not in PREDICTIONS
+        or prediction != type(prediction)()
+    ):
         return None
     return {
         "_class_name": SCHEDULER_CLASS,
         "_diffusers_version": VERSION,
         "beta_end": 0.02,
-        "beta_schedule": BETAS[diffusion.schedule],
+        "beta_schedule": known,
         "beta_start": 0.0001,
         "clip_sample": False,
-        "num_train_timesteps": diffusion.steps,
-        "prediction_type": PREDICTIONS[diffusion.prediction],
+        "num_train_timesteps": schedule.steps,
+        "prediction_type": PREDICTIONS[type(prediction)],
         "set_alpha_to_one": True,
         "steps_offset": 0,
         "trained_betas": None,

@@ -9,6 +9,7 @@ from typing import Any
 
 from scaledit.config import DataConfig, DiffusionConfig, LatentConfig, RunConfig, SampleConfig
 from scaledit.data.latents import MadeBy
+from scaledit.diffusion import DDPM, ClassifierFree, Heun, LinearFlow, Simple, Velocity
 from scaledit.errors import UsageError
 from scaledit.interop.infer import name_of
 from scaledit.interop.lazily import Lazy
@@ -23,7 +24,7 @@ PIXELS = (1, 3)
 
 EPSILON = DiffusionConfig()
 """The paper's, and every official DiT's."""
-SIT = DiffusionConfig(schedule="interpolant", prediction="velocity", objective="simple")
+SIT = DiffusionConfig(LinearFlow(), Velocity(tells="alpha"), Simple())
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ def described(
     Sampling as the official programs do it: 250 DDPM steps, or for a flow Heun's 50; guidance 4 on three
     channels, or none where there is no null label.
     """
-    if diffusion.objective == "hybrid" and not config.learn_sigma:
-        diffusion = dataclasses.replace(diffusion, objective="simple")
-    is_flow = diffusion.prediction == "velocity"
+    if diffusion.learns_variance and not config.learn_sigma:
+        diffusion = dataclasses.replace(diffusion, objective=Simple())
+    is_flow = isinstance(diffusion.prediction, Velocity)
     pixels = config.in_channels in PIXELS
     run = RunConfig(
         name=(name_of(config) or "dit").lower().replace("/", "-"),
@@ -73,9 +74,8 @@ def described(
         diffusion=diffusion,
         data=DataConfig(name="images" if pixels else "latents"),
         sample=SampleConfig(
-            sampler="heun" if is_flow else "ddpm",
-            steps=50 if is_flow else 250,
-            cfg_scale=4.0 if config.has_null_label else 1.0,
+            sampler=Heun(steps=50) if is_flow else DDPM(steps=250),
+            guidance=(ClassifierFree(scale=4.0 if config.has_null_label else 1.0, channels=3),),
         ),
     )
     names = tuple(str(c) for c in range(config.num_classes))

@@ -17,7 +17,7 @@ from typing import Any
 
 from scaledit import __version__, checkpoint
 from scaledit.callbacks import Progress
-from scaledit.config import RunConfig
+from scaledit.config import NOTHING, RunConfig
 from scaledit.data.latents import MadeBy
 from scaledit.errors import RunError, UsageError, reading
 from scaledit.files.atomic import atomic_folder
@@ -26,6 +26,7 @@ from scaledit.interop.lazily import looked_through, open_safetensors, write_safe
 from scaledit.interop.model import Model
 from scaledit.interop.official import check_size
 from scaledit.models.shapes import shapes
+from scaledit.part import Allowed
 
 CONFIG, CARD, WEIGHTS = "config.json", "README.md", "model.safetensors"
 
@@ -38,9 +39,11 @@ def locate(path: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def read(folder: Path, weights: str = "ema", allow_nonfinite: bool = False) -> Model:
+def read(
+    folder: Path, weights: str = "ema", allow_nonfinite: bool = False, allowed: Allowed = NOTHING
+) -> Model:
     """A checkpoint's model, or an exported one. weights: "ema" or "model"; an exported folder has one kind.
-    allow_nonfinite: see `lazily.looked_through`.
+    allow_nonfinite: see `lazily.looked_through`. allowed: see `RunConfig.from_json`.
 
     Raises RunError if it is damaged: every byte that is used has been hashed before. Raises UsageError where
     its config is that of other weights.
@@ -69,7 +72,7 @@ def read(folder: Path, weights: str = "ema", allow_nonfinite: bool = False) -> M
             raise ValueError("a size in it is no whole number")
         if maker is not None and not (type(maker.scale) in (int, float) and math.isfinite(maker.scale)):
             raise ValueError(f"the latents' scale is {maker.scale!r:.60}")
-        config = RunConfig.from_json(opened.config)
+        config = RunConfig.from_json(opened.config, allowed)
     if wrong := mismatch(folder / name, entry["size"], entry["sha256"]):
         raise checkpoint.damaged(folder, f"{name} {wrong}")
     tensors = open_safetensors(folder / name)

@@ -3,7 +3,7 @@
     SiT     x_s = s x_0 + (1 - s) eps,  s from 0 (noise) to 1,   out = d x_s / ds = x_0 - eps,  told s
     ours    x_t = (1 - t) x_0 + t eps,  t = 1 - s,               out = d x_t / dt = eps - x_0,  told 1000 t
 
-So the last layer changes its sign, which is exact, and the schedule "interpolant" tells the network 1 - t.
+So the last layer changes its sign, which is exact, and Velocity(tells="alpha") tells the network 1 - t.
 SiT's second half of output channels is never used: it is left out, and is zero on the way back.
 
 Written from the paper and what its authors say of their program; then held against outputs of that program:

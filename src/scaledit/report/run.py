@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ import numpy as np
 
 from scaledit import images
 from scaledit.callbacks import Progress
-from scaledit.config import RunConfig, changes
+from scaledit.config import RunConfig, changes, scaled
 from scaledit.evaluation.judge import Judge, drawn, judged_by_its_own, open_judge
 from scaledit.evaluation.result import Result
 from scaledit.files.reading import picture_in
 from scaledit.models import flops
+from scaledit.part import in_words
 from scaledit.pipeline import Pipeline, load
 from scaledit.report import page
 from scaledit.training import log
@@ -35,9 +36,15 @@ def _scales(pipeline: Pipeline) -> tuple[float, ...]:
 Events = list[dict[str, Any]]
 
 
-def write(run: Path, device: str = "auto", progress: Progress | None = None) -> Path:
-    """Makes run/report.html from the run's log and its latest checkpoint, and returns its path."""
-    pipeline = load(run, device)
+def write(
+    run: Path,
+    device: str = "auto",
+    progress: Progress | None = None,
+    allow_import: Iterable[str] = (),
+) -> Path:
+    """Makes run/report.html from the run's log and its latest checkpoint, and returns its path.
+    allow_import: as of `scaledit.load`."""
+    pipeline = load(run, device, allow_import=allow_import)
     events, foreign = logged(run)
     sections: dict[str, object] = {"samples": None, "quality": None, "decoders": None}
     if judged_by_its_own(pipeline.config.evaluate.reference):
@@ -137,7 +144,9 @@ def _samples(pipeline: Pipeline, judge: Judge) -> dict[str, object]:
     classes = settings.grid_classes(pipeline.config.model.num_classes)
     rows = [np.flatnonzero(real.labels == c)[:per_class] for c in dict.fromkeys(classes)]
     sheets = {
-        f"Samples, {_guidance(scale)}": pipeline(classes, seed=settings.seed, cfg_scale=scale)
+        f"Samples, {_guidance(scale)}": pipeline(
+            classes, seed=settings.seed, guidance=scaled(settings.guidance, scale)
+        )
         for scale in _scales(pipeline)
     } | {"Real images (held out)": real.images[np.concatenate(rows)]}
     shown = {title: page.png(images.grid(sheet, per_class)) for title, sheet in sheets.items()}
@@ -151,19 +160,20 @@ def _judged(pipeline: Pipeline, judge: Judge, events: Events, progress: Progress
     log."""
     config = pipeline.config
     logged = {
-        event["protocol"]["cfg_scale"]: Result.from_json(event)
+        json.dumps(result.protocol.get("guidance")): result
         for event in events
-        if event["event"] == "evaluated"
-        and event["step"] == pipeline.origin["step"]
-        and _is_number(event["protocol"].get("cfg_scale"))
+        if event["event"] == "evaluated" and event["step"] == pipeline.origin["step"]
+        for result in [Result.from_json(event)]
     }
     found, each = [], config.evaluate.num * config.evaluate.seeds
     scales = _scales(pipeline)
     for i, scale in enumerate(scales):
-        if scale in logged:
-            found.append(replace(logged[scale], name=_guidance(scale)))
+        guidance = scaled(config.evaluate.guidance or config.sample.guidance, scale)
+        said = json.dumps([part.to_json() for part in guidance if not part.idle])
+        if said in logged:
+            found.append(replace(logged[said], name=_guidance(scale)))
             continue
-        sets = drawn(judge, pipeline, replace(config.evaluate, cfg_scale=scale))
+        sets = drawn(judge, pipeline, replace(config.evaluate, guidance=guidance))
 
         def on_image(done: int, _: int, before: int = i * each) -> None:
             if progress is not None:
@@ -175,11 +185,10 @@ def _judged(pipeline: Pipeline, judge: Judge, events: Events, progress: Progress
 
 def _quality(pipeline: Pipeline, found: list[Result]) -> dict[str, object]:
     """At each guidance, and real held-out images judged the same way."""
-    settings = pipeline.config.sample
     return {
         "results": page.results(found, real="real, held out"),
         "evaluate": pipeline.config.evaluate,
-        "sampler": f"{settings.sampler} with {settings.steps} steps",
+        "sampler": in_words(pipeline.config.sample.sampler.to_json()),
         "about": " ".join(column.about for column in found[0].columns.values() if column.about),
     }
 
@@ -189,12 +198,17 @@ def _decoders(
 ) -> dict[str, object]:
     """The same latents through two decoders (the paper's table 5). unguided: what the run's own scored."""
     config = pipeline.config
-    other = load(run, device, replace(config.autoencoder, path=config.autoencoder.compare))
+    other = load(
+        run,
+        device,
+        replace(config.autoencoder, path=config.autoencoder.compare),
+        allow_import=config.modules(),
+    )
     assert pipeline.decoder is not None and other.decoder is not None  # only latents have decoders
     own, others = (Path(one.decoder.where).name for one in (pipeline, other) if one.decoder is not None)
     found = [
         replace(unguided, name=own),
-        replace(judge.score(drawn(judge, other, replace(config.evaluate, cfg_scale=1.0))), name=others),
+        replace(judge.score(drawn(judge, other, replace(config.evaluate, guidance=()))), name=others),
     ]
     classes = config.sample.grid_classes(config.model.num_classes)
     shown = {}

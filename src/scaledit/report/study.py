@@ -218,7 +218,7 @@ def _results(title: str, table: Table, rows: Sequence[Row], guided: bool = False
     for row in rows:
         spread = f" ± {row.fd_std:.2g}" if row.fd_std else ""
         name = f"{row.name} {row.decoder}" if row.part == tables.DECODER else row.name
-        scale = [f"{row.cfg_scale:g}{'' if row.cfg_channels == '3' else ' on all'}"] if guided else []
+        scale = [f"{row.guidance_scale:g}{'' if row.guided_channels == '3' else ' on all'}"] if guided else []
         known = [row.metric(one.key) for one in shown]
         cells.append(
             [

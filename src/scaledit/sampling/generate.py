@@ -23,6 +23,7 @@ import numpy as np
 
 from scaledit import checks
 from scaledit.callbacks import Progress
+from scaledit.config import old
 from scaledit.errors import RunError, UsageError
 from scaledit.files.reading import read_json
 from scaledit.files.shards import ALL, Shard, begin_or_join
@@ -59,7 +60,7 @@ class Parts:
             raise UsageError(f"{path} cannot be read as {what}: {error.strerror or error}") from None
         if not all(type(request.get(key)) is int and request[key] > 0 for key in ("n", "part")):
             raise UsageError(f"{path} cannot be read as {what}: it has no number of images and size of parts")
-        return cls(folder, request)
+        return cls(folder, old.protocol(request))
 
     @property
     def n(self) -> int:
@@ -119,7 +120,7 @@ def generate(
     batch_size = checks.integer(batch_size, "batch_size", 1)
     pipeline.check(request.settings)
     _check_room(pipeline, request.num, folder, joined)
-    begin_or_join(folder, REQUEST, described, "generated samples")
+    begin_or_join(folder, REQUEST, described, "generated samples", old.protocol)
     parts = Parts.read(folder)
     mine = [k for k in parts.numbers() if shard.has(k)]
     todo = [k for k in mine if not parts.path(k).is_file()]
@@ -180,6 +181,6 @@ def _join(parts: Parts, request: Request, out: Path) -> None:
 def _origin(path: Path) -> object:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return json.loads(str(file["origin"]))
+            return old.protocol(json.loads(str(file["origin"])))
     except Exception:  # any file that is none of ours
         return None

@@ -15,13 +15,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 
 from scaledit import assemble, checks, images, machine
 from scaledit.callbacks import Progress
 from scaledit.config import SampleConfig
 from scaledit.diffusion.noise import Stream, uniform
-from scaledit.diffusion.times import Even
 from scaledit.errors import UsageError, did_you_mean, printable
 from scaledit.pipeline import MOST_IMAGES, Pipeline
 
@@ -85,11 +83,8 @@ class Request:
             "labels": "rows" if self.num is None else self.rule,
             "start": self.start,
             "seed": settings.seed,
-            "sampler": settings.sampler,
-            "steps": settings.steps,
-            **_times(pipeline, settings),
-            "cfg_scale": settings.cfg_scale,
-            "cfg_channels": settings.cfg_channels,
+            "sampler": assemble.said(settings.sampler, pipeline.config.diffusion.schedule),
+            "guidance": [part.to_json() for part in settings.guidance if not part.idle],
             "precision": "fp32",
             "decoder": pipeline.decoder_name,
             "rounding": images.ROUNDING,
@@ -103,15 +98,6 @@ class Samples(NamedTuple):
     labels: np.ndarray
     columns: int
     origin: dict[str, Any]
-
-
-def _times(pipeline: Pipeline, settings: SampleConfig) -> dict[str, Any]:
-    """Which times a sampler chose where they are not the schedule's own: other pictures than with those."""
-    schedule = assemble.schedule(pipeline.config.diffusion)
-    sampler = assemble.sampler(settings.sampler, settings.steps)
-    times = sampler.times.chosen(schedule)
-    same = torch.equal(times.grid(schedule, sampler.steps), Even().grid(schedule, sampler.steps))
-    return {} if same else {"times": times.part_name()}
 
 
 def parse_classes(

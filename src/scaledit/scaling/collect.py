@@ -10,11 +10,10 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-from scaledit import machine
-from scaledit.config import RunConfig
+from scaledit import assemble, machine
+from scaledit.config import RunConfig, old
 from scaledit.errors import shown
 from scaledit.evaluation.metric import columns
 from scaledit.evaluation.result import Result
@@ -22,7 +21,7 @@ from scaledit.models import flops
 from scaledit.scaling.plan import evaluations
 from scaledit.scaling.queue import Job, Queue
 from scaledit.scaling.study import Study, StudyRun
-from scaledit.scaling.table import FINAL, TRAINING, About, Loss, Row, Table
+from scaledit.scaling.table import FINAL, TRAINING, About, Loss, Row, Table, cell
 from scaledit.scaling.work import RUNS, measurement_job, training_job
 
 OF_ONE_RUN = (
@@ -31,10 +30,8 @@ OF_ONE_RUN = (
     "step",
     "sha256",
     "seed",
-    "steps",
     "sampler",
-    "cfg_scale",
-    "cfg_channels",
+    "guidance",
     "decoder",
 )
 """What a protocol says that the row's own columns say too, or that holds for one row only."""
@@ -128,7 +125,7 @@ def _row(
         metrics |= {f"{key}_std": one.std} if one.std is not None else {}
         metrics |= {f"{key}_real": one.real} if one.real is not None else {}
     settings, judged = config.sample, config.evaluate
-    passes = evaluations(replace(settings, cfg_scale=judged.cfg_scale))
+    passes = evaluations(settings.sampler, judged.guidance)
     return Row(
         name=run.name,
         part=part,
@@ -146,10 +143,8 @@ def _row(
         loss=loss_at.get(str(step)),
         fd=figure.value if figure else None,
         fd_std=figure.std if figure else None,
-        sampler=settings.sampler,
-        sampling_steps=settings.steps,
-        cfg_scale=judged.cfg_scale,
-        cfg_channels=settings.cfg_channels,
+        sampler=cell(assemble.said(settings.sampler, config.diffusion.schedule)),
+        guidance=cell([one.to_json() for one in judged.guidance]),
         decoder=str(found["protocol"].get("decoder") or ""),
         sampling_macs=passes * counts.macs,
         num=judged.num,
@@ -162,7 +157,7 @@ def _row(
 
 def _protocol(found: Mapping[str, Any], protocols: dict[str, Mapping[str, Any]]) -> str:
     """Adds the protocol of a result to `protocols`, unless it is there, and gives its key."""
-    said = {key: value for key, value in found["protocol"].items() if key not in OF_ONE_RUN}
+    said = {key: value for key, value in old.protocol(found["protocol"]).items() if key not in OF_ONE_RUN}
     key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
     protocols[key] = said
     return key

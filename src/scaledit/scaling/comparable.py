@@ -20,7 +20,7 @@ PAPER = "paper"
 """The name of the paper's own table as a study."""
 
 Key = TypeVar("Key")
-How = tuple[int, str, int, float, str, str]
+How = tuple[int, str, str, str]
 
 
 def study(name: str) -> Table:
@@ -81,7 +81,7 @@ def _measured_as(table: Table, part: str) -> list[Row]:
 
 def _how(row: Row) -> How:
     """How a distance was measured."""
-    return row.num, row.sampler, row.sampling_steps, row.cfg_scale, row.cfg_channels, row.decoder
+    return row.num, row.sampler, row.guidance, row.decoder
 
 
 def _of_grid(table: Table, parts: tuple[str, ...]) -> list[Row]:

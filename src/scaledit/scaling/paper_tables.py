@@ -127,7 +127,7 @@ def _measured(study: Table | None, part: str) -> list[Result]:
             if key in row.metrics
         }
         name = f"{study.about.name}: {row.name}"
-        name += f" (cfg={row.cfg_scale:g})" if part == GUIDANCE else f", {row.decoder.partition(',')[0]}"
+        name += f" (cfg={row.guidance_scale:g})" if part == GUIDANCE else f", {row.decoder.partition(',')[0]}"
         found.append(Result(name, figures, study.about.protocols.get(row.protocol, {}), ()))
     return found
 

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scaledit.config import RunConfig, SampleConfig
+from scaledit.config import RunConfig
+from scaledit.diffusion import Guidance, Sampler
 from scaledit.errors import UsageError
 from scaledit.models import flops
 from scaledit.models.config import DiTConfig
@@ -124,7 +126,7 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
     train_macs = flops.train_macs(counts.macs, train.batch_size * train.steps)
     hours = None if speed is None else train.steps / speed / 3600
     device_hours = None if hours is None else hours * devices
-    passes = evaluations(config.sample)
+    passes = evaluations(config.sample.sampler, config.sample.guidance)
     return Plan(
         recipe=config.name,
         params=counts.params,
@@ -173,10 +175,9 @@ def _speed(
     return measured, utilisation
 
 
-def evaluations(sample: SampleConfig) -> int:
-    """Forward passes for one image: one a step, Heun's two but for its last, twice as many with guidance."""
-    passes = 2 * sample.steps - 1 if sample.sampler == "heun" else sample.steps
-    return passes * (1 if sample.cfg_scale == 1 else 2)
+def evaluations(sampler: Sampler, guidance: Sequence[Guidance]) -> int:
+    """Forward passes for one image: the sampler's, times those of each part of the guidance."""
+    return sampler.total_evaluations() * math.prod(part.evaluations for part in guidance)
 
 
 def activation_bytes(model: DiTConfig, batch: int, precision: str) -> int:

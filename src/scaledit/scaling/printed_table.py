@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from scaledit.config import SampleConfig
+from scaledit.diffusion import DDPM, ClassifierFree
 from scaledit.evaluation.metric import known
 from scaledit.models import flops
 from scaledit.models.config import SIZES, DiTConfig
@@ -29,6 +29,7 @@ from scaledit.scaling.table import (
     About,
     Row,
     Table,
+    cell,
 )
 
 STUDY_STEPS = 400_000  # of the twelve models and the four blocks
@@ -86,7 +87,7 @@ def _guidance() -> Iterator[Row]:
                     LONGEST[image_size],
                     _figures(printed),
                     protocol,
-                    cfg_scale=SCALES[printed["model"]],
+                    scale=SCALES[printed["model"]],
                 )
                 yield dataclasses.replace(made, decoder=REPORTED)
     every = paper.data()["guidance_channels"]["all_four"]
@@ -97,15 +98,16 @@ def _guidance() -> Iterator[Row]:
         LONGEST[256],
         {"fid": every["fid50k"]},
         "all channels",
-        cfg_scale=every["scale"],
+        scale=every["scale"],
+        channels=None,
     )
-    yield dataclasses.replace(made, decoder=REPORTED, cfg_channels="all")
+    yield dataclasses.replace(made, decoder=REPORTED)
 
 
 def _decoders() -> Iterator[Row]:
     for printed in paper.data()["table5_decoders_xl2_cfg1.5"]:
         config, steps = DiTConfig.named(MODEL), LONGEST[256]
-        made = _row(config, MODEL, DECODER, steps, _figures(printed), "table 5", cfg_scale=1.5)
+        made = _row(config, MODEL, DECODER, steps, _figures(printed), "table 5", scale=1.5)
         yield dataclasses.replace(made, decoder=printed["model"])
 
 
@@ -126,11 +128,12 @@ def _row(
     figures: Mapping[str, float],
     protocol: str,
     sampling_steps: int = 250,
-    cfg_scale: float = 1.0,
+    scale: float = 1.0,
+    channels: int | None = 3,
 ) -> Row:
     batch_size: int = paper.data()["training"]["batch_size"]
     params, macs = count(config)
-    drawn = SampleConfig(sampler="ddpm", steps=sampling_steps, cfg_scale=cfg_scale)
+    sampler, guidance = DDPM(steps=sampling_steps), ClassifierFree(scale=scale, channels=channels)
     size, patch = model.removeprefix("DiT-").split("/")
     image_size = 8 * config.height
     names = [f"{size}/{patch}"]
@@ -153,12 +156,10 @@ def _row(
         loss=None,
         fd=figures["fid"],
         fd_std=None,
-        sampler=drawn.sampler,
-        sampling_steps=sampling_steps,
-        cfg_scale=cfg_scale,
-        cfg_channels=drawn.cfg_channels,
+        sampler=cell(sampler.to_json()),
+        guidance=cell([guidance.to_json()]),
         decoder=STUDY,
-        sampling_macs=macs * evaluations(drawn),
+        sampling_macs=macs * evaluations(sampler, [guidance]),
         num=50_000,
         sample_sets=1,
         protocol=protocol,
@@ -184,8 +185,7 @@ def _protocols() -> dict[str, dict[str, Any]]:
         "batch_size": training["batch_size"],
         "learning_rate": training["learning_rate"],
         "weights": "EMA",
-        "sampler": "ddpm",
-        "steps": 250,
+        "sampler": DDPM(steps=250).to_json(),
         "n": 50_000,
         "reference": "ImageNet, ADM's statistics",
     }
@@ -193,8 +193,13 @@ def _protocols() -> dict[str, dict[str, Any]]:
     return {
         "table 2": {**reported, "table": 2, "image_size": [256, 256]},
         "table 3": {**reported, "table": 3, "image_size": [512, 512]},
-        "table 4": {**common, "table": 4, "decoder": STUDY, "cfg_scale": 1.0},
-        "table 5": {**common, "table": 5, "image_size": [256, 256], "cfg_scale": 1.5},
-        "all channels": {**reported, "image_size": [256, 256], "cfg_channels": "all"},
-        "figure 10": {**common, "figure": 10, "decoder": STUDY, "n": 10_000, "steps": "a row's own"},
+        "table 4": {**common, "table": 4, "decoder": STUDY, "guidance": []},
+        "table 5": {
+            **common,
+            "table": 5,
+            "image_size": [256, 256],
+            "guidance": [ClassifierFree(scale=1.5, channels=3).to_json()],
+        },
+        "all channels": {**reported, "image_size": [256, 256], "guidance": "on all channels"},
+        "figure 10": {**common, "figure": 10, "decoder": STUDY, "n": 10_000, "sampler": "a row's own"},
     }

@@ -15,7 +15,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,12 +33,14 @@ RESULTS, QUEUE, JOURNAL = "results", "queue", "journal.jsonl"
 @dataclass(frozen=True)
 class Job:
     """key: a file's name. what: all that the result depends on, plain values. needs: keys of jobs that must
-    be done before. macs: multiply-adds, for the order and for what is left."""
+    be done before. macs: multiply-adds, for the order and for what is left. as_now: makes today's words of
+    what an earlier version wrote as `what`."""
 
     key: str
     what: Mapping[str, Any]
     macs: float
     needs: tuple[str, ...] = ()
+    as_now: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
 
 
 @dataclass
@@ -72,7 +74,7 @@ class Queue:
             if not isinstance(found, dict):
                 raise ValueError(f"found is {shown(found)}")
         wanted = json.loads(json.dumps(job.what))
-        changed = _difference(there, wanted)
+        changed = _difference(job.as_now(there), wanted)
         if changed:
             raise UsageError(f"{path} is of another study ({changed}); choose another --out, or delete it")
         return found

@@ -15,7 +15,7 @@
     [[measure]]                        # [sample], [evaluate] and [autoencoder] may change, lists are choices
     part = "sampling"
     where.train.seed = 0               # of which runs; all where it says nothing
-    sample.steps = [16, 32, 64]
+    sample.sampler.steps = [16, 32, 64]
 
 A list that is a value, such as optimizer.betas, is written as a list of one list. Imports no torch.
 """
@@ -23,14 +23,13 @@ A list that is a value, such as optimizer.betas, is written as a list of one lis
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scaledit import config as configs
-from scaledit.config import RunConfig
+from scaledit.config import RunConfig, old
 from scaledit.errors import UsageError, did_you_mean, shown
 from scaledit.scaling.table import DECODER, FINAL, GUIDANCE, SAMPLING, file_name
 
@@ -69,7 +68,7 @@ class Measurement:
 
     @property
     def key(self) -> str:
-        words = [f"{key.partition('.')[2]}-{value}" for key, value in self.changes.items()]
+        words = [f"{old.word(key.partition('.')[2])}-{value}" for key, value in self.changes.items()]
         return "-".join([self.run.key, self.part, *words]).replace("/", "-").replace(" ", "-")
 
 
@@ -198,7 +197,7 @@ def _run(
         of_size = {f"model.{key}": value for key, value in sizes[size].items()}
     keys = {**common, **of_size, **{key: value for key, value in choice.items() if key != "size"}}
     try:
-        config = configs.load(recipe, [f"{key}={_toml(key, value)}" for key, value in keys.items()])
+        config = configs.load(recipe, [configs.override(key, value) for key, value in keys.items()])
     except UsageError as error:
         raise UsageError(f"{study}: {error}") from None
     model = config.model
@@ -213,13 +212,6 @@ def _run(
     settings = {key: choice[key] for key in varied if key in choice and key not in IN_NAME}
     words += [f"{key.partition('.')[2]}={value}" for key, value in settings.items()]
     return StudyRun(" ".join(words), str(size), config, settings)
-
-
-def _toml(key: str, value: Any) -> str:
-    try:
-        return json.dumps(value)  # strings, numbers, lists and booleans are written alike
-    except (TypeError, ValueError):  # dates and times; numbers of thousands of digits
-        raise UsageError(f"{key} cannot be {shown(value)}") from None
 
 
 def _measurements(study: str, blocks: Any, runs: tuple[StudyRun, ...]) -> Iterator[Measurement]:
@@ -252,7 +244,8 @@ def _measurements(study: str, blocks: Any, runs: tuple[StudyRun, ...]) -> Iterat
 
 def _fits(study: str, run: StudyRun, where: Mapping[str, Any]) -> bool:
     values = {**configs.flatten(run.config.to_json()), "size": run.size}
-    for key, wanted in where.items():
+    for said, wanted in where.items():
+        key = ".".join(old.RENAMED.get(tuple(said.split(".")), (said,)))
         if key not in values:
             raise UsageError(f"{study}: unknown key {key!r} in where{did_you_mean(key, values)}")
         if values[key] not in (wanted if isinstance(wanted, list) else [wanted]):
@@ -261,12 +254,8 @@ def _fits(study: str, run: StudyRun, where: Mapping[str, Any]) -> bool:
 
 
 def _changed(study: str, config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
-    table = config.to_json()
-    for key, value in changes.items():
-        section, _, name = key.partition(".")
-        table[section][name] = value
     try:
-        return RunConfig.from_json(table)
+        return configs.with_values(config, changes)
     except UsageError as error:
         raise UsageError(f"{study}: {error}") from None
 

@@ -21,6 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
+from scaledit import part
+from scaledit.config import old
+from scaledit.diffusion import ClassifierFree, Sampler
 from scaledit.errors import UsageError, reading, shown
 from scaledit.evaluation.metric import Column, columns, known
 from scaledit.files.atomic import atomic_bytes, atomic_path
@@ -42,7 +45,8 @@ class Row:
     steps. fd: the study's distance (`About.distance`), fd_std over sample seeds. num: images a sample seed;
     sample_sets: how many sample seeds. sampling_macs: of one image. metrics: every figure by its name in
     evaluation.metric.columns, with "_std" over sample seeds and "_real" of real held-out images. settings:
-    what else the study varies, by 'section.key'. protocol: a key of `About.protocols`.
+    what else the study varies, by 'section.key'. protocol: a key of `About.protocols`. sampler, guidance: the
+    parts whole, as JSON (`cell`): {"name": "ddpm", "steps": 250, ...} and a list of such.
     """
 
     name: str
@@ -62,9 +66,7 @@ class Row:
     fd: float | None
     fd_std: float | None
     sampler: str
-    sampling_steps: int
-    cfg_scale: float
-    cfg_channels: str
+    guidance: str
     decoder: str
     sampling_macs: int
     num: int
@@ -79,6 +81,38 @@ class Row:
         return f"{self.size}/{self.patch_size}"
 
     @property
+    def sampling_steps(self) -> int:
+        """Of the sampler."""
+        return json.loads(self.sampler).get("steps", 0)
+
+    @property
+    def method(self) -> str:
+        """The sampler whole but for its steps, as JSON."""
+        return cell({key: value for key, value in json.loads(self.sampler).items() if key != "steps"})
+
+    @property
+    def sampler_title(self) -> str:
+        """The sampler's name for people."""
+        name = json.loads(self.sampler)["name"]
+        known = part.members(Sampler).get(name)
+        return name if known is None else known.TITLE
+
+    @property
+    def guidance_scale(self) -> float:
+        """Of classifier-free guidance; 1 where there is none."""
+        return float(self._classifier_free.get("scale", 1.0))
+
+    @property
+    def guided_channels(self) -> str:
+        """The first ones that classifier-free guidance is of, "3", or "all"."""
+        return str(self._classifier_free.get("channels", "all"))
+
+    @property
+    def _classifier_free(self) -> dict[str, Any]:
+        parts = json.loads(self.guidance)
+        return next((one for one in parts if one["name"] == ClassifierFree.NAME), {})
+
+    @property
     def gflops(self) -> float:
         """1e9 multiply-adds of a forward pass, as the paper counts them."""
         return self.macs / 1e9
@@ -86,6 +120,11 @@ class Row:
     def metric(self, name: str) -> float | None:
         """A figure of `metrics`, or None where this result has none."""
         return self.metrics.get(name)
+
+
+def cell(said: Any) -> str:
+    """A part, or a list of parts, as a cell of a table: plain values as JSON."""
+    return json.dumps(said)
 
 
 class Loss(NamedTuple):
@@ -266,6 +305,10 @@ def from_csv(text: str, name: str, metrics: Mapping[str, Column] | None = None) 
         if twice:
             raise UsageError(f"{name}: the column {shown(twice[0])} is there twice")
         for number, values in enumerate(lines, start=2):
+            try:
+                values = old.row(values)
+            except ValueError as error:
+                raise UsageError(f"{name}, line {number}: {error}") from None
             missing = [column for column in PLAIN if values.get(column) is None]
             if missing:
                 raise UsageError(f"{name}, line {number}: no column {missing[0]}; is it a study's table?")
@@ -284,6 +327,8 @@ def from_csv(text: str, name: str, metrics: Mapping[str, Column] | None = None) 
 
 def _read(kind: Any, column: str, text: str) -> Any:
     """A cell of one of a Row's own columns. Raises ValueError."""
+    if column in ("sampler", "guidance"):
+        return _read_parts(column, text)
     if kind is str:
         return text
     if kind is int:
@@ -293,6 +338,23 @@ def _read(kind: Any, column: str, text: str) -> Any:
     if text == "" and kind is not float:  # float | None
         return None
     return _finite(column, text)
+
+
+def _read_parts(column: str, text: str) -> str:
+    """A part, or for "guidance" a list of parts, as `cell` writes them. Raises ValueError."""
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError(f"{column} must be JSON of parts, it is {shown(text)}") from None
+    for one in said if column == "guidance" and isinstance(said, list) else [said]:
+        if not isinstance(one, dict) or not isinstance(one.get("name"), str):
+            raise ValueError(f"{column} must be JSON of parts, each with its name; it is {shown(text)}")
+        if type(one.get("steps", 0)) is not int or one.get("steps", 0) < 0:
+            raise ValueError(f"{column} has steps {shown(one['steps'])}, which is no whole number from 0 on")
+        scale = one.get("scale", 1.0)
+        if type(scale) not in (int, float) or not math.isfinite(scale):
+            raise ValueError(f"{column} has the scale {shown(scale)}, which is no finite number")
+    return cell(said)
 
 
 def _finite(column: str, text: str) -> float:

@@ -245,10 +245,10 @@ def sampling_compute(table: Table) -> Found:
 
 
 def guidance_helps(table: Table) -> Found:
-    rows = sorted(_longest(table), key=lambda row: row.cfg_scale)
+    rows = sorted(_longest(table), key=lambda row: row.guidance_scale)
     if len(rows) < 3:
         return NOTHING
-    scales = [row.cfg_scale for row in rows]
+    scales = [row.guidance_scale for row in rows]
     fd = [row.fd or math.nan for row in rows]
     best = int(np.argmin(fd))
     spread = math.sqrt(sum((row.fd_std or 0.0) ** 2 for row in rows) / len(rows))
@@ -274,12 +274,18 @@ def guidance_helps(table: Table) -> Found:
 
 def _longest(table: Table) -> list[Row]:
     """Guidance of the run with most scales; on three channels where both ways were tried."""
+    rows = table.part(GUIDANCE, lambda row: row.fd is not None)
+    tried = {row.guided_channels for row in rows if row.guidance_scale != 1}
+    chosen = THREE if THREE in tried else next(iter(tried), THREE)
     runs: dict[tuple[str, int], list[Row]] = {}
-    for row in table.part(
-        GUIDANCE, lambda r: r.fd is not None and (r.cfg_channels == "3" or r.cfg_scale == 1)
-    ):
-        runs.setdefault((row.name, row.steps), []).append(row)
+    for row in rows:
+        if row.guided_channels == chosen or row.guidance_scale == 1:
+            runs.setdefault((row.name, row.steps), []).append(row)
     return max(runs.values(), key=len, default=[])
+
+
+THREE = "3"
+"""Of four channels: the paper's guidance."""
 
 
 def _ends(values: Sequence[float | None]) -> str:
@@ -291,15 +297,15 @@ def _ends(values: Sequence[float | None]) -> str:
 def guidance_channels(table: Table) -> Found:
     """fd at scale 1 + x on three channels, and at 1 + 3x/4 on all, where both were measured."""
     rows = {
-        (row.name, row.cfg_channels, round(row.cfg_scale, 6)): row
+        (row.name, row.guided_channels, round(row.guidance_scale, 6)): row
         for row in table.part(GUIDANCE)
         if row.fd is not None
     }
     pairs = []
     for (name, channels, scale), row in rows.items():
         other = rows.get((name, "all", round(1 + 0.75 * (scale - 1), 6)))
-        if channels == "3" and scale != 1 and other is not None and other.fd and row.fd:
-            pairs.append((name, scale, other.cfg_scale, row.fd / other.fd))
+        if channels == THREE and scale != 1 and other is not None and other.fd and row.fd:
+            pairs.append((name, scale, other.guidance_scale, row.fd / other.fd))
     if not pairs:
         return NOTHING
     alike = all(1 / ALIKE <= ratio <= ALIKE for *_, ratio in pairs)

@@ -12,6 +12,7 @@ import functools
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ import torch
 
 from scaledit import assemble
 from scaledit.config import EvaluateConfig, RunConfig
-from scaledit.errors import RunError
+from scaledit.errors import RunError, UsageError
 from scaledit.evaluation.judge import Judge, drawn, open_judge
 from scaledit.models import flops
 from scaledit.pipeline import load
@@ -63,19 +64,30 @@ def training_job(run: StudyRun) -> Job:
     images = config.train.batch_size * config.train.steps
     looks = -(-config.train.steps // config.evaluate.every) if config.evaluate.every else 0
     macs = flops.train_macs(flops.count(config.model).macs, images)
-    return Job(run.key, {"train": config.to_json()}, macs + looks * drawing_macs(run.config))
+    return Job(run.key, {"train": config.to_json()}, macs + looks * drawing_macs(run.config), as_now=as_now)
 
 
 def measurement_job(measurement: Measurement) -> Job:
     what = {"measure": measurement.config.to_json(), "of": measurement.run.key, "part": measurement.part}
-    return Job(measurement.key, what, drawing_macs(measurement.config), needs=(measurement.run.key,))
+    return Job(
+        measurement.key, what, drawing_macs(measurement.config), needs=(measurement.run.key,), as_now=as_now
+    )
+
+
+def as_now(what: Mapping[str, Any]) -> dict[str, Any]:
+    """What a job of an earlier version depends on, in today's words; what it is not stays as it is."""
+    now = dict(what)
+    for key in ("train", "measure"):
+        if isinstance(now.get(key), Mapping):
+            with suppress(UsageError):
+                now[key] = RunConfig.from_json(now[key]).to_json()
+    return json.loads(json.dumps(now))
 
 
 def drawing_macs(config: RunConfig) -> float:
     """Multiply-adds of one evaluation."""
-    settings = replace(config.sample, cfg_scale=config.evaluate.cfg_scale)
-    images = config.evaluate.num * config.evaluate.seeds
-    return float(flops.count(config.model).macs * evaluations(settings) * images)
+    passes = evaluations(config.sample.sampler, config.evaluate.guidance)
+    return float(flops.count(config.model).macs * passes * config.evaluate.num * config.evaluate.seeds)
 
 
 def work(study: Study, queue: Queue, device: str, stop: StopRequest) -> Iterator[Ended | Failed]:
@@ -181,7 +193,8 @@ def measured(
     """Draws from a trained run and judges. Raises Stopping between two batches; RunError for a damaged
     checkpoint."""
     config = measurement.config
-    pipeline = load(queue.out / RUNS / measurement.run.key, device, config.autoencoder)
+    run = queue.out / RUNS / measurement.run.key
+    pipeline = load(run, device, config.autoencoder, allow_import=config.modules())
     judge = _judge(replace(config.evaluate, num=2, seeds=1, seed=0, every=0), str(pipeline.device))
     noted = 0.0
 
@@ -192,7 +205,7 @@ def measured(
             noted = time.monotonic()
             queue.moved(job, done / total)
 
-    settings = replace(config.sample, cfg_scale=config.evaluate.cfg_scale)
+    settings = replace(config.sample, guidance=config.evaluate.guidance)
     result = judge.score(drawn(judge, pipeline, config.evaluate, settings), progress)
     return {"step": pipeline.origin["step"], **json.loads(json.dumps(result.to_json()))}
 

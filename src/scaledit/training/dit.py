@@ -55,8 +55,8 @@ def train(
     config = with_background(config, out)
     ranks, where = around.ranks, around.ranks.device
     _check_sizes(config, len(ranks.share(config.train.batch_size)), where)
-    check_guidance(config.model, config.sample.cfg_scale, "sample.cfg_scale")
-    check_guidance(config.model, config.evaluate.cfg_scale, "evaluate.cfg_scale")
+    check_guidance(config.model, config.sample.guidance, "sample.guidance")
+    check_guidance(config.model, config.evaluate.guidance, "evaluate.guidance")
     if dataset is None:
         encoder = assemble.autoencoder(config.autoencoder, config.data, where)
         dataset = assemble.dataset(config.data, encoder)

@@ -24,6 +24,7 @@ from scaledit.errors import RunError, UsageError, reading
 from scaledit.files.atomic import atomic_bytes, remove_abandoned
 from scaledit.files.lock import Lock
 from scaledit.files.reading import read_json
+from scaledit.part import Allowed
 from scaledit.training.log import LOG
 
 CONFIG, STATUS, CHECKPOINTS, SAMPLES, PRIVATE = "config.json", "status.json", "checkpoints", "samples", ".run"
@@ -125,7 +126,8 @@ def _check_same(config: Config, out: Path, resume: str) -> None:
     value = read_json(path, "a run's config", other, UsageError)
     with reading(path, "a run's config", other, UsageError):
         try:
-            existing = with_background(type(config).from_json(value), out)
+            allowed = Allowed.only(config.modules(), str(path))
+            existing = with_background(type(config).from_json(value, allowed), out)
         except UsageError as error:
             raise ValueError(error) from None  # said with the file's name
     changed = differences(existing, config)

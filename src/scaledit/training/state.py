@@ -103,7 +103,7 @@ class TrainState(Learner[Read]):
         if parallel.sharded:
             hybrid = config.engine.parallel == "hybrid"
             shard(average, average.blocks, hybrid, precision, ranks, trained=False)
-        objective = assemble.objective(config.diffusion)
+        objective = config.diffusion.objective
         own = assemble.objective_modules(objective, config.model, config.train.seed, ranks.device)
         encoder = dataset if isinstance(dataset, EncodedImages) else None
         images = dataset if encoder is None else encoder.images

@@ -15,7 +15,7 @@ from scaledit.diffusion.samplers.multistep import (
 
 
 @dataclass(frozen=True)
-class DPMSolver(Multistep, name="dpm"):
+class DPMSolver(Multistep, name="dpm", title="DPM-Solver++"):
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order, one evaluation a step.
 
     The first step has no predecessor and the last ends at lambda = infinity; both are first order, which

@@ -49,7 +49,7 @@ def best(table: Table, rivals: Mapping[str, float] | None = None) -> style.Drawn
     if not rivals and table.about.floor is not None:
         right.axvline(table.about.floor, color=style.INK, linestyle=(0, (3, 2)), linewidth=0.8)
     _bubbles(plots["bubbles"], plots["key"], table, models)
-    guided = ", dark with guidance" if any(row.cfg_scale != 1 for row in results) else ""
+    guided = ", dark with guidance" if any(row.guidance_scale != 1 for row in results) else ""
     elsewhere = (
         "Right: results as printed, the paper's own dark."
         if rivals
@@ -75,12 +75,11 @@ def best_results(table: Table) -> list[Row]:
             row.model,
             row.conditioning,
             row.steps,
-            row.cfg_scale,
-            row.cfg_channels,
+            row.guidance,
         ),
     )
     for row in mean:
-        which = (row.size, row.patch_size, row.conditioning, row.cfg_scale != 1)
+        which = (row.size, row.patch_size, row.conditioning, row.guidance_scale != 1)
         if which not in found or fd(row) < fd(found[which]):
             found[which] = row
     return sorted(found.values(), key=lambda row: fd(row))[:SHOWN][::-1]
@@ -89,9 +88,9 @@ def best_results(table: Table) -> list[Row]:
 def _bar(row: Row, usual: int) -> bars.Bar:
     """usual: steps of training that need not be told."""
     design = "" if row.conditioning == "adaln_zero" else f" {words.design(row.conditioning)}"
-    guided = "" if row.cfg_scale == 1 else f", guidance {row.cfg_scale:g}"
+    guided = "" if row.guidance_scale == 1 else f", guidance {row.guidance_scale:g}"
     longer = "" if row.steps == usual else f", {row.steps:,} steps"
-    return bars.Bar(f"{row.model}{design}{longer}{guided}", fd(row), row.fd_std, ours=row.cfg_scale != 1)
+    return bars.Bar(f"{row.model}{design}{longer}{guided}", fd(row), row.fd_std, ours=row.guidance_scale != 1)
 
 
 def _bubbles(plot: Axes, key: Axes, table: Table, models: Sequence[Row]) -> None:

@@ -24,8 +24,8 @@ def guidance(table: Table) -> style.Drawn | None:
     rows = table.part(GUIDANCE)
     lines = curves(
         rows,
-        lambda row: row.cfg_scale,
-        lambda row: (row.model, row.tokens, row.conditioning, row.decoder, row.cfg_channels),
+        lambda row: row.guidance_scale,
+        lambda row: (row.model, row.tokens, row.conditioning, row.decoder, row.guided_channels),
     )
     if not any(len(line.rows) > 1 for line in lines):
         return None
@@ -53,10 +53,10 @@ def guidance(table: Table) -> style.Drawn | None:
 
 def _distance(plot: Axes, table: Table, lines: Sequence[Curve]) -> None:
     for line, look, name in _each(table, lines):
-        axes.line(plot, [row.cfg_scale for row in line.rows], line.rows, line.runs, **look, label=name)
+        axes.line(plot, [row.guidance_scale for row in line.rows], line.rows, line.runs, **look, label=name)
         if len(line.rows) > 1:
             least = min(line.rows, key=fd)
-            plot.plot([least.cfg_scale], [fd(least)], linestyle="", **RING)
+            plot.plot([least.guidance_scale], [fd(least)], linestyle="", **RING)
     axes.real(plot, table.about.floor)
     axes.dress(plot, "guidance scale (1: none)", words.distance(table, lines[0].rows))
     axes.logarithmic(plot, "y", HEIGHT - 0.8)
@@ -67,7 +67,9 @@ def _trade(plot: Axes, table: Table, lines: Sequence[Curve]) -> list[tuple[float
     notes = []
     for line, look, _ in _each(table, lines):
         for key, dash in zip(SHOWN, ("-", (0, (3, 1.5))), strict=True):
-            found = [(row.cfg_scale, value) for row in line.rows if (value := row.metric(key)) is not None]
+            found = [
+                (row.guidance_scale, value) for row in line.rows if (value := row.metric(key)) is not None
+            ]
             if len(found) > 1:
                 x, y = zip(*found, strict=True)
                 plot.plot(x, y, **{**look, "linestyle": dash})

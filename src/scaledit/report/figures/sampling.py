@@ -14,7 +14,7 @@ def sampling(table: Table) -> style.Drawn | None:
     lines = curves(
         rows,
         lambda row: row.sampling_steps,
-        lambda row: (row.size, row.patch_size, row.conditioning, row.sampler),
+        lambda row: (row.size, row.patch_size, row.conditioning, row.method),
     )
     shown = [row for line in lines for row in line.rows]
     if len(shown) < 2:

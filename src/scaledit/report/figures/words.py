@@ -9,14 +9,6 @@ from scaledit.models.blocks import Block
 from scaledit.part import members
 from scaledit.scaling.table import Row, Table
 
-SAMPLERS = {
-    "ddpm": "DDPM",
-    "ddim": "DDIM",
-    "dpm": "DPM-Solver++",
-    "unipc": "UniPC",
-    "heun": "Heun",
-    "euler": "Euler",
-}
 COUNT = r"-\d+K$"  # of images, at the end of a distance's name
 FLOPS = "Flops are multiply-adds, as the paper counts them."
 
@@ -47,10 +39,10 @@ def named(row: Row, among: Sequence[Row]) -> str:
         said.append(design(row.conditioning))
     if len({one.tokens * one.patch_size**2 for one in among}) > 1:
         said.append(f"{row.tokens:,} tokens")
-    if len({one.sampler for one in among}) > 1:
-        said.append(SAMPLERS.get(row.sampler, row.sampler))
-    if len({one.cfg_channels for one in among}) > 1:
-        said.append(f"{row.cfg_channels} channels")
+    if len({one.method for one in among}) > 1:
+        said.append(row.sampler_title)
+    if len({one.guided_channels for one in among}) > 1:
+        said.append(f"{row.guided_channels} channels")
     return ", ".join(said)
 
 
@@ -59,8 +51,8 @@ def protocol(table: Table, rows: Sequence[Row]) -> str:
     sets = [row.sample_sets for row in rows]
     images = f"{_between([row.num for row in rows])} images"
     each = f" for each of {_between(sets)} sample seeds" if max(sets) > 1 else ""
-    samplers = " or ".join(dict.fromkeys(SAMPLERS.get(row.sampler, row.sampler) for row in rows))
-    scales = [row.cfg_scale for row in rows]
+    samplers = " or ".join(dict.fromkeys(row.sampler_title for row in rows))
+    scales = [row.guidance_scale for row in rows]
     guided = "unguided" if max(scales) == 1 == min(scales) else f"guidance {_between(scales)}"
     steps = _between([row.sampling_steps for row in rows])
     measure = re.sub(COUNT, "", table.about.distance)

@@ -1,0 +1,76 @@
+"""What a run is: recipes and overrides in, frozen dataclasses of parts, config.json out.
+
+    recipe (TOML, may extend another)  +  section.key=value overrides  ->  RunConfig  ->  config.json
+
+    sections   one frozen dataclass a section, one field a key        runs      RunConfig, config.json
+    tables     how tables are laid over each other                   recipes   TOML files, overrides
+    old        keys and protocols of earlier versions                checks    what must hold together
+    compare    what may change when a run is resumed         short     --sampler, --steps, --cfg-scale as keys
+
+Imports no torch, so that a wrong name is answered at once.
+"""
+
+from scaledit.config.checks import check, check_guidance, check_sampling
+from scaledit.config.compare import changes, differences, flatten
+from scaledit.config.recipes import (
+    COMMANDS,
+    RECIPES,
+    changed,
+    is_override,
+    load,
+    override,
+    read_toml,
+    recipe_names,
+    trained_by,
+    with_values,
+)
+from scaledit.config.runs import NOTHING, Config, RunConfig
+from scaledit.config.sections import (
+    CheckpointConfig,
+    DataConfig,
+    DiffusionConfig,
+    EMAConfig,
+    EngineConfig,
+    EvaluateConfig,
+    LatentConfig,
+    LogConfig,
+    OptimizerConfig,
+    SampleConfig,
+    TrainConfig,
+)
+from scaledit.config.short import scaled, short
+
+__all__ = [
+    "COMMANDS",
+    "NOTHING",
+    "RECIPES",
+    "CheckpointConfig",
+    "Config",
+    "DataConfig",
+    "DiffusionConfig",
+    "EMAConfig",
+    "EngineConfig",
+    "EvaluateConfig",
+    "LatentConfig",
+    "LogConfig",
+    "OptimizerConfig",
+    "RunConfig",
+    "SampleConfig",
+    "TrainConfig",
+    "changed",
+    "changes",
+    "check",
+    "check_guidance",
+    "check_sampling",
+    "differences",
+    "flatten",
+    "is_override",
+    "load",
+    "override",
+    "read_toml",
+    "recipe_names",
+    "scaled",
+    "short",
+    "trained_by",
+    "with_values",
+]

@@ -1,0 +1,94 @@
+"""What keys of a config must hold together; what one key may hold alone stands beside it in `sections`."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from scaledit import checks
+from scaledit.config.sections import DiffusionConfig, SampleConfig
+from scaledit.diffusion.guidance import Guidance
+from scaledit.errors import UsageError
+from scaledit.models.config import DiTConfig
+from scaledit.values import check_bounds
+
+if TYPE_CHECKING:
+    from scaledit.config.runs import Config, RunConfig
+
+
+def check(config: Config) -> None:
+    """What all kinds of runs have. Raises UsageError where a key is beyond its bounds, a number is not
+    finite, or keys do not go together."""
+    for one in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
+        section: Any = getattr(config, one.name)
+        if dataclasses.is_dataclass(section):
+            check_bounds(section, f"{one.name}.")
+    if config.data.background and config.data.name != "images":
+        raise UsageError(
+            f'data.background is for data.name="images"; {config.data.name} holds nothing transparent'
+        )
+    if any(not 0 <= beta < 1 for beta in config.optimizer.betas):
+        raise UsageError(f"optimizer.betas must lie in [0, 1), got {list(config.optimizer.betas)}")
+
+
+def check_run(config: RunConfig) -> None:
+    """The same of a diffusion model's."""
+    check(config)
+    if config.train.batch_size % config.train.accumulate:
+        raise UsageError(
+            f"train.accumulate {config.train.accumulate} does not divide train.batch_size "
+            f"{config.train.batch_size}"
+        )
+    checks.seed(config.train.seed, "train.seed")
+    checks.seed(config.evaluate.seed, "evaluate.seed")
+    checks.seed(config.evaluate.seed + config.evaluate.seeds - 1, "evaluate.seed + evaluate.seeds - 1")
+    check_learned(config.model, config.diffusion)
+    check_sampling(config.sample, config.diffusion, "sample.")
+
+
+def check_learned(model: DiTConfig, diffusion: DiffusionConfig) -> None:
+    """Raises UsageError where the network has channels for a variance that the objective does not train, or
+    lacks them."""
+    if model.learn_sigma != diffusion.learns_variance:
+        does = "trains" if diffusion.learns_variance else "does not train"
+        raise UsageError(
+            f"model.learn_sigma={str(model.learn_sigma).lower()} does not fit "
+            f'diffusion.objective="{diffusion.objective.part_name()}", which {does} a variance; change one '
+            f"of them"
+        )
+
+
+def check_sampling(sample: SampleConfig, diffusion: DiffusionConfig, where: str = "") -> None:
+    """Raises UsageError where images cannot be sampled so: the one place that says what [sample] may hold,
+    for recipes, the command line and a pipeline's callers. where: what stands before a key's name in the
+    message."""
+    for key, lowest in (("every", 0), ("per_class", 1), ("classes", 1)):
+        checks.integer(getattr(sample, key), where + key, lowest)
+    checks.seed(sample.seed, where + "seed")
+    steps, schedule = sample.sampler.steps, diffusion.schedule
+    if schedule.discrete and steps > schedule.steps:
+        raise UsageError(
+            f"{where}sampler.steps {steps} exceeds the schedule's own diffusion.schedule.steps "
+            f"{schedule.steps}"
+        )
+
+
+def check_guidance(model: DiTConfig, guidance: Sequence[Guidance], name: str = "guidance") -> None:
+    """Raises UsageError where guidance would lead away from a null label that was never trained, and warns
+    where it leads nowhere. name: the key, for messages."""
+    for part in guidance:
+        if part.idle or not part.uses_null:
+            continue
+        if not model.has_null_label:
+            raise UsageError(
+                f"{name} is {part.label()}, and this model cannot be guided: with model.class_dropout 0 its "
+                f"null label, which guidance leads away from, is never trained; use none (scale 1)"
+            )
+        if model.num_classes == 1:
+            warnings.warn(
+                f"{name} is {part.label()}, and this model has one class: with the label and without it, it "
+                f"has seen the same images, so that guidance only enlarges its errors; use no guidance",
+                stacklevel=1,  # one place, so that Python says it once
+            )
