@@ -56,21 +56,20 @@ class Config:
         """
         sections = self.sections()
         value = {"name": self.name, **{key: plain(held) for key, held in sections.items()}}
-        own = value["data"].pop("own")
-        if ":" in self.data.name:
-            value["data"] = {**{key: value["data"][key] for key in DataConfig.SHARED}, **own}
         for key in ("background", "split", "image_key", "changed"):
-            if value["data"].get(key) == getattr(DataConfig, key) and key not in own:
+            if value["data"].get(key) == getattr(DataConfig, key) and key not in self.data.own:
                 value["data"].pop(key, None)
         return value
 
     def sections(self) -> dict[str, dict[str, Any]]:
         """{section: {key: value}}, with the parts as they are."""
         held = {key: getattr(self, key) for key in tables.section_types(type(self))}
-        return {
+        values = {
             key: {one.name: getattr(section, one.name) for one in own_fields(type(section))}
             for key, section in held.items()
         }
+        values["data"] = self.data.flat()
+        return values
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], allowed: Allowed = NOTHING) -> Self:

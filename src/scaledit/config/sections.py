@@ -91,6 +91,13 @@ class DataConfig:
     SHARED: ClassVar[tuple[str, ...]] = ("name", "workers", "changed")
     """Keys that every set has; the others are the set's own fields."""
 
+    def flat(self) -> dict[str, Any]:
+        """[data] as a table; the inverse of `with_own`."""
+        values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self) if one.name != "own"}
+        if ":" not in self.name:
+            return values
+        return {**{key: values[key] for key in self.SHARED}, **self.own}
+
     @staticmethod
     def with_own(values: Mapping[str, Any]) -> Mapping[str, Any]:
         """[data] as a table, with the fields of a user's own set apart, under "own". They are checked where
