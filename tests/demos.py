@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from scaledit import load
+from scaledit.diffusion import ClassifierFree
 from scaledit.evaluation.judge import drawn, open_judge
 from scaledit.evaluation.result import Figure
 
@@ -25,7 +26,7 @@ def scores(run: Path, cfg_scale: float) -> dict[str, Figure]:
     config = replace(
         pipeline.config.evaluate,
         reference="digits",
-        cfg_scale=cfg_scale,
+        guidance=(ClassifierFree(scale=cfg_scale),),
         seed=11,
         num=360,
         seeds=3,

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
+from scaledit.diffusion import DDPM, ClassifierFree
 from scaledit.models import flops
 from scaledit.scaling.table import (
     FINAL,
@@ -21,6 +22,7 @@ from scaledit.scaling.table import (
     Loss,
     Row,
     Table,
+    cell,
 )
 
 SIZES = {"S": (2, 32), "B": (4, 64), "L": (6, 96), "XL": (8, 128)}
@@ -30,6 +32,16 @@ STEPS = (500, 1000, 1500, 2000, 3000, 4000, 6000)
 SAMPLING_STEPS = (16, 32, 64, 128, 256, 1000)
 SCALES = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
 FLOOR = 1.9
+
+
+def sampler(steps: int) -> str:
+    """A cell of a table."""
+    return cell(DDPM(steps).to_json())
+
+
+def guidance(scale: float, channels: int | None = 3) -> str:
+    """A cell of a table."""
+    return cell([ClassifierFree(scale=scale, channels=channels).to_json()])
 
 
 def _row(size: str, patch: int, block: str = "adaln_zero", seed: int = 0, steps: int = STEPS[-1]) -> Row:
@@ -61,10 +73,8 @@ def _row(size: str, patch: int, block: str = "adaln_zero", seed: int = 0, steps:
         loss=0.1 + 0.002 * fd,
         fd=fd,
         fd_std=0.04 * fd,
-        sampler="ddpm",
-        sampling_steps=100,
-        cfg_scale=1.0,
-        cfg_channels="3",
+        sampler=sampler(100),
+        guidance=guidance(1.0),
         decoder="",
         sampling_macs=100 * macs,
         num=2000,
@@ -101,14 +111,15 @@ def study() -> Table:
         row = replace(_row(size, patch), part=SAMPLING)
         for steps in SAMPLING_STEPS:
             fd = (row.fd or 0) * (1 + 9 / steps)
-            rows.append(replace(row, fd=fd, sampling_steps=steps, sampling_macs=steps * row.macs, metrics={}))
-    for channels in ("3",):
-        row = replace(_row("XL", 1), part=GUIDANCE, cfg_channels=channels)
+            drawn = replace(row, sampler=sampler(steps), sampling_macs=steps * row.macs)
+            rows.append(replace(drawn, fd=fd, metrics={}))
+    for channels in (3,):
+        row = replace(_row("XL", 1), part=GUIDANCE)
         for scale in SCALES:
             fd = (row.fd or 0) * (0.75 + 0.5 * (scale - 1.5) ** 2)
             trade = {"precision": 1 - 0.25 / scale, "recall": 0.95 / scale**0.5}
             trade |= {"precision_real": 0.93, "recall_real": 0.92}
-            rows.append(replace(row, fd=fd, cfg_scale=scale, metrics=trade))
+            rows.append(replace(row, fd=fd, guidance=guidance(scale, channels), metrics=trade))
     about = About(
         name="digits",
         title="Digits",

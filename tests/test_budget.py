@@ -49,7 +49,7 @@ def test_the_papers_table_is_what_the_paper_prints():
         assert row.gflops == pytest.approx(one.gflops, rel=1e-3, abs=0.005)
         assert round(row.params / 1e6) == one.params_millions
         assert row.train_macs == pytest.approx(3 * one.gflops * 1e9 * 256 * row.steps, rel=0.01)
-        assert (row.loss, row.fd_std, row.decoder, row.cfg_scale) == (None, None, "ft-MSE", 1.0)
+        assert (row.loss, row.fd_std, row.decoder, row.guidance_scale) == (None, None, "ft-MSE", 1.0)
     assert not printed
     assert [row.name for row in PAPER.models()][-1] == "XL/2" and len(PAPER.models()) == 12
     assert [(row.conditioning, row.fd) for row in PAPER.blocks()] == [
@@ -62,7 +62,9 @@ def test_the_papers_table_is_what_the_paper_prints():
 
 def test_the_papers_guidance_decoders_and_sampling():
     def told(part: str) -> list[tuple[str, int, float, str, str, float | None]]:
-        return [(r.name, r.steps, r.cfg_scale, r.cfg_channels, r.decoder, r.fd) for r in PAPER.part(part)]
+        return [
+            (r.name, r.steps, r.guidance_scale, r.guided_channels, r.decoder, r.fd) for r in PAPER.part(part)
+        ]
 
     assert told(GUIDANCE) == [
         ("XL/2", 7_000_000, 1.0, "3", "ft-EMA", 9.62),

@@ -401,7 +401,8 @@ def test_a_training_run_judges_itself_and_can_be_judged(tmp_path: Path):
         assert result[key] == pytest.approx(found[1][key], rel=1e-6)
         assert again[key] == pytest.approx(found[1][key], rel=1e-6)
     told = again["protocol"]
-    assert (told["sampler"], told["steps"], told["cfg_scale"], told["seed"]) == ("dpm", 4, 1.0, [1, 2, 3])
+    assert told["sampler"] == {"name": "dpm", "steps": 4, "times": {"name": "even"}}  # of a flow
+    assert (told["guidance"], told["seed"]) == ([], [1, 2, 3])
     assert told["labels"] == "equal"
 
 

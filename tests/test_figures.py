@@ -10,7 +10,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
-from made_tables import BLOCKS, FLOOR, PATCHES, SAMPLING_STEPS, SCALES, SIZES, STEPS, study
+from made_tables import BLOCKS, FLOOR, PATCHES, SAMPLING_STEPS, SCALES, SIZES, STEPS, guidance, study
 from scaledit.evaluation.metric import known
 from scaledit.report import figures, page
 from scaledit.report.figures import axes as plots
@@ -469,13 +469,15 @@ def test_guidance(tables: dict[str, Table], drawn: dict[str, figures.Drawn]):
     line, ring = marked(left)
     np.testing.assert_array_equal(line.get_xdata(), SCALES)
     best = min(tables["study"].part(GUIDANCE), key=lambda row: row.fd)
-    assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (best.cfg_scale, best.fd)
+    assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (best.guidance_scale, best.fd)
     precision, recall = marked(right)
     assert (np.diff(precision.get_ydata()) > 0).all() and (np.diff(recall.get_ydata()) < 0).all()
     assert [text.get_text() for text in right.texts] == ["recall", "precision"]
     alone = replace(tables["study"], rows=tuple(replace(row, metrics={}) for row in tables["study"].rows))
     assert len(figures.guidance(alone).figure.axes) == 1
-    some = [replace(row, cfg_channels="all") for row in tables["study"].part(GUIDANCE)]
+    some = [
+        replace(row, guidance=guidance(row.guidance_scale, None)) for row in tables["study"].part(GUIDANCE)
+    ]
     both = figures.guidance(replace(tables["study"], rows=(*tables["study"].rows, *some)))
     said = [text.get_text() for text in both.figure.legends[0].get_texts()]
     assert said == ["XL/1, 3 channels", "XL/1, all channels"]

@@ -39,6 +39,7 @@ from scaledit.diffusion import (
     NetDenoiser,
     Noise,
     OfficialNoise,
+    Simple,
     sample,
 )
 from scaledit.errors import RunError, UsageError
@@ -133,7 +134,7 @@ def test_what_is_inferred_and_what_is_asked_for(tmp_path: Path, capsys: pytest.C
     assert "convert it with --heads N" in capsys.readouterr().err
     found = open_model(tmp_path / "odd.pt", Hints(heads=HEADS, num_classes=5)).config
     assert found.model == dit.config
-    assert found.diffusion.objective == "simple"
+    assert found.diffusion.objective == Simple()
     with pytest.raises(UsageError, match=r"no DiT-XL/2: 3 blocks of width 16"):
         open_model(tmp_path / "odd.pt", Hints("DiT-XL/2"))
     with pytest.raises(UsageError, match="did you mean 'DiT-XL/2'"):
@@ -175,7 +176,7 @@ def test_a_run_is_exported_and_draws_the_same(pixel_run: Path, tmp_path: Path):
         assert part in card
     assert '{"n": 500}' in card and sha256 in card and exported.origin["step"] == 4
     config_file, weights = tmp_path / "out/config.json", tmp_path / "out/model.safetensors"
-    config_file.write_text(config_file.read_text().replace('"cfg_scale": 1.0', '"cfg_scale": 2.0'))
+    config_file.write_text(config_file.read_text().replace('"seed": 0', '"seed": 2'))
     with pytest.raises(RunError, match=r"config.json was changed"):
         load(tmp_path / "out")
     data = bytearray(weights.read_bytes())
@@ -184,7 +185,7 @@ def test_a_run_is_exported_and_draws_the_same(pixel_run: Path, tmp_path: Path):
     with pytest.raises(RunError, match="does not match its SHA-256"):
         load(tmp_path / "again")
     weights.write_bytes(weights.read_bytes()[:-1])
-    config_file.write_text(config_file.read_text().replace('"cfg_scale": 2.0', '"cfg_scale": 1.0'))
+    config_file.write_text(config_file.read_text().replace('"seed": 2', '"seed": 0'))
     with pytest.raises(RunError, match="bytes instead of"):
         load(tmp_path / "out")
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from layouts import OPTIONS, TOLERANCE, config, convert, distance, equal, inputs, official_state, random_dit
-from scaledit import DiT, assemble, load
+from scaledit import DiT, load
 from scaledit.autoencoders.config import AutoencoderConfig
 from scaledit.cli import main
 from scaledit.diffusion import DDIM, ClassifierFree, LearnedRange, LinearBeta, NetDenoiser, sample
@@ -218,4 +218,3 @@ def test_what_diffusers_cannot_hold_is_refused(tmp_path: Path, capsys: pytest.Ca
         assert main([*arguments, *given]) == 2
         assert says in capsys.readouterr().err
         assert sorted(path.name for path in tmp_path.iterdir()) == ["x.safetensors"]
-    assert assemble.SCHEDULES.keys() >= {"interpolant"}

@@ -21,6 +21,7 @@ from torch import Tensor
 from layouts import HEADS, OPTIONS, config, convert, equal, official_state, random_dit
 from scaledit import load
 from scaledit.cli import main
+from scaledit.diffusion import ClassifierFree
 from scaledit.errors import RunError, UsageError
 from scaledit.interop.convert import open_model
 from scaledit.interop.infer import Hints
@@ -197,7 +198,7 @@ def test_what_the_label_table_holds(
     model = open_model(tmp_path / "x.pt", Hints(heads=HEADS, **hints))
     found = model.config.model
     assert (found.num_classes, found.has_null_label) == (num_classes, has_null)
-    assert model.config.sample.cfg_scale == (4.0 if has_null else 1.0)
+    assert model.config.sample.guidance == (ClassifierFree(scale=4.0 if has_null else 1.0, channels=3),)
     said = " ".join(model.notes)
     assert ("without guidance only" in said) == (not has_null)
     assert (f"say --num-classes {rows - 1}" in said) == (not hints and not args and rows in (5, 6))
@@ -229,7 +230,8 @@ def test_a_model_without_a_null_label_is_sampled_without_guidance_only(tmp_path:
     torch.save(without_null_row(official_state(random_dit(config()))), tmp_path / "in.pt")
     with pytest.warns(UserWarning, match=r"in\.pt: the label table has 5 rows, and nothing says"):
         pipeline = load(tmp_path / "in.pt", device="cpu", hints=Hints(heads=HEADS))
-    assert pipeline.config.sample.cfg_scale == 1  # so that what is sampled by default can be sampled
+    # What is sampled by default can be sampled.
+    assert all(part.idle for part in pipeline.config.sample.guidance)
     assert pipeline.latents([4], pipeline.settings(steps=2)).shape == (1, *config().shape)
     with pytest.raises(UsageError, match="null label"):
         pipeline.latents([4], pipeline.settings(steps=2, cfg_scale=2.0))

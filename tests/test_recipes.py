@@ -10,6 +10,7 @@ import pytest
 
 from scaledit.autoencoders.config import AutoencoderRun
 from scaledit.config import RECIPES, RunConfig, load, recipe_names
+from scaledit.diffusion import DDPM, ClassifierFree, Epsilon, Hybrid, LearnedRange, LinearBeta, Uniform
 from scaledit.models.config import DiTConfig
 from scaledit.scaling import paper
 from scaledit.scaling.plan import Hardware, plan, scientific
@@ -80,8 +81,9 @@ def test_settings_are_the_papers(name: str):
     assert (train.batch_size, config.data.flip) == (training["batch_size"], True)
     assert (config.ema.decay, config.ema.warmup) == (training["ema_decay"], False)
     assert config.model.class_dropout == training["label_dropout"]
-    assert (config.diffusion.schedule, config.diffusion.steps) == ("linear", diffusion["steps"])
-    assert (config.diffusion.prediction, config.diffusion.objective) == ("epsilon", "hybrid")
-    assert config.diffusion.times == "uniform"
-    assert (sample.sampler, sample.steps) == ("ddpm", diffusion["sampling_steps"])
-    assert (sample.cfg_scale, sample.cfg_channels) == (1, "3")
+    assert config.diffusion.schedule == LinearBeta(diffusion["steps"])
+    assert config.diffusion.parameterization == LearnedRange(Epsilon())
+    assert (config.diffusion.objective, config.diffusion.times) == (Hybrid(), Uniform())
+    assert sample.sampler == DDPM(diffusion["sampling_steps"])
+    # Unguided, and where it is guided (--cfg-scale 1.5) on three of the four channels.
+    assert sample.guidance == config.evaluate.guidance == (ClassifierFree(scale=1.0, channels=3),)

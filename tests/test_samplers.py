@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scaledit import config
+from scaledit import config, part
 from scaledit.diffusion import (
     DDIM,
     DDPM,
@@ -169,13 +169,12 @@ def test_who_keeps_the_schedules_own_grid(steps: int):
 
 
 def test_every_sampler_that_a_recipe_can_name_is_there():
-    from typing import get_args
-
-    from scaledit.assemble import SAMPLERS
-    from scaledit.report.figures.words import SAMPLERS as TITLES
-
-    assert set(get_args(config.SamplerName)) == set(SAMPLERS) == set(TITLES)
-    assert all(isinstance(made(4), Sampler) for made in SAMPLERS.values())
+    made = part.members(Sampler)
+    assert set(made) == {"ddpm", "ddim", "dpm", "unipc", "heun", "euler"}
+    assert {one.TITLE for one in made.values()} == {"DDPM", "DDIM", "DPM-Solver++", "UniPC", "Heun", "Euler"}
+    for name in made:
+        run = config.load("digits", [f"sample.sampler={name}", "sample.steps=4"])
+        assert run.sample.sampler == made[name](4)
 
 
 # ---- errors ----------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from contextlib import nullcontext
-from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from scaledit import DiT, DiTConfig, assemble, part
 from scaledit.cli import main
-from scaledit.config import SampleConfig, load
+from scaledit.config import SampleConfig, load, with_values
 from scaledit.diffusion import sample
 from scaledit.errors import UsageError
 from scaledit.models.blocks import Block
@@ -209,8 +208,9 @@ def test_impossible_plans_are_refused(call, names: str):
 def test_sampling_cost_is_what_the_sampler_runs(sampler: str, scale: float):
     """Counted on the network itself: images put through it for one image out."""
     config = load("digits")
-    settings = replace(config.sample, sampler=sampler, steps=6, cfg_scale=scale)
-    config = replace(config, sample=settings)
+    values = {"sample.sampler": sampler, "sample.sampler.steps": 6}
+    config = with_values(config, {**values, "sample.guidance.classifier_free.scale": scale})
+    settings = config.sample
     net, seen = assemble.network(config.model, seed=0).eval(), 0
 
     def count(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -218,7 +218,7 @@ def test_sampling_cost_is_what_the_sampler_runs(sampler: str, scale: float):
         seen += len(inputs[0])
 
     net.register_forward_pre_hook(count)
-    denoiser = assemble.guided(assemble.denoiser(config.diffusion, net), scale, "all")
+    denoiser = assemble.guided(assemble.denoiser(config.diffusion, net), settings.guidance)
 
     class Zero:
         def initial(self) -> Tensor:
@@ -227,14 +227,14 @@ def test_sampling_cost_is_what_the_sampler_runs(sampler: str, scale: float):
         def step(self, i: int) -> Tensor:
             return self.initial()
 
-    sample(denoiser, assemble.sampler(sampler, 6), Zero(), torch.tensor([3]))
-    assert evaluations(settings) == seen
+    sample(denoiser, settings.sampler, Zero(), torch.tensor([3]))
+    assert evaluations(settings.sampler, settings.guidance) == seen
     planned = plan(config, Hardware(), 1.0)
     assert planned.sampling_macs == seen * planned.macs
 
 
 def test_sampling_cost_of_the_paper():
-    assert evaluations(SampleConfig()) == 250
+    assert evaluations(SampleConfig().sampler, ()) == 250
 
 
 def test_state_is_20_bytes_a_parameter():

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import processes
+from made_tables import guidance, sampler
 from scaledit import checkpoint, cli
 from scaledit.errors import RunError, UsageError
 from scaledit.scaling import study as studies
@@ -130,7 +131,14 @@ def test_a_grid_is_the_union_of_products():
     }
     assert len(shared) == 1  # equal hyper-parameters for all
     sweep = [one for one in grid.measurements if one.part == "sampling"]
-    assert len(sweep) == 12 * 6 and {one.config.sample.steps for one in sweep} == {16, 32, 64, 128, 256, 1000}
+    assert len(sweep) == 12 * 6 and {one.config.sample.sampler.steps for one in sweep} == {
+        16,
+        32,
+        64,
+        128,
+        256,
+        1000,
+    }
     assert len({job.key for job in jobs(grid)}) == len(jobs(grid))
 
 
@@ -266,14 +274,14 @@ def test_rows_say_what_was_measured(whole: tuple[str, Path]):
     assert {row.part for row in table.rows} == {"final", "training", "sampling", "guidance"}
     for row in table.rows:
         assert row.images == row.steps * row.batch_size and row.train_macs == 3 * row.macs * row.images
-        passes = row.sampling_steps * (1 if row.cfg_scale == 1 else 2)
+        passes = row.sampling_steps * (1 if row.guidance_scale == 1 else 2)
         assert row.sampling_macs == passes * row.macs
         assert row.protocol in table.about.protocols and row.name in table.about.configs
         assert row.fd == row.metrics["fd_digits"] and row.loss is not None
     half, full = (row for row in table.part("training") if row.name == "B/4")
     assert (half.steps, full.steps) == (15, 30)
     sampled = [row for row in table.part("sampling") if row.name == "B/4"]
-    again = next(row for row in table.part("guidance") if row.name == "B/4" and row.cfg_scale == 1)
+    again = next(row for row in table.part("guidance") if row.name == "B/4" and row.guidance_scale == 1)
     # The same weights, noise and settings: the sweep's own 4 steps, guidance 1, and training's last look.
     assert sampled[0].fd == again.fd == full.fd
     assert sampled[1].fd != again.fd
@@ -286,7 +294,7 @@ maybe = st.none() | numbers
 @given(fd=maybe, loss=maybe, scale=numbers, macs=st.integers(0, 2**60), name=st.text("aZ /,\"'é", min_size=1))
 def test_csv_reads_back_as_the_same_numbers(fd, loss, scale, macs, name):
     plain = [name, "final", "S", 4, "adaln", 4, 1, macs, 2, 3, 6, 18 * macs, 0, loss, fd, None]
-    sampled = ["ddpm", 4, scale, "3", "", 4 * macs, 40, 1, "p"]
+    sampled = [sampler(4), guidance(scale), "", 4 * macs, 40, 1, "p"]
     row = Row(*plain, *sampled, {"fid": scale, "recall_real": 0.5}, {"optimizer.clip": "1.0"})
     other = Row(*plain, *sampled, {"precision": 0.25})
     assert tables.from_csv(tables.to_csv([row, other]), "t.csv") == [row, other]

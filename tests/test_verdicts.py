@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from made_tables import guidance, sampler
 from scaledit.scaling import printed_table
 from scaledit.scaling.compare import Comparison, Mean, compare, noise, outcome
 from scaledit.scaling.table import FINAL, GUIDANCE, SAMPLING, TRAINING, About, Row, Table
@@ -33,7 +34,7 @@ def row(size: str, patch: int, fd: float, seed: int = 0, block: str = "adaln_zer
         part=FINAL, size=size, patch_size=patch, conditioning=block, tokens=tokens,
         params=18 * depth * width**2, macs=macs, batch_size=64, steps=steps, images=64 * steps,
         train_macs=3 * 64 * steps * macs, seed=seed, loss=0.1 + 0.001 * fd, fd=fd, fd_std=0.01 * fd,
-        sampler="ddpm", sampling_steps=64, cfg_scale=1.0, cfg_channels="3", decoder="",
+        sampler=sampler(64), guidance=guidance(1.0), decoder="",
         sampling_macs=64 * macs, num=359, sample_sets=3, protocol="p", metrics={},
     )  # fmt: skip
 
@@ -67,7 +68,7 @@ def made(exponent: float = 0.5, spread: float = 0.02, late: float = 0.2, seeds: 
                     replace(
                         one,
                         part=SAMPLING,
-                        sampling_steps=steps,
+                        sampler=sampler(steps),
                         sampling_macs=steps * one.macs,
                         fd=fd(one, 1 + 4 / steps),
                     )
@@ -79,7 +80,9 @@ def made(exponent: float = 0.5, spread: float = 0.02, late: float = 0.2, seeds: 
         (3.0, 12.0, 0.9, 0.4),
     ):
         metrics = {"precision": precision, "recall": recall}
-        rows.append(replace(best, part=GUIDANCE, cfg_scale=scale, fd=value, fd_std=0.3, metrics=metrics))
+        rows.append(
+            replace(best, part=GUIDANCE, guidance=guidance(scale), fd=value, fd_std=0.3, metrics=metrics)
+        )
     return Table(About("made", "made", "", "FD", sizes=tuple(SIZES)), tuple(rows))
 
 
@@ -148,9 +151,13 @@ def test_blocks_turned_round():
 
 def test_guidance_that_only_hurts():
     table = made()
-    rows = tuple(replace(one, fd=10.0 * one.cfg_scale) if one.part == GUIDANCE else one for one in table.rows)
+    rows = tuple(
+        replace(one, fd=10.0 * one.guidance_scale) if one.part == GUIDANCE else one for one in table.rows
+    )
     assert outcomes(replace(table, rows=rows))["guidance"] == "does not hold"
-    rows = tuple(replace(one, fd=10.0 / one.cfg_scale) if one.part == GUIDANCE else one for one in table.rows)
+    rows = tuple(
+        replace(one, fd=10.0 / one.guidance_scale) if one.part == GUIDANCE else one for one in table.rows
+    )
     assert outcomes(replace(table, rows=rows))["guidance"] == "undecided"  # where it ends was not measured
 
 
@@ -165,10 +172,10 @@ def test_loss_that_tells_nothing():
 
 def test_three_channels_and_all():
     table = made()
-    pair = [replace(one, cfg_scale=1.4) for one in table.part(GUIDANCE) if one.cfg_scale == 3.0]
+    pair = [replace(one, guidance=guidance(1.4)) for one in table.part(GUIDANCE) if one.guidance_scale == 3.0]
     table = replace(table, rows=(*table.rows, *pair))
     for factor, said in ((1.1, "holds"), (1.5, "does not hold")):
-        on_all = [replace(one, cfg_channels="all", cfg_scale=1.3, fd=factor * (one.fd or 0)) for one in pair]
+        on_all = [replace(one, guidance=guidance(1.3, None), fd=factor * (one.fd or 0)) for one in pair]
         found = outcomes(replace(table, rows=(*table.rows, *on_all)))
         assert found["guidance_channels"] == said
 

@@ -71,6 +71,8 @@ class Queue:
         with self.using(job):
             held = read_json(path, *DAMAGED)
             there, found = held["job"], held["found"]
+            if not isinstance(there, dict):
+                raise ValueError(f"job is {shown(there)}")
             if not isinstance(found, dict):
                 raise ValueError(f"found is {shown(found)}")
         wanted = json.loads(json.dumps(job.what))
