@@ -28,6 +28,7 @@ from scaledit.config import Config, OptimizerConfig
 from scaledit.data.loader import Loader
 from scaledit.data.order import samples_at
 from scaledit.errors import RunError
+from scaledit.training.optimizers import optimizer_part
 from scaledit.training.parallel import Parallel, local, whole
 from scaledit.training.ranks import Ranks
 from scaledit.training.saving import keys, read_into
@@ -80,7 +81,7 @@ class Learner(abc.ABC, Generic[Item]):
     config: Config
     net: nn.Module
     parallel: Parallel
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     ranks: Ranks
     loader: Loader[Item]
     samples: int
@@ -304,14 +305,9 @@ def restore_optimizer(
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-def adamw(net: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    return torch.optim.AdamW(
-        [parameter for parameter in net.parameters() if parameter.requires_grad],
-        lr=config.learning_rate,
-        betas=config.betas,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+def adamw(net: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    return optimizer_part(config).make(parameters, config.learning_rate)
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
