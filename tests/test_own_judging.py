@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from scaledit import assemble, config, part
+from scaledit.autoencoders.kinds import AutoencoderKind, named
 from scaledit.cli import main
 from scaledit.data.datasets import DataSet
 from scaledit.data.sets import digits
@@ -24,31 +26,16 @@ from scaledit.images import to_uint8
 from scaledit.part import Allowed
 from scaledit.scaling import table as tables
 from scaledit.training import log
+from scaledit.training.optimizers import Optimizer, optimizer_part
+from scaledit.training.trackers.kinds import TrackerKind, asked_for
 from tiny import TINY
 
-METRIC = '''
-"""How far the mean features are apart."""
-
+EXAMPLES = Path(__file__).parents[1] / "examples"
+WRONG = '''
 from dataclasses import dataclass
 
-import numpy as np
-
+from my_metrics import MeanDistance
 from scaledit.evaluation.metrics import Metric
-from scaledit.part import field
-
-
-@dataclass(frozen=True)
-class MeanDistance(Metric):
-    """The distance between the means of the pooled features."""
-
-    title = "distance of means"
-    of_reference = ("pool",)
-
-    power: float = field(2.0, gt=0, doc="of the norm")
-
-    def compute(self, reference, samples, given):
-        apart = reference.pool.mean(axis=0) - samples.pool.mean(axis=0)
-        return float(np.linalg.norm(apart, self.power))
 
 
 @dataclass(frozen=True)
@@ -83,56 +70,20 @@ class Nothing(Metric):
     """Lacks the method."""
 '''
 
-SETS = '''
-"""Bars that lie or stand."""
-
-from dataclasses import dataclass
-
-import torch
-
-from scaledit.data.datasets import DataSet
-from scaledit.data.sets import Images
-from scaledit.part import field
-
-
-@dataclass(frozen=True)
-class Bars(DataSet):
-    """n images of 8x8 pixels: class 0 lies, class 1 stands."""
-
-    in_memory = True
-    channels = 1
-    extractors = ("digits",)
-
-    n: int = field(32, ge=2, doc="images")
-    flip: bool = field(True, doc="mirror half of the images")
-
-    def made(self, first: int) -> Images:
-        images = -torch.ones(self.n, 1, 8, 8)
-        for i in range(self.n):
-            at = (first + i // 2) % 8
-            (images[i, 0, at] if i % 2 == 0 else images[i, 0, :, at]).fill_(1)
-        return Images(images, torch.arange(self.n) % 2, ("lying", "standing"), self.flip)
-
-    def open(self) -> Images:
-        return self.made(0)
-
-    def held_out(self) -> Images:
-        return self.made(3)
-'''
-
 
 @pytest.fixture(scope="module", autouse=True)
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("own")
-    (folder / "metrics_of_test.py").write_text(METRIC.lstrip())
-    (folder / "sets_of_test.py").write_text(SETS.lstrip())
+    for name in ("my_metrics.py", "my_sets.py"):
+        shutil.copy(EXAMPLES / name, folder)
+    (folder / "wrong_metrics.py").write_text(WRONG.lstrip())
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         yield folder
 
 
-MEAN = "metrics_of_test:MeanDistance"
-BARS = "sets_of_test:Bars"
+MEAN = "my_metrics:MeanDistance"
+BARS = "my_sets:Bars"
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +107,8 @@ def run(here: Path) -> Path:
 
 
 def test_both_files_are_short():
-    assert len(SETS.strip().splitlines()) <= 40
-    assert METRIC.strip().splitlines().index("class Wrong(MeanDistance):") - 3 <= 40
+    for name in ("my_metrics.py", "my_sets.py"):
+        assert len((EXAMPLES / name).read_text().splitlines()) <= 40
 
 
 # A metric
@@ -208,14 +159,14 @@ def test_a_metric_has_fields(samples: Path):
 @pytest.mark.parametrize(
     ("named", "says"),
     [
-        ("metrics_of_test:Wrong", "the metric metrics_of_test:Wrong gives 'far' instead of a number"),
-        ("metrics_of_test:Spatial", "reads spatial; with this reference there is pool, logits, nearest"),
-        ("metrics_of_test:FID", "a result has a 'fid' already"),
-        ("metrics_of_test:Thawed", "metrics_of_test:Thawed is no frozen dataclass"),
-        ("metrics_of_test:Nothing", "lacks the method compute"),
-        ("metrics_of_test:MeanDistanc", "did you mean 'MeanDistance'"),
+        ("wrong_metrics:Wrong", "the metric wrong_metrics:Wrong gives 'far' instead of a number"),
+        ("wrong_metrics:Spatial", "reads spatial; with this reference there is pool, logits, nearest"),
+        ("wrong_metrics:FID", "a result has a 'fid' already"),
+        ("wrong_metrics:Thawed", "wrong_metrics:Thawed is no frozen dataclass"),
+        ("wrong_metrics:Nothing", "lacks the method compute"),
+        ("my_metrics:MeanDistanc", "did you mean 'MeanDistance'"),
         ("metrics_of_nobody:Mean", "the module metrics_of_nobody is not there"),
-        ("sets_of_test:Bars", "sets_of_test:Bars is no metric"),
+        ("my_sets:Bars", "my_sets:Bars is no metric"),
         ("fd_digit", "did you mean 'fd_digits'"),
     ],
 )
@@ -226,15 +177,15 @@ def test_a_wrong_metric_is_named_and_why(samples: Path, named: str, says: str, c
 
 def test_a_foreign_config_imports_no_metric_and_no_set():
     allowed = Allowed.only([], "config.json of hf://someone/model")
-    for reference, named in (("digits", MEAN), (BARS, "fd_digits")):
-        evaluate = config.EvaluateConfig(reference=reference, metrics=named)
+    for reference, metrics in (("digits", MEAN), (BARS, "fd_digits")):
+        evaluate = config.EvaluateConfig(reference=reference, metrics=metrics)
         with pytest.raises(UsageError, match="--allow-import"):
             open_judge(evaluate, allowed=allowed)
-    with pytest.raises(UsageError, match="--allow-import sets_of_test"):
+    with pytest.raises(UsageError, match="--allow-import my_sets"):
         assemble.data_part(config.DataConfig(name=BARS), allowed)
     assert open_judge(
         config.EvaluateConfig(reference="digits", metrics=MEAN),
-        allowed=Allowed.only(["metrics_of_test"], "x"),
+        allowed=Allowed.only(["my_metrics"], "x"),
     )
 
 
@@ -263,7 +214,7 @@ def test_such_a_run_goes_on_with_the_same_set_only(run: Path, capsys):
 
 def test_foreign_runs_import_nothing(run: Path, here: Path, capsys):
     assert main(["evaluate", str(run), "--reference", "digits", "--num", "4"]) == 2
-    assert "--allow-import metrics_of_test" in " ".join(capsys.readouterr().err.split())
+    assert "--allow-import my_metrics" in " ".join(capsys.readouterr().err.split())
     words = ["evaluate", str(run), "--reference", BARS, "--num", "8", "--metrics", f"fd_digits,{MEAN}"]
     assert main([*words, "--labels", "real", "--steps", "1"]) == 0
 
@@ -272,10 +223,10 @@ def test_foreign_runs_import_nothing(run: Path, here: Path, capsys):
     ("overrides", "says"),
     [
         (["data.name=digit"], "data.name is 'digit'; did you mean 'digits'?"),
-        ([f"data.name={BARS}", "data.m=3"], "unknown key data.m: sets_of_test:Bars takes n, flip"),
+        ([f"data.name={BARS}", "data.m=3"], "unknown key data.m: my_sets:Bars takes n, flip"),
         ([f"data.name={BARS}", "data.n=1"], "data.n must be at least 2, got 1"),
         ([f"data.name={BARS}", "data.n=two"], "data.n must be a whole number"),
-        (["data.name=sets_of_test:Bar"], "sets_of_test has no class Bar; did you mean 'Bars'?"),
+        (["data.name=my_sets:Bar"], "my_sets has no class Bar; did you mean 'Bars'?"),
         ([f"data.name={MEAN}"], "is no data set"),
         (["data.own=3"], "data.own is 3"),
         (["data.name=digits", "data.n=3"], "unknown key 'data.n'"),
@@ -310,7 +261,7 @@ def test_each_built_in_set_says_what_three_lists_said():
         assert set(one.extractors) <= set(extractors)
 
 
-@pytest.mark.parametrize("kind", [Metric, Extractor, DataSet])
+@pytest.mark.parametrize("kind", [Metric, Extractor, DataSet, Optimizer, AutoencoderKind, TrackerKind])
 def test_every_part_says_what_it_is(kind: type):
     for one in part.describe(kind):
         assert one.summary, one.name
@@ -394,3 +345,66 @@ def test_a_study_keeps_a_metric_of_ones_own(tmp_path: Path):
     again = tables.read(tmp_path)
     assert again.rows[0].metric("mine") == 0.25
     assert "mine" not in again.rows[0].settings
+
+
+# Optimizers, autoencoders, trackers
+
+
+def test_the_optimizer_is_adamw_with_the_recipes_numbers():
+    import torch
+
+    weight = torch.nn.Parameter(torch.ones(3))
+    made = optimizer_part(config.OptimizerConfig(betas=(0.8, 0.95), weight_decay=0.1)).make([weight], 1e-3)
+    assert isinstance(made, torch.optim.AdamW)
+    [group] = made.param_groups
+    assert (group["lr"], group["betas"], group["weight_decay"], group["fused"]) == (
+        1e-3,
+        (0.8, 0.95),
+        0.1,
+        True,
+    )
+    weight.sum().backward()
+    made.step()
+    adamw = part.find(Optimizer, "adamw")
+    assert set(made.state[weight]) == set(adamw.state)
+    moments = [value for key, value in made.state[weight].items() if key != "step"]
+    assert sum(value.nbytes for value in moments) == adamw.bytes_of_state * weight.numel()
+    with pytest.raises(UsageError, match=r"optimizer.betas must lie in \[0, 1\), got \[0.9, 1.0\]"):
+        part.build(Optimizer, {"name": "adamw", "betas": [0.9, 1.0]}, "optimizer")
+
+
+def test_where_an_autoencoder_lies_says_its_kind_and_imports_nothing():
+    assert part.names(AutoencoderKind) == ["pixels", "kl"]
+    assert named("pixels").to_json() == {"name": "pixels"}
+    assert named("kl").to_json() == {"name": "kl", "path": "kl"}  # a folder of that name
+    assert named("my_sets:Bars").to_json() == {"name": "kl", "path": "my_sets:Bars"}
+
+
+def test_the_trackers_that_log_asks_for():
+    both = config.LogConfig(tensorboard=True, wandb="me/tests", wandb_mode="offline")
+    assert [one.to_json() for one in asked_for(both)] == [
+        {"name": "tensorboard"},
+        {"name": "wandb", "project": "me/tests", "mode": "offline"},
+    ]
+    assert asked_for(config.LogConfig()) == []
+
+
+def test_none_of_these_loads_torch_to_be_described():
+    """So that --help may list them."""
+    import subprocess
+    import sys
+
+    kinds = (
+        "evaluation.metric:Metric",
+        "evaluation.extractors:Extractor",
+        "data.datasets:DataSet",
+        "training.optimizers:Optimizer",
+        "autoencoders.kinds:AutoencoderKind",
+        "training.trackers.kinds:TrackerKind",
+    )
+    lines = ["import sys, importlib", "from scaledit import part"]
+    lines += [
+        f"part.describe(importlib.import_module('scaledit.{k.replace(':', chr(39) + ').')})" for k in kinds
+    ]
+    lines += ["assert not {'torch', 'numpy'} & sys.modules.keys(), 'loaded'"]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)

@@ -7,9 +7,12 @@ An autoencoder is opened by `open_autoencoder`; training one's own is scaledit.t
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from torch import Tensor
+from scaledit.autoencoders.kinds import named
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -59,10 +62,4 @@ def open_autoencoder(
 
     Raises UsageError in one sentence where there is none, or one that is not supported.
     """
-    if where == "pixels":
-        from scaledit.autoencoders.pixels import Pixels
-
-        return Pixels()
-    from scaledit.autoencoders.kl import KLAutoencoder
-
-    return KLAutoencoder.open(where, device=device, precision=precision, tiled=tiled)
+    return named(where).open(device, precision, tiled)

@@ -29,6 +29,7 @@ from scaledit.data.loader import Loader
 from scaledit.data.order import samples_at
 from scaledit.errors import RunError, UsageError, shown
 from scaledit.training.events import is_term
+from scaledit.training.optimizers import optimizer_part
 from scaledit.training.parallel import Parallel, local, whole
 from scaledit.training.ranks import Ranks
 from scaledit.training.saving import keys, read_into
@@ -85,7 +86,7 @@ class Learner(abc.ABC, Generic[Item]):
     config: Config
     net: nn.Module
     parallel: Parallel
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     ranks: Ranks
     loader: Loader[Item]
     samples: int
@@ -369,18 +370,14 @@ def restore_optimizer(
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-def adamw(net: nn.Module, config: OptimizerConfig, replicated: nn.Module | None = None) -> torch.optim.AdamW:
-    """replicated: as in Learner. Its weights are a group of their own: the fused AdamW takes no plain tensors
-    among shards."""
+def adamw(
+    net: nn.Module, config: OptimizerConfig, replicated: nn.Module | None = None
+) -> torch.optim.Optimizer:
+    """The run's optimizer. replicated: as in Learner. Its weights are a group of their own: the fused AdamW
+    takes no plain tensors among shards."""
     modules = [net] if replicated is None else [net, replicated]
     groups = [[weight for weight in module.parameters() if weight.requires_grad] for module in modules]
-    return torch.optim.AdamW(
-        [{"params": weights} for weights in groups if weights],
-        lr=config.learning_rate,
-        betas=config.betas,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    return optimizer_part(config).make([{"params": group} for group in groups if group], config.learning_rate)
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from scaledit.config import Config
 from scaledit.training.trackers.base import Tracker
+from scaledit.training.trackers.kinds import asked_for
 
 __all__ = ["Tracker", "trackers"]
 
@@ -24,12 +25,4 @@ def trackers(config: Config, out: Path) -> list[Tracker]:
     Nothing is written before the run starts. Raises UsageError where a package is not installed or W&B has
     nobody logged in.
     """
-    from scaledit.training.trackers.tensorboard import TensorBoard
-    from scaledit.training.trackers.wandb import WeightsAndBiases
-
-    found: list[Tracker] = []
-    if config.log.tensorboard:
-        found.append(TensorBoard(config, out))
-    if config.log.wandb:
-        found.append(WeightsAndBiases(config, out))
-    return found
+    return [kind.open(config, out) for kind in asked_for(config.log)]

@@ -1,0 +1,64 @@
+"""Optimizers: what moves the weights along the gradient. The learning rate's course over a run and the
+gradient's largest norm are the run's ([optimizer] of a recipe), not theirs.
+
+    m <- b1 m + (1 - b1) g      v <- b2 v + (1 - b2) g^2
+    theta <- (1 - lr decay) theta - lr m' / (sqrt(v') + 1e-8)       m', v' without bias      AdamW
+
+Loshchilov & Hutter 2019. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from scaledit.errors import UsageError
+from scaledit.part import Part, field
+
+if TYPE_CHECKING:
+    import torch
+
+    from scaledit.config import OptimizerConfig
+else:
+    from scaledit.lazy import torch
+
+
+class Optimizer(Part, kind="optimizer", home="scaledit.training.optimizers", needs=("make",)):
+    """state: the kinds of tensors that it keeps for a parameter, as a checkpoint names them ("exp_avg/..."),
+    "step" of shape () and the others of the parameter's own shape and type. bytes_of_state: for a float32
+    parameter."""
+
+    state: ClassVar[tuple[str, ...]] = ("step",)
+    bytes_of_state: ClassVar[int] = 0
+
+    def make(self, groups: Sequence[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
+        """torch's optimizer of the parameters that are trained. groups: {"params": [...]} each, as torch takes
+        them. learning_rate: of the first step; the run sets that of each later one."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class AdamW(Optimizer, name="adamw"):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
+
+    state = ("step", "exp_avg", "exp_avg_sq")
+    bytes_of_state = 8
+
+    betas: tuple[float, float] = field((0.9, 0.999), doc="decay of the means of gradient and of its square")
+    weight_decay: float = field(0.0, ge=0, doc="a step takes this times the learning rate off each weight")
+
+    def check(self, where: str = "") -> None:
+        super().check(where)
+        if any(not 0 <= beta < 1 for beta in self.betas):
+            raise UsageError(f"{where}betas must lie in [0, 1), got {list(self.betas)}")
+
+    def make(self, groups: Sequence[dict[str, Any]], learning_rate: float) -> torch.optim.AdamW:
+        return torch.optim.AdamW(
+            groups, lr=learning_rate, betas=self.betas, weight_decay=self.weight_decay, fused=True
+        )
+
+
+def optimizer_part(config: OptimizerConfig) -> Optimizer:
+    """The optimizer that [optimizer] names."""
+    return AdamW(config.betas, config.weight_decay)
