@@ -131,14 +131,8 @@ def test_a_grid_is_the_union_of_products():
     }
     assert len(shared) == 1  # equal hyper-parameters for all
     sweep = [one for one in grid.measurements if one.part == "sampling"]
-    assert len(sweep) == 12 * 6 and {one.config.sample.sampler.steps for one in sweep} == {
-        16,
-        32,
-        64,
-        128,
-        256,
-        1000,
-    }
+    assert len(sweep) == 12 * 6
+    assert {one.config.sample.sampler.steps for one in sweep} == {16, 32, 64, 128, 256, 1000}
     assert len({job.key for job in jobs(grid)}) == len(jobs(grid))
 
 

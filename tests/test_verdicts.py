@@ -151,13 +151,11 @@ def test_blocks_turned_round():
 
 def test_guidance_that_only_hurts():
     table = made()
-    rows = tuple(
-        replace(one, fd=10.0 * one.guidance_scale) if one.part == GUIDANCE else one for one in table.rows
-    )
+    guided = [one for one in table.rows if one.part == GUIDANCE]
+    others = [one for one in table.rows if one.part != GUIDANCE]
+    rows = (*others, *(replace(one, fd=10.0 * one.guidance_scale) for one in guided))
     assert outcomes(replace(table, rows=rows))["guidance"] == "does not hold"
-    rows = tuple(
-        replace(one, fd=10.0 / one.guidance_scale) if one.part == GUIDANCE else one for one in table.rows
-    )
+    rows = (*others, *(replace(one, fd=10.0 / one.guidance_scale) for one in guided))
     assert outcomes(replace(table, rows=rows))["guidance"] == "undecided"  # where it ends was not measured
 
 

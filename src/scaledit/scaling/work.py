@@ -64,11 +64,11 @@ def training_job(run: StudyRun) -> Job:
     images = config.train.batch_size * config.train.steps
     looks = -(-config.train.steps // config.evaluate.every) if config.evaluate.every else 0
     macs = flops.train_macs(flops.count(config.model).macs, images)
-    return Job(run.key, {"train": config.to_json()}, macs + looks * drawing_macs(run.config), as_now=as_now)
+    return Job(run.key, {"train": _said(config)}, macs + looks * drawing_macs(run.config), as_now=as_now)
 
 
 def measurement_job(measurement: Measurement) -> Job:
-    what = {"measure": measurement.config.to_json(), "of": measurement.run.key, "part": measurement.part}
+    what = {"measure": _said(measurement.config), "of": measurement.run.key, "part": measurement.part}
     return Job(
         measurement.key, what, drawing_macs(measurement.config), needs=(measurement.run.key,), as_now=as_now
     )
@@ -80,8 +80,16 @@ def as_now(what: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("train", "measure"):
         if isinstance(now.get(key), Mapping):
             with suppress(UsageError):
-                now[key] = RunConfig.from_json(now[key]).to_json()
+                now[key] = _said(RunConfig.from_json(now[key]))
     return json.loads(json.dumps(now))
+
+
+def _said(config: RunConfig) -> dict[str, Any]:
+    """What a job depends on of a config: guidance that changes nothing is none."""
+    said = config.to_json()
+    for key, guidance in (("sample", config.sample.guidance), ("evaluate", config.evaluate.guidance)):
+        said[key]["guidance"] = [part.to_json() for part in guidance if not part.idle]
+    return said
 
 
 def drawing_macs(config: RunConfig) -> float:
