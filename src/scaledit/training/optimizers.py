@@ -33,8 +33,8 @@ class Optimizer(Part, kind="optimizer", home="scaledit.training.optimizers", nee
     bytes_of_state: ClassVar[int] = 0
 
     def make(self, groups: Sequence[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
-        """torch's optimizer of the parameters that are trained. groups: {"params": [...]} each, as torch takes
-        them. learning_rate: of the first step; the run sets that of each later one."""
+        """torch's optimizer of the parameters that are trained. groups: {"params": [...]} each, as torch
+        takes them. learning_rate: of the first step; the run sets that of each later one."""
         raise NotImplementedError
 
 

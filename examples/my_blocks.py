@@ -1,6 +1,6 @@
 """A block design of one's own: attention and MLP side by side (Wang & Komatsuzaki 2021; ViT-22B, 2023).
 
-    scaledit train digits model.conditioning=parallel:Parallel
+    scaledit train digits model.conditioning=my_blocks:Parallel
 
 x + g (Attn(h) + MLP(h)),   h = (1 + s) LN x + b,   b, s, g = W silu(t + c), which starts at zero
 """

@@ -1,6 +1,6 @@
 """An objective of one's own, with a trainable head: block 3 must know the image.
 
-    scaledit train digits diffusion.objective=aligned:Aligned diffusion.objective.weight=0.25
+    scaledit train digits diffusion.objective=my_objectives:Aligned diffusion.objective.weight=0.25
 
 L = || target - out ||^2 + weight || head(h_3) - patches of x_0 ||^2
 """

@@ -1,6 +1,6 @@
 """A sampler of one's own: the midpoint rule, for schedules with continuous times (the linear flow).
 
-    scaledit sample runs/demo --sampler midpoint:Midpoint --steps 12 --out midpoint.png
+    scaledit sample runs/demo --sampler my_samplers:Midpoint --steps 12 --out midpoint.png
 
 x_m = x_t + (step from t to m along x0(x_t), eps(x_t)),   m = (t + s) / 2
 x_s = x_t + (step from t to s along x0(x_m), eps(x_m))

@@ -1,0 +1,25 @@
+"""A metric of one's own: how far the mean features are apart.
+
+scaledit evaluate samples.npz --reference digits --metrics fd_digits,my_metrics:MeanDistance
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from scaledit.evaluation.metrics import Metric
+from scaledit.part import field
+
+
+@dataclass(frozen=True)
+class MeanDistance(Metric):
+    """The distance between the means of the pooled features."""
+
+    title = "distance of means"
+    of_reference = ("pool",)
+
+    power: float = field(2.0, gt=0, doc="of the norm")
+
+    def compute(self, reference, samples, given):
+        apart = reference.pool.mean(axis=0) - samples.pool.mean(axis=0)
+        return float(np.linalg.norm(apart, self.power))
