@@ -1,6 +1,6 @@
 """Guidance of one's own, a function of time: strong in the noise, none near the image.
 
-    scaledit sample runs/demo 'sample.guidance=["my_guidance:Fading"]' sample.guidance.0.scale=3 --out fading.png
+    scaledit sample runs/demo 'sample.guidance=["my_guidance:Fading"]' sample.guidance.0.scale=3 --out x.png
 
 scale(t) = 1 + (scale - 1) sigma(t)
 """
