@@ -22,12 +22,15 @@ from scaledit.data.sets import Images, digits
 from scaledit.diffusion import (
     DDIM,
     DDPM,
+    EDM,
+    X0,
     ClassifierFree,
     CosineBeta,
     Denoiser,
     DPMSolver,
     Epsilon,
     Euler,
+    Even,
     Heun,
     Hybrid,
     LearnedRange,
@@ -43,7 +46,6 @@ from scaledit.diffusion import (
     Sampler,
     Schedule,
     Simple,
-    Start,
     Uniform,
     UniPC,
     Velocity,
@@ -53,12 +55,13 @@ from scaledit.diffusion import (
 from scaledit.diffusion.noise import Stream, normal
 from scaledit.diffusion.noise import uniform as uniform_numbers
 from scaledit.diffusion.objectives import discretized_log_likelihood
-from scaledit.diffusion.schedule import coefficient, respaced, transition
+from scaledit.diffusion.schedule import coefficient, transition
+from scaledit.diffusion.times import respaced
 from scaledit.errors import UsageError
 from scaledit.images import to_uint8
 
 SCHEDULES: tuple[Schedule, ...] = (LinearBeta(), CosineBeta(), QuadraticBeta(), LinearFlow())
-PREDICTIONS = (Epsilon(), Velocity(), Start())
+PREDICTIONS = (Epsilon(), Velocity(), X0(), EDM())
 SAMPLERS = (DDPM, DDIM, DPMSolver, UniPC, Heun, Euler)
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 every_prediction = pytest.mark.parametrize("prediction", PREDICTIONS, ids=lambda p: type(p).__name__)
@@ -76,6 +79,10 @@ def tiny(parameterization: Parameterization, changes: float = 0.2) -> DiT:
         for parameter in dit.parameters():
             parameter.add_(torch.randn(parameter.shape) * changes)
     return dit
+
+
+def even(schedule: Schedule, steps: int) -> Tensor:
+    return Even().grid(schedule, steps)
 
 
 def fractions_to_times(schedule: Schedule, *fractions: float) -> Tensor:
@@ -145,7 +152,7 @@ def error(denoiser: Gaussian, sampler: Sampler) -> float:
     return float((seen[last] - denoiser.flow(STARTS, grid[0], grid[last])).abs().max())
 
 
-def even(sampler: type[DPMSolver | UniPC]) -> Callable[[int], Sampler]:
+def even_times(sampler: type[DPMSolver | UniPC]) -> Callable[[int], Sampler]:
     """On times even in t, as the others are."""
     return partial(sampler, times="even")
 
@@ -154,7 +161,8 @@ def even(sampler: type[DPMSolver | UniPC]) -> Callable[[int], Sampler]:
     "schedule", [LinearFlow(), LinearBeta(), CosineBeta()], ids=lambda s: type(s).__name__
 )
 @pytest.mark.parametrize(
-    ("sampler", "order"), [(DDIM, 1), (Euler, 1), (Heun, 2), (even(DPMSolver), 2), (even(UniPC), 2)]
+    ("sampler", "order"),
+    [(DDIM, 1), (Euler, 1), (Heun, 2), (even_times(DPMSolver), 2), (even_times(UniPC), 2)],
 )
 def test_order_of_convergence(schedule: Schedule, sampler: Callable[[int], Sampler], order: int):
     # The chains have 999 = 27 x 37 gaps: strides of 27, 9 and 3 exactly.
@@ -217,7 +225,7 @@ def test_the_law_of_ddpm_samples_tends_to_the_truth(variance: str):
 def test_ddpm_with_the_exact_variance_is_exact_in_any_number_of_steps(steps: int, mean: float, std: float):
     """All but the last step, which returns a mean: its variance is short by what is left to know."""
     denoiser = Gaussian(LinearFlow(), mean, std, exact=True)
-    left = float(denoiser.left(denoiser.schedule.grid(steps)[-2]))
+    left = float(denoiser.left(even(denoiser.schedule, steps)[-2]))
     measured = law(denoiser, DDPM(steps))
     assert measured == pytest.approx((mean, std**2 - left), rel=1e-9, abs=1e-9)
 
@@ -237,13 +245,15 @@ def test_one_step_of_ddim_has_the_variance_it_says(schedule: Schedule, eta: floa
     """eta^2 of the posterior's; with eta = 1 also DDPM's mean, that is, DDPM (small) itself."""
     denoiser, x = Gaussian(schedule), torch.tensor([0.7, 0.7, -0.2], dtype=torch.float64).reshape(-1, 1, 1, 1)
     z = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64).reshape(-1, 1, 1, 1)
-    grid = schedule.grid(7)
-    for t, s in itertools.pairwise(grid):
-        ddim, _ = DDIM(7, eta=eta).step(denoiser, x, t, s, None, None, lambda: z)
+    grid = even(schedule, 7)
+    for i, pair in enumerate(itertools.pairwise(grid)):
+        (t, s), rows = pair, [time.expand(3) for time in (*pair, torch.tensor(i))]
+        at = (*rows[:2], None, None, lambda needed: z * needed.reshape(-1, 1, 1, 1), rows[2])
+        ddim, _ = DDIM(7, eta=eta).step(denoiser, x, *at)
         scale = eta * float(transition(schedule, t, s).variance.sqrt())
         assert float(ddim[1] - ddim[0]) == pytest.approx(scale, abs=1e-12)
         if eta == 1:
-            ddpm, _ = DDPM(7, variance="small").step(denoiser, x, t, s, None, None, lambda: z)
+            ddpm, _ = DDPM(7, variance="small").step(denoiser, x, *at)
             assert torch.allclose(ddim, ddpm, rtol=0, atol=1e-12)
 
 
@@ -267,7 +277,7 @@ def test_a_transition_on_a_respaced_grid_is_the_respaced_chain(schedule: LinearB
     kept = np.cumprod(1 - kept)[respaced(1000, steps)]
     before = np.append(1.0, kept[:-1])
     betas = 1 - kept / before
-    grid = schedule.grid(steps).flip(0)
+    grid = even(schedule, steps).flip(0)
     chain = transition(schedule, grid[1:], grid[:-1])
     close = {"rtol": 1e-9, "atol": 1e-15}
     np.testing.assert_allclose(chain.beta, betas, **close)
@@ -280,13 +290,13 @@ def test_a_transition_on_a_respaced_grid_is_the_respaced_chain(schedule: LinearB
 def test_every_respacing_descends_from_the_noisiest_time_to_the_clean_one(total: int):
     schedule = LinearBeta(steps=total)
     for steps in range(1, total + 1):
-        grid = schedule.grid(steps)
+        grid = even(schedule, steps)
         assert (len(grid), grid[0], grid[-1]) == (steps + 1, total - 1, -1)
         assert bool((grid.diff() < 0).all())
         assert steps == 1 or grid[-2] == 0
     for steps in (0, total + 1):
         with pytest.raises(UsageError, match=f"steps must lie in 1..{total}"):
-            schedule.grid(steps)
+            even(schedule, steps)
 
 
 @examples
@@ -295,7 +305,7 @@ def test_a_learned_variance_lies_between_its_bounds(
     schedule: Schedule, steps: int, data: st.DataObject, v: float
 ):
     """Posterior variance at v = -1, beta at v = 1, geometric between, for the pair of times stepped."""
-    grid = schedule.grid(steps)
+    grid = even(schedule, steps)
     i = data.draw(st.integers(0, steps - 2))
     t, s = grid[i], grid[i + 1]
     out = torch.zeros(3, 2, 1, 1, dtype=torch.float64)
@@ -335,7 +345,7 @@ def test_decoding_the_target_gives_back_image_and_noise(
 @every_prediction
 def test_image_and_noise_make_up_x_t_also_at_the_noisy_end(schedule: Schedule, prediction: Parameterization):
     """Whatever the network says, and also where alpha is zero: samplers count on it."""
-    t = schedule.grid(10)[:1]
+    t = even(schedule, 10)[:1]
     torch.manual_seed(0)
     out, x_t = torch.randn(2, 1, 3, 2, 2, dtype=torch.float64)
     found = prediction.decode(schedule, out, x_t, t)
@@ -346,16 +356,17 @@ def test_image_and_noise_make_up_x_t_also_at_the_noisy_end(schedule: Schedule, p
 
 @every_schedule
 def test_schedules_go_from_image_to_noise(schedule: Schedule):
-    t = schedule.grid(100)
+    t = even(schedule, 100)
     alpha, sigma, rates = schedule.alpha(t), schedule.sigma(t), schedule.rates(t)
     assert (alpha[-1], sigma[-1], t[-1]) == (1, 0, schedule.clean)
     assert sigma[0] > 0.999
     assert bool((alpha.diff() > 0).all())
     assert bool((sigma.diff() < 0).all())
     assert torch.allclose(alpha * rates.sigma - sigma * rates.alpha, torch.ones(101, dtype=torch.float64))
-    told = schedule.network_time(t[:-1])
+    told = Epsilon().network_time(schedule, t[:-1])
     assert bool(((told >= 0) & (told <= 1000)).all())
     assert told[0] >= 999
+    assert torch.equal(Epsilon(tells="alpha").network_time(schedule, t), alpha)
 
 
 # ---- composition -----------------------------------------------------------------------------------------
@@ -369,7 +380,7 @@ def test_every_sampler_and_guidance_runs_on_every_denoiser(
 ):
     parameterization = LearnedRange(prediction) if learned else prediction
     plain = NetDenoiser(tiny(parameterization), schedule, parameterization)
-    guided = ClassifierFree(plain, 2.0), ClassifierFree(plain, 2.0, channels=None)
+    guided = ClassifierFree(plain, 2.0, channels=3), ClassifierFree(plain, 2.0)
     noise, y = Noise(0, range(2), TINY.shape), torch.tensor([0, 2])
     for part in SAMPLERS:
         drawn = []
@@ -547,7 +558,7 @@ def test_classifier_free_guidance():
     net.asked.clear()
     guided = read(ClassifierFree(inside, 3.0, channels=3))
     assert net.asked == [(6, [5.0, 500.0, 900.0] * 2, [0, 1, 2, 3, 3, 3])]
-    every = read(ClassifierFree(inside, 3.0, channels=None))
+    every = read(ClassifierFree(inside, 3.0))
 
     def near(a: Tensor, b: Tensor) -> bool:
         return torch.allclose(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
@@ -559,11 +570,11 @@ def test_classifier_free_guidance():
         assert near(guided[k][:, :3], wanted[:, :3])
         assert near(guided[k][:, 3:], conditional[k][:, 3:])
         assert near(read(ClassifierFree(inside, 1.0))[k], conditional[k])
-        assert near(read(ClassifierFree(inside, 0.0, channels=None))[k], null[k])
-    for drawn in (guided, every, read(ClassifierFree(inside, 0.0, channels=None))):
+        assert near(read(ClassifierFree(inside, 0.0))[k], null[k])
+    for drawn in (guided, every, read(ClassifierFree(inside, 0.0))):
         assert near(drawn[2], conditional[2])
     # On denoisers of any kind, and without a label.
-    for a, b in zip(read(ClassifierFree(Wrapped(inside), 3.0)), guided, strict=True):
+    for a, b in zip(read(ClassifierFree(Wrapped(inside), 3.0, channels=3)), guided, strict=True):
         assert near(a, b)
     for a, b in zip(read(ClassifierFree(inside, 3.0), None), null, strict=True):
         assert torch.equal(a, b)

@@ -206,7 +206,7 @@ def test_an_exported_program_samples_the_same(tmp_path: Path):
     for network in (net, dit):
         denoiser = NetDenoiser(network, LinearBeta(), LearnedRange(Epsilon()))
         noise = Noise(0, range(3), config().shape)
-        pictures.append(sample(ClassifierFree(denoiser, 2.0), DDPM(steps=5), noise, y[:3]))
+        pictures.append(sample(ClassifierFree(denoiser, 2.0, channels=3), DDPM(steps=5), noise, y[:3]))
     assert distance(pictures[0], pictures[1]) <= 1e-5
     with pytest.raises(UsageError, match="is no program"):
         program.load(tmp_path / "in.pt", trusted=True)

@@ -17,7 +17,6 @@ from scaledit.autoencoders.config import AutoencoderConfig
 from scaledit.cli import main
 from scaledit.diffusion import DDIM, ClassifierFree, LearnedRange, LinearBeta, NetDenoiser, sample
 from scaledit.diffusion.parameterization import Epsilon
-from scaledit.diffusion.schedule import ddim_stride
 from scaledit.errors import UsageError
 from scaledit.models.layers import time_frequencies
 from scaledit.training.autoencoder_state import build
@@ -79,13 +78,6 @@ def test_our_class_has_our_outputs(dit: DiT, folders: Path):
     assert len(list(transformer.glob("*.safetensors"))) > 1  # in shards
 
 
-class Strided(LinearBeta):
-    """diffusers' DDIM times: an integer stride from 0."""
-
-    def grid(self, steps: int) -> torch.Tensor:
-        return torch.tensor([*reversed(ddim_stride(1000, steps)), -1], dtype=torch.float64)
-
-
 class Given:
     def __init__(self, x: torch.Tensor):
         self.x = x
@@ -116,8 +108,9 @@ def test_a_whole_guided_loop_of_their_pipeline(
     generator = torch.Generator().manual_seed(seed)
     theirs = pipe(y, guidance_scale=3.0, generator=generator, num_inference_steps=20, output_type="np").images
     z = torch.randn(2, *dit.config.shape, generator=torch.Generator().manual_seed(seed))
-    denoiser = NetDenoiser(dit, Strided(steps=1000), LearnedRange(Epsilon()))
-    x = sample(ClassifierFree(denoiser, 3.0, None), DDIM(steps=20), Given(z), torch.tensor(y))
+    denoiser = NetDenoiser(dit, LinearBeta(steps=1000), LearnedRange(Epsilon()))
+    sampler = DDIM(steps=20, times="stride")  # type: ignore[arg-type]  # diffusers' times
+    x = sample(ClassifierFree(denoiser, 3.0), sampler, Given(z), torch.tensor(y))
     decoder = load(folder / "exact", device="cpu").decoder
     assert decoder is not None
     ours = (decoder(x) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()

@@ -30,7 +30,8 @@ from scaledit.diffusion import (
     sample,
 )
 from scaledit.diffusion.parameterization import posterior_log_variance
-from scaledit.diffusion.schedule import ddim_stride, transition
+from scaledit.diffusion.schedule import transition
+from scaledit.diffusion.times import Even, ddim_stride
 from scaledit.interop import official
 from scaledit.models.layers import position_table, time_frequencies, timestep_embedding
 
@@ -159,7 +160,7 @@ def test_respacing(name: str):
     if name.startswith("ddim"):
         ours = ddim_stride(1000, int(name.removeprefix("ddim")))
     else:
-        grid = LinearBeta(steps=1000).grid(int(name))
+        grid = Even().grid(LinearBeta(steps=1000), int(name))
         assert grid[-1] == -1
         ours = grid[:-1].flip(0).long().tolist()
     assert ours == ORACLE[entry].tolist()

@@ -35,7 +35,7 @@ NETWORK_TIME_MAX = 1000
 Tells = Literal["t", "alpha"]
 """What a network is told: the time in 0..1000, or alpha, in 0..1, as SiT's is (Ma et al. 2024)."""
 LogVariance = Callable[["Tensor", "Tensor"], "Tensor"]
-"""(t, s) -> the predicted log variance of q(x_s | x_t), elementwise (N, C, H, W)."""
+"""(t, s) -> the predicted log variance of q(x_s | x_t): elementwise (N, C, H, W), or of t's shape."""
 
 
 class Prediction(NamedTuple):

@@ -230,6 +230,7 @@ def _even(schedule: Schedule, steps: int) -> Tensor:
 def _times(schedule: Schedule, fractions: Tensor) -> Tensor:
     """The grid at these fractions of the time axis, (steps + 1,), from 1 to 0."""
     at = schedule.clean + schedule.horizon * fractions
+    at[0], at[-1] = schedule.noisiest, schedule.clean  # exactly, whatever the fractions' rounding
     return _distinct(schedule, at[:-1]) if schedule.discrete else at
 
 

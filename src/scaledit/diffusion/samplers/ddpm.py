@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from scaledit.diffusion.parameterization import posterior_log_variance
 from scaledit.diffusion.samplers.base import Sampler, factor, rows
-from scaledit.diffusion.schedule import MOST_STEPS, transition
+from scaledit.diffusion.schedule import MOST_STEPS, coefficient, transition
 from scaledit.part import field
 
 if TYPE_CHECKING:
@@ -38,7 +38,10 @@ class DDPM(Sampler, name="ddpm"):
             other = int(last.logical_not().nonzero()[0])
             t, s = torch.where(last, t[other], t), torch.where(last, s[other], s)
         if learned is not None:
-            deviation = torch.exp(0.5 * learned(t, s))
+            log_variance = learned(t, s)  # elementwise, or one number for each row
+            if log_variance.ndim < x.ndim:
+                log_variance = coefficient(log_variance, x)
+            deviation = torch.exp(0.5 * log_variance)
         elif self.variance == "large":
             deviation = factor((0.5 * transition(schedule, t, s).beta.log()).exp(), x)
         else:
