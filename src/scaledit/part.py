@@ -233,7 +233,8 @@ def _check_class(kind: type[Part], part: Any, name: str) -> None:
     """Raises UsageError where `part` is no usable class of that kind."""
     if not inspect.isclass(part) or not issubclass(part, kind):
         raise UsageError(f"{name} is no {kind.KIND}; derive it from {kind.__module__}.{kind.__name__}")
-    if not dataclasses.is_dataclass(part) or not part.__dataclass_params__.frozen:  # pyright: ignore
+    own = vars(part).get("__dataclass_params__")  # a base class's would say nothing of the part's own fields
+    if own is None or not own.frozen:
         raise UsageError(f"{name} is no frozen dataclass; write @dataclass(frozen=True) above the class")
     for method in kind.NEEDS:
         if getattr(part, method, None) is getattr(kind, method, None):

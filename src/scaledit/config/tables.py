@@ -196,6 +196,14 @@ def _set_parts(
     kind: type[Part], current: Any, path: Sequence[str], value: Any, key: str, allowed: Allowed
 ) -> Any:
     """A list of parts: all of it, or one by its place or its name, which is added where it is not there."""
+    if not path and isinstance(value, Mapping) and "name" not in value and value:
+        for which, fields in value.items():  # classifier_free.scale = 2, as TOML has it
+            for field, inner in fields.items() if isinstance(fields, Mapping) else ():
+                names = (which, field)
+                current = _set_parts(kind, current, names, inner, f"{key}.{which}.{field}", allowed)
+            if not isinstance(fields, Mapping):
+                raise UsageError(f"{key}.{which} must be a table of the part's fields, got {shown(fields)}")
+        return current
     if not path:
         value = [value] if isinstance(value, str | Mapping | Part) else value
         if not isinstance(value, list | tuple):
