@@ -143,8 +143,10 @@ def _measure(given: argparse.Namespace) -> Result:
         config = replace(pipeline.config.evaluate, **options, **drawing)
         scale = config.cfg_scale if given.cfg_scale is None else given.cfg_scale
         settings = pipeline.settings(config.seed, given.sampler, given.steps, scale, given.cfg_channels)
-        foreign = Allowed.only(getattr(given, "allow_import", None) or (), f"the config of {runs[0]}")
-        judge = opened(config, YOURS if given.metrics else foreign)
+        # What is named here may be imported, what the run's config names only where that is allowed.
+        named = [word.partition(":")[0] for word in (given.reference, *(given.metrics or "").split(","))]
+        more = getattr(given, "allow_import", None) or ()
+        judge = opened(config, Allowed.only([*named, *more], f"the config of {runs[0]}"))
         sets = drawn(judge, pipeline, config, settings)
     else:
         wrong = [name for name in (*DRAWING, *SAMPLING) if getattr(given, name) is not None]
