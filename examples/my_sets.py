@@ -1,6 +1,6 @@
 """A data set of one's own: bars that lie or stand.
 
-scaledit train digits data.name=my_sets:Bars data.n=64 model.num_classes=2
+scaledit train digits data.name=my_sets:Bars data.n=64 model.num_classes=2 evaluate.reference=my_sets:Bars
 """
 
 from dataclasses import dataclass

@@ -217,6 +217,11 @@ def test_foreign_runs_import_nothing(run: Path, here: Path, capsys):
     assert "--allow-import my_metrics" in " ".join(capsys.readouterr().err.split())
     words = ["evaluate", str(run), "--reference", BARS, "--num", "8", "--metrics", f"fd_digits,{MEAN}"]
     assert main([*words, "--labels", "real", "--steps", "1"]) == 0
+    plain = here / "plain"
+    shape = [*TINY, "model.num_classes=2", "train.steps=1", "checkpoint.every=1", f"data.name={BARS}"]
+    shape += ["sample.classes=2", f"evaluate.reference={BARS}"]
+    assert main(["train", "digits", "--out", str(plain), *shape]) == 0
+    assert main(["evaluate", str(plain), "--reference", BARS, "--num", "8", "--steps", "1"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -153,8 +153,9 @@ def _measure(given: argparse.Namespace) -> Result:
         drawing = {name: getattr(given, name) for name in DRAWING if getattr(given, name) is not None}
         config = replace(pipeline.config.evaluate, **options, **drawing)
         settings = pipeline.settings(config.seed, guidance=config.guidance)
-        foreign = Allowed.only(given.allow_import or (), f"the config of {runs[0]}")
-        judge = opened(config, YOURS if given.metrics else foreign)
+        # What is named here may be imported, what the run's config names only where that is allowed.
+        named = [word.partition(":")[0] for word in (given.reference, *(given.metrics or "").split(","))]
+        judge = opened(config, Allowed.only([*named, *(given.allow_import or ())], f"the config of {runs[0]}"))
         sets = drawn(judge, pipeline, config, settings)
     else:
         wrong = [name for name in (*DRAWING, *SAMPLING) if getattr(given, name) is not None]
