@@ -155,7 +155,8 @@ def _measure(given: argparse.Namespace) -> Result:
         settings = pipeline.settings(config.seed, guidance=config.guidance)
         # What is named here may be imported, what the run's config names only where that is allowed.
         named = [word.partition(":")[0] for word in (given.reference, *(given.metrics or "").split(","))]
-        judge = opened(config, Allowed.only([*named, *(given.allow_import or ())], f"the config of {runs[0]}"))
+        allowed = [*named, *(given.allow_import or ())]
+        judge = opened(config, Allowed.only(allowed, f"the config of {runs[0]}"))
         sets = drawn(judge, pipeline, config, settings)
     else:
         wrong = [name for name in (*DRAWING, *SAMPLING) if getattr(given, name) is not None]
