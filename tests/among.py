@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
-from own_objective import choose
+from own_objective import chosen
+from scaledit.config import RunConfig
 from scaledit.data.order import samples_at
 from scaledit.data.sets import Images, digits
 from scaledit.errors import RunError, UsageError
@@ -77,15 +77,17 @@ class Trained:
     error: str = ""
 
 
+def config_of(job: Job) -> RunConfig:
+    own = [chosen(job.objective)] if job.objective else []
+    return tiny(*job.overrides, *own)
+
+
 def do(job: Job, ranks: Ranks) -> Trained:
-    with pytest.MonkeyPatch.context() as patch:
-        if job.objective:
-            choose(patch, job.objective)
-        return in_folder(job, ranks) if job.out else bare(job, ranks)
+    return in_folder(job, ranks) if job.out else bare(job, ranks)
 
 
 def bare(job: Job, ranks: Ranks) -> Trained:
-    state = TrainState.create(tiny(*job.overrides), job.dataset(), ranks)
+    state = TrainState.create(config_of(job), job.dataset(), ranks)
     results = [state.advance() for _ in range(job.steps)]
     skipped = [result.skipped for result in results]
     elsewhere = [skipped]
@@ -111,7 +113,7 @@ def in_folder(job: Job, ranks: Ranks) -> Trained:
     out, events, error = Path(job.out), [], ""
     log = JsonLog(out) if ranks.first else lambda event: None
     try:
-        config = tiny(*job.overrides)
+        config = config_of(job)
         for event in train(config, out, resume="auto", dataset=job.dataset(), around=Surroundings(ranks)):
             log(event)
             events.append(event)

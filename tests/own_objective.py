@@ -10,11 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from scaledit import assemble
 from scaledit.diffusion.denoiser import NetDenoiser
-from scaledit.diffusion.objectives import Objective
 from scaledit.models.dit import DiT
-from scaledit.part import find
 
 SOURCE = '''
 """L = L_simple + weight (|| head(out) - x_0 ||^2 + || head(out) - x0 of the average at a later time ||^2)"""
@@ -76,7 +73,8 @@ class Hidden(Objective):
         head = (context.modules(hidden[1].float()).mean((1, 2)) - x0.flatten(1).mean(1)) ** 2
         return {"total": mse + head, "mse": mse, "head": head}
 '''
-OWN, OWN_HIDDEN = "my_objective:Reconstruction", "my_objective_hidden:Hidden"
+MODULE = "my_objective"
+OWN, OWN_HIDDEN = f"{MODULE}:Reconstruction", "my_objective_hidden:Hidden"
 has_hidden = all("hidden" in inspect.signature(call).parameters for call in (DiT.forward, NetDenoiser.output))
 """Whether a network gives its hidden states on request."""
 
@@ -89,8 +87,6 @@ def written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(folder), prepend=":")
 
 
-def choose(monkeypatch: pytest.MonkeyPatch, name: str) -> Objective:
-    """All runs train with it, as `diffusion.objective=NAME` will make one."""
-    part = find(Objective, name)()
-    monkeypatch.setattr(assemble, "objective", lambda config: part)
-    return part
+def chosen(name: str) -> str:
+    """The override with which a run trains with it."""
+    return f"diffusion.objective={name}"

@@ -233,7 +233,7 @@ def test_foreign_runs_import_nothing(run: Path, here: Path, capsys):
         ([f"data.name={BARS}", "data.n=two"], "data.n must be a whole number"),
         (["data.name=my_sets:Bar"], "my_sets has no class Bar; did you mean 'Bars'?"),
         ([f"data.name={MEAN}"], "is no data set"),
-        (["data.own=3"], "data.own is 3"),
+        (["data.own=3"], "unknown key data.own"),
         (["data.name=digits", "data.n=3"], "unknown key 'data.n'"),
         (["data.split=test"], 'data.split is of images in files, and data.name is "digits"'),
     ],

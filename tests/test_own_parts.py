@@ -18,7 +18,13 @@ from tiny import TINY
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 DEEP = [word for word in TINY if not word.startswith(("model.depth", "sample.steps"))] + ["model.depth=4"]
-SHORT = ["train.steps=3", "checkpoint.every=3", "evaluate.num=10", "evaluate.seeds=1"]
+SHORT = [
+    "train.steps=40",
+    "checkpoint.every=40",
+    "optimizer.warmup_steps=0",
+    "evaluate.num=10",
+    "evaluate.seeds=1",
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,16 +70,16 @@ def test_a_block_design_and_an_objective_with_a_head_are_trained(run: Path):
         "block": 3,
         "weight": 0.25,
     }
-    saved = {path.name for path in (run / "checkpoints" / "step-00000003").iterdir()}
+    saved = {path.name for path in (run / "checkpoints" / "step-00000040").iterdir()}
     assert "objective.safetensors" in saved
 
 
 def test_it_resumes(run: Path, here: Path):
-    words = ["train", "digits", *DEEP, *SHORT, "model.conditioning=my_blocks:Parallel", "train.steps=5"]
+    words = ["train", "digits", *DEEP, *SHORT, "model.conditioning=my_blocks:Parallel", "train.steps=42"]
     own = ["diffusion.objective=my_objectives:Aligned", "diffusion.objective.weight=0.25"]
     shutil.copytree(run, here / "resumed")
     assert main([*words, *own, "--out", "resumed", "--resume", "auto"]) == 0
-    assert log.read(here / "resumed")[-1]["step"] == 5
+    assert log.read(here / "resumed")[-1]["step"] == 42
 
 
 def test_a_folder_that_names_classes_of_ones_own_imports_them_only_where_allowed(run: Path, capsys):

@@ -224,7 +224,7 @@ def test_guidance_is_bound_in_order():
     )
     assert inner is denoiser  # a scale of 1 costs nothing
     assert outer == ClassifierFree(Swap(denoiser), 2.0, 2)
-    assert ClassifierFree(scale=2.0).to_json() == {"name": "classifier_free", "scale": 2.0, "channels": None}
+    assert ClassifierFree(scale=2.0).to_json() == {"name": "classifier_free", "scale": 2.0, "channels": "all"}
     with pytest.raises(UsageError, match="guides no denoiser yet"):
         ClassifierFree(scale=2.0)(torch.zeros(1, *SHAPE), torch.tensor(0.5), torch.tensor([1]))
     noise, y = Noise(0, [0, 1], SHAPE), torch.tensor([1, 2])

@@ -99,7 +99,9 @@ class Part:
         **rest: Any,
     ) -> None:
         super().__init_subclass__(**rest)
-        cls.NAME, cls.TITLE = name, title or cls.__name__  # not inherited: a subclass of a part is another
+        cls.NAME = name  # not inherited: a subclass of a part is another
+        if title or "TITLE" not in vars(cls):
+            cls.TITLE = title or cls.__name__
         if kind:
             cls.KIND, cls.HOME, cls.NEEDS = kind, home, needs
 
@@ -302,7 +304,7 @@ def build(
             near = did_you_mean(str(key), types).partition("; known")[0] if types else ""
             raise UsageError(f"unknown key {where}.{key}: {takes}{near}")
         own = next(one for one in own_fields(part) if one.name == key)
-        if given == own.metadata.get("none"):
+        if (none := own.metadata.get("none")) and given == none:
             given = None
         inner = nested_of(allowed, start.get(key, own.default))
         fields[key] = convert(types[key], f"{where}.{key}", given, inner)

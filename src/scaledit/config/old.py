@@ -87,7 +87,8 @@ def _guiding(table: Mapping[str, Any], of: Path) -> Mapping[str, Any] | None:
     """That part of the table, if it is there."""
     section, key, name = of
     parts = table.get(section, {}).get(key) or ()
-    return next((one for one in parts if isinstance(one, Mapping) and one.get("name") == name), None)
+    tables = map(part.plain, parts)
+    return next((one for one in tables if isinstance(one, Mapping) and one.get("name") == name), None)
 
 
 def _channels(key: str, value: Any) -> Any:
