@@ -143,7 +143,7 @@ def test_samples_go_into_a_grid_a_batch_and_a_folder(run: Path, tmp_path: Path, 
     assert np.array_equal(np.stack([np.asarray(Image.open(path)) for path in files]), batch["arr_0"])
     origin = json.loads(Image.open(tmp_path / "grid.png").text["scaledit"])
     assert (origin["seed"], origin["step"], origin["sampler"]["name"]) == (7, 4, "dpm")
-    assert origin["guidance"] == [{"name": "classifier_free", "scale": 1.5, "channels": "all"}]
+    assert origin["guidance"] == [{"name": "classifier_free", "scale": 1.5, "channels": 3}]
     shifted = load(run)([5], seed=7, start=2, cfg_scale=1.5)[0]
     assert np.abs(shifted.astype(int) - batch["arr_0"][2]).max() <= 1
 
