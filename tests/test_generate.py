@@ -45,7 +45,12 @@ def test_image_i_is_a_function_of_its_index(run: Path, whole: Path):
     alone = load(run)(labels[chosen].tolist(), seed=7, start=620, steps=4)
     np.testing.assert_array_equal(file["arr_0"][chosen], alone)
     origin = json.loads(str(file["origin"]))
-    assert (origin["n"], origin["labels"], origin["seed"], origin["steps"]) == (NUM, "uniform", 7, 4)
+    assert (origin["n"], origin["labels"], origin["seed"], origin["sampler"]["steps"]) == (
+        NUM,
+        "uniform",
+        7,
+        4,
+    )
     assert open_samples(whole).n == NUM
 
 
