@@ -124,6 +124,16 @@ def _refuse() -> NoReturn:
     )
 
 
+def _without_derivative(t: Tensor, value: Tensor) -> Tensor:
+    """`value`, which belongs to the time t: asking for its derivative in t raises UsageError."""
+    asked = (
+        t.requires_grad
+        or torch.autograd.forward_ad.unpack_dual(t).tangent is not None
+        or torch._C._functorch.is_functorch_wrapped_tensor(t)
+    )
+    return _underivable().apply(t, value) if asked else value  # apply costs more than all of a look-up
+
+
 @cache
 def _underivable() -> Any:
     """A torch.autograd.Function of (t, value): value, whose derivative in t is an error instead of a silent
@@ -181,14 +191,14 @@ class BetaSchedule(Schedule):
 
     def time(self, t: Tensor | float) -> Tensor:
         t = as_time(t)
-        return _underivable().apply(t, t.detach())
+        return _without_derivative(t, t.detach())
 
     def _look_up(self, table: Tensor, t: Tensor) -> Tensor:
         t = as_time(t)
-        index = t.detach().round().long() + 1
-        if bool(((t != t.round()) | (index < 0) | (index > self.steps)).any()):
+        index = (t + 1).detach().long()
+        if not bool(((t + 1 == index) & (index.clamp(0, self.steps) == index)).all()):
             raise UsageError(f"times of this schedule are whole numbers in -1..{self.steps - 1}, got {t}")
-        return _underivable().apply(t, table[index])
+        return _without_derivative(t, table[index])
 
     def alpha(self, t: Tensor) -> Tensor:
         return self._look_up(self._alpha, t)
@@ -297,12 +307,13 @@ class Transition(NamedTuple):
 
 def transition(schedule: Schedule, t: Tensor, s: Tensor) -> Transition:
     """The chain's step from t to s; t, s () or (N,)."""
-    ratio = schedule.alpha(t) / schedule.alpha(s)
+    alpha_s = schedule.alpha(s)
+    ratio = schedule.alpha(t) / alpha_s
     variance_t, variance_s = schedule.sigma(t) ** 2, schedule.sigma(s) ** 2
     beta = variance_t - ratio**2 * variance_s
     return Transition(
         beta=beta,
         variance=beta * variance_s / variance_t,
-        x0_weight=schedule.alpha(s) * beta / variance_t,
+        x0_weight=alpha_s * beta / variance_t,
         xt_weight=ratio * variance_s / variance_t,
     )

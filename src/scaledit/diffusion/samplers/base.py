@@ -97,8 +97,9 @@ def weights(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
 def factor(value: Tensor, like: Tensor) -> float | Tensor:
     """value (N,) as a factor of like (N, ...): one number where all rows agree, which costs no copy to the
     device, and else (N, 1, ...) in its dtype and on its device."""
-    if len(value) and bool((value == value[0]).all()):
-        return float(value[0])
+    numbers = value.tolist()  # for so few numbers Python is faster than tensors
+    if numbers and numbers.count(numbers[0]) == len(numbers):
+        return numbers[0]
     return coefficient(value, like)
 
 

@@ -10,6 +10,7 @@ from scaledit.diffusion.samplers.multistep import (
     Multistep,
     exponential_step,
     extrapolated,
+    log_ratio,
     nothing_known,
 )
 
@@ -28,7 +29,7 @@ class DPMSolver(Multistep, name="dpm", title="DPM-Solver++"):
         return nothing_known(x)
 
     def step(self, denoiser, x, t, s, condition, state, noise, i):
-        schedule = denoiser.schedule
-        here = Known(denoiser(x, t, condition).x0, schedule.log_snr(t))
-        direction = extrapolated(here, state, schedule.log_snr(s) - here.log_snr)
-        return exponential_step(x, direction, weights(schedule, t), weights(schedule, s)), here
+        start, end = weights(denoiser.schedule, t), weights(denoiser.schedule, s)
+        here = Known(denoiser(x, t, condition).x0, log_ratio(start))
+        direction = extrapolated(here, state, log_ratio(end) - here.log_snr)
+        return exponential_step(x, direction, start, end), here

@@ -43,6 +43,11 @@ def nothing_known(x: Tensor) -> Known:
     return Known(torch.zeros_like(x), torch.full((len(x),), torch.nan, dtype=torch.float64))
 
 
+def log_ratio(here: tuple[Tensor, Tensor]) -> Tensor:
+    """lambda (N,) of (alpha, sigma)."""
+    return (here[0] / here[1]).log()
+
+
 def extrapolated(here: Known, before: Known, h: Tensor) -> Tensor:
     """D: x0 in the middle of a step of length h (N,) in lambda, from here and the time before it. First
     order, x0 itself, where nothing is known of that, or a lambda is infinite."""

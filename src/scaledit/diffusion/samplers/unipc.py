@@ -11,6 +11,7 @@ from scaledit.diffusion.samplers.multistep import (
     Multistep,
     exponential_step,
     extrapolated,
+    log_ratio,
     nothing_known,
 )
 
@@ -53,14 +54,13 @@ class UniPC(Multistep, name="unipc"):
         return Step(torch.zeros_like(x), one, one, nothing_known(x), nothing_known(x))
 
     def step(self, denoiser, x, t, s, condition, state, noise, i):
-        schedule = denoiser.schedule
-        start, end = weights(schedule, t), weights(schedule, s)
-        here = Known(denoiser(x, t, condition).x0, schedule.log_snr(t))
+        start, end = weights(denoiser.schedule, t), weights(denoiser.schedule, s)
+        here = Known(denoiser(x, t, condition).x0, log_ratio(start))
         first = i == 0
         if not bool(first.all()):
             again = _corrected(state, here, start)
             x = torch.where(rows(first, x), x, again) if bool(first.any()) else again
-        direction = extrapolated(here, state.began, schedule.log_snr(s) - here.log_snr)
+        direction = extrapolated(here, state.began, log_ratio(end) - here.log_snr)
         return exponential_step(x, direction, start, end), Step(x, *start, here, state.began)
 
 
