@@ -129,7 +129,7 @@ def _without_derivative(t: Tensor, value: Tensor) -> Tensor:
     asked = (
         t.requires_grad
         or torch.autograd.forward_ad.unpack_dual(t).tangent is not None
-        or torch._C._functorch.is_functorch_wrapped_tensor(t)
+        or torch._C._functorch.is_functorch_wrapped_tensor(t)  # pyright: ignore[reportAttributeAccessIssue]
     )
     return _underivable().apply(t, value) if asked else value  # apply costs more than all of a look-up
 
