@@ -178,8 +178,9 @@ def test_guidance_of_one_class_is_warned_of_once():
         one([0], cfg_scale=1.5)
         one([0], cfg_scale=1.5)
     assert [str(one.message) for one in said] == [
-        "guidance is classifier_free, scale 1.5, channels 3, and this model has one class: with the label and "
-        "without it, it has seen the same images, so that guidance only enlarges its errors; use no guidance"
+        "guidance is classifier_free, scale 1.5, channels 3, and this model has one class: with the label "
+        "and without it, it has seen the same images, so that guidance only enlarges its errors; use no "
+        "guidance"
     ]
 
 
