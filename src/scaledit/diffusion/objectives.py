@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from scaledit.diffusion.denoiser import NetDenoiser
 from scaledit.diffusion.noise import DRAW_KINDS
 from scaledit.diffusion.parameterization import LearnedRange, posterior_log_variance
-from scaledit.diffusion.schedule import Schedule, coefficient, times, transition
+from scaledit.diffusion.schedule import Schedule, as_time, coefficient, transition
 from scaledit.errors import UsageError, did_you_mean
 from scaledit.part import Part
 
@@ -158,6 +158,17 @@ def _mean(x: Tensor) -> Tensor:
     return x.flatten(1).mean(1)
 
 
+def _squared_error(
+    denoiser: NetDenoiser, x0: Tensor, y: Tensor | None, t: Tensor, eps: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x_t, the network's output for it, and || target - out ||^2 of the first channels, (N,)."""
+    schedule = denoiser.schedule
+    x_t = diffuse(schedule, x0, eps, t)
+    out = denoiser.output(x_t, t, y)
+    target = denoiser.parameterization.target(schedule, x0, eps, t)
+    return x_t, out, _mean((target - out[:, : x0.shape[1]]) ** 2)
+
+
 @dataclass(frozen=True)
 class Simple(Objective, name="simple"):
     """Mean squared error on the parameterization's target; a learned variance is left untrained."""
@@ -172,9 +183,7 @@ class Simple(Objective, name="simple"):
         *,
         context: Context | None = None,
     ) -> Losses:
-        x_t = diffuse(denoiser.schedule, x0, eps, t)
-        out = denoiser.output(x_t, t, y)[:, : x0.shape[1]]
-        mse = _mean((denoiser.parameterization.target(denoiser.schedule, x0, eps, t) - out) ** 2)
+        _, _, mse = _squared_error(denoiser, x0, y, t, eps)
         return Losses(mse, mse, None)
 
 
@@ -199,10 +208,8 @@ class Hybrid(Objective, name="hybrid"):
                 "the hybrid objective trains a variance, and this denoiser has none: wrap its "
                 "parameterization in LearnedRange (learn_sigma), or use the simple objective"
             )
-        schedule, c = denoiser.schedule, x0.shape[1]
-        x_t = diffuse(schedule, x0, eps, t)
-        out = denoiser.output(x_t, t, y)
-        mse = _mean((denoiser.parameterization.target(schedule, x0, eps, t) - out[:, :c]) ** 2)
+        x_t, out, mse = _squared_error(denoiser, x0, y, t, eps)
+        c = x0.shape[1]
         frozen = torch.cat([out[:, :c].detach(), out[:, c:]], dim=1)
         vlb = variational_bound(denoiser, frozen, x0, x_t, t)
         return Losses(mse + vlb, mse, vlb)
@@ -211,7 +218,7 @@ class Hybrid(Objective, name="hybrid"):
 def variational_bound(denoiser: NetDenoiser, out: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     """One term of the variational bound, (N,), in bits per dimension, for the network output `out`."""
     schedule = denoiser.schedule
-    t = times(t)
+    t = as_time(t)
     # A continuous time less than one tick above the first would end just short of clean, where the bound
     # grows without limit; such a step counts as the last one, to clean.
     s = t - schedule.tick

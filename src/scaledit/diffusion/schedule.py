@@ -113,10 +113,6 @@ def as_time(t: Tensor | float) -> Tensor:
     return torch.as_tensor(t).to("cpu", torch.float64)
 
 
-times = as_time
-"""The name that it had before, for files that still use it."""
-
-
 def _refuse() -> NoReturn:
     raise UsageError(
         "a chain of betas has whole times only, so nothing on it has a derivative in time; objectives that "

@@ -1,6 +1,6 @@
 """The one sampling loop: all rows of a batch make a step, each from its own time to its own next one.
 
-    x_s = step(denoiser, x_t, t, s, ...)         t, s, i: a row each
+    x_s = step(denoiser, x_t, t, s, ...)         t, s, i: one for each row
 
 `sample` is the case where all rows agree: one job. `sample_many` runs jobs with different numbers of steps,
 seeds, guidance scales and conditions together, and `Batch` takes further jobs while others are under way.

@@ -1,4 +1,4 @@
-"""Metrics on features (numpy arrays, one row a sample). No image and no network is touched.
+"""Metrics on features (numpy arrays, one row per sample). No image and no network is touched.
 
 The functions are here for callers of their own; the parts beside them are what `scaledit evaluate` takes.
 """
