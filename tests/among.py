@@ -29,8 +29,8 @@ from scaledit.errors import RunError, UsageError
 from scaledit.training.dit import train
 from scaledit.training.events import Event
 from scaledit.training.log import JsonLog
-from scaledit.training.loop import Surroundings
-from scaledit.training.parallel import whole
+from scaledit.training.loop import RunContext
+from scaledit.training.parallel import full
 from scaledit.training.ranks import Ranks, leave
 from scaledit.training.state import TrainState
 from tiny import tiny
@@ -88,14 +88,14 @@ def do(job: Job, ranks: Ranks) -> Trained:
 
 def bare(job: Job, ranks: Ranks) -> Trained:
     state = TrainState.create(config_of(job), job.dataset(), ranks)
-    results = [state.advance() for _ in range(job.steps)]
+    results = [state.train_step() for _ in range(job.steps)]
     skipped = [result.skipped for result in results]
     elsewhere = [skipped]
     if ranks.grouped:
         elsewhere = [[] for _ in range(ranks.world)]
         torch.distributed.all_gather_object(elsewhere, skipped)
-    weights = {name: whole(value.detach()).clone() for name, value in state.net.state_dict().items()}
-    weights |= {f"ema.{name}": whole(value).clone() for name, value in state.ema.state_dict().items()}
+    weights = {name: full(value.detach()).clone() for name, value in state.net.state_dict().items()}
+    weights |= {f"ema.{name}": full(value).clone() for name, value in state.ema.state_dict().items()}
     own = {} if state.replicated is None else state.replicated.state_dict()
     weights |= {f"objective.{name}": value.clone() for name, value in own.items()}
     return Trained(
@@ -114,7 +114,7 @@ def in_folder(job: Job, ranks: Ranks) -> Trained:
     log = JsonLog(out) if ranks.first else lambda event: None
     try:
         config = config_of(job)
-        for event in train(config, out, resume="auto", dataset=job.dataset(), around=Surroundings(ranks)):
+        for event in train(config, out, resume="auto", dataset=job.dataset(), context=RunContext(ranks)):
             log(event)
             events.append(event)
     except (RunError, UsageError) as failure:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from scaledit import load
 from scaledit.diffusion import ClassifierFree
-from scaledit.evaluation.judge import drawn, open_judge
-from scaledit.evaluation.result import Figure
+from scaledit.evaluation.judge import open_judge, sample_sets
+from scaledit.evaluation.result import MetricValue
 
 SCALEDIT = [sys.executable, "-m", "scaledit.cli"]
 
@@ -20,7 +20,7 @@ def trained(recipe: str, out: Path, *overrides: str) -> Path:
     return out
 
 
-def scores(run: Path, cfg_scale: float) -> dict[str, Figure]:
+def scores(run: Path, cfg_scale: float) -> dict[str, MetricValue]:
     """Of 360 digits, as many of each class, for each of three seeds."""
     pipeline = load(run)
     config = replace(
@@ -33,4 +33,4 @@ def scores(run: Path, cfg_scale: float) -> dict[str, Figure]:
         labels="equal",
     )
     judge = open_judge(config)
-    return dict(judge.score(drawn(judge, pipeline, config)).figures)
+    return dict(judge.evaluate(sample_sets(judge, pipeline, config)).metrics)

@@ -40,7 +40,7 @@ class Reconstruction(Objective):
         out = denoiser.output(diffuse(schedule, x0, eps, t), t, y)[:, : x0.shape[1]]
         target = denoiser.parameterization.target(schedule, x0, eps, t)
         read = context.modules["head"](out)
-        later = schedule.at(context.draws["later"])
+        later = schedule.time_at(context.draws["later"])
         with torch.no_grad():
             seen = context.average(diffuse(schedule, x0, context.draws["eps_2"], later), later, y).x0
         mse, head, agree = (

@@ -4,7 +4,7 @@ They are forked from a server that has torch loaded, so that a hundred of them c
 process that a shell would start in all else.
 
     gate = Gate(tmp_path / "gate")
-    job = scaledit("train", ..., before=At("scaledit.training.learner:Learner.advance", gate, nth=7))
+    job = scaledit("train", ..., before=At("scaledit.training.learner:Learner.train_step", gate, nth=7))
     gate.reached(job)         it has trained 6 steps and will not go on
     job.kill()                so this is in the middle, however fast the machine is
 """
@@ -43,7 +43,7 @@ _server.set_forkserver_preload(
 
 PATIENCE = 600.0
 """Seconds until something is taken to hang. No test waits for so long, however slow the machine is."""
-ADVANCE = "scaledit.training.learner:Learner.advance"
+ADVANCE = "scaledit.training.learner:Learner.train_step"
 """The point before a step."""
 
 

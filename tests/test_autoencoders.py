@@ -25,7 +25,7 @@ from scaledit.autoencoders import kl, open_autoencoder
 from scaledit.autoencoders.config import AutoencoderConfig, AutoencoderRun, LossConfig
 from scaledit.autoencoders.losses import gradient_difference, losses
 from scaledit.config import load
-from scaledit.data.posterior import draw, kl_divergence
+from scaledit.data.posterior import kl_divergence, sample
 from scaledit.data.sets import Images
 from scaledit.diffusion.noise import Stream, normal
 from scaledit.errors import RunError, UsageError
@@ -104,7 +104,7 @@ def test_encodes_and_decodes_as_diffusers_does(folder: Path):
     assert (moments.shape, moments.dtype) == ((2, 8, 8, 6), torch.float32)
     assert torch.equal(moments, posterior.parameters)
     eps = torch.randn(2, 4, 8, 6)
-    assert torch.equal(draw(moments, eps, own.scale), SCALE * (posterior.mean + posterior.std * eps))
+    assert torch.equal(sample(moments, eps, own.scale), SCALE * (posterior.mean + posterior.std * eps))
     torch.testing.assert_close(kl_divergence(moments), posterior.kl())
     assert torch.equal(own.decode(z), decoded.clamp(-1, 1))
     assert torch.equal(own.encode(x), moments)
@@ -133,7 +133,7 @@ def test_pixels_are_their_own_latents():
     pixels, x = open_autoencoder("pixels"), torch.rand(2, 3, 5, 7) * 2 - 1
     assert (pixels.scale, pixels.channels, pixels.downsampling) == (1, 3, 1)
     torch.testing.assert_close(
-        pixels.decode(draw(pixels.encode(x), torch.randn_like(x))), x, atol=3e-6, rtol=0
+        pixels.decode(sample(pixels.encode(x), torch.randn_like(x))), x, atol=3e-6, rtol=0
     )
 
 
@@ -287,7 +287,7 @@ def test_diffusers_loads_the_result_with_the_measured_scale(trained: tuple[Path,
     images = pictures(20).images
     moments = own.encode(torch.cat([images, images.flip(-1)]))
     eps = normal(9, range(40), (4, 8, 8), Stream.TRAIN_LATENT)
-    assert draw(moments, eps, own.scale).std().item() == pytest.approx(1, rel=0.02)
+    assert sample(moments, eps, own.scale).std().item() == pytest.approx(1, rel=0.02)
 
 
 def test_the_reported_quality_is_that_of_the_result(trained: tuple[Path, list[Event]]):
@@ -296,7 +296,7 @@ def test_the_reported_quality_is_that_of_the_result(trained: tuple[Path, list[Ev
     out, events = trained
     autoencoder, held_out = open_autoencoder(str(out)), pictures(6, seed=1).images
     moments = autoencoder.encode(held_out)
-    decoded = autoencoder.decode(draw(moments, torch.zeros(6, 4, 8, 8), autoencoder.scale))
+    decoded = autoencoder.decode(sample(moments, torch.zeros(6, 4, 8, 8), autoencoder.scale))
     reported = last(events, Reconstructed)
     assert isinstance(reported, Reconstructed)
     assert reported.psnr == pytest.approx(psnr(to_uint8(held_out), to_uint8(decoded)).mean(), abs=0.01)

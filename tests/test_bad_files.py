@@ -26,7 +26,7 @@ from scaledit.evaluation import digits as judged
 from scaledit.evaluation import samples
 from scaledit.evaluation.dinov2 import load as load_dinov2
 from scaledit.evaluation.reference import open_reference
-from scaledit.evaluation.result import Figure, Result
+from scaledit.evaluation.result import MetricValue, Result
 from scaledit.evaluation.samples import open_samples
 from scaledit.files.reading import read_json
 from scaledit.scaling import study as studies
@@ -351,17 +351,17 @@ def tarred(path: Path, labels: tuple[object, ...] = (0, 1, 2), packed: bool = Fa
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_tar_ends_where_its_end_is(packed: bool, tmp_path: Path):
-    """tarfile takes a damaged header, and the end of a file, for the archive's end."""
+    """tarfile takes a corrupt header, and the end of a file, for the archive's end."""
     path = tarred(tmp_path / ("x.tar.gz" if packed else "x.tar"), packed=packed)
     assert open_samples(path).n == 3
     data = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
     third = data.index(b"2.png")
-    for damaged, says in (
-        (data[:third] + b"X" + data[third + 1 :], "is damaged after 2 entries: a tar archive ends in zeros"),
+    for corrupt, says in (
+        (data[:third] + b"X" + data[third + 1 :], "is corrupt after 2 entries: a tar archive ends in zeros"),
         (data[:third], "is cut short after 2 entries"),
-        (data[: third + 100], "is damaged|is cut short after 2"),
+        (data[: third + 100], "is corrupt|is cut short after 2"),
     ):
-        path.write_bytes(gzip.compress(damaged) if packed else damaged)
+        path.write_bytes(gzip.compress(corrupt) if packed else corrupt)
         refused(says, lambda: open_samples(path))
     path.write_bytes(b"\x1f\x8b" + data[:600])
     refused("cannot be read as a tar archive: Unknown compression method", lambda: open_samples(path))
@@ -392,9 +392,9 @@ def test_pixels_of_a_png_are_held_against_its_checksum(tmp_path: Path):
     np.testing.assert_array_equal(batch.images, IMAGES[:3])
     one, other = ((tmp_path / f"set/{i}.png").read_bytes() for i in (1, 2))
     begin, end = one.index(b"IDAT") + 4, one.index(b"IEND") - 8
-    damaged = one[:begin] + other[begin:end] + one[end:]
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(damaged))), IMAGES[2])
-    (tmp_path / "set/1.png").write_bytes(damaged)
+    corrupt = one[:begin] + other[begin:end] + one[end:]
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(corrupt))), IMAGES[2])
+    (tmp_path / "set/1.png").write_bytes(corrupt)
     opened = open_samples(tmp_path / "set")
     refused("1.png cannot be read as a PNG: its chunk b'IDAT' does not match", lambda: list(opened.batches()))
     for k in range(0, len(one), 7):
@@ -472,7 +472,7 @@ def test_a_covariance_may_be_rounded_and_of_few_images(tmp_path: Path):
     ],
 )
 def test_results_of_odd_make(changes: dict[str, Any], says: str, tmp_path: Path):
-    good = Result("a", {"fid": Figure(2.5, 0.1, 1.0)}, {"image_size": [8, 8]}, ["few"])
+    good = Result("a", {"fid": MetricValue(2.5, 0.1, 1.0)}, {"image_size": [8, 8]}, ["few"])
     path = tmp_path / "x.json"
     path.write_text(json.dumps(good.to_json()))
     assert Result.read(path) == good
@@ -485,14 +485,14 @@ def test_results_of_odd_make(changes: dict[str, Any], says: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("figure", "written"),
     [
-        (Figure(6.518, 0.987), "6.52 ± 0.99"),
-        (Figure(6.518, 0.0), "6.518 ± 0"),
-        (Figure(6.518, float("nan")), "6.518 ± nan"),
-        (Figure(float("inf"), float("inf")), "inf ± inf"),
-        (Figure(1e300, 1e-300), "1e+300 ± 1e-300"),
+        (MetricValue(6.518, 0.987), "6.52 ± 0.99"),
+        (MetricValue(6.518, 0.0), "6.518 ± 0"),
+        (MetricValue(6.518, float("nan")), "6.518 ± nan"),
+        (MetricValue(float("inf"), float("inf")), "inf ± inf"),
+        (MetricValue(1e300, 1e-300), "1e+300 ± 1e-300"),
     ],
 )
-def test_figures_of_odd_size_are_written(figure: Figure, written: str):
+def test_figures_of_odd_size_are_written(figure: MetricValue, written: str):
     assert str(figure) == written
 
 

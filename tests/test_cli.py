@@ -162,7 +162,7 @@ def test_a_damaged_checkpoint_exits_1_and_names_it(run: Path, tmp_path: Path, ca
     file.write_bytes(file.read_bytes()[:-100])
     assert main(["sample", str(tmp_path / "run"), "--out", str(tmp_path / "x.png")]) == 1
     error = capsys.readouterr().err
-    assert "step-00000004 is damaged: ema.safetensors has" in error
+    assert "step-00000004 is corrupt: ema.safetensors has" in error
     assert "Traceback" not in error
 
 

@@ -44,7 +44,7 @@ def test_digits_are_of_the_class_asked_for_and_not_copies(demo: Path, cfg_scale:
 def test_report_says_it(demo: Path):
     page = (demo / "report.html").read_text(encoding="utf-8")
     for part in (
-        "How good",
+        "Quality",
         "guidance 1.5",
         "guidance 4.0",
         "FD-digits-random",

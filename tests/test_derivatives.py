@@ -245,7 +245,7 @@ class Given:
 def test_edm_is_table_1(schedule: Schedule, data: float):
     """Karras et al. 2022: D = c_skip x + c_out F(c_in x, c_noise), x = x_t / alpha, s = sigma / alpha."""
     u = torch.tensor([0.05, 0.3, 0.6, 0.9], dtype=torch.float64)
-    t = schedule.at(u)
+    t = schedule.time_at(u)
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     s = sigma / alpha
     c_skip, c_out = data**2 / (s**2 + data**2), s * data / (s**2 + data**2).sqrt()
@@ -269,7 +269,7 @@ def test_edm_has_nothing_left_to_say_of_a_gaussian(schedule: Schedule):
     torch.manual_seed(0)
     x0, eps = 0.7 * torch.randn(n, 1, 1, 1, dtype=torch.float64), torch.randn(n, 1, 1, 1, dtype=torch.float64)
     for u in (0.02, 0.3, 0.7, 0.99):
-        t = schedule.at(torch.tensor(u, dtype=torch.float64))
+        t = schedule.time_at(torch.tensor(u, dtype=torch.float64))
         x_t = diffuse(schedule, x0, eps, t)
         made = edm.decode(schedule, torch.zeros_like(x_t), x_t, t)
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)

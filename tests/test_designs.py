@@ -194,7 +194,7 @@ def test_a_design_of_ones_own_is_built_trained_and_counted(parallel: str):
     state = TrainState.create(run, assemble.dataset(run.data), Ranks(torch.device("cpu")))
     before = {key: value.clone() for key, value in state.net.state_dict().items()}
     for _ in range(3):  # the last layer starts at zero: only then do the blocks learn
-        state.advance()
+        state.train_step()
     after = state.net.state_dict()
     assert all(not torch.equal(after[key], before[key]) for key in after if key.startswith("blocks.0.mlp"))
     copied = copy.deepcopy(state.net)

@@ -55,7 +55,7 @@ from scaledit.diffusion import (
 from scaledit.diffusion.noise import Stream, normal
 from scaledit.diffusion.noise import uniform as uniform_numbers
 from scaledit.diffusion.objectives import discretized_log_likelihood
-from scaledit.diffusion.schedule import coefficient, transition
+from scaledit.diffusion.schedule import broadcast_like, transition
 from scaledit.diffusion.times import respaced
 from scaledit.errors import UsageError
 from scaledit.images import to_uint8
@@ -86,7 +86,7 @@ def even(schedule: Schedule, steps: int) -> Tensor:
 
 
 def fractions_to_times(schedule: Schedule, *fractions: float) -> Tensor:
-    return schedule.at(torch.tensor(fractions, dtype=torch.float64))
+    return schedule.time_at(torch.tensor(fractions, dtype=torch.float64))
 
 
 # ---- exact solutions -------------------------------------------------------------------------------------
@@ -103,7 +103,10 @@ class Gaussian:
     exact: bool = False
 
     def __call__(self, x_t: Tensor, t: Tensor, y: Tensor | None) -> Prediction:
-        alpha, sigma = coefficient(self.schedule.alpha(t), x_t), coefficient(self.schedule.sigma(t), x_t)
+        alpha, sigma = (
+            broadcast_like(self.schedule.alpha(t), x_t),
+            broadcast_like(self.schedule.sigma(t), x_t),
+        )
         x0 = (self.mean * sigma**2 + self.std**2 * alpha * x_t) / (alpha**2 * self.std**2 + sigma**2)
         return Prediction(x0, (x_t - alpha * x0) / sigma, self.log_variance if self.exact else None)
 
@@ -409,7 +412,7 @@ def test_every_objective_trains_every_denoiser(
     torch.manual_seed(1)
     x0, eps = torch.rand(4, *TINY.shape) * 2 - 1, torch.randn(4, *TINY.shape)
     for times in (Uniform(), LogitNormal(), LossSecondMoment()):
-        t = schedule.at(times.draw(u).fraction)
+        t = schedule.time_at(times.draw(u).fraction)
         losses = objective(denoiser, x0, torch.tensor([0, 1, 2, 3]), t, eps)
         assert losses.total.shape == losses.mse.shape == (4,)
         assert bool(losses.total.isfinite().all())
@@ -463,7 +466,7 @@ def test_the_bound_is_a_divergence_and_at_the_first_time_a_likelihood(
     torch.manual_seed(0)
     x0, eps, v = torch.randn(3, 4, 1, 2, 2, dtype=torch.float64).clamp(-1, 1)
     t = fractions_to_times(schedule, 0.0005, 0.01, 0.3, 0.9)
-    s = torch.cat([torch.tensor([schedule.clean]), t[1:] - schedule.tick]).double()
+    s = torch.cat([torch.tensor([schedule.clean]), t[1:] - schedule.dt]).double()
     x_t, right = diffuse(schedule, x0, eps, t), prediction.target(schedule, x0, eps, t)
 
     def bound(out: Tensor) -> Tensor:
@@ -475,7 +478,7 @@ def test_the_bound_is_a_divergence_and_at_the_first_time_a_likelihood(
     predicted = LearnedRange(prediction).decode(schedule, out, x_t, t)
     assert predicted.log_variance is not None
     scale = (0.5 * predicted.log_variance(t, s)).exp()
-    chain = [coefficient(value, x0) for value in transition(schedule, t, s)]
+    chain = [broadcast_like(value, x0) for value in transition(schedule, t, s)]
     _, variance, x0_weight, xt_weight = chain
     truth = torch.distributions.Normal(x0_weight * x0 + xt_weight * x_t, variance.sqrt().clamp_min(1e-99))
     model = torch.distributions.Normal(x0_weight * predicted.x0 + xt_weight * x_t, scale)
@@ -494,7 +497,7 @@ def test_the_bound_stays_bounded_at_continuous_times_just_above_the_first():
     torch.manual_seed(0)
     x0, eps = torch.rand(shape) * 2 - 1, torch.randn(shape)
     bits = [
-        float(Hybrid()(denoiser, x0, None, torch.tensor([ticks * flow.tick]), eps).vlb.detach())
+        float(Hybrid()(denoiser, x0, None, torch.tensor([ticks * flow.dt]), eps).vlb.detach())
         for ticks in (0.5, 1, 1 + 1e-6, 1.001, 1.01, 1.5, 1.99, 2)
     ]
     assert max(bits) < 2 * max(bits[0], bits[-1])

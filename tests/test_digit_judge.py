@@ -62,7 +62,7 @@ def test_training_it_again_gives_its_like():
 def test_a_damaged_classifier_is_refused(monkeypatch: pytest.MonkeyPatch):
     judge.trained.cache_clear()
     monkeypatch.setattr(judge, "SHA256", "0" * 64)
-    with pytest.raises(RunError, match="damaged"):
+    with pytest.raises(RunError, match="corrupt"):
         judge.trained()
 
 

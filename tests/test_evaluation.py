@@ -129,9 +129,9 @@ def bad_sets(at: Path) -> dict[str, Path]:
         "arr_1 must be 12 whole numbers": npz(at / "labels.npz", arr_1=np.zeros(5)),
         "is no .npz file": at / "text.npz",
         "cut short|is no .npz": at / "torn.npz",
-        "flipped.npz is damaged": at / "flipped.npz",
+        "flipped.npz is corrupt": at / "flipped.npz",
         "no tar archive": at / "text.tar",
-        "is damaged": at / "torn.tar",
+        "is corrupt": at / "torn.tar",
         "no PNG images": at / "empty",
         "0007.png is 64x32, those before are 64x64": mixed,
         "lossy compression .* --allow-jpeg": lossy,
@@ -293,7 +293,7 @@ def test_figures_are_those_of_the_functions(tmp_path: Path, weights: Path, monke
     extractor = inception.load(weights, verify=False)
     real, made = (npz(tmp_path / f"{name}.npz", formulas.images(name, 20, 32)) for name in ("real", "made"))
     config = EvaluateConfig(reference=str(real), inception=str(weights), any_inception=True, seeds=1)
-    figures = open_judge(config).score([open_samples(made)]).figures
+    figures = open_judge(config).evaluate([open_samples(made)]).metrics
     a, b = (
         extractor(torch.from_numpy(formulas.images(n, 20, 32)).permute(0, 3, 1, 2)) for n in ("real", "made")
     )

@@ -67,10 +67,10 @@ def tables() -> dict[str, Table]:
 
 
 @pytest.fixture(scope="module")
-def drawn(tables: dict[str, Table]) -> dict[str, figures.Drawn]:
+def drawn(tables: dict[str, Table]) -> dict[str, figures.Plot]:
     """By 'table name', laid out and rendered."""
     results = paper.quality((256, 256))
-    rivals = {"paper": {row.name.removeprefix("paper: "): row.figures["fid"].value for row in results}}
+    rivals = {"paper": {row.name.removeprefix("paper: "): row.metrics["fid"].value for row in results}}
     made = {}
     for name, table in tables.items():
         for file, one in figures.all_figures(table, rivals.get(name), FIT, FIT).items():
@@ -101,7 +101,7 @@ def _in_hidden_tick(text: Text) -> bool:
     return Text.get_window_extent(text).width == 0
 
 
-def test_each_table_gives_the_figures_that_it_holds(drawn: dict[str, figures.Drawn]):
+def test_each_table_gives_the_figures_that_it_holds(drawn: dict[str, figures.Plot]):
     assert list(drawn) == NAMES
     for one in drawn.values():
         assert one.caption.endswith(".") and "None" not in one.caption and "  " not in one.caption
@@ -151,7 +151,7 @@ def test_an_empty_table_and_one_run_draw_nothing(tables: dict[str, Table]):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_texts_do_not_overlap_and_lie_inside(drawn: dict[str, figures.Drawn], name: str):
+def test_texts_do_not_overlap_and_lie_inside(drawn: dict[str, figures.Plot], name: str):
     figure = drawn[name].figure
     boxes = [(text.get_text(), Text.get_window_extent(text)) for text in texts(figure)]
     assert len(boxes) > 5
@@ -166,14 +166,14 @@ def test_texts_do_not_overlap_and_lie_inside(drawn: dict[str, figures.Drawn], na
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_type_is_large_enough_at_print_size(drawn: dict[str, figures.Drawn], name: str):
+def test_type_is_large_enough_at_print_size(drawn: dict[str, figures.Plot], name: str):
     figure = drawn[name].figure
     assert figure.get_figwidth() <= style.TWO_COLUMNS + 1e-9
     assert min(text.get_fontsize() for text in texts(figure)) >= 7
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_axes_say_their_units(drawn: dict[str, figures.Drawn], name: str):
+def test_axes_say_their_units(drawn: dict[str, figures.Plot], name: str):
     figure = drawn[name].figure
     said = [label for axes in figure.axes if axes.axison for label in (axes.get_xlabel(), axes.get_ylabel())]
     said += [band.get_supxlabel() for band in (figure, *figure.subfigs)]
@@ -189,9 +189,9 @@ def test_axes_say_their_units(drawn: dict[str, figures.Drawn], name: str):
 
 
 @pytest.mark.parametrize("name", ["study 02-best", "paper 02-best", "wide 02-best", "study 08-compute"])
-def test_labels_of_points_cover_no_point(drawn: dict[str, figures.Drawn], name: str):
+def test_labels_of_points_cover_no_point(drawn: dict[str, figures.Plot], name: str):
     for axes in drawn[name].figure.axes:
-        points, _ = labels._drawn(axes)
+        points, _ = labels._plotted_points(axes)
         for text in axes.texts:
             box = Text.get_window_extent(text)
             dx = np.maximum(0, np.maximum(box.x0 - points[:, 0], points[:, 0] - box.x1))
@@ -203,7 +203,7 @@ def marked(axes) -> list:
     return [line for line in axes.get_lines() if line.get_marker() not in ("", "None")]
 
 
-def test_best(tables: dict[str, Table], drawn: dict[str, figures.Drawn]):
+def test_best(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
     _, right, left = drawn["study 02-best"].figure.axes[:3]
     if left.get_xlabel() != "model size":
         left, right = right, left
@@ -222,7 +222,7 @@ def test_best(tables: dict[str, Table], drawn: dict[str, figures.Drawn]):
     assert FLOOR in [line.get_xdata()[0] for line in right.get_lines()]
 
 
-def test_best_of_the_paper_is_its_table_2(drawn: dict[str, figures.Drawn]):
+def test_best_of_the_paper_is_its_table_2(drawn: dict[str, figures.Plot]):
     [bars] = [axes for axes in drawn["paper 02-best"].figure.axes if axes.patches]
     named = dict(zip((t.get_text() for t in bars.get_yticklabels()), bars.patches, strict=True))
     assert len(named) == 15
@@ -230,7 +230,7 @@ def test_best_of_the_paper_is_its_table_2(drawn: dict[str, figures.Drawn]):
     assert named["DiT-XL/2"].get_facecolor() != named["ADM"].get_facecolor()
 
 
-def test_blocks(tables: dict[str, Table], drawn: dict[str, figures.Drawn]):
+def test_blocks(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
     [axes] = drawn["study 05-blocks"].figure.axes
     lines = marked(axes)
     assert [line.get_marker() for line in lines] == list(style.MARKERS[:4])
@@ -247,7 +247,7 @@ def test_blocks(tables: dict[str, Table], drawn: dict[str, figures.Drawn]):
     assert [bar.get_width() for bar in axes.patches] == [35.24, 26.14, 25.21, 19.47]
 
 
-def test_training_has_both_cuts_of_the_same_lines(tables: dict[str, Table], drawn: dict[str, figures.Drawn]):
+def test_training_has_both_cuts_of_the_same_lines(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
     figure = drawn["study 06-training"].figure
     titles = [axes.get_title("left") for axes in figure.axes]
     assert titles == ["patch 4", "patch 2", "patch 1", "size S", "size B", "size L", "size XL"]
@@ -300,7 +300,7 @@ def test_a_run_that_is_not_at_its_end_does_not_bend_the_mean(tables: dict[str, T
     np.testing.assert_allclose([row.fd for row in curve.rows], np.mean(two, axis=0))
 
 
-def test_samples_are_arranged_by_size_and_patch(tables: dict[str, Table], drawn: dict[str, figures.Drawn]):
+def test_samples_are_arranged_by_size_and_patch(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
     axes = {
         plot.texts[0].get_text().split(":")[0]: plot.get_position()
         for plot in drawn["study 07-samples"].figure.axes
@@ -342,7 +342,7 @@ def test_a_size_keeps_its_colour_while_a_study_goes_on(tables: dict[str, Table])
     assert style.Look.of(some).colour("XL") == style.Look.of(tables["study"]).colour("XL")
 
 
-def test_compute(tables: dict[str, Table], drawn: dict[str, figures.Drawn]):
+def test_compute(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
     left, right = drawn["paper 08-compute"].figure.axes
     models = tables["paper"].models()
     assert len(models) == 12
@@ -369,7 +369,7 @@ def test_compute_without_a_fit_and_in_the_unit_of_small_models(tables: dict[str,
     assert min(float(line.get_xdata()[0]) for line in marked(left)) == least / 1e6
 
 
-def test_efficiency(tables: dict[str, Table], drawn: dict[str, figures.Drawn]):
+def test_efficiency(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
     [axes] = drawn["study 09-efficiency"].figure.axes
     lines = marked(axes)
     assert len(lines) == 12
@@ -384,7 +384,7 @@ def test_efficiency(tables: dict[str, Table], drawn: dict[str, figures.Drawn]):
             assert y >= front.get_ydata()[front.get_xdata() <= x * (1 + 1e-12)].min()
 
 
-def test_efficiency_of_the_paper_is_its_three_lengths_of_xl_2(drawn: dict[str, figures.Drawn]):
+def test_efficiency_of_the_paper_is_its_three_lengths_of_xl_2(drawn: dict[str, figures.Plot]):
     [axes] = drawn["paper 09-efficiency"].figure.axes
     lines = marked(axes)
     assert sorted(len(line.get_xdata()) for line in lines) == [1] * 11 + [3]
@@ -400,7 +400,7 @@ def test_frontier_by_hand(tables: dict[str, Table]):
     assert [(row.train_macs, row.fd) for row in found] == [(1, 9.0), (4, 5.0), (7, 1.0)]
 
 
-def test_sampling(tables: dict[str, Table], drawn: dict[str, figures.Drawn]):
+def test_sampling(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
     [axes] = drawn["study 10-sampling"].figure.axes
     assert [len(line.get_xdata()) for line in marked(axes)] == [len(SAMPLING_STEPS)] * 6
     small = marked(axes)[0]
@@ -416,7 +416,7 @@ def test_sampling(tables: dict[str, Table], drawn: dict[str, figures.Drawn]):
     assert high / low >= 2 * (1 - 1e-9)  # 9 % do not fill the panel
 
 
-def test_metrics(tables: dict[str, Table], drawn: dict[str, figures.Drawn]):
+def test_metrics(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
     panels = {
         axes.get_title("left").split("\n")[0]: axes
         for axes in drawn["study 12-metrics"].figure.axes
@@ -443,7 +443,7 @@ def test_a_distance_below_zero_has_a_linear_axis(tables: dict[str, Table]):
     assert axes.get_yscale() == "linear" and axes.get_ylim()[0] < -1e-4
 
 
-def test_losses(tables: dict[str, Table], drawn: dict[str, figures.Drawn]):
+def test_losses(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
     left, right = drawn["study 13-losses"].figure.axes
     assert len(left.get_lines()) == len(right.get_lines()) == 12
     assert right.get_xlim()[0] == STEPS[-1] / 4
@@ -464,7 +464,7 @@ def test_smoothing_by_hand():
     assert smoothed([Loss("a", s, 0.25) for s in range(1, 50)])[1] == pytest.approx([0.25] * 49)
 
 
-def test_guidance(tables: dict[str, Table], drawn: dict[str, figures.Drawn]):
+def test_guidance(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
     left, right = drawn["study 14-guidance"].figure.axes
     line, ring = marked(left)
     np.testing.assert_array_equal(line.get_xdata(), SCALES)
@@ -487,7 +487,7 @@ def test_guidance(tables: dict[str, Table], drawn: dict[str, figures.Drawn]):
     assert filled[0] != filled[1] == "white"
 
 
-def test_guidance_of_the_paper_is_its_tables_2_and_3(drawn: dict[str, figures.Drawn]):
+def test_guidance_of_the_paper_is_its_tables_2_and_3(drawn: dict[str, figures.Plot]):
     figure = drawn["paper 14-guidance"].figure
     lines = [list(line.get_ydata()) for line in marked(figure.axes[0]) if line.get_linestyle() != "None"]
     assert lines == [[9.62, 3.22, 2.27], [2.2], [12.03, 4.64, 3.04]]
@@ -498,10 +498,10 @@ def test_guidance_of_the_paper_is_its_tables_2_and_3(drawn: dict[str, figures.Dr
     ]
 
 
-def test_the_same_table_gives_the_same_bytes(tables: dict[str, Table], drawn: dict[str, figures.Drawn]):
+def test_the_same_table_gives_the_same_bytes(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
     again = (figures.best(study()), figures.compute(study(), FIT, FIT), figures.samples(study()))
     for one in again:
-        assert page.drawn(one.figure) == page.drawn(drawn[f"study {one.name}"].figure)
+        assert page.rendered(one.figure) == page.rendered(drawn[f"study {one.name}"].figure)
 
 
 def test_spread_by_hand():

@@ -19,12 +19,12 @@ from safetensors.torch import load_file, save_file
 
 from scaledit import checkpoint, images
 from scaledit.autoencoders.cache import Part
-from scaledit.data.latents import Index, MadeBy, ShardFile
+from scaledit.data.latents import AutoencoderInfo, Index, ShardFile
 from scaledit.errors import RunError
 from scaledit.files import tensors
 from scaledit.files.atomic import atomic_folder, atomic_path, partial_beside, partial_folder
 from scaledit.files.manifest import FileHash, mismatch, read_sealed, sealed
-from scaledit.interop.lazily import there, write_safetensors
+from scaledit.interop.lazy_tensors import from_tensor, write_safetensors
 
 PARTS = {
     "model": {"b.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([0.5, -1.0])},
@@ -54,7 +54,7 @@ def written(folder: Path) -> dict[str, str]:
     """The SHA-256 of a file of each kind that this scaledit writes into `folder`, by name."""
     saved = checkpoint.save(folder / "checkpoints", 3, PARTS, {"name": "x"}, losses=[0.5], class_names=["a"])
     index = Index(
-        autoencoder=MadeBy("kl", "0" * 64, "1" * 64, 0.18215, 4, 8),
+        autoencoder=AutoencoderInfo("kl", "0" * 64, "1" * 64, 0.18215, 4, 8),
         class_names=("ant", "bee"),
         image_size=(16, 16),
         shape=(8, 2, 2),
@@ -63,14 +63,16 @@ def written(folder: Path) -> dict[str, str]:
         counts=(2, 1),
         mean=(0.5, 0.0, -0.25, 1.5),
         std=(1.0, 0.5, 0.25, 2.0),
-        skipped=("c.png is damaged",),
+        skipped=("c.png is corrupt",),
         shards=(ShardFile("000000.safetensors", 3, 1000, "2" * 64),),
     )
     index.write(folder)
-    part = Part(index.shards[0], (2, 1), ((24.0, 0.5, 0.25, 1.0),) * 4, ("c.png is damaged",))
+    part = Part(index.shards[0], (2, 1), ((24.0, 0.5, 0.25, 1.0),) * 4, ("c.png is corrupt",))
     part.write(folder / "parts" / "000000.json")
     with (folder / "exported.safetensors").open("wb") as file:
-        write_safetensors(file, {key: there(value) for key, value in PARTS["model"].items()}, lambda _: None)
+        write_safetensors(
+            file, {key: from_tensor(value) for key, value in PARTS["model"].items()}, lambda _: None
+        )
     paths = [*saved.iterdir(), folder / "index.json", folder / "parts/000000.json"]
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
@@ -131,8 +133,8 @@ def test_a_seal_covers_every_byte(tmp_path: Path):
     for other in (data + b" ", data.replace(b"2.5", b"2.50"), b'{"a": [1, 2.5], "b": "c"}'):
         path.write_bytes(other)
         assert read_sealed(path, "a thing") == ({"a": [1, 2.5], "b": "c"}, False)
-    for damaged in (b"", b"[1]", b'{"a": 1, "a": 1}', b'{"a": ' + b"[" * 60 + b"]" * 60 + b"}"):
-        path.write_bytes(damaged)
+    for corrupt in (b"", b"[1]", b'{"a": 1, "a": 1}', b'{"a": ' + b"[" * 60 + b"]" * 60 + b"}"):
+        path.write_bytes(corrupt)
         with pytest.raises(RunError, match=r"x\.json cannot be read as a thing: .*; mend it$"):
             read_sealed(path, "a thing", "mend it")
 

@@ -121,12 +121,12 @@ def test_another_request_does_not_mix_with_what_is_there(run: Path, whole: Path,
 
 
 def test_a_damaged_part_is_named(run: Path, tmp_path: Path, capsys):
-    out = tmp_path / "damaged.npz"
+    out = tmp_path / "corrupt.npz"
     assert main(["generate", str(run), *DRAW, "--shard", "0/2", "--out", str(out)]) == 0
-    part = tmp_path / "damaged.npz.parts" / "part-00002.npz"
+    part = tmp_path / "corrupt.npz.parts" / "part-00002.npz"
     part.write_bytes(part.read_bytes()[:-50])
     assert main(["generate", str(run), *DRAW, "--out", str(out)]) == 1
-    assert "part-00002.npz is damaged" in capsys.readouterr().err
+    assert "part-00002.npz is corrupt" in capsys.readouterr().err
     assert not out.exists()
     part.unlink()
     assert main(["generate", str(run), *DRAW, "--out", str(out)]) == 0

@@ -46,7 +46,7 @@ from scaledit.errors import RunError, UsageError
 from scaledit.interop import official, program
 from scaledit.interop.convert import open_model
 from scaledit.interop.infer import Hints
-from scaledit.interop.lazily import Lazy
+from scaledit.interop.lazy_tensors import Lazy
 from scaledit.interop.pickled import open_pickled
 from scaledit.models.config import SIZES
 from scaledit.models.shapes import shapes
@@ -113,7 +113,7 @@ def test_a_flipped_bit_of_a_pt_is_noticed(tmp_path: Path):
     at = whole.index(value.numpy().tobytes()) + 4 * (value.numel() // 2)
     path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
     [there] = [lazy for lazy in open_pickled(path).parts[""].items() if lazy[0] == name]
-    with pytest.raises(RunError, match=rf"dit\.pt is damaged: {re.escape(name)} does not match its CRC-32"):
+    with pytest.raises(RunError, match=rf"dit\.pt is corrupt: {re.escape(name)} does not match its CRC-32"):
         there[1].read()
     at = whole.index(b"x_embedder")
     path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])

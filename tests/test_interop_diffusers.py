@@ -171,7 +171,7 @@ def test_their_folders_come_in(dit: DiT, folders: Path, autoencoder: Path, tmp_p
     assert list((tmp_path / "pickled").glob("*.bin"))
     back = load(tmp_path / "pipeline-ours", device="cpu")
     assert back.config.diffusion == load(folders / "ours").config.diffusion
-    assert back.decoder is not None and back.decoder.made_by.scale == 0.7
+    assert back.decoder is not None and back.decoder.autoencoder_info.scale == 0.7
     net = DiTTransformer2DModel.from_pretrained(tmp_path / "sharded")
     with torch.no_grad():
         net.transformer_blocks[1].norm1.emb.class_embedder.embedding_table.weight[3] += 1

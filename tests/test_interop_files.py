@@ -85,13 +85,13 @@ def test_a_folder_that_cannot_be_made(source: Path, tmp_path: Path, capsys: pyte
 
 INTERRUPTED = (  # Ctrl-C in the middle of the weights
     "import os, signal, sys\n"
-    "import scaledit.interop.lazily as lazily, scaledit.interop.pickled as pickled\n"
+    "import scaledit.interop.lazy_tensors as lazy_tensors, scaledit.interop.pickled as pickled\n"
     "from scaledit.cli import main\n"
-    "whole = lazily.bytes_of\n"
+    "whole = lazy_tensors.bytes_of\n"
     "def bytes_of(name, lazy):\n"
     "    if 'blocks.1' in name: os.kill(os.getpid(), signal.SIGINT)\n"
     "    return whole(name, lazy)\n"
-    "lazily.bytes_of = pickled.bytes_of = bytes_of\n"
+    "lazy_tensors.bytes_of = pickled.bytes_of = bytes_of\n"
     "for line in sys.stdin:\n"
     "    print('rc', main(line.split()), file=sys.stderr, flush=True)\n"
 )

@@ -240,7 +240,7 @@ def test_a_model_without_a_null_label_is_sampled_without_guidance_only(tmp_path:
 # Values that are not finite.
 
 
-def damaged(state: State, key: str, value: float, count: int) -> State:
+def corrupt(state: State, key: str, value: float, count: int) -> State:
     tensor = state[key].clone()
     tensor.view(-1)[:count] = value
     return {**state, key: tensor}
@@ -249,8 +249,8 @@ def damaged(state: State, key: str, value: float, count: int) -> State:
 def test_weights_that_are_not_finite_are_refused_by_name_or_kept(
     states: tuple[State, State], tmp_path: Path, capsys: pytest.CaptureFixture
 ):
-    state = damaged(states[0], "final_layer.linear.bias", torch.nan, 1)
-    state = damaged(state, "blocks.0.mlp.fc1.weight", torch.inf, 2)
+    state = corrupt(states[0], "final_layer.linear.bias", torch.nan, 1)
+    state = corrupt(state, "blocks.0.mlp.fc1.weight", torch.inf, 2)
     torch.save(state, tmp_path / "x.pt")
     says = r"2 of the 1024 values of blocks\.0\.mlp\.fc1\.weight are NaN or infinite, and values of 1 more"
     for to, out in (("scaledit", "a"), ("official", "a.pt"), ("diffusers", "a"), ("program", "a.pt2")):
@@ -274,7 +274,7 @@ def test_every_kind_of_infinite_in_every_dtype(
 ):
     state = {key: value.to(dtype) if key != "pos_embed" else value for key, value in states[0].items()}
     for i, value in enumerate((torch.nan, torch.inf, -torch.inf)):
-        torch.save(damaged(state, "blocks.1.attn.proj.weight", value, 3), tmp_path / f"{i}.pt")
+        torch.save(corrupt(state, "blocks.1.attn.proj.weight", value, 3), tmp_path / f"{i}.pt")
         with pytest.raises(RunError, match=r"3 of the 256 values of blocks\.1\.attn\.proj\.weight"):
             weights(open_model(tmp_path / f"{i}.pt", HINTS))
     torch.save(state, tmp_path / "fine.pt")
@@ -285,7 +285,7 @@ def test_diffusers_folders_are_looked_through_too(states: tuple[State, State], t
     torch.save(states[0], tmp_path / "x.pt")
     convert(tmp_path / "x.pt", tmp_path / "theirs", "--to", "diffusers", *OPTIONS)
     file = tmp_path / "theirs/transformer/diffusion_pytorch_model.safetensors"
-    save_file(damaged(load_file(file), "proj_out_2.bias", torch.nan, 1), file)
+    save_file(corrupt(load_file(file), "proj_out_2.bias", torch.nan, 1), file)
     with pytest.raises(RunError, match=r"1 of the 32 values of proj_out_2\.bias"):
         load(tmp_path / "theirs")
     assert json.loads((tmp_path / "theirs/scaledit.json").read_text())["step"] == 0

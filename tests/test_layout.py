@@ -382,7 +382,7 @@ def test_links_and_odd_places_in_a_tar(tmp_path: Path):
 
 
 def test_damage_inside_a_shard_loses_no_sample(tmp_path: Path):
-    """Python's tarfile takes a damaged header for the end of the archive."""
+    """Python's tarfile takes a corrupt header for the end of the archive."""
     path = shards(tmp_path / "shards") / "0000.tar"
     whole = path.read_bytes()
     with tarfile.open(path) as archive:
@@ -413,7 +413,7 @@ def test_zips_that_cannot_be_read_are_refused_in_a_sentence(tmp_path: Path):
     cases = {
         "is encrypted": (directory + 8, b"\1"),
         r"cannot be read here \(method 9\)": (directory + 10, b"\x09"),
-        "is damaged: it has 7 entries, and lists 2": (len(whole) - 12, b"\7"),
+        "is corrupt: it has 7 entries, and lists 2": (len(whole) - 12, b"\7"),
         "is no .zip, or is cut short": (0, whole[: directory - 5]),
     }
     for says, (at, data) in cases.items():

@@ -17,9 +17,9 @@ from scaledit import machine
 
 @pytest.fixture(autouse=True)
 def nothing_measured():
-    machine._roof.cache_clear()
+    machine._measured_peak.cache_clear()
     yield
-    machine._roof.cache_clear()
+    machine._measured_peak.cache_clear()
 
 
 class Imagined:
@@ -57,7 +57,7 @@ def test_the_roof_is_the_rate_of_the_best_product_in_its_own_precision(
 ):
     """side: the first whose product takes LONG."""
     before, imagined = torch.get_float32_matmul_precision(), Imagined(monkeypatch)
-    roof = machine.roof("cpu", precision)
+    roof = machine.measured_peak("cpu", precision)
     least = 2 * side**3 / rate
     assert least > machine.LONG > 2 * (side / 2) ** 3 / rate + imagined.OVERHEAD
     assert roof == pytest.approx(2 * side**3 / (least + imagined.OVERHEAD), rel=1e-9)
@@ -68,15 +68,15 @@ def test_the_roof_is_the_rate_of_the_best_product_in_its_own_precision(
 
 
 def test_the_roof_is_measured_once_a_process():
-    roof = machine.roof("cpu", "fp32")
+    roof = machine.measured_peak("cpu", "fp32")
     assert math.isfinite(roof) and roof > 0
-    assert machine.roof(torch.device("cpu")) == roof  # two measurements differ
-    assert machine.roof("cpu", "bf16") != roof
+    assert machine.measured_peak(torch.device("cpu")) == roof  # two measurements differ
+    assert machine.measured_peak("cpu", "bf16") != roof
 
 
 def test_measuring_draws_nothing_from_the_global_generator():
     before = torch.get_rng_state()
-    machine.roof()
+    machine.measured_peak()
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -61,7 +61,7 @@ def test_an_objective_of_ones_own_trains_its_modules(monkeypatch: pytest.MonkeyP
     other = TrainState.create(tiny("train.seed=5", chosen(OWN)), digits(), ALONE)
     assert not identical(before, own_weights(other))
     assert identical(dict(state.net.state_dict()), dict(plain.net.state_dict()))
-    results = [state.advance() for _ in range(60)]
+    results = [state.train_step() for _ in range(60)]
     assert all(result.terms.keys() == TERMS for result in results)
     assert not any(torch.equal(value, before[name]) for name, value in own_weights(state).items())
     first, last = (sum(one.terms["head"] for one in part) for part in (results[:10], results[-10:]))
@@ -74,7 +74,7 @@ def test_an_objective_of_ones_own_trains_its_modules(monkeypatch: pytest.MonkeyP
         total = result.terms["mse"] + 0.5 * (result.terms["head"] + result.terms["agree"])
         assert result.loss == pytest.approx(total, rel=1e-6)
     clipped = TrainState.create(tiny("optimizer.clip=1e-3", chosen(OWN)), digits(), ALONE)
-    clipped.advance()
+    clipped.train_step()
     norm = torch.stack([weight.grad.norm() for weight in (*clipped.weights, *clipped.beside)]).norm()
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
@@ -84,7 +84,7 @@ def test_the_average_is_the_moving_average(monkeypatch: pytest.MonkeyPatch):
     config = tiny("ema.decay=0.5", "optimizer.learning_rate=1e-2", chosen(OWN))
     state = TrainState.create(config, digits(), ALONE)
     for _ in range(3):
-        state.advance()
+        state.train_step()
     x = torch.randn(2, *state.config.model.shape, generator=torch.Generator().manual_seed(0))
     t, y = torch.tensor([300.0, 500.0], dtype=torch.float64), torch.tensor([1, 2])
     with torch.no_grad():
@@ -236,7 +236,7 @@ def test_the_keys_of_the_papers_objectives(tmp_path: Path):
         line = next(line for line in log.read(out) if line["event"] == "stepped")
         assert list(line) == [
             *("event", "step", "loss", *keys, "grad_norm", "learning_rate", "seconds", "images_per_second"),
-            *("macs_per_second", "share_of_roof", "data_wait", "memory", "ema_distance"),
+            *("macs_per_second", "mfu", "data_wait", "memory", "ema_distance"),
         ]
 
 
@@ -246,6 +246,10 @@ OLD = (
     '"share_of_roof": 0.5, "data_wait": 0.0, "memory": 100, "ema_distance": 0.1}',
     '{"event": "stepped", "step": 2, "loss": 1.5, "mse": 1.5, "vlb": null, "grad_norm": "nan", "seconds": 2}',
     '{"event": "fitted", "step": 3, "loss": 1.0, "l1": 0.5, "kl": 9.0, "gradient": 0.25, "seconds": 3}',
+)
+RENAMED = (
+    '{"event": "rolledback", "step": 5, "spiked": 9, "passed_over": 4}',
+    '{"event": "passedover", "step": 5, "path": "checkpoints/damaged-step-00000009", "why": "cut"}',
 )
 NO_TERMS = (
     '{"event": "stepped", "step": 4, "loss": 1.0, "seconds": 4, "mse": "high"}',
@@ -257,14 +261,21 @@ NO_TERMS = (
 
 
 def test_lines_of_old_logs_are_read(tmp_path: Path):
-    (tmp_path / log.LOG).write_text("\n".join([*OLD, *NO_TERMS, ""]))
+    (tmp_path / log.LOG).write_text("\n".join([*OLD, *NO_TERMS, *RENAMED, ""]))
     found = log.lines(tmp_path)
-    assert found.records == [json.loads(line) for line in OLD]
-    assert [line.decode().strip() for line in found.damaged] == list(NO_TERMS)
+    expected = [json.loads(line) for line in OLD]
+    expected[0]["mfu"] = expected[0].pop("share_of_roof")
+    expected += [json.loads(line) for line in RENAMED]
+    expected[-2]["skipped_batches"] = expected[-2].pop("passed_over")
+    expected[-1]["event"] = "corruptcheckpoint"
+    assert found.records == expected
+    assert [line.decode().strip() for line in found.corrupt] == list(NO_TERMS)
     assert [log.terms(line) for line in found.records] == [
         {"mse": 1.25, "vlb": 0.25},
         {"mse": 1.5},
         {"l1": 0.5, "kl": 9.0, "gradient": 0.25},
+        {},
+        {},
     ]
     assert scalars(found.records[0])["train/vlb"] == 0.25
     assert log.terms({"event": "saved", "step": 1, "path": "x"}) == {}
@@ -372,7 +383,7 @@ def test_objectives_that_are_refused(what: str, error: type[Exception], said: st
     with pytest.raises(error, match=said):
         state = TrainState.create(config, digits(), ALONE)
         for _ in range(2):
-            state.advance()
+            state.train_step()
 
 
 def test_declarations_that_are_refused():

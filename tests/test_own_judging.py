@@ -136,10 +136,10 @@ def test_a_metric_of_ones_own_is_taken_beside_the_others(here: Path, samples: Pa
 
 def test_a_result_names_the_metric_where_its_module_is_not(here: Path, samples: Path, monkeypatch):
     judge = open_judge(config.EvaluateConfig(reference="digits", metrics=MEAN))
-    made = judge.score([InMemory("x", to_uint8(digits().images[:50]), None, {})])
+    made = judge.evaluate([InMemory("x", to_uint8(digits().images[:50]), None, {})])
     monkeypatch.chdir("/")
     again = Result.from_json(json.loads(json.dumps(made.to_json())))
-    assert again.figures == made.figures
+    assert again.metrics == made.metrics
     assert side_by_side([again])[0] == ["", "distance of means"]
 
 
@@ -151,8 +151,8 @@ def test_a_metric_has_fields(samples: Path):
     assert judge.held_out is not None and plain.held_out is not None
     assert judge.held_out["precision"] > plain.held_out["precision"]
     assert judge.held_out["mean_distance"] > plain.held_out["mean_distance"]
-    result = judge.score([InMemory("x", to_uint8(digits().images[:50]), None, {})])
-    assert list(result.figures) == ["fd_digits", "precision", "mean_distance"]
+    result = judge.evaluate([InMemory("x", to_uint8(digits().images[:50]), None, {})])
+    assert list(result.metrics) == ["fd_digits", "precision", "mean_distance"]
     assert set(result.protocol["metrics"]) == {"precision", "mean_distance"}
 
 
@@ -302,9 +302,9 @@ def test_results_of_0_1_are_read_with_every_key_and_title_they_had():
     figures = {key: 1.5 + i for i, key in enumerate(TITLES)}
     old = {"name": "old", **figures, "fid_std": 0.5, "nearest_real": 1.0, "protocol": {}, "warnings": []}
     result = Result.from_json(old)
-    assert {key: figure.value for key, figure in result.figures.items()} == figures
+    assert {key: figure.value for key, figure in result.metrics.items()} == figures
     assert {key: column.title for key, column in result.columns.items()} == TITLES
-    assert result.figures["fid"].std == 0.5 and result.figures["nearest"].real == 1.0
+    assert result.metrics["fid"].std == 0.5 and result.metrics["nearest"].real == 1.0
     assert result.to_json() == old
 
 

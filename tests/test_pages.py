@@ -144,7 +144,7 @@ def test_a_hostile_run_folder_makes_a_harmless_page(finished: Path):
         {"event": "evaluated", "step": 2, "fd_digits": "<b>", "protocol": EVIL},
         {"event": "stepped", "step": EVIL, "loss": 1.0, "seconds": 1},
         {"event": "stepped", "step": 2, "loss": EVIL, "seconds": 1},
-        {"event": "stepped", "step": 2, "loss": "nan", "seconds": 1, "share_of_roof": EVIL},
+        {"event": "stepped", "step": 2, "loss": "nan", "seconds": 1, "mfu": EVIL},
         {"event": "sampled", "step": 9, "path": 7},
         {"event": "started", "step": 0, "device": [EVIL]},
     ]
@@ -223,7 +223,11 @@ def test_a_card_holds_names_as_text():
 
     name = f"{EVIL} [x](javascript:1) `a` | b\n---\n# c {{sha256}}"
     model = Model(
-        config=load("digits"), weights={}, class_names=(name,) * 10, made_by=None, source={"name": name}
+        config=load("digits"),
+        weights={},
+        class_names=(name,) * 10,
+        autoencoder_info=None,
+        source={"name": name},
     )
     result = {"name": name, "fid": 2.0, name: 1.0, "protocol": {name: name}, "warnings": [name]}
     text = card.text(model, [result])

@@ -46,7 +46,7 @@ def test_what_it_sees(opened: Judge, tmp_path: Path):
     found = {}
     for name, (x, y) in sets.items():
         np.savez(tmp_path / f"{name}.npz", images.to_uint8(x), y.numpy())
-        found[name] = opened.score([open_samples(tmp_path / f"{name}.npz")]).figures
+        found[name] = opened.evaluate([open_samples(tmp_path / f"{name}.npz")]).metrics
     fd = {name: figures["fd_photos"].value for name, figures in found.items()}
     assert fd["fresh"] == pytest.approx(found["fresh"]["fd_photos"].real, rel=1e-6)  # it is the floor
     assert fd["half of the classes"] > 5 * fd["fresh"]

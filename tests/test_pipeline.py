@@ -19,7 +19,7 @@ from scaledit import DiT, Pipeline, assemble, machine
 from scaledit.autoencoders.decoder import Decoder
 from scaledit.cli import main
 from scaledit.config import RunConfig
-from scaledit.data.latents import MadeBy
+from scaledit.data.latents import AutoencoderInfo
 from scaledit.data.sets import Images, digits
 from scaledit.diffusion import (
     DDPM,
@@ -127,7 +127,7 @@ def test_weights_guidance_and_decoders_that_break_are_named(pipeline: Pipeline, 
             z[1 : 2 if len(z) == 4 else 1] = torch.nan
             return z
 
-    decoder = Decoder("broken", MadeBy("broken", "0" * 64, "", 1.0, 1, 1))
+    decoder = Decoder("broken", AutoencoderInfo("broken", "0" * 64, "", 1.0, 1, 1))
     decoder.__dict__["autoencoder"] = Autoencoder()
     said = "the decoder gave pixels that are not finite, first of image 17, .*: broken, fp32"
     with pytest.raises(RunError, match=said):
@@ -154,7 +154,7 @@ def test_guidance_without_a_trained_null_label_is_refused(tmp_path: Path):
     for call in (
         lambda: never([3], cfg_scale=1.5),
         lambda: never.settings(cfg_scale=0.0),
-        lambda: never.draw([3], replace(never.config.sample, guidance=(ClassifierFree(scale=1.5),))),
+        lambda: never.sample([3], replace(never.config.sample, guidance=(ClassifierFree(scale=1.5),))),
         lambda: assemble.guided(inside, [ClassifierFree(scale=1.5)]),
     ):
         with pytest.raises(UsageError, match=r"cannot be guided: with model.class_dropout 0 its null label"):
@@ -220,7 +220,7 @@ WRONG_SEEDS = (
 def test_a_seed_is_a_whole_number_of_64_bits(pipeline: Pipeline, seed):
     for call in (
         lambda: pipeline([3], seed=seed),
-        lambda: pipeline.draw([3], replace(pipeline.config.sample, seed=seed)),
+        lambda: pipeline.sample([3], replace(pipeline.config.sample, seed=seed)),
         lambda: Noise(seed, [0], (2,)).initial(),
         lambda: replace(pipeline.config, train=replace(pipeline.config.train, seed=seed)),
         lambda: replace(pipeline.config, evaluate=replace(pipeline.config.evaluate, seed=seed)),

@@ -31,7 +31,7 @@ from scaledit.data.sets import digits
 from scaledit.errors import printable
 from scaledit.images import to_uint8
 from scaledit.progress import TrainingProgress
-from scaledit.training.events import PassedOver, Started
+from scaledit.training.events import CorruptCheckpoint, Started
 
 SOURCE = Path(__file__).parent.parent / "src" / "scaledit"
 HOSTILE = (
@@ -113,7 +113,7 @@ def test_names_are_printed_as_they_are_and_do_nothing(name: str, tmp_path_factor
     console.file = screen
     with TrainingProgress(console) as progress:
         progress(Started(name, 0, 4, name, 1, 100, 100, 16))
-        progress(PassedOver(0, Path(name), f"{name} is damaged"))
+        progress(CorruptCheckpoint(0, Path(name), f"{name} is corrupt"))
     assert harmless(screen.getvalue()) and screen.getvalue().count(printable(name)) >= 4
 
 
@@ -216,7 +216,7 @@ def numbers(command: str, wide: list[Path]) -> list[str]:
     from scaledit.evaluation.result import Result
 
     if command == "evaluate":
-        shown = [f"{figure}" for path in wide for figure in Result.read(path).figures.values()]
+        shown = [f"{figure}" for path in wide for figure in Result.read(path).metrics.values()]
         return [number for one in shown for number in one.split(" ± ")]
     rows = json.loads(printed([command, "--json"])[1])
     if command == "models":
@@ -322,7 +322,7 @@ def test_evaluate_refuses_before_measuring_what_it_could_not_write(
 ):
     from scaledit.evaluation.judge import Judge
 
-    monkeypatch.setattr(Judge, "score", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(Judge, "evaluate", lambda *_: pytest.fail("measured"))
     (tmp_path / "file").touch()
     out = {
         "a folder": tmp_path,
@@ -341,7 +341,7 @@ def test_figures_are_printed_though_their_file_cannot_be_written(
     """The folder goes while it is measured: the figures, and the JSON itself, come on stdout."""
     from scaledit.evaluation.judge import Judge
 
-    folder, score = tmp_path / "there", Judge.score
+    folder, score = tmp_path / "there", Judge.evaluate
     folder.mkdir()
 
     def vanish(*given: object):
@@ -349,7 +349,7 @@ def test_figures_are_printed_though_their_file_cannot_be_written(
         folder.touch()
         return score(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Judge, "score", vanish)
+    monkeypatch.setattr(Judge, "evaluate", vanish)
     code, said, err = printed(["evaluate", str(samples), *FAST, "--json", str(folder / "result.json")])
     assert code == 1 and f"{folder / 'result.json'} could not be written" in err
     kept = json.loads(said.splitlines()[-1])

@@ -23,7 +23,7 @@ from scaledit.errors import UsageError
 from scaledit.training import log
 from scaledit.training.dit import train
 from scaledit.training.events import Event, Skipped, Started
-from scaledit.training.loop import Surroundings
+from scaledit.training.loop import RunContext
 from scaledit.training.ranks import Ranks
 from tiny import TINY, tiny
 
@@ -195,9 +195,9 @@ def test_the_command_line_with_two_ranks(starter: str, tmp_path: Path):
 
 
 def test_fewer_samples_than_ranks_are_refused(tmp_path: Path):
-    around = Surroundings(Ranks(torch.device("cpu"), rank=1, world=4))
+    around = RunContext(Ranks(torch.device("cpu"), rank=1, world=4))
     with pytest.raises(UsageError, match=r"train.batch_size 3 is less than one sample for each of 4 ranks"):
-        next(train(tiny("train.batch_size=3"), tmp_path / "run", around=around))
+        next(train(tiny("train.batch_size=3"), tmp_path / "run", context=around))
     assert not (tmp_path / "run").exists()
 
 

@@ -20,15 +20,15 @@ PAPER = json.loads(files("scaledit.scaling").joinpath("paper.json").read_text())
 
 
 def header(name: str) -> dict[str, str]:
-    """{"command": ..., "cost": ..., "must reach": ...} of the comment that opens a recipe."""
+    """{"command": ..., "cost": ..., "target": ...} of the comment that opens a recipe."""
     comment = (RECIPES / f"{name}.toml").read_text().split("\n\n")[0]
-    return dict(re.findall(r"^# (command|cost|must reach) {2,}(\S.*)$", comment, re.MULTILINE))
+    return dict(re.findall(r"^# (command|cost|target) {2,}(\S.*)$", comment, re.MULTILINE))
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_header_states_command_cost_and_goal(name: str):
     said = header(name)
-    assert said.keys() == {"command", "cost", "must reach"}
+    assert said.keys() == {"command", "cost", "target"}
     assert "TODO" not in "".join(said.values())
     command = re.sub(r"\(.*\)", "", said["command"]).split()
     assert command[:3] == ["scaledit", "train", name]
@@ -41,7 +41,7 @@ def test_header_states_command_cost_and_goal(name: str):
 @pytest.mark.parametrize("name", recipe_names("autoencoder"))
 def test_header_of_an_autoencoder_states_command_cost_and_goal(name: str):
     said = header(name)
-    assert said.keys() == {"command", "cost", "must reach"}
+    assert said.keys() == {"command", "cost", "target"}
     assert "TODO" not in "".join(said.values())
     command = re.sub(r"\(.*\)", "", said["command"]).split()
     assert command[:4] == ["scaledit", "autoencoder", "train", name]
@@ -57,7 +57,7 @@ def test_header_of_the_papers_run_is_computed_and_printed(name: str):
     steps = config.train.steps
     [row] = [r for r in paper.printed() if r.config == config.model and r.steps_thousands * 1000 == steps]
     goal = f"FID-50K {row.fid:g} without guidance, 250 DDPM steps (paper, table 4)"
-    assert said["must reach"] == goal
+    assert said["target"] == goal
     size, block = row.model.removeprefix("DiT-").replace("/", "").lower(), row.block.replace("_", "-")
     expected = f"imagenet{row.image_size}-{size}" + ("" if block == "adaln-zero" else f"-{block}")
     assert name == expected

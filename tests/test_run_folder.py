@@ -1,4 +1,4 @@
-"""A run folder when things go wrong around it: other data, damaged files, full disks, signals, other jobs."""
+"""A run folder when things go wrong around it: other data, corrupt files, full disks, signals, other jobs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from scaledit.files.writer import Writer
 from scaledit.training import log
 from scaledit.training.dit import train
 from scaledit.training.events import DataChanged, DataRecorded, Event, Finished, Saved, Started
-from scaledit.training.folder import CONFIG, STATUS, claim
+from scaledit.training.folder import CONFIG, STATUS, lock
 from scaledit.training.log import JsonLog
 from scaledit.training.same_data import fingerprint
 from scaledit.training.watch import Watch
@@ -280,9 +280,9 @@ def test_damaged_lines_of_the_log_are_set_aside(tmp_path: Path, caplog: pytest.L
         [line["step"] for line in log.read(folder) if line["event"] == "stepped"] for folder in (out, whole)
     ]
     assert steps[0] == steps[1] == list(range(1, 13))
-    assert (out / log.DAMAGED).read_bytes().splitlines() == bad
-    assert f"{path} is damaged: {len(bad)} lines are set aside in {log.DAMAGED}" in caplog.text
-    assert caplog.text.count("is damaged") == 1
+    assert (out / log.CORRUPT).read_bytes().splitlines() == bad
+    assert f"{path} is corrupt: {len(bad)} lines are set aside in {log.CORRUPT}" in caplog.text
+    assert caplog.text.count("is corrupt") == 1
 
 
 def test_a_run_with_a_damaged_log_makes_its_report(tmp_path: Path):
@@ -296,7 +296,7 @@ def test_a_run_with_a_damaged_log_makes_its_report(tmp_path: Path):
     again = start(out, "sample.every=4", "train.steps=14")
     assert again.wait() == 0, again.said()
     assert "Traceback" not in again.said()
-    assert "set aside in log.jsonl.damaged" in " ".join(again.said().split())
+    assert "set aside in log.jsonl.corrupt" in " ".join(again.said().split())
     assert status(out)["state"] == "finished"
     assert (out / "report.html").is_file()
 
@@ -347,7 +347,7 @@ class Held:
     def __call__(self) -> None:
         from scaledit.training.learner import Learner
 
-        advance = Learner.advance
+        advance = Learner.train_step
         watches: list[Watch] = []
         look = Watch._look
 
@@ -366,11 +366,11 @@ class Held:
 
         self.looks, self.done = 0, False
         Watch._look = looking
-        Learner.advance = advancing  # pyright: ignore[reportAttributeAccessIssue]
+        Learner.train_step = advancing  # pyright: ignore[reportAttributeAccessIssue]
 
     def paused(self, watch: Watch) -> None:
         """Stopped for longer than the time-out; training moves only after the watch has looked twice."""
-        watch.doing("held", 5)
+        watch.heartbeat("held", 5)
         patient, watch.timeout = watch.timeout, 1.0
         os.kill(os.getpid(), signal.SIGSTOP)
         looks = self.looks
@@ -478,7 +478,7 @@ def test_a_life_that_begins_does_not_leave_the_last_ones_word(tmp_path: Path):
     seen: list[dict] = []
 
     def events(around):
-        for event in train(config, out, resume="auto", around=around):
+        for event in train(config, out, resume="auto", context=around):
             seen.append(status(out))
             yield event
 
@@ -525,31 +525,31 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     without_locks(monkeypatch, number)
     monkeypatch.setattr("scaledit.training.folder.TRIES", 2)
     out, config = tmp_path / "run", tiny(*QUIET)
-    lock, _ = claim(config, out, "auto")
+    held, _ = lock(config, out, "auto")
     holder = out / ".run" / "lock.holder"
     with pytest.raises(UsageError, match=rf"process {os.getpid()} on .* has no locks: .* delete {holder}"):
-        claim(config, out, "auto")
-    lock.release()
+        lock(config, out, "auto")
+    held.release()
     assert not holder.exists()
     killed = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
     )
     here = Writer.here()
     holder.write_text(f"{here._replace(process=int(killed.stdout), began=1)} 00\n")
-    claim(config, out, "auto")[0].release()
+    lock(config, out, "auto")[0].release()
     # The same number, given to another process since.
     holder.write_text(f"{here._replace(began=here.began - 1)} 00\n")
-    claim(config, out, "auto")[0].release()
+    lock(config, out, "auto")[0].release()
     for other in (f"{here._replace(machine='0' * 8, process=int(killed.stdout))} 00\n", "", "nonsense"):
         holder.write_text(other)
         with pytest.raises(UsageError, match="another job is training"):
-            claim(config, out, "auto")
+            lock(config, out, "auto")
 
 
 def test_trouble_with_a_lock_is_not_another_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     without_locks(monkeypatch, errno.EIO)
     with pytest.raises(RunError, match=r"could not write into .*lock: Input/output error"):
-        claim(tiny(*QUIET), tmp_path / "run", "auto")
+        lock(tiny(*QUIET), tmp_path / "run", "auto")
 
 
 KILLED = """
@@ -635,12 +635,12 @@ NONSENSE = {
     "state.skipped": ["1", -1, None, 10**30],
     "state.seconds": ["1", None, [], 10**400],
     "state.losses": [1, ["a"], [None], {"a": 1}],
-    "state.passed_over": [1.5, -1, "a"],
+    "state.skipped_batches": [1.5, -1, "a"],
     "state.micro_batch": [0, -1, "a", None],
     "state.accumulate": [0, "a"],
     "state.class_names": [1, [1], "abc", {"a": 1}],
     "state.data": [1, "a", [1]],
-    "state.made_by": [1, "a", [1]],
+    "state.autoencoder_info": [1, "a", [1]],
     "world": ["a", -1, None],
     "version": [1, None],
     "files.model.safetensors": [1, None, {}, {"size": "1", "sha256": "a"}, {"size": 3}],
@@ -667,7 +667,7 @@ def test_a_manifest_of_nonsense_is_one_sentence(tmp_path: Path):
             path.write_bytes(sealed(manifest))
             found = checkpoint.latest(out / "checkpoints")
             assert found.checkpoint is not None and found.checkpoint.step == 8, (key, value)
-            assert found.passed_over[folder].startswith(f"checkpoint {folder} is damaged: "), (key, value)
+            assert found.corrupt[folder].startswith(f"checkpoint {folder} is corrupt: "), (key, value)
             tried += 1
     assert tried > 50
 

@@ -34,7 +34,7 @@ from scaledit.diffusion import (
     UniPC,
     sample,
 )
-from scaledit.diffusion.schedule import coefficient
+from scaledit.diffusion.schedule import broadcast_like
 from scaledit.diffusion.times import respaced
 from scaledit.errors import UsageError
 
@@ -64,7 +64,7 @@ class Mixture:
         t = t.reshape(-1)[0]  # all rows are at one time
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         x0 = self.x0(x_t, alpha, sigma)
-        return Prediction(x0, (x_t - coefficient(alpha, x_t) * x0) / coefficient(sigma, x_t), None)
+        return Prediction(x0, (x_t - broadcast_like(alpha, x_t) * x0) / broadcast_like(sigma, x_t), None)
 
 
 class From:

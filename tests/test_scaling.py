@@ -241,7 +241,7 @@ def test_state_is_20_bytes_a_parameter():
     """Of a real training state: weights, gradients, Adam's two moments, EMA."""
     config = load("digits", ["train.batch_size=4", "model.depth=2"])
     state = TrainState.create(config, assemble.dataset(config.data), Ranks(torch.device("cpu")))
-    state.advance()
+    state.train_step()
     held = [*state.net.parameters(), *state.ema.parameters()]
     held += [p.grad for p in state.net.parameters() if p.grad is not None]
     held += [moment for s in state.optimizer.state.values() for key, moment in s.items() if key != "step"]

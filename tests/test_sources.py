@@ -102,7 +102,7 @@ def bad_images() -> dict[str, tuple[str, bytes]]:
         "is cut short": ("cut.png", png[: len(png) // 2]),
         "cut.jpg is cut short": ("cut.jpg", jpeg[:-200]),
         "declares": ("bomb.png", bomb()),
-        "is damaged": ("inside.png", bytes(inside)),
+        "is corrupt": ("inside.png", bytes(inside)),
         "is empty": ("empty.png", b""),
         "is no image": ("text.jpg", b"<html>not found</html>" * 20),
     }

@@ -95,11 +95,13 @@ def test_a_run_goes_back_and_leaves_the_batches_out(workers: int, tmp_path: Path
 
     never = TrainState.create(tiny(*OVERRIDES), digits(), ALONE)
     for _ in range(SPIKE):
-        never.advance()
-    never.passed_over = 2
+        never.train_step()
+    never.skipped_batches = 2
     for _ in range(STEPS - SPIKE):
-        never.advance()
-    expected = {f"{part}/{key}": value for part, held in never.held().items() for key, value in held.items()}
+        never.train_step()
+    expected = {
+        f"{part}/{key}": value for part, held in never.state_dict().items() for key, value in held.items()
+    }
     assert identical(weights(tmp_path / "run"), expected)
 
     lines = log.read(tmp_path / "run")
@@ -149,7 +151,7 @@ def test_killed_around_a_roll_back_it_ends_in_the_same_bits(
     manifest = json.loads(
         (checkpoint.find(tmp_path / "parts" / "checkpoints")[-1] / "manifest.json").read_text()
     )
-    assert manifest["state"]["passed_over"] == 2
+    assert manifest["state"]["skipped_batches"] == 2
 
 
 def test_it_gives_up_where_going_back_does_not_help(tmp_path: Path):

@@ -185,7 +185,7 @@ def moments(next_job: Job, left: int, out: Path, rng: random.Random) -> dict[str
         found["written"] = processes.At("os:replace", die, argument=f"*/{RESULTS}/*", after=True)
     if next_job.needs:
         measured = "scaledit.scaling.work:measured"
-        found["measuring"] = processes.At(measured, processes.At("scaledit.pipeline:Pipeline.draw", die))
+        found["measuring"] = processes.At(measured, processes.At("scaledit.pipeline:Pipeline.sample", die))
         return found
     saved = checkpoint.find(out / "runs" / next_job.key / "checkpoints")
     steps = 30 - (int(saved[-1].name.removeprefix("step-")) if saved else 0)

@@ -17,7 +17,7 @@ from demos import SCALEDIT
 from scaledit import cli, config
 from scaledit.autoencoders.config import AutoencoderRun
 from scaledit.errors import RunError
-from scaledit.evaluation.result import Figure, Result
+from scaledit.evaluation.result import MetricValue, Result
 from scaledit.training import log
 from scaledit.training.dit import train
 from scaledit.training.events import Evaluated, Reconstructed, Saved, Skipped, Started, Stepped
@@ -259,7 +259,7 @@ def test_every_event_becomes_curves_and_pictures(tmp_path: Path):
     picture = tmp_path / "samples" / "step-00000002.png"
     picture.parent.mkdir()
     Image.fromarray(np.full((6, 4, 3), 200, np.uint8)).save(picture)
-    figures = {"fd_digits": Figure(6.5, 1.0, 4.5), "recall": Figure(0.87)}
+    figures = {"fd_digits": MetricValue(6.5, 1.0, 4.5), "recall": MetricValue(0.87)}
     listeners = [JsonLog(tmp_path), *trackers(run, tmp_path)]
     events = [
         made(Started, step=0, steps=100),

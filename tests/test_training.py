@@ -17,7 +17,7 @@ from scaledit.data.sets import digits
 from scaledit.errors import RunError, UsageError
 from scaledit.training import ema, log
 from scaledit.training.dit import train
-from scaledit.training.events import Event, Finished, PassedOver, Saved, Skipped, Started, Stepped
+from scaledit.training.events import CorruptCheckpoint, Event, Finished, Saved, Skipped, Started, Stepped
 from scaledit.training.learner import learning_rate
 from scaledit.training.log import JsonLog
 from scaledit.training.ranks import Ranks
@@ -86,7 +86,7 @@ def test_accumulation_changes_nothing_but_rounding(tmp_path: Path):
     weights = []
     for accumulate in (1, 4):
         state = TrainState.create(tiny(f"train.accumulate={accumulate}"), digits(), ALONE)
-        results = [state.advance() for _ in range(3)]
+        results = [state.train_step() for _ in range(3)]
         weights.append((results[-1].loss, results[-1].grad_norm))
     assert weights[0] == pytest.approx(weights[1], rel=1e-4)
 
@@ -97,7 +97,7 @@ def test_a_sample_is_trained_the_same_whatever_the_batch_size():
     for batch in (16, 32):
         config = tiny(f"train.batch_size={batch}", "optimizer.learning_rate=0")
         state = TrainState.create(config, digits(), ALONE)
-        per_step = [state.advance().loss for _ in range(64 // batch)]
+        per_step = [state.train_step().loss for _ in range(64 // batch)]
         losses.append(sum(per_step) / len(per_step))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
@@ -120,11 +120,11 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path: Path):
     assert events[-1] == Finished(30, events[-1].seconds, len(skipped))
     assert all(bool(value.isfinite().all()) for value in weights(tmp_path / "run").values())
     state = TrainState.create(config, digits(), ALONE)
-    state.advance()
-    before = {key: value.clone() for part in state.held().values() for key, value in part.items()}
+    state.train_step()
+    before = {key: value.clone() for part in state.state_dict().values() for key, value in part.items()}
     state.loader.read = dataclasses.replace(state.loader.read, dataset=poisoned(share=1.0))
-    assert state.advance().skipped
-    after = {key: value for part in state.held().values() for key, value in part.items()}
+    assert state.train_step().skipped
+    after = {key: value for part in state.state_dict().values() for key, value in part.items()}
     assert identical(before, after)
 
 
@@ -168,12 +168,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_gone_on_from(tmp_path:
         file.unlink()
     before = {path.name: path.read_bytes() for path in file.parent.iterdir()}
     if part in ("ema.safetensors", "manifest.json"):
-        with pytest.raises(RunError, match=r"step-00000008 is damaged.*the one before it is .*step-00000004"):
+        with pytest.raises(RunError, match=r"step-00000008 is corrupt.*the one before it is .*step-00000004"):
             load(tmp_path / "run")
     passed_over, started, *_ = run(config, tmp_path / "run", resume="auto")
-    assert isinstance(passed_over, PassedOver)
-    assert "step-00000008 is damaged" in passed_over.why
-    aside = tmp_path / "run" / "checkpoints" / "damaged-step-00000008"
+    assert isinstance(passed_over, CorruptCheckpoint)
+    assert "step-00000008 is corrupt" in passed_over.why
+    aside = tmp_path / "run" / "checkpoints" / "corrupt-step-00000008"
     assert {path.name: path.read_bytes() for path in aside.iterdir()} == before
     assert started.step == 4
     assert identical(weights(tmp_path / "run"), weights(tmp_path / "whole"))
@@ -194,7 +194,7 @@ def test_a_random_flipped_bit_is_always_found(tmp_path: Path):
         changed = bytearray(data)
         changed[bit // 8] ^= 1 << (bit % 8)
         file.write_bytes(changed)
-        with pytest.raises(RunError, match="damaged"):
+        with pytest.raises(RunError, match="corrupt"):
             checkpoint.open_checkpoint(folder).verify()
         file.write_bytes(data)
     checkpoint.open_checkpoint(folder).verify()
@@ -286,7 +286,7 @@ def test_bf16_autocast_is_close_to_fp32():
     losses = {}
     for precision in ("fp32", "bf16"):
         state = TrainState.create(tiny(f"train.precision={precision}"), digits(), ALONE)
-        losses[precision] = [state.advance().loss for _ in range(8)]
+        losses[precision] = [state.train_step().loss for _ in range(8)]
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
     assert losses["bf16"] != losses["fp32"]
 
@@ -310,4 +310,4 @@ def test_the_latest_checkpoint_of_a_run_that_goes_on(tmp_path: Path, monkeypatch
     save(2)
     monkeypatch.setattr(checkpoint, "find", find)
     found = checkpoint.latest(folder)
-    assert found.checkpoint is not None and found.checkpoint.step == 4 and not found.passed_over
+    assert found.checkpoint is not None and found.checkpoint.step == 4 and not found.corrupt

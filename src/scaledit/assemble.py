@@ -16,7 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from scaledit import diffusion, machine, part
 from scaledit.autoencoders import Autoencoder, open_autoencoder
-from scaledit.autoencoders.decoder import Decoder, made_by
+from scaledit.autoencoders.decoder import Decoder, autoencoder_info
 from scaledit.autoencoders.encoded import EncodedImages
 from scaledit.config import DataConfig, DiffusionConfig, LatentConfig, check_guidance
 from scaledit.data.datasets import DataSet
@@ -141,7 +141,7 @@ def autoencoder(config: LatentConfig, data: DataConfig, device: torch.device) ->
 def decoder(config: LatentConfig, dataset: TrainingSet, device: torch.device) -> Decoder | None:
     """What turns the model's latents into pictures; None where they are pixels already."""
     if isinstance(dataset, EncodedImages):
-        maker = made_by(dataset.autoencoder)
+        maker = autoencoder_info(dataset.autoencoder)
     elif isinstance(dataset, Latents):
         maker = dataset.index.autoencoder
     else:

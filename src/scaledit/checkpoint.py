@@ -97,7 +97,7 @@ class Checkpoint:
             return
         expected = self.files[name]
         if wrong := mismatch(self.folder / name, expected["size"], expected["sha256"]):
-            raise damaged(self.folder, f"{name} {wrong}")
+            raise corrupt(self.folder, f"{name} {wrong}")
         self.checked.add(name)
 
 
@@ -105,60 +105,60 @@ class OtherFormat(RunError):
     """A whole checkpoint that another scaledit must read."""
 
 
-def damaged(folder: Path, what: str) -> RunError:
+def corrupt(folder: Path, what: str) -> RunError:
     earlier = [other for other in find(folder.parent) if other.name < folder.name]
     fix = f"; the one before it is {earlier[-1]}" if earlier else ""
-    return RunError(f"checkpoint {folder} is damaged: {what}{fix}")
+    return RunError(f"checkpoint {folder} is corrupt: {what}{fix}")
 
 
 class Latest(NamedTuple):
     """The newest checkpoint that is whole, verified, and why newer ones are not."""
 
     checkpoint: Checkpoint | None
-    passed_over: dict[Path, str]
+    corrupt: dict[Path, str]
 
 
 def latest(checkpoints: Path) -> Latest:
     """Looks at every checkpoint, newest first, until one is whole; follows no pointer. A run that goes on
     may remove what was just found: then there are newer ones, and they are looked for.
 
-    Raises RunError if there are some and all are damaged, or if the newest whole one is of another format.
+    Raises RunError if there are some and all are corrupt, or if the newest whole one is of another format.
     """
-    passed_over: dict[Path, str] = {}
+    corrupt_ones: dict[Path, str] = {}
     removed = False
     for folder in reversed(find(checkpoints)):
         try:
             found = open_checkpoint(folder)
             if folder.name != folder_name(found.step):
-                raise damaged(folder, f"it is of step {found.step}")
+                raise corrupt(folder, f"it is of step {found.step}")
             found.verify()
         except OtherFormat:
             raise
         except RunError as error:
             if folder.exists():
-                passed_over[folder] = str(error)
+                corrupt_ones[folder] = str(error)
             else:
                 removed = True
         else:
-            return Latest(found, passed_over)
+            return Latest(found, corrupt_ones)
     if removed:
         return latest(checkpoints)
-    if passed_over:
+    if corrupt_ones:
         raise RunError(
-            f"no checkpoint in {checkpoints} is whole: {'; '.join(passed_over.values())}. Restore one from a "
-            "copy, or choose another --out"
+            f"no checkpoint in {checkpoints} is whole: {'; '.join(corrupt_ones.values())}. Restore one from "
+            "a copy, or choose another --out"
         )
     return Latest(None, {})
 
 
 def set_aside(folder: Path) -> Path:
-    """Renames a damaged checkpoint, so that its step can be saved again; nothing is deleted."""
+    """Renames a corrupt checkpoint, so that its step can be saved again; nothing is deleted."""
     for number in range(1000):
-        aside = folder.with_name(f"damaged-{folder.name}" + (f".{number}" if number else ""))
+        aside = folder.with_name(f"corrupt-{folder.name}" + (f".{number}" if number else ""))
         if not aside.exists():
             folder.rename(aside)
             return aside
-    raise RunError(f"{folder.parent} holds a thousand damaged copies of {folder.name}; remove some")
+    raise RunError(f"{folder.parent} holds a thousand corrupt copies of {folder.name}; remove some")
 
 
 def find(checkpoints: Path) -> list[Path]:
@@ -174,25 +174,36 @@ def folder_name(step: int) -> str:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Reads and checks the manifest (not yet the tensors). Raises RunError if it is damaged."""
+    """Reads and checks the manifest (not yet the tensors). Raises RunError if it is corrupt."""
     path = folder / MANIFEST
     if not path.is_file():
-        raise damaged(folder, f"{MANIFEST} is missing")
+        raise corrupt(folder, f"{MANIFEST} is missing")
     try:
         manifest, is_as_written = read_sealed(path, "a manifest")
     except (RunError, OSError):
-        raise damaged(folder, f"{MANIFEST} cannot be read") from None
+        raise corrupt(folder, f"{MANIFEST} cannot be read") from None
     if not is_as_written:
-        raise damaged(folder, f"{MANIFEST} does not match its SHA-256")
+        raise corrupt(folder, f"{MANIFEST} does not match its SHA-256")
     if manifest.get("format") != FORMAT:
         raise OtherFormat(
             f"{folder} has checkpoint format {manifest.get('format')!r}, this scaledit ({__version__}) reads "
             f"{FORMAT}; use the scaledit that wrote it ({manifest.get('version', 'unknown')})"
         )
+    if isinstance(manifest.get("state"), dict):
+        manifest["state"] = modern_state(manifest["state"])
     wrong = _nonsense(manifest)
     if wrong:
-        raise damaged(folder, f"{MANIFEST} says {wrong}")
+        raise corrupt(folder, f"{MANIFEST} says {wrong}")
     return Checkpoint(folder, manifest)
+
+
+SINCE_0_1 = {"passed_over": "skipped_batches", "made_by": "autoencoder_info"}
+"""Keys of a manifest's `state` in scaledit 0.1, and what they are called now."""
+
+
+def modern_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest's `state` under today's keys, whichever version wrote it."""
+    return {SINCE_0_1.get(key, key): value for key, value in state.items()}
 
 
 LARGEST_COUNT = 1 << 53
@@ -231,13 +242,13 @@ def _is_file(name: str, value: object) -> bool:
 STATE = {
     "skipped": _is_count,
     "seconds": _is_number,
-    "passed_over": _is_count,
+    "skipped_batches": _is_count,
     "micro_batch": lambda value: _is_count(value) and value > 0,
     "accumulate": lambda value: _is_count(value) and value > 0,
     "losses": lambda value: isinstance(value, list) and all(map(_is_number, value)),
     "class_names": _are_names,
     "data": lambda value: value is None or isinstance(value, dict),
-    "made_by": lambda value: value is None or isinstance(value, dict),
+    "autoencoder_info": lambda value: value is None or isinstance(value, dict),
     "kind": lambda value: isinstance(value, str),
     "source": lambda value: isinstance(value, dict),
 }

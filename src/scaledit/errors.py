@@ -18,7 +18,7 @@ class UsageError(ValueError):
 
 
 class RunError(RuntimeError):
-    """A right call that failed: a damaged file, numbers gone wrong, a full disk. Exit code 1."""
+    """A right call that failed: a corrupt file, numbers gone wrong, a full disk. Exit code 1."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -54,7 +54,7 @@ def reading(path: Path | str, what: str, fix: str = "", error: type[Exception] =
     they are.
 
     what: with its article, as in "a manifest". fix: what to do about it. error: UsageError for a file of
-    another kind, RunError (the default) for a damaged one.
+    another kind, RunError (the default) for a corrupt one.
     """
     try:
         yield

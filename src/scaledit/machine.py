@@ -1,8 +1,8 @@
 """On what something was measured, how much the machine can do at best, and how much memory a process took.
 
-    roof = 2 n^3 / the shortest time of a product of two n x n matrices        (a multiply-add counts two)
+    peak = 2 n^3 / the shortest time of a product of two n x n matrices        (a multiply-add counts two)
 
-Speed as a share of the roof says how much of the machine is used, whatever machine it is.
+Speed as a share of the measured peak (MFU) says how much of the machine is used, whatever machine it is.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BUDGET, AT_LEAST, AT_MOST = 0.05, 3, 50
 """Seconds of products of the last n; how many of any n at least, and of the last at most."""
 
 
-def roof(device: str | torch.device = "cpu", precision: str = "fp32") -> float:
+def measured_peak(device: str | torch.device = "cpu", precision: str = "fp32") -> float:
     """FLOP/s of the best of a few large matrix products on `device`, a multiply-add counting two; measured
     once a process, with the threads of that moment, in about
     0.1 seconds.
@@ -41,11 +41,11 @@ def roof(device: str | torch.device = "cpu", precision: str = "fp32") -> float:
     """
     import torch
 
-    return _roof(str(torch.device(device)), precision)
+    return _measured_peak(str(torch.device(device)), precision)
 
 
 @functools.cache
-def _roof(device: str, precision: str) -> float:
+def _measured_peak(device: str, precision: str) -> float:
     import torch
 
     where = torch.device(device)

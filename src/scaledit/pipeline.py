@@ -31,12 +31,12 @@ from scaledit.config import (
     short,
     with_values,
 )
-from scaledit.data.latents import MadeBy
+from scaledit.data.latents import AutoencoderInfo
 from scaledit.errors import RunError, UsageError, did_you_mean
-from scaledit.interop import card, hub, ours
+from scaledit.interop import card, hub, native
 from scaledit.interop.convert import open_model
 from scaledit.interop.infer import Hints
-from scaledit.interop.lazily import there
+from scaledit.interop.lazy_tensors import from_tensor
 from scaledit.interop.model import Model
 from scaledit.interop.official import check_size
 from scaledit.models import flops
@@ -96,7 +96,7 @@ class Pipeline:
         where numbers on the way out are not finite.
         """
         settings = self.settings(seed, sampler, steps, cfg_scale, cfg_channels, guidance)
-        return self.draw(classes, settings, start, batch_size, progress)
+        return self.sample(classes, settings, start, batch_size, progress)
 
     def settings(
         self,
@@ -124,7 +124,7 @@ class Pipeline:
         settings.sampler.grid(self.config.diffusion.schedule)
         return settings.sampler
 
-    def draw(
+    def sample(
         self,
         classes: Classes,
         settings: SampleConfig,
@@ -155,7 +155,7 @@ class Pipeline:
             raise RunError(
                 f"the decoder gave pixels that are not finite, first of image {first + wrong[0]}, from "
                 f"latents that are (none beyond {largest:.3g}): {self.decoder_name}; its weights are "
-                f"damaged, or they need another --decoder-precision"
+                f"corrupt, or they need another --decoder-precision"
             )
 
     @property
@@ -250,14 +250,14 @@ class Pipeline:
         """
         model = Model(
             config=self.config,
-            weights={key: there(value) for key, value in self.net.state_dict().items()},
+            weights={key: from_tensor(value) for key, value in self.net.state_dict().items()},
             class_names=self.class_names,
-            made_by=None if self.decoder is None else self.decoder.made_by,
+            autoencoder_info=None if self.decoder is None else self.decoder.autoencoder_info,
             source=self.source,
             step=self.origin.get("step", 0),
             kind=self.origin.get("weights", "model"),
         )
-        ours.write(model, Path(folder), card.text(model, metrics), progress or (lambda done, total: None))
+        native.write(model, Path(folder), card.text(model, metrics), progress or (lambda done, total: None))
         return Path(folder)
 
     def push_to_hub(
@@ -316,7 +316,7 @@ def load(
     do not say. allow_import: modules that the model may name parts of (my_parts:Midpoint): they are imported,
     and so run, which is for code that you trust. Local paths need no network. Warns of what had to be
     assumed. Raises UsageError if there is no model at `path`, or one that names a module that is not allowed;
-    RunError if its files are damaged.
+    RunError if its files are corrupt.
     """
     allowed = Allowed.only(allow_import, str(path))
     model, where = open_model(hub.local(path), hints, allowed=allowed), assemble.device(device)
@@ -336,16 +336,16 @@ def load(
         device=where,
         class_names=model.class_names,
         origin={"run": config.name, "step": model.step, "weights": model.kind, "sha256": model.sha256},
-        decoder=_decoder(decoder or config.autoencoder, model.made_by, where),
+        decoder=_decoder(decoder or config.autoencoder, model.autoencoder_info, where),
         source=model.source,
     )
 
 
-def _decoder(config: LatentConfig, made_by: MadeBy | None, device: torch.device) -> Decoder | None:
-    """made_by: the autoencoder of the latents that the run was trained on, as its checkpoint says."""
-    if made_by is None:
+def _decoder(config: LatentConfig, info: AutoencoderInfo | None, device: torch.device) -> Decoder | None:
+    """info: the autoencoder of the latents that the run was trained on, as its checkpoint says."""
+    if info is None:
         return None
-    return Decoder(config.path or made_by.name, made_by, str(device), config.precision, config.tiled)
+    return Decoder(config.path or info.name, info, str(device), config.precision, config.tiled)
 
 
 def _check_fits(

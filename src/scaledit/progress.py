@@ -15,6 +15,7 @@ from scaledit import terminal
 from scaledit.errors import printable
 from scaledit.scaling.queue import Queue
 from scaledit.training.events import (
+    CorruptCheckpoint,
     DataChanged,
     DataRecorded,
     Evaluated,
@@ -23,7 +24,6 @@ from scaledit.training.events import (
     Finished,
     Fitted,
     Halved,
-    PassedOver,
     Reconstructed,
     Remarked,
     RolledBack,
@@ -106,7 +106,7 @@ class TrainingProgress:
                     self.task,
                     completed=event.step,
                     note=f"loss {event.loss:.4f}  {event.images_per_second:.0f} images/s  "
-                    f"{event.share_of_roof:.0%} of roof",
+                    f"{event.mfu:.0%} MFU",
                 )
                 if not self.console.is_terminal:
                     self._say(
@@ -125,7 +125,8 @@ class TrainingProgress:
                 )
             case RolledBack():
                 self._say(
-                    f"back to step {event.step} from {event.spiked}; {event.passed_over} batches are left out"
+                    f"rolled back from step {event.spiked} to {event.step}; "
+                    f"{event.skipped_batches} batches skipped"
                 )
                 self.progress.update(self.task, completed=event.step)
             case DataChanged():
@@ -138,7 +139,7 @@ class TrainingProgress:
                     "this run has no record of its data, so only its classes could be compared; its next "
                     f"checkpoint records the {event.samples} images that it goes on with"
                 )
-            case PassedOver():
+            case CorruptCheckpoint():
                 self._say(f"{event.why}; renamed to {event.path.name}, going on from step {event.step}")
             case Remarked():
                 for line in event.lines:

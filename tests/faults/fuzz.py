@@ -1,6 +1,6 @@
-"""Damaged files through a reader, each in a process of its own: what came out, and in how much memory.
+"""Corrupt files through a reader, each in a process of its own: what came out, and in how much memory.
 
-    valid files --READER, number--> a damaged copy --read, in a fork--> a value, a refusal, or a failure
+    valid files --READER, number--> a corrupt copy --read, in a fork--> a value, a refusal, or a failure
 
     python tests/faults/fuzz.py READER NUMBER [FOLDER]     one input again, here, with its traceback
 
@@ -50,7 +50,7 @@ as the format has no checksum."""
 class Reader:
     """What reads a kind of files.
 
-    make: puts valid files into an empty folder. files: which are damaged, by pattern, and how. read: of the
+    make: puts valid files into an empty folder. files: which are corrupt, by pattern, and how. read: of the
     folder, raising what a reader may raise. count: inputs in a full run. same: what must hold of a value.
     """
 
@@ -62,7 +62,7 @@ class Reader:
 
 
 class Case(NamedTuple):
-    """An input: which file was damaged, and how."""
+    """An input: which file was corrupt, and how."""
 
     file: str
     mutation: Mutation
@@ -99,7 +99,7 @@ def run(name: str, numbers: range, base: str, results: str) -> None:
         try:  # this loads whatever reading needs, before the forks
             expected = read(reader, original, Path(base))
         except Exception as error:
-            wrong = {"number": None, "file": "all", "how": "undamaged", "wrong": f"{error!r}"}
+            wrong = {"number": None, "file": "all", "how": "intact", "wrong": f"{error!r}"}
             file.write(json.dumps({**wrong, "where": _where(error)}) + "\n")
             numbers = range(0)
         gc.freeze()
@@ -132,7 +132,7 @@ def made(name: str, base: Path) -> Path:
 
 
 def read(reader: Reader, original: Path, base: Path) -> Value:
-    """Of the valid files, in a copy at the place where the damaged ones will lie."""
+    """Of the valid files, in a copy at the place where the corrupt ones will lie."""
     place = base / f"{original.name}.input"
     shutil.copytree(original, place)
     try:
@@ -342,7 +342,7 @@ def again(name: str, number: int, folder: Path) -> None:
     shutil.copytree(original, place)
     case = damage(reader, name, number, place)
     print(f"{name} {number}: {place / case.file}: {case.mutation.how}")
-    kept = folder / "damaged"
+    kept = folder / "corrupt"
     shutil.rmtree(kept, ignore_errors=True)
     shutil.copytree(place, kept, symlinks=True)
     try:
@@ -353,7 +353,7 @@ def again(name: str, number: int, folder: Path) -> None:
         print(f"read: {found}\nof the original: {expected}")
     finally:
         shutil.rmtree(place)
-    print(f"the damaged files are in {kept}")
+    print(f"the corrupt files are in {kept}")
 
 
 if __name__ == "__main__":

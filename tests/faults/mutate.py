@@ -1,6 +1,6 @@
 """Valid files made invalid, a little and in every way: a pure function of the bytes and a random.Random.
 
-    bytes of any kind   bits, ranges, lengths, numbers            `damaged`
+    bytes of any kind   bits, ranges, lengths, numbers            `corrupt`
     JSON, TOML, CSV     values, keys, nesting, numbers, encodings `json_text`, `toml_text`, `csv_text`
     safetensors, npz, pickles of torch, PNG                       their own headers, made to fit again
 
@@ -43,7 +43,7 @@ WORDS = (
 
 
 class Mutation(NamedTuple):
-    """data: of the damaged file. how: in words. fits: see above."""
+    """data: of the corrupt file. how: in words. fits: see above."""
 
     data: bytes
     how: str
@@ -53,7 +53,7 @@ class Mutation(NamedTuple):
 Mutate = Callable[[bytes, Random], Mutation]
 
 
-def damaged(data: bytes, rng: Random) -> Mutation:
+def corrupt(data: bytes, rng: Random) -> Mutation:
     """Bytes of any file: one damage, sometimes two."""
     how = []
     for _ in range(1 if rng.random() < 0.8 else 2):
@@ -307,12 +307,12 @@ def as_text(data: bytes, rng: Random) -> Mutation:
 
 
 def json_text(data: bytes, rng: Random) -> Mutation:
-    """A JSON file, damaged as JSON, as text, or as bytes."""
+    """A JSON file, corrupt as JSON, as text, or as bytes."""
     kind = rng.random()
     if kind < 0.5:
         return json_value(data, rng)
     if kind < 0.7:
-        return damaged(data, rng)
+        return corrupt(data, rng)
     if kind < 0.8:
         return as_text(data, rng)
     deep = rng.choice((100, 3000, 100_000))
@@ -342,7 +342,7 @@ def json_text(data: bytes, rng: Random) -> Mutation:
 
 
 def json_lines(data: bytes, rng: Random) -> Mutation:
-    """One line of many damaged as JSON; or the file as text, or as bytes."""
+    """One line of many corrupt as JSON; or the file as text, or as bytes."""
     kind, lines = rng.random(), data.splitlines(keepends=True)
     if kind < 0.6:
         i = rng.randrange(len(lines))
@@ -354,7 +354,7 @@ def json_lines(data: bytes, rng: Random) -> Mutation:
     if kind < 0.75:
         rng.shuffle(lines)
         return Mutation(b"".join(lines[: rng.randint(0, len(lines))]), "lines in another order")
-    return as_text(data, rng) if kind < 0.85 else damaged(data, rng)
+    return as_text(data, rng) if kind < 0.85 else corrupt(data, rng)
 
 
 # TOML, CSV
@@ -412,13 +412,13 @@ def toml_text(data: bytes, rng: Random) -> Mutation:
             case _:
                 lines.insert(j, f"x = {toml_value(rng)}")
         return Mutation("\n".join(lines).encode("utf-8", "replace"), "lines")
-    return as_text(data, rng) if kind < 0.88 else damaged(data, rng)
+    return as_text(data, rng) if kind < 0.88 else corrupt(data, rng)
 
 
 def csv_text(data: bytes, rng: Random) -> Mutation:
     kind = rng.random()
     if kind > 0.75:
-        return as_text(data, rng) if kind < 0.85 else damaged(data, rng)
+        return as_text(data, rng) if kind < 0.85 else corrupt(data, rng)
     rows = [line.split(",") for line in data.decode().splitlines()]
     i = rng.randrange(len(rows))
     j = rng.randrange(len(rows[i]))
@@ -457,7 +457,7 @@ def csv_text(data: bytes, rng: Random) -> Mutation:
 def safetensors(data: bytes, rng: Random) -> Mutation:
     """Its header's JSON changed, its length made to fit; or the file as bytes."""
     if rng.random() < 0.4:
-        return damaged(data, rng)
+        return corrupt(data, rng)
     length = int.from_bytes(data[:8], "little")
     new, how, _ = (json_value if rng.random() < 0.6 else json_text)(data[8 : 8 + length], rng)
     new += b" " * (-len(new) % 8)
@@ -472,7 +472,7 @@ BOMB = b"a\0\0" + zlib.compress(bytes(1 << 24))
 def png(data: bytes, rng: Random) -> Mutation:
     """A chunk changed, dropped, moved or repeated, its checksum made to fit; or the file as bytes."""
     if rng.random() < 0.7:
-        return damaged(data, rng)
+        return corrupt(data, rng)
     at, chunks = 8, []
     while at < len(data):
         length = int.from_bytes(data[at : at + 4], "big")
@@ -482,7 +482,7 @@ def png(data: bytes, rng: Random) -> Mutation:
     kind, content = chunks[i]
     match rng.randrange(5):
         case 0 | 1:
-            chunks[i] = (kind, damaged(content, rng).data)
+            chunks[i] = (kind, corrupt(content, rng).data)
         case 2:
             del chunks[i]
         case 3:
@@ -507,7 +507,7 @@ def zipped(inside: Callable[[str], Mutate]) -> Mutate:
 
     def mutate(data: bytes, rng: Random) -> Mutation:
         if rng.random() < 0.5:
-            return damaged(data, rng)
+            return corrupt(data, rng)
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = [(info.filename, archive.read(info)) for info in archive.infolist()]
         i = rng.randrange(len(members))
@@ -577,7 +577,7 @@ def npy(data: bytes, rng: Random) -> Mutation:
     """An array's header changed: type, order, shape; or another array; or its bytes."""
     kind = rng.random()
     if kind < 0.3:
-        return damaged(data, rng)
+        return corrupt(data, rng)
     if kind < 0.45:
         buffer = io.BytesIO()
         np.lib.format.write_array(buffer, _odd_array(data, rng), allow_pickle=True)
@@ -642,7 +642,7 @@ def _odd_array(data: bytes, rng: Random) -> np.ndarray:
 def pickle_code(data: bytes, rng: Random) -> Mutation:
     """The opcodes of a pickle: one dropped, repeated, moved, or with another number or name."""
     if rng.random() < 0.3:
-        return damaged(data, rng)
+        return corrupt(data, rng)
     steps = list(pickletools.genops(data))
     ends = [*(at for _, _, at in steps[1:]), len(data)]
     codes = [data[at:end] for (_, _, at), end in zip(steps, ends, strict=True) if at is not None]

@@ -31,15 +31,15 @@ from scaledit.training.folder import write_status
 from tiny import tiny
 from tracked import shown_training
 
-BYTES, JSON, JSON_LINES, RESEALED = mutate.damaged, mutate.json_text, mutate.json_lines, mutate.resealed
+BYTES, JSON, JSON_LINES, RESEALED = mutate.corrupt, mutate.json_text, mutate.json_lines, mutate.resealed
 TOML, CSV, PNG, SAFETENSORS = mutate.toml_text, mutate.csv_text, mutate.png, mutate.safetensors
-TEXT = mutate.one_of({mutate.damaged: 1, mutate.as_text: 1})
+TEXT = mutate.one_of({mutate.corrupt: 1, mutate.as_text: 1})
 MAYBE_SEALED = mutate.one_of({JSON: 1, RESEALED: 2})
 
 NPZ = mutate.zipped(lambda name: mutate.npy)
-PICKLED = mutate.zipped(lambda name: mutate.pickle_code if name.endswith(".pkl") else mutate.damaged)
-PICTURES = mutate.zipped(lambda name: mutate.png if name.endswith(".png") else mutate.damaged)
-PROGRAM = mutate.zipped(lambda name: mutate.json_text if name.endswith(".json") else mutate.damaged)
+PICKLED = mutate.zipped(lambda name: mutate.pickle_code if name.endswith(".pkl") else mutate.corrupt)
+PICTURES = mutate.zipped(lambda name: mutate.png if name.endswith(".png") else mutate.corrupt)
+PROGRAM = mutate.zipped(lambda name: mutate.json_text if name.endswith(".json") else mutate.corrupt)
 
 
 def digests(values: Mapping[Any, Any]) -> Value:
@@ -268,7 +268,7 @@ def _latents(folder: Path) -> Value:
 
 
 def _latents_resealed(folder: Path) -> Value:
-    """A damaged shard of which the index says that it is right."""
+    """A corrupt shard of which the index says that it is right."""
     index = json.loads((folder / "index.json").read_bytes())
     del index["sha256"]
     for shard in index["shards"]:
@@ -299,7 +299,7 @@ def _train(folder: Path) -> None:
     _timeless(folder / "run")
 
 
-TIMES = {"seconds", "images_per_second", "macs_per_second", "share_of_roof", "data_wait", "memory"}
+TIMES = {"seconds", "images_per_second", "macs_per_second", "mfu", "data_wait", "memory"}
 
 
 def _timeless(run: Path) -> None:
@@ -409,10 +409,10 @@ def _logged(folder: Path) -> Value:
 def _same_config(folder: Path) -> Value:
     """As a run that goes on compares its config."""
     from scaledit.config import RunConfig
-    from scaledit.training.folder import claim
+    from scaledit.training.folder import lock
 
     run = RunConfig.from_json(json.loads((folder.parent / "shared-run/run/config.json").read_bytes()))
-    lock, _ = claim(run, folder, "auto")
+    lock, _ = lock(run, folder, "auto")
     lock.release()
     return {}
 
@@ -598,7 +598,7 @@ def _judged_by(folder: Path) -> Value:
         reference = open_reference(path, network, needs_images=True)
         view = View(extractor, network, reference, wanted)
         check_reference(view)
-        figures = Judge((view,)).figures(seen)
+        figures = Judge((view,)).compute_metrics(seen)
         if not all(np.isfinite(list(figures.values()))):
             raise AssertionError(f"figures {figures}")
         found[path.name] = [figures, reference.n, reference.statistics]
@@ -606,12 +606,12 @@ def _judged_by(folder: Path) -> Value:
 
 
 def _results(folder: Path) -> None:
-    from scaledit.evaluation.result import Figure, Result
+    from scaledit.evaluation.result import MetricValue, Result
 
     figures = {
-        "fd_digits": Figure(6.52, 0.99, 1.2),
-        "class_accuracy": Figure(0.9),
-        "precision": Figure(0.8, 0.0),
+        "fd_digits": MetricValue(6.52, 0.99, 1.2),
+        "class_accuracy": MetricValue(0.9),
+        "precision": MetricValue(0.8, 0.0),
     }
     protocol = {"n": 100, "image_size": [8, 8], "seed": [1, 2], "sampler": "ddpm", "decoder": None}
     for name in ("a", "b"):

@@ -1,4 +1,4 @@
-"""Files that are damaged or missing, disks that are full."""
+"""Files that are corrupt or missing, disks that are full."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_flipped_bits(request: pytest.FixtureRequest, happened, repeats, kind: s
         data = path.read_bytes()
         bit = rng.randrange(8 * len(data))
         path.write_bytes(data[: bit // 8] + bytes([data[bit // 8] ^ 1 << bit % 8]) + data[bit // 8 + 1 :])
-        with pytest.raises(RunError, match=f"{folder.name} is damaged: .*{path.name}"):
+        with pytest.raises(RunError, match=f"{folder.name} is corrupt: .*{path.name}"):
             checkpoint.open_checkpoint(folder).verify()
         path.write_bytes(data)
     checkpoint.open_checkpoint(folder).verify()
@@ -60,7 +60,7 @@ def test_flipped_bits(request: pytest.FixtureRequest, happened, repeats, kind: s
 @pytest.mark.parametrize("fault", ["cut short", "a bit flipped", "missing", "no manifest"])
 @pytest.mark.parametrize("kind", ["whole_run", "sharded_run"])
 def test_damaged_on_resume(tmp_path: Path, request: pytest.FixtureRequest, happened, kind: str, fault: str):
-    """The newest checkpoint is damaged on resume"""
+    """The newest checkpoint is corrupt on resume"""
     original: Path = request.getfixturevalue(kind)
     out = tmp_path / "run"
     shutil.copytree(original, out)
@@ -79,9 +79,9 @@ def test_damaged_on_resume(tmp_path: Path, request: pytest.FixtureRequest, happe
     job = start(out) if kind == "whole_run" else start_ranks(out, 2, "engine.parallel=fsdp")
     code, said = job.wait(), " ".join(job.said().split())
     assert code == 0, said
-    assert f"{folder} is damaged: {named}" in said, said
+    assert f"{folder} is corrupt: {named}" in said, said
     assert "going on from step 35" in said
-    assert (folder.parent / f"damaged-{folder.name}").is_dir()
+    assert (folder.parent / f"corrupt-{folder.name}").is_dir()
     assert identical(weights(out, 40), weights(original, 40))
     file = "the manifest" if fault == "no manifest" else "a shard" if kind == "sharded_run" else "a file"
     happened(
@@ -91,7 +91,7 @@ def test_damaged_on_resume(tmp_path: Path, request: pytest.FixtureRequest, happe
 
 
 def test_all_damaged(tmp_path: Path, whole_run: Path, happened):
-    """Every checkpoint is damaged"""
+    """Every checkpoint is corrupt"""
     out = tmp_path / "run"
     shutil.copytree(whole_run, out)
     for folder in jobs.checkpoints(out):

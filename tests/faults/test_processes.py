@@ -63,7 +63,7 @@ def test_killed_while_saving(tmp_path: Path, happened, repeats):
         cut += not (left / checkpoint.MANIFEST).exists()
         found = checkpoint.latest(out / "checkpoints")
         assert found.checkpoint is not None and found.checkpoint.step == 1
-        assert not found.passed_over
+        assert not found.corrupt
         assert load_file(found.checkpoint.folder / "model.safetensors")
     assert cut >= kills // 3
     happened(
@@ -136,7 +136,7 @@ def test_asked_to_stop_while_judging(tmp_path: Path, happened):
     out, gate, heard = tmp_path / "run", Gate(tmp_path / "gate"), tmp_path / "heard"
     judging = ("evaluate.every=10", "evaluate.reference=digits", "evaluate.num=2000")
     listens = At("scaledit.training.signals:StopRequest._on_signal", Note(heard), after=True)
-    job = start(out, *judging, before=Each((At("scaledit.pipeline:Pipeline.draw", gate, nth=2), listens)))
+    job = start(out, *judging, before=Each((At("scaledit.pipeline:Pipeline.sample", gate, nth=2), listens)))
     gate.reached(job)  # some samples are judged
     os.kill(job.pid, signal.SIGTERM)
     until(heard.exists, job)

@@ -1,4 +1,4 @@
-"""Damaged files of every kind through their readers: a sentence, or what was written; never a traceback."""
+"""Corrupt files of every kind through their readers: a sentence, or what was written; never a traceback."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", READERS)
 def test_damaged_files(base: Path, happened, repeats, name: str):
-    """A file that was handed in is damaged"""
+    """A file that was handed in is corrupt"""
     reader, results = READERS[name], base / f"{name.replace(' ', '-')}.results"
     process = _server.Process(target=run, args=(name, range(repeats(reader.count)), str(base), str(results)))
     process.start()

@@ -4,7 +4,7 @@
     all parts there --> index.json
 
 Shard i of n makes the files k with k mod n = i, without a word between the processes. A file is whole or not
-there; what is there is kept. A damaged file is encoded again by `repair`, and must come out as it was.
+there; what is there is kept. A corrupt file is encoded again by `repair`, and must come out as it was.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from scaledit.autoencoders import Autoencoder
-from scaledit.autoencoders.decoder import made_by
+from scaledit.autoencoders.decoder import autoencoder_info
 from scaledit.callbacks import Progress
 from scaledit.data.background import DEFAULT, DROP, background_color
 from scaledit.data.decode import BadImage
@@ -55,7 +55,7 @@ class Encoded(NamedTuple):
 @dataclass(frozen=True)
 class Encoding:
     """How images become a cache. flip: mirrored ones too. per_file: images a file (1,024 of 256 x 256 at f8:
-    32 MB). on_bad: what a damaged image does; at most max_bad are left out."""
+    32 MB). on_bad: what a corrupt image does; at most max_bad are left out."""
 
     flip: bool = True
     dtype: DType = "float16"
@@ -102,7 +102,7 @@ def encode(
     progress: Progress | None = None,
 ) -> Encoded:
     """Makes this shard's missing files, and the index once all are there; with `repair`, also those that are
-    damaged, and counts again what is said of all of them.
+    corrupt, and counts again what is said of all of them.
 
     progress(done, total) counts this shard's images. Raises UsageError if `out` holds another cache or the
     images do not fit the autoencoder, RunError naming an image that cannot be used or a file that does not
@@ -478,7 +478,7 @@ def _index(source: Readable, autoencoder: Autoencoder, how: Encoding, parts: lis
     _, h, w = source.shape
     f = autoencoder.downsampling
     return Index(
-        autoencoder=made_by(autoencoder),
+        autoencoder=autoencoder_info(autoencoder),
         class_names=source.class_names,
         image_size=(h, w),
         shape=(2 * autoencoder.channels, h // f, w // f),

@@ -12,16 +12,17 @@ from pathlib import Path
 from torch import Tensor
 
 from scaledit.autoencoders import Autoencoder, Precision, open_autoencoder
-from scaledit.data.latents import MadeBy
+from scaledit.data.latents import AutoencoderInfo
 from scaledit.errors import UsageError
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """where: a folder or a hub id. made_by: the autoencoder of the latents that the model was trained on."""
+    """where: a folder or a hub id. autoencoder_info: the autoencoder of the latents that the model was
+    trained on."""
 
     where: str
-    made_by: MadeBy
+    autoencoder_info: AutoencoderInfo
     device: str = "cpu"
     precision: Precision = "fp32"
     tiled: bool = False
@@ -43,7 +44,7 @@ class Decoder:
                 f"{error}; it decodes what this model makes: say where it is now (autoencoder.path=AE in "
                 "training, --decoder AE after)"
             ) from None
-        check_same_latents(opened, self.made_by)
+        check_same_latents(opened, self.autoencoder_info)
         return opened
 
     @property
@@ -58,8 +59,8 @@ class Decoder:
         return self.autoencoder.decode(z)
 
 
-def made_by(autoencoder: Autoencoder) -> MadeBy:
-    return MadeBy(
+def autoencoder_info(autoencoder: Autoencoder) -> AutoencoderInfo:
+    return AutoencoderInfo(
         autoencoder.name,
         autoencoder.sha256,
         autoencoder.encoder_sha256,
@@ -69,17 +70,17 @@ def made_by(autoencoder: Autoencoder) -> MadeBy:
     )
 
 
-def check_same_latents(opened: Autoencoder, made_by: MadeBy) -> None:
-    """Raises UsageError where an autoencoder is not of the latents that `made_by` makes: shape, scale, and
+def check_same_latents(opened: Autoencoder, info: AutoencoderInfo) -> None:
+    """Raises UsageError where an autoencoder is not of the latents that `info` describes: shape, scale, and
     the encoder itself, where it is known (of converted weights it is not). (The decoder may be another: the
     paper's table 5.)"""
-    maker = made_by.name or "official ones"
+    maker = info.name or "official ones"
     for key in ("channels", "downsampling", "scale"):
-        theirs, ours = getattr(opened, key), getattr(made_by, key)
+        theirs, ours = getattr(opened, key), getattr(info, key)
         if theirs != ours:
             raise UsageError(f"{opened.name} has the {key} {theirs}; these latents have {ours} ({maker})")
-    if made_by.encoder_sha256 and opened.encoder_sha256 != made_by.encoder_sha256:
+    if info.encoder_sha256 and opened.encoder_sha256 != info.encoder_sha256:
         raise UsageError(
-            f"{opened.name} has another encoder than {made_by.name}, which made these latents: its decoder "
+            f"{opened.name} has another encoder than {info.name}, which made these latents: its decoder "
             "would show something else"
         )

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from scaledit.autoencoders import Autoencoder
-from scaledit.data.posterior import draw
+from scaledit.data.posterior import sample
 from scaledit.data.sets import Batch, TrainingSet
 from scaledit.diffusion.noise import Stream, normal
 
@@ -49,4 +49,4 @@ class EncodedImages:
     def encoded(self, images: Tensor, positions: range, seed: int) -> Tensor:
         """The latents of the images at these positions, (N, C, h, w)."""
         eps = normal(seed, positions, self.shape, Stream.TRAIN_LATENT)
-        return draw(self.autoencoder.encode(images), eps, self.autoencoder.scale)
+        return sample(self.autoencoder.encode(images), eps, self.autoencoder.scale)

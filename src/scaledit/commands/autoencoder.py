@@ -71,6 +71,6 @@ def run(given: argparse.Namespace) -> int:
         config,
         out,
         given.device,
-        lambda around: train(config, out, resume=given.resume, around=around),
+        lambda around: train(config, out, resume=given.resume, context=around),
         finish,
     )

@@ -105,7 +105,7 @@ def run(given: argparse.Namespace) -> None:
         )
     pushed = hub.push(given.out, given.push, given.private) if given.push else None
     notes = [*model.notes, *written.notes]
-    recorded = model.made_by is None or model.config.autoencoder.path or model.made_by.name
+    recorded = model.autoencoder_info is None or model.config.autoencoder.path or model.autoencoder_info.name
     if given.to == "scaledit" and not recorded:
         notes.append(
             "no autoencoder is recorded: sampling will ask for --decoder (or convert with --autoencoder AE)"

@@ -18,7 +18,7 @@ SUMMARY = """encode images once, so that training reads latents
   scaledit encode photos/ --autoencoder stabilityai/sd-vae-ft-ema --out latents
   scaledit encode photos/ --autoencoder AE --out latents --shard 0/8      and 1/8 ... 7/8 on other devices
 
-To go on after an interruption, run it again. --repair encodes again what is damaged, and only that."""
+To go on after an interruption, run it again. --repair encodes again what is corrupt, and only that."""
 
 BACKGROUND_HELP = 'what shows where images are transparent: white, black, "#rrggbb", or drop (ignore alpha)'
 
@@ -108,7 +108,7 @@ def run(given: argparse.Namespace) -> None:
         others = f" and {more} more" if more else ""
         print(printable(f"counted again, because its record could not be believed: {first}{others}"))
     if made.index_mended:
-        print(printable(f"{INDEX} was wrong or damaged and has been written again"))
+        print(printable(f"{INDEX} was wrong or corrupt and has been written again"))
     for name in made.skipped:
         print(printable(f"left out: {name}"))
     if made.complete:

@@ -132,7 +132,7 @@ def _measure(given: argparse.Namespace) -> Result:
     from scaledit import assemble
     from scaledit.checkpoint import MANIFEST
     from scaledit.config import EvaluateConfig
-    from scaledit.evaluation.judge import Judge, drawn, open_judge
+    from scaledit.evaluation.judge import Judge, open_judge, sample_sets
     from scaledit.evaluation.samples import open_samples
     from scaledit.part import YOURS, Allowed
 
@@ -157,7 +157,7 @@ def _measure(given: argparse.Namespace) -> Result:
         named = [word.partition(":")[0] for word in (given.reference, *(given.metrics or "").split(","))]
         allowed = [*named, *(given.allow_import or ())]
         judge = opened(config, Allowed.only(allowed, f"the config of {runs[0]}"))
-        sets = drawn(judge, pipeline, config, settings)
+        sets = sample_sets(judge, pipeline, config, settings)
     else:
         wrong = [name for name in (*DRAWING, *SAMPLING) if getattr(given, name) is not None]
         if wrong:
@@ -168,7 +168,7 @@ def _measure(given: argparse.Namespace) -> Result:
         sets = [open_samples(path, given.allow_jpeg) for path in given.samples]
         judge = opened(EvaluateConfig(**options))
     with common.shown_progress("evaluating") as progress:
-        return judge.score(sets, progress)
+        return judge.evaluate(sets, progress)
 
 
 JUDGING = ("reference", "inception", "any_inception", "dinov2", "metrics", "precision")
@@ -193,10 +193,10 @@ def _show(results: list[Result], compared: bool) -> None:
         [result] = results
         header = ["", result.name]
         rows = [list(shown) for shown in result.shown()]
-        if any(figure.real is not None for figure in result.figures.values()):
+        if any(figure.real is not None for figure in result.metrics.values()):
             header.append("real, held out")
             for row, column in zip(rows, result.columns.values(), strict=True):
-                real = result.figures[column.key].real
+                real = result.metrics[column.key].real
                 row.append("" if real is None else f"{real:.{column.digits}g}")
     terminal.table(header, rows)
     terminal.say("")

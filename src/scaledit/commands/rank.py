@@ -25,13 +25,13 @@ from scaledit.progress import TrainingProgress
 from scaledit.training.events import Event, Finished, Saved, Started, Stopped
 from scaledit.training.folder import write_status
 from scaledit.training.log import JsonLog
-from scaledit.training.loop import Surroundings
+from scaledit.training.loop import RunContext
 from scaledit.training.ranks import EndedElsewhere, Ranks, leave
 from scaledit.training.signals import STOPPED, StopRequest
 from scaledit.training.trackers import Tracker, trackers
 from scaledit.training.watch import Watch
 
-Events = Callable[[Surroundings], Iterator[Event]]
+Events = Callable[[RunContext], Iterator[Event]]
 """Starts a run: scaledit.training.dit.train, or the autoencoder's, of some config."""
 
 
@@ -86,7 +86,7 @@ class Rank:
         self.stop = StopRequest()
         self.stop.patient = ranks.grouped  # of several, none may leave before the others
         self.stop.on_signal, self.stop.at_once = self._asked, self._told_twice
-        self.around = Surroundings(ranks, self.stop.listen(), self.watch, self._claimed)
+        self.context = RunContext(ranks, self.stop.listen(), self.watch, self._claimed)
         self.step: int | None = None  # none before the folder is this run's
         self.saved: int | None = None
         self.ended = False
@@ -95,7 +95,7 @@ class Rank:
         """The exit code; raises what ended the run, after status.json and the other ranks were told."""
         try:
             self.ranks.on_first(lambda: self.trackers.extend(trackers(self.config, self.out)))
-            code = self._through(events(self.around))
+            code = self._through(events(self.context))
             if code == 0 and self.ranks.first:
                 report()
             return code

@@ -68,7 +68,7 @@ class Condition(abc.ABC):
         counts = torch.as_tensor(times, device=self.device)
         return self._with({name: value.repeat_interleave(counts, 0) for name, value in self._rows().items()})
 
-    def joined(self, others: Sequence[Self]) -> Self:
+    def cat(self, others: Sequence[Self]) -> Self:
         """This batch and then the others, which are of the same kind."""
         every = [self, *others]
         return self._with({name: torch.cat([one._rows()[name] for one in every]) for name in self._rows()})
@@ -79,4 +79,4 @@ def cat(parts: Sequence[Condition]) -> Condition:
     first, *others = parts
     if any(type(one) is not type(first) for one in others):
         raise TypeError(f"conditions of different kinds: {sorted({type(one).__name__ for one in parts})}")
-    return first.joined(others)
+    return first.cat(others)

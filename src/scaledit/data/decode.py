@@ -182,7 +182,7 @@ def _reading(name: str) -> Iterator[None]:
         try:
             yield
         except (OSError, SyntaxError, ValueError, IndexError, EOFError) as error:
-            raise BadImage(f"{name} is damaged: {error}") from None
+            raise BadImage(f"{name} is corrupt: {error}") from None
 
 
 def _opened(data: bytes, name: str) -> Image.Image:
@@ -197,7 +197,7 @@ def _opened(data: bytes, name: str) -> Image.Image:
         if data.startswith((b"II*\0", b"MM\0*")):
             raise BadImage(
                 f"{name} is a TIFF of a kind that is not read (several channels of floats, for instance), or "
-                "is damaged; save it with 8 or 16 bits per channel"
+                "is corrupt; save it with 8 or 16 bits per channel"
             ) from None
         raise BadImage(f"{name} is no image that can be read ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
@@ -226,7 +226,7 @@ def _checked_bits(image: Image.Image, data: bytes, name: str) -> int:
             "channel (unsigned)"
         )
     if not 1 <= bits <= 16:
-        raise BadImage(f"{name} is damaged: it claims {bits} bits per channel")
+        raise BadImage(f"{name} is corrupt: it claims {bits} bits per channel")
     return bits
 
 

@@ -195,7 +195,7 @@ def _sheet(source: Source, background: Color | None) -> np.ndarray:
 
 
 def latents(folder: Path, progress: Progress | None = None) -> Inspection:
-    """Of a cache: every file's size and SHA-256. Raises RunError where its index is damaged."""
+    """Of a cache: every file's size and SHA-256. Raises RunError where its index is corrupt."""
     index = Index.read(folder)
     refused = []
     for done, shard in enumerate(index.shards):
@@ -204,7 +204,7 @@ def latents(folder: Path, progress: Progress | None = None) -> Inspection:
             refused.append(wrong)
         if progress is not None:
             progress(done + 1, len(index.shards))
-    made_by = index.autoencoder
+    info = index.autoencoder
     rounded = ", ".join(f"{mean:.3f} ({std:.3f})" for mean, std in zip(index.mean, index.std, strict=True))
     return Inspection(
         facts={
@@ -214,7 +214,7 @@ def latents(folder: Path, progress: Progress | None = None) -> Inspection:
             "files": f"{len(index.shards)}, {sum(shard.size for shard in index.shards) / 1e6:.1f} MB",
             "image size": f"{index.image_size[1]}x{index.image_size[0]}",
             "moments": "x".join(map(str, index.shape)),
-            "autoencoder": f"{made_by.name}, SHA-256 {made_by.sha256[:16]}, scale {made_by.scale:.5f}",
+            "autoencoder": f"{info.name}, SHA-256 {info.sha256[:16]}, scale {info.scale:.5f}",
             "mean (sd)": rounded,
             "left out": len(index.skipped),
         },

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scaledit.data.posterior import draw
+from scaledit.data.posterior import sample
 from scaledit.data.sets import Batch, flips
 from scaledit.diffusion.noise import Stream, normal
 from scaledit.errors import RunError, UsageError, reading
@@ -53,7 +53,7 @@ class ShardFile(NamedTuple):
     sha256: str
 
 
-class MadeBy(NamedTuple):
+class AutoencoderInfo(NamedTuple):
     """The autoencoder of a cache. encoder_sha256: of what makes the moments; decoders may be swapped."""
 
     name: str
@@ -69,7 +69,7 @@ class Index:
     """What index.json holds. shape: of one sample's moments. counts: images a class. mean, std: a channel's,
     of the latents, drawn but not scaled. skipped: images that could not be used, and why."""
 
-    autoencoder: MadeBy
+    autoencoder: AutoencoderInfo
     class_names: tuple[str, ...]
     image_size: tuple[int, int]
     shape: tuple[int, int, int]
@@ -105,7 +105,7 @@ class Index:
                 raise UsageError(
                     f"{path} has another format than this scaledit reads ({FORMAT}); encode again"
                 )
-            value["autoencoder"] = MadeBy(**value["autoencoder"])
+            value["autoencoder"] = AutoencoderInfo(**value["autoencoder"])
             value["shards"] = [ShardFile(**shard) for shard in value["shards"]]
             plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}
             index = cls(**plain)
@@ -114,20 +114,20 @@ class Index:
 
     def _check(self) -> None:
         """Raises ValueError for what no encoding writes, whoever has sealed it."""
-        made_by, channels = self.autoencoder, self.shape[0] if self.shape else 0
-        _must(_all(made_by[:3], str), "its autoencoder has no name or hashes")
-        _must(_positive(made_by.scale), f"its scale is {made_by.scale!r}")
+        info, channels = self.autoencoder, self.shape[0] if self.shape else 0
+        _must(_all(info[:3], str), "its autoencoder has no name or hashes")
+        _must(_positive(info.scale), f"its scale is {info.scale!r}")
         _must(
-            _whole([*self.image_size, *self.shape, made_by.channels, made_by.downsampling], 1)
-            and (len(self.image_size), len(self.shape), channels) == (2, 3, 2 * made_by.channels)
-            and self.image_size == tuple(side * made_by.downsampling for side in self.shape[1:]),
+            _integers([*self.image_size, *self.shape, info.channels, info.downsampling], 1)
+            and (len(self.image_size), len(self.shape), channels) == (2, 3, 2 * info.channels)
+            and self.image_size == tuple(side * info.downsampling for side in self.shape[1:]),
             f"moments of {self.shape} are not those of images of {self.image_size}",
         )
         _must(self.dtype in _SAFETENSORS, f"its dtype is {self.dtype!r}")
         _must(isinstance(self.flip, bool), f"its flip is {self.flip!r}")
         _must(_all(self.class_names, str) and bool(self.class_names), "its class names are no words")
         _must(
-            _whole(self.counts, 0) and len(self.counts) == len(self.class_names),
+            _integers(self.counts, 0) and len(self.counts) == len(self.class_names),
             "its counts are not one whole number a class",
         )
         _must(
@@ -145,7 +145,7 @@ class Index:
                 f"{shard.file!r} is no name of a file of its",
             )
             _must(
-                _whole([shard.images, shard.size], 0) and shard.size >= shard.images * a_row,
+                _integers([shard.images, shard.size], 0) and shard.size >= shard.images * a_row,
                 f"{shard.file} cannot have {shard.images!r} images in {shard.size!r} bytes",
             )
             _must(
@@ -168,7 +168,7 @@ def _all(values: Sequence[object], kind: type) -> bool:
     return isinstance(values, tuple) and all(isinstance(v, kind) for v in values)
 
 
-def _whole(values: Sequence[object], least: int) -> bool:
+def _integers(values: Sequence[object], least: int) -> bool:
     return all(type(v) is int and v >= least for v in values)
 
 
@@ -209,7 +209,7 @@ class Latents:
     @classmethod
     def open(cls, path: str | Path, *, flip: bool) -> Latents:
         """Checks the index and every shard's size and shape; `verify` checks every byte. Raises UsageError
-        for what does not fit, RunError naming a shard that is damaged."""
+        for what does not fit, RunError naming a shard that is corrupt."""
         folder = Path(path)
         index = Index.read(folder)
         if flip and not index.flip:
@@ -247,13 +247,13 @@ class Latents:
             if digest.hexdigest() != shard.sha256:
                 wrong.append(shard.file)
         if wrong:
-            raise damaged(self.folder, wrong)
+            raise corrupt(self.folder, wrong)
 
     def batch(self, indices: np.ndarray, positions: range, seed: int) -> Batch:
         mirrored = flips(positions, seed).tolist() if self.flip else [False] * len(indices)
         moments = self.moments(indices, mirrored)
         eps = normal(seed, positions, self.shape, Stream.TRAIN_LATENT)
-        return Batch(draw(moments, eps, self.scale), self.labels[torch.from_numpy(indices)])
+        return Batch(sample(moments, eps, self.scale), self.labels[torch.from_numpy(indices)])
 
     def moments(self, indices: Sequence[int] | np.ndarray, mirrored: Sequence[bool]) -> Tensor:
         """(N, 2C, h, w) in the type that they are stored in; `draw` and `split` compute in float32."""
@@ -271,7 +271,7 @@ class Latents:
 _SAFETENSORS = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 
 
-def damaged(folder: Path, files: Sequence[str]) -> RunError:
+def corrupt(folder: Path, files: Sequence[str]) -> RunError:
     more = f" and {len(files) - 1} more" if len(files) > 1 else ""
     return RunError(f"{folder / files[0]}{more} does not match its SHA-256; {REPAIR}")
 
@@ -296,5 +296,5 @@ def _map(folder: Path, shard: ShardFile, index: Index) -> dict[str, np.ndarray]:
             tables[name] = np.asarray(mapped)  # a plain array: memmap's own indexing is ten times slower
     labels, last = np.array(tables[LABELS]), len(index.class_names) - 1
     if ((labels < 0) | (labels > last)).any():
-        raise RunError(f"{path} is damaged (labels outside 0..{last}); {REPAIR}")
+        raise RunError(f"{path} is corrupt (labels outside 0..{last}); {REPAIR}")
     return {**tables, LABELS: labels}

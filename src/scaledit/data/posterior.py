@@ -19,7 +19,7 @@ def split(moments: Tensor) -> tuple[Tensor, Tensor]:
     return mean, log_variance.clamp(*LOG_VARIANCE_RANGE)
 
 
-def draw(moments: Tensor, eps: Tensor, scale: float = 1.0) -> Tensor:
+def sample(moments: Tensor, eps: Tensor, scale: float = 1.0) -> Tensor:
     """Latents (N, C, h, w) of raw moments (N, 2C, h, w) and standard normal eps, scaled."""
     mean, log_variance = split(moments)
     return scale * (mean + torch.exp(0.5 * log_variance) * eps)

@@ -30,7 +30,7 @@ MAGIC = b"ARROW1"
 
 
 def open_tables(path: Path, files: list[Path], *, split: str = "", left: LeftOut | None = None) -> Source:
-    """split: what the files are of. Raises UsageError for files that are damaged, have no columns of images
+    """split: what the files are of. Raises UsageError for files that are corrupt, have no columns of images
     and labels, or labels that are no classes."""
     try:
         import pyarrow as pa

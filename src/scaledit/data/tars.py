@@ -79,7 +79,7 @@ def open_shards(
     """split: of the shards. within: the split that is wanted of trees inside them. image_key: see
     `open_source`.
 
-    Raises UsageError naming a shard that is damaged, an image without a label, and a sample of several images
+    Raises UsageError naming a shard that is corrupt, an image without a label, and a sample of several images
     none of which is said to be the one.
     """
     left = LeftOut() if left is None else left
@@ -209,7 +209,7 @@ def _members(k: int, shard: Path, folders: list[str], left: LeftOut) -> Iterator
         try:
             end = _headers(k, shard, size, found, folders, left)
         except (tarfile.TarError, EOFError) as error:
-            raise UsageError(f"{shard} is no tar archive, or is damaged ({error})") from None
+            raise UsageError(f"{shard} is no tar archive, or is corrupt ({error})") from None
     with shard.open("rb") as file:
         file.seek(max(0, size - len(END)))
         if file.read() != END:
@@ -218,7 +218,7 @@ def _members(k: int, shard: Path, folders: list[str], left: LeftOut) -> Iterator
         while block := file.read(BLOCK):
             if block.count(0) != len(block):
                 raise UsageError(
-                    f"{shard} goes on after the end of its archive: it is damaged, or several archives were "
+                    f"{shard} goes on after the end of its archive: it is corrupt, or several archives were "
                     "joined; pack it anew"
                 )
     for name, place in found.items():
@@ -237,14 +237,14 @@ def _headers(
 ) -> int:
     """Reads the headers of a shard into `found` and `folders`; where its last member ends."""
     with tarfile.open(shard, "r:", encoding="utf-8", errors="surrogateescape") as archive:
-        # It ends alike at a damaged header and at the archive's end: the caller looks at what follows.
+        # It ends alike at a corrupt header and at the archive's end: the caller looks at what follows.
         while (member := archive.next()) is not None:
             archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
             name, parts = member.name, parts_of(member.name)
             if member.issparse():
                 raise UsageError(f"{shard}: {name} is stored with holes; pack it without --sparse")
             if member.size < 0 or (member.isreg() and member.offset_data + member.size > size):
-                raise UsageError(f"{shard} is damaged, or cut short: {name} has {member.size} bytes")
+                raise UsageError(f"{shard} is corrupt, or cut short: {name} has {member.size} bytes")
             if member.isdir():
                 if not hidden(parts):
                     folders.append(name)

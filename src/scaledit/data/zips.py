@@ -39,7 +39,7 @@ def open_zip(path: Path, split: str = "") -> Source:
         declared = _declared(path)
         if declared not in (None, len(archive.infolist())):
             raise UsageError(
-                f"{path} is damaged: it has {declared} entries, and lists {len(archive.infolist())}"
+                f"{path} is corrupt: it has {declared} entries, and lists {len(archive.infolist())}"
             )
         entries, folders, left = _entries(path, archive)
         _check_names(path, archive)
@@ -60,7 +60,7 @@ def open_zip(path: Path, split: str = "") -> Source:
                     pieces.append(piece)
                     todo -= len(piece)
         if todo:
-            raise BadImage(f"{name} is damaged: it is shorter than {path.name} says")
+            raise BadImage(f"{name} is corrupt: it is shorter than {path.name} says")
         return b"".join(pieces)
 
     return Source(path, "zip", **tree.fields(), read=read)
@@ -92,7 +92,7 @@ def _check_names(path: Path, archive: zipfile.ZipFile) -> None:
             name = file.read(int.from_bytes(header[26:28], "little"))
             listed = info.orig_filename
             if name not in (listed.encode("utf-8", "surrogateescape"), listed.encode("cp437", "replace")):
-                raise UsageError(f"{path} is damaged: it lists {shown(listed)}, and has {shown(name)} there")
+                raise UsageError(f"{path} is corrupt: it lists {shown(listed)}, and has {shown(name)} there")
 
 
 def _entries(path: Path, archive: zipfile.ZipFile) -> tuple[dict[str, zipfile.ZipInfo], list[str], LeftOut]:

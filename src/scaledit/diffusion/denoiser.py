@@ -16,7 +16,7 @@ from scaledit import conditions
 from scaledit.conditions import Condition
 from scaledit.conditions.labels import Labels
 from scaledit.diffusion.parameterization import Parameterization, Prediction
-from scaledit.diffusion.schedule import Schedule, coefficient
+from scaledit.diffusion.schedule import Schedule, broadcast_like
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +79,7 @@ class NetDenoiser:
         """
         n, given = x_t.shape[0], {}
         scale = self.parameterization.input_scale(self.schedule, t)
-        x = x_t if scale is None else coefficient(scale, x_t) * x_t
+        x = x_t if scale is None else broadcast_like(scale, x_t) * x_t
         if second is not None:
             given["second"] = self.told(x_t, second)
         if hidden:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from scaledit.conditions import Condition
 from scaledit.diffusion.denoiser import Denoiser, NetDenoiser
 from scaledit.diffusion.parameterization import Prediction
-from scaledit.diffusion.schedule import Schedule, coefficient
+from scaledit.diffusion.schedule import Schedule, broadcast_like
 from scaledit.errors import UsageError
 from scaledit.part import Part, field
 
@@ -126,7 +126,7 @@ class ClassifierFree(Guidance, name="classifier_free"):
 
         def guide(towards: Tensor, away: Tensor) -> Tensor:
             if isinstance(self.scale, torch.Tensor):
-                scale = coefficient(self.scale, towards)
+                scale = broadcast_like(self.scale, towards)
                 # Exactly as alone, where a scale of 1 is left out.
                 guided = torch.where(scale == 1, towards, away + scale * (towards - away))
             else:

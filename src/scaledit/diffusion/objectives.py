@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from scaledit.diffusion.denoiser import NetDenoiser
 from scaledit.diffusion.noise import DRAW_KINDS
 from scaledit.diffusion.parameterization import LearnedRange, posterior_log_variance
-from scaledit.diffusion.schedule import Schedule, as_time, coefficient, transition
+from scaledit.diffusion.schedule import Schedule, as_time, broadcast_like, transition
 from scaledit.errors import UsageError, did_you_mean
 from scaledit.part import Part
 
@@ -150,7 +150,7 @@ def named_terms(objective: Objective, found: Terms, n: int) -> dict[str, Tensor]
 
 def diffuse(schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
     """x_t = alpha(t) x_0 + sigma(t) eps."""
-    return coefficient(schedule.alpha(t), x0) * x0 + coefficient(schedule.sigma(t), x0) * eps
+    return broadcast_like(schedule.alpha(t), x0) * x0 + broadcast_like(schedule.sigma(t), x0) * eps
 
 
 def _mean(x: Tensor) -> Tensor:
@@ -221,14 +221,14 @@ def variational_bound(denoiser: NetDenoiser, out: Tensor, x0: Tensor, x_t: Tenso
     t = as_time(t)
     # A continuous time less than one tick above the first would end just short of clean, where the bound
     # grows without limit; such a step counts as the last one, to clean.
-    s = t - schedule.tick
-    s = torch.where(s < schedule.clean + schedule.tick * (1 - 1e-9), schedule.clean, s)
+    s = t - schedule.dt
+    s = torch.where(s < schedule.clean + schedule.dt * (1 - 1e-9), schedule.clean, s)
     chain = transition(schedule, t, s)
-    x0_weight, xt_weight = coefficient(chain.x0_weight, x0), coefficient(chain.xt_weight, x0)
+    x0_weight, xt_weight = broadcast_like(chain.x0_weight, x0), broadcast_like(chain.xt_weight, x0)
     predicted = denoiser.decode(out, x_t, t)
     assert predicted.log_variance is not None  # LearnedRange gives one
     mean, log_variance = x0_weight * predicted.x0 + xt_weight * x_t, predicted.log_variance(t, s)
-    true_log_variance = coefficient(posterior_log_variance(schedule, t, s), x0)
+    true_log_variance = broadcast_like(posterior_log_variance(schedule, t, s), x0)
     kl = _gaussian_kl(x0_weight * x0 + xt_weight * x_t, true_log_variance, mean, log_variance)
     nll = -discretized_log_likelihood(x0, mean, 0.5 * log_variance)
     first = (schedule.sigma(s) == 0).to(x0.device)

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
-from scaledit.diffusion.schedule import Schedule, coefficient, transition
+from scaledit.diffusion.schedule import Schedule, broadcast_like, transition
 from scaledit.errors import UsageError, did_you_mean
 from scaledit.part import Part, field
 
@@ -103,7 +103,7 @@ class Epsilon(_Telling, name="epsilon"):
         return eps
 
     def decode(self, schedule: Schedule, out: Tensor, x_t: Tensor, t: Tensor) -> Prediction:
-        alpha, sigma = coefficient(schedule.alpha(t), x_t), coefficient(schedule.sigma(t), x_t)
+        alpha, sigma = broadcast_like(schedule.alpha(t), x_t), broadcast_like(schedule.sigma(t), x_t)
         x0 = torch.where(alpha == 0, 0, (x_t - sigma * out) / torch.where(alpha == 0, 1, alpha))
         # A sigma of 0 in the branch that is not taken would make derivatives nan.
         return Prediction(x0=x0, eps=torch.where(alpha == 0, x_t / torch.where(alpha == 0, sigma, 1), out))
@@ -120,7 +120,7 @@ class X0(_Telling, name="x0"):
         return x0
 
     def decode(self, schedule: Schedule, out: Tensor, x_t: Tensor, t: Tensor) -> Prediction:
-        alpha, sigma = coefficient(schedule.alpha(t), x_t), coefficient(schedule.sigma(t), x_t)
+        alpha, sigma = broadcast_like(schedule.alpha(t), x_t), broadcast_like(schedule.sigma(t), x_t)
         eps = torch.where(sigma == 0, 0, (x_t - alpha * out) / torch.where(sigma == 0, 1, sigma))
         x0 = torch.where(sigma == 0, x_t / torch.where(sigma == 0, alpha, 1), out)
         return Prediction(x0=x0, eps=eps)
@@ -132,13 +132,13 @@ class Velocity(_Telling, name="velocity"):
 
     def target(self, schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         rates = schedule.rates(t)
-        return coefficient(rates.alpha, x0) * x0 + coefficient(rates.sigma, x0) * eps
+        return broadcast_like(rates.alpha, x0) * x0 + broadcast_like(rates.sigma, x0) * eps
 
     def decode(self, schedule: Schedule, out: Tensor, x_t: Tensor, t: Tensor) -> Prediction:
         rates = schedule.rates(t)
-        alpha, sigma = coefficient(schedule.alpha(t), x_t), coefficient(schedule.sigma(t), x_t)
-        x0 = coefficient(rates.sigma, x_t) * x_t - sigma * out
-        eps = alpha * out - coefficient(rates.alpha, x_t) * x_t
+        alpha, sigma = broadcast_like(schedule.alpha(t), x_t), broadcast_like(schedule.sigma(t), x_t)
+        x0 = broadcast_like(rates.sigma, x_t) * x_t - sigma * out
+        eps = alpha * out - broadcast_like(rates.alpha, x_t) * x_t
         return Prediction(x0=x0, eps=eps)
 
 
@@ -176,15 +176,15 @@ class EDM(Parameterization, name="edm"):
     def target(self, schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         norm, d = self._norm(schedule, t), self.sigma_data
         of_x0, of_eps = schedule.sigma(t) / (norm * d), schedule.alpha(t) * d / norm
-        return coefficient(of_x0, x0) * x0 - coefficient(of_eps, x0) * eps
+        return broadcast_like(of_x0, x0) * x0 - broadcast_like(of_eps, x0) * eps
 
     def decode(self, schedule: Schedule, out: Tensor, x_t: Tensor, t: Tensor) -> Prediction:
         alpha, sigma, d = schedule.alpha(t), schedule.sigma(t), self.sigma_data
         norm = self._norm(schedule, t)
         c_skip, c_out = alpha * (d / norm) ** 2, sigma * d / norm
-        x0 = coefficient(c_skip, x_t) * x_t + coefficient(c_out, x_t) * out
+        x0 = broadcast_like(c_skip, x_t) * x_t + broadcast_like(c_out, x_t) * out
         # (x_t - alpha x0) / sigma, without the division: it holds on the clean image too.
-        eps = coefficient(sigma / norm**2, x_t) * x_t - coefficient(alpha * d / norm, x_t) * out
+        eps = broadcast_like(sigma / norm**2, x_t) * x_t - broadcast_like(alpha * d / norm, x_t) * out
         return Prediction(x0=x0, eps=eps)
 
 
@@ -218,8 +218,8 @@ class LearnedRange(Parameterization, name="learned_range"):
         fraction = (v + 1) / 2
 
         def log_variance(t: Tensor, s: Tensor) -> Tensor:
-            low = coefficient(posterior_log_variance(schedule, t, s), fraction)
-            high = coefficient(transition(schedule, t, s).beta.log(), fraction)
+            low = broadcast_like(posterior_log_variance(schedule, t, s), fraction)
+            high = broadcast_like(transition(schedule, t, s).beta.log(), fraction)
             return fraction * high + (1 - fraction) * low
 
         return self.mean.decode(schedule, out, x_t, t)._replace(log_variance=log_variance)
@@ -229,6 +229,6 @@ def posterior_log_variance(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
     """log variance of q(x_s | x_t, x_0), clipped where s is clean and the variance zero: there it is that
     of the neighbouring pair one tick up, as in DDPM's code."""
     clean = schedule.sigma(s) == 0
-    up = torch.where(clean, t + schedule.tick, t)
+    up = torch.where(clean, t + schedule.dt, t)
     down = torch.where(clean, t, s)
     return transition(schedule, up, down).variance.log()

@@ -62,7 +62,7 @@ class Schedule(Part, kind="schedule", home="scaledit.diffusion.schedule", needs=
         return self.clean + self.horizon
 
     @property
-    def tick(self) -> float:
+    def dt(self) -> float:
         """Distance between neighbouring times of the training chain (for the variational bound)."""
         return self.horizon / self.steps
 
@@ -83,7 +83,7 @@ class Schedule(Part, kind="schedule", home="scaledit.diffusion.schedule", needs=
         """What a velocity is made of, at t: float64 on the CPU, of t's shape."""
         raise NotImplementedError
 
-    def at(self, u: Tensor) -> Tensor:
+    def time_at(self, u: Tensor) -> Tensor:
         """The training time at the fraction u in [0, 1) of the schedule, of u's shape."""
         return self.clean + self.horizon * as_time(u)
 
@@ -206,7 +206,7 @@ class BetaSchedule(Schedule):
         """u is the angle of (alpha, sigma) = (cos u, sin u)."""
         return Rates(-self.sigma(t), self.alpha(t))
 
-    def at(self, u: Tensor) -> Tensor:
+    def time_at(self, u: Tensor) -> Tensor:
         return (as_time(u) * self.steps).floor().clamp(0, self.steps - 1)
 
     def at_log_snr(self, log_snr: Tensor) -> Tensor:
@@ -279,7 +279,7 @@ class LinearFlow(Schedule, name="flow"):
         return torch.sigmoid(-log_snr)  # t = sigma = 1 / (1 + alpha / sigma)
 
 
-def coefficient(value: Tensor, like: Tensor) -> Tensor:
+def broadcast_like(value: Tensor, like: Tensor) -> Tensor:
     """A coefficient, () or (N,), shaped to multiply `like` (N, ...) and in its dtype and device."""
     value = value.to(like.device, like.dtype)
     return value if value.ndim == 0 else value.reshape(-1, *[1] * (like.ndim - 1))

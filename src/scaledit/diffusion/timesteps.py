@@ -24,7 +24,7 @@ else:
     from scaledit.lazy import torch
 
 
-class Draw(NamedTuple):
+class TimeSample(NamedTuple):
     """fraction: (N,) float64 in [0, 1). weight: (N,) float64, multiplies each sample's loss."""
 
     fraction: Tensor
@@ -41,7 +41,7 @@ class TimeDistribution(Part, kind="time distribution", home="scaledit.diffusion.
         """What it knows before training; most distributions learn nothing."""
         return NOTHING
 
-    def draw(self, u: Tensor, state: State = NOTHING) -> Draw:
+    def draw(self, u: Tensor, state: State = NOTHING) -> TimeSample:
         """u (N,) float64, uniform on [0, 1). state: as `begin` made it and `update` changed it."""
         raise NotImplementedError
 
@@ -53,8 +53,8 @@ class TimeDistribution(Part, kind="time distribution", home="scaledit.diffusion.
 class Uniform(TimeDistribution, name="uniform"):
     """All times alike (the paper's)."""
 
-    def draw(self, u: Tensor, state: State = NOTHING) -> Draw:
-        return Draw(u, torch.ones_like(u))
+    def draw(self, u: Tensor, state: State = NOTHING) -> TimeSample:
+        return TimeSample(u, torch.ones_like(u))
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ class LogitNormal(TimeDistribution, name="logit_normal"):
     mean: float = field(0.0, doc="of the logit; above 0 towards noise")
     std: float = field(1.0, gt=0, doc="of the logit")
 
-    def draw(self, u: Tensor, state: State = NOTHING) -> Draw:
+    def draw(self, u: Tensor, state: State = NOTHING) -> TimeSample:
         # u = 0 would be -infinity; the smallest step of a double's uniform grid stands for it.
         z = torch.special.ndtri(u.clamp_min(2.0**-54))
-        return Draw(torch.sigmoid(self.mean + self.std * z), torch.ones_like(u))
+        return TimeSample(torch.sigmoid(self.mean + self.std * z), torch.ones_like(u))
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,12 @@ class LossSecondMoment(TimeDistribution, name="loss_second_moment"):
         p = state["losses"].square().mean(dim=1).sqrt()
         return p / p.sum() * (1 - self.uniform) + self.uniform / self.bins
 
-    def draw(self, u: Tensor, state: State = NOTHING) -> Draw:
+    def draw(self, u: Tensor, state: State = NOTHING) -> TimeSample:
         p = self.probabilities(state)
         upper = p.cumsum(0)
         k = torch.searchsorted(upper, u * upper[-1], right=True).clamp(max=self.bins - 1)
         inside = ((u * upper[-1] - (upper[k] - p[k])) / p[k]).clamp(1e-6, 1 - 1e-6)
-        return Draw((k + inside) / self.bins, 1 / (self.bins * p[k]))
+        return TimeSample((k + inside) / self.bins, 1 / (self.bins * p[k]))
 
     def update(self, state: State, fraction: Tensor, losses: Tensor) -> None:
         remembered, counts = state["losses"], state["counts"]

@@ -29,12 +29,12 @@ from scaledit.evaluation.extractors import Extractor
 from scaledit.evaluation.extractors.dinov2 import DINOv2Features
 from scaledit.evaluation.extractors.inception import InceptionFeatures
 from scaledit.evaluation.features import FeatureNetwork, Features, extract
-from scaledit.evaluation.metric import Column, DistancePrecision, Given, Metric
+from scaledit.evaluation.metric import Column, DistancePrecision, Metric, MetricContext
 from scaledit.evaluation.metrics.frechet import FrechetDistance
 from scaledit.evaluation.protocol import describe, warnings
 from scaledit.evaluation.reference import Reference, open_reference
-from scaledit.evaluation.result import Figure, Result
-from scaledit.evaluation.samples import Drawn, InMemory, SampleSet
+from scaledit.evaluation.result import MetricValue, Result
+from scaledit.evaluation.samples import InMemory, PipelineSamples, SampleSet
 from scaledit.part import YOURS, Allowed
 from scaledit.pipeline import Pipeline
 from scaledit.sampling.request import Request
@@ -72,7 +72,7 @@ class Judge:
         """The classes of the held-out images."""
         return () if self.real is None or self.real.labels is None else tuple(self.real.labels.tolist())
 
-    def score(self, sets: Sequence[SampleSet], progress: Progress | None = None) -> Result:
+    def evaluate(self, sets: Sequence[SampleSet], progress: Progress | None = None) -> Result:
         """The metrics of one or several sample sets (several seeds of the same sampling) with their
         protocol."""
         total = sum(samples.n for samples in sets)
@@ -86,7 +86,7 @@ class Judge:
                     progress(done + some, total)
 
             features = extract(samples, [view.network for view in self.views], on_batch)
-            measured.append(self.figures(features))
+            measured.append(self.compute_metrics(features))
             seen.append(features[0])
             done += samples.n
         reference = self.views[0].reference
@@ -98,7 +98,7 @@ class Judge:
             values = [one[key] for one in measured]
             std = float(np.std(values, ddof=1)) if len(values) > 1 else None
             real = self.held_out.get(key) if self.held_out is not None else None
-            figures[key] = Figure(float(np.mean(values)), std, real)
+            figures[key] = MetricValue(float(np.mean(values)), std, real)
         every = [column for view in self.views for _, column in view.columns()]
         left_out = [column.title for column in every if column.key not in figures]
         small = any(
@@ -119,12 +119,12 @@ class Judge:
             if one not in own
         }
 
-    def figures(self, features: Sequence[Features]) -> dict[str, float]:
+    def compute_metrics(self, features: Sequence[Features]) -> dict[str, float]:
         """Of one sample set, as each view's extractor sees it."""
         out: dict[str, float] = {}
         for i, (view, seen) in enumerate(zip(self.views, features, strict=True)):
             real = self.floor[i] if self.floor else None
-            given = Given(view.extractor, self.precision, self.device, real)
+            given = MetricContext(view.extractor, self.precision, self.device, real)
             for one in view.metrics:
                 if "labels" in one.reads and seen.labels is None:
                     continue
@@ -303,7 +303,7 @@ def _built_in_judge(built_in: DataSet, config: EvaluateConfig, allowed: Allowed)
         check_reference(view)
     real = extract(held_out, networks)
     bare = Judge(views, config.precision, floor=tuple(real), real=held_out)
-    return replace(bare, held_out=bare.figures(real))
+    return replace(bare, held_out=bare.compute_metrics(real))
 
 
 def _in_memory(name: str, data: object) -> InMemory:
@@ -312,7 +312,7 @@ def _in_memory(name: str, data: object) -> InMemory:
     return InMemory(name, images.to_uint8(data.images), data.labels.numpy(), {})
 
 
-def drawn(
+def sample_sets(
     judge: Judge, pipeline: Pipeline, config: EvaluateConfig, settings: SampleConfig | None = None
 ) -> list[SampleSet]:
     """config.seeds sample sets of config.num images each, to be drawn with `settings` (the run's own
@@ -330,7 +330,7 @@ def drawn(
             )
         classes = judge.labels
     return [
-        Drawn(
+        PipelineSamples(
             pipeline,
             Request(classes, replace(settings, seed=config.seed + k), num=config.num, rule=config.labels),
             config.batch_size,

@@ -60,7 +60,7 @@ class Column(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Given:
+class MetricContext:
     """What a metric may use beside the features.
 
     extractor: that the features are of. precision, device: of distances between neighbours. real: features of
@@ -101,7 +101,9 @@ class Metric(Part, kind="metric", home="scaledit.evaluation.metrics", needs=("co
     by_request: ClassVar[bool] = False
     order: ClassVar[int] = LAST
 
-    def compute(self, reference: Reference, samples: Features, given: Given) -> float | Sequence[float]:
+    def compute(
+        self, reference: Reference, samples: Features, given: MetricContext
+    ) -> float | Sequence[float]:
         """The number, or as many as `columns` has. All that `reads` and `of_reference` name is there."""
         raise NotImplementedError
 

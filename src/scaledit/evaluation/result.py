@@ -23,7 +23,7 @@ from scaledit.files.reading import read_json
 DIGITS = 4
 
 
-class Figure(NamedTuple):
+class MetricValue(NamedTuple):
     """value: the mean over sample sets; std: over them, where there are several; real: the same figure of
     real held-out images, the floor (or ceiling) of what a model can reach."""
 
@@ -55,7 +55,7 @@ class Result:
     """name: of what was judged. figures: by the keys of `columns`, in their order."""
 
     name: str
-    figures: Mapping[str, Figure]
+    metrics: Mapping[str, MetricValue]
     protocol: Mapping[str, Any]
     warnings: Sequence[str]
 
@@ -63,15 +63,15 @@ class Result:
     def columns(self) -> dict[str, Column]:
         """What the figures are, in the order in which they are shown."""
         every = metric.columns(self.protocol)
-        return {key: every[key] for key in every if key in self.figures}
+        return {key: every[key] for key in every if key in self.metrics}
 
     def shown(self) -> list[tuple[str, str]]:
         """(title, figure) of each, for people."""
-        return [(one.title, self.figures[key].text(one.digits)) for key, one in self.columns.items()]
+        return [(one.title, self.metrics[key].text(one.digits)) for key, one in self.columns.items()]
 
     def to_json(self) -> dict[str, Any]:
         flat: dict[str, Any] = {"name": self.name}
-        for key, figure in self.figures.items():
+        for key, figure in self.metrics.items():
             flat[key] = figure.value
             flat |= {f"{key}_std": figure.std} if figure.std is not None else {}
             flat |= {f"{key}_real": figure.real} if figure.real is not None else {}
@@ -88,7 +88,7 @@ class Result:
         if not isinstance(warnings, list | tuple) or not all(isinstance(one, str) for one in warnings):
             raise UsageError(f"its warnings are {shown(warnings)}")
         figures = {
-            key: Figure(
+            key: MetricValue(
                 _number(value, key),
                 _number(value, f"{key}_std") if value.get(f"{key}_std") is not None else None,
                 _number(value, f"{key}_real") if value.get(f"{key}_real") is not None else None,
@@ -111,7 +111,7 @@ class Result:
             result = cls.from_json(value)
         except UsageError as error:
             raise UsageError(f"{path} cannot be read as {WHAT}: {error}") from None
-        if not result.figures:
+        if not result.metrics:
             raise UsageError(f"{path} holds no figure that scaledit knows")
         return result
 
@@ -135,12 +135,12 @@ def _number(value: Mapping[str, Any], key: str) -> float:
 def side_by_side(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """(header, rows): a row a result, a column a figure that any of them has."""
     every = metric.columns(*(result.protocol for result in results))
-    columns = [one for key, one in every.items() if any(key in result.figures for result in results)]
+    columns = [one for key, one in every.items() if any(key in result.metrics for result in results)]
     header = ["", *(one.title for one in columns)]
     rows = [
         [
             result.name,
-            *(result.figures[c.key].text(c.digits) if c.key in result.figures else "" for c in columns),
+            *(result.metrics[c.key].text(c.digits) if c.key in result.metrics else "" for c in columns),
         ]
         for result in results
     ]

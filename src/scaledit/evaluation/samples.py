@@ -90,7 +90,7 @@ class InMemory:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class PipelineSamples:
     """A request to a model, drawn when the batches are read."""
 
     pipeline: Pipeline
@@ -115,7 +115,7 @@ class Drawn:
             some = labels[first : first + self.batch_size]
             start = self.request.start + first
             yield Batch(
-                self.pipeline.draw(some, self.request.settings, start, self.batch_size), np.array(some)
+                self.pipeline.sample(some, self.request.settings, start, self.batch_size), np.array(some)
             )
 
 
@@ -171,8 +171,8 @@ class Npz:
                 count = min(at_once, n - first)
                 try:
                     data = file.read(count * size)
-                except Exception as error:  # what decompressing damaged bytes raises
-                    raise UsageError(f"{self.path} is damaged: {reason(error)}") from None
+                except Exception as error:  # what decompressing corrupt bytes raises
+                    raise UsageError(f"{self.path} is corrupt: {reason(error)}") from None
                 if len(data) != count * size:
                     raise UsageError(f"{self.path} is cut short at image {first + len(data) // size} of {n}")
                 images = np.frombuffer(data, np.uint8).reshape(count, *shape)
@@ -184,7 +184,7 @@ def arrays_of(path: Path) -> Iterator[zipfile.ZipFile]:
     """An .npz, opened. Whatever its bytes make zipfile and numpy raise inside the block becomes a UsageError.
 
     The checksums of a zip are of its members' contents; their names stand there twice, and are compared here,
-    so that no array is overlooked because its name was damaged.
+    so that no array is overlooked because its name was corrupt.
     """
     with reading(path, "an .npz file", error=UsageError):
         try:
@@ -293,7 +293,7 @@ class Pictures:
     def batches(self) -> Iterator[Batch]:
         size = (0, 0)
         with ThreadPoolExecutor(4) as pool:
-            files = ((name, _whole(name, read())) for name, read in self.files())
+            files = ((name, _complete(name, read())) for name, read in self.files())
             data = list(islice(files, 1))
             at_once = _at_once(data[0][1]) if data else BATCH
             data += islice(files, at_once - 1)
@@ -354,7 +354,7 @@ def _member(file: IO[bytes], path: Path) -> bytes:
         return file.read()
 
 
-def _whole(name: str, data: bytes) -> bytes:
+def _complete(name: str, data: bytes) -> bytes:
     """The same, after comparing a PNG with its own checksums. Raises UsageError."""
     if data.startswith(PNG_MAGIC):
         with reading(name, "a PNG", error=UsageError):
@@ -399,9 +399,9 @@ def _tar(path: Path) -> Iterator[tarfile.TarFile]:
                 file.seek(archive.offset)
                 end, entries = file.read(tarfile.BLOCKSIZE), len(archive.getmembers())
         except (tarfile.TarError, EOFError) as error:
-            raise UsageError(f"{path} is no tar archive, or is damaged ({reason(error)})") from None
+            raise UsageError(f"{path} is no tar archive, or is corrupt ({reason(error)})") from None
         if end != bytes(tarfile.BLOCKSIZE):
-            wrong = "is damaged" if len(end) == tarfile.BLOCKSIZE else "is cut short"
+            wrong = "is corrupt" if len(end) == tarfile.BLOCKSIZE else "is cut short"
             raise UsageError(f"{path} {wrong} after {entries} entries: a tar archive ends in zeros")
 
 

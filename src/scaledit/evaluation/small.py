@@ -56,7 +56,7 @@ def load_shipped(network: nn.Module, file: str, sha256: str) -> None:
     data = files("scaledit.evaluation").joinpath(file).read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
-        raise RunError(f"scaledit's own {file} is damaged (SHA-256 {found[:8]}...); install scaledit again")
+        raise RunError(f"scaledit's own {file} is corrupt (SHA-256 {found[:8]}...); install scaledit again")
     network.load_state_dict(load(data))
 
 

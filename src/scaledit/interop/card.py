@@ -100,11 +100,11 @@ def text(model: Model, results: Sequence[Mapping[str, Any]] = (), usage: Usage =
 
 def loading(model: Model, usage: Usage) -> list[str]:
     """Lines of Python that open the folder and draw with it, as far as the layout can."""
-    config, made_by = model.config.model, model.made_by
+    config, info = model.config.model, model.autoencoder_info
     classes = [0, 1] if config.num_classes > 1 else [0]
     recorded = model.config.autoencoder.path
     if usage == "scaledit":
-        if made_by is None or _is_hub_id(recorded or made_by.name):
+        if info is None or _is_hub_id(recorded or info.name):
             return ["import scaledit", "", f'images = scaledit.load("{WHERE}")({classes}, seed=0)']
         return [
             "import scaledit",
@@ -196,10 +196,10 @@ def _data(model: Model) -> list[str]:
     numbered = all(name == str(i) for i, name in enumerate(names))
     shown = ", ".join(map(plain, names[:20])) + (", ..." if len(names) > 20 else "")
     said.append(f"- classes: {len(names)}" + ("" if numbered else f" ({shown})"))
-    if model.made_by is None:
+    if model.autoencoder_info is None:
         said.append("- pixels")
     else:
-        made = model.made_by
+        made = model.autoencoder_info
         where = _named(run.autoencoder.path or made.name) or "not recorded; give one with --decoder"
         said.append(
             f"- latents of {made.channels} channels at 1/{made.downsampling}, scale {made.scale}; "

@@ -20,12 +20,12 @@ from scaledit.config import NOTHING
 from scaledit.errors import RunError, UsageError
 from scaledit.files.atomic import atomic_write
 from scaledit.files.manifest import sha256_of
-from scaledit.interop import card, diffusers_folder, official, ours, sit
+from scaledit.interop import card, diffusers_folder, native, official, sit
 from scaledit.interop.difference import Difference, measured
 from scaledit.interop.infer import KNOWN_NAMES, Hints, classes_of, config_of
-from scaledit.interop.lazily import (
+from scaledit.interop.lazy_tensors import (
     Lazy,
-    looked_through,
+    checked_finite,
     open_safetensors,
     write_safetensors,
 )
@@ -57,16 +57,16 @@ def open_model(
     not, and the notes say which they are (which reads every tensor once more, at once). allowed: modules that
     a config of ours may name parts of.
 
-    Raises UsageError where it is no model, or leaves something to ask for; RunError where it is damaged.
+    Raises UsageError where it is no model, or leaves something to ask for; RunError where it is corrupt.
     """
     hints = hints or Hints()
     if not path.exists():
         raise UsageError(f"there is no {path}")
     if path.is_file():
         return _official(path, hints, weights, allow_nonfinite)
-    folder = ours.locate(path)
+    folder = native.locate(path)
     if folder is not None:
-        return ours.read(folder, weights, allow_nonfinite, allowed)
+        return native.read(folder, weights, allow_nonfinite, allowed)
     if diffusers_folder.transformer_folder(path) is not None:
         return diffusers_folder.read(path, hints, allow_nonfinite, allowed)
     raise UsageError(
@@ -91,9 +91,9 @@ def _official(path: Path, hints: Hints, kind: str, allow_nonfinite: bool) -> Mod
     else:
         raise UsageError(f"{path} is neither {', '.join(PICKLES)} nor {TENSORS}")
     tensors, kind, notes = _part(parts, kind, path)
-    tensors, kept = looked_through(tensors, path, allow_nonfinite)
+    tensors, kept = checked_finite(tensors, path, allow_nonfinite)
     notes += kept
-    weights = official.to_ours(tensors)
+    weights = official.to_native(tensors)
     shapes = {key: lazy.shape for key, lazy in weights.items()}
     patches, table = tensors.get(official.PATCHES), tensors.get(official.POSITION)
     position = None if table is None else _table(table).read()
@@ -204,7 +204,7 @@ def write(
     Raises UsageError where the layout cannot hold such a model or `out` exists.
     """
     if to == "scaledit":
-        return Written(ours.write(model, out, card.text(model, results), progress))
+        return Written(native.write(model, out, card.text(model, results), progress))
     if to == "official":
         return _write_official(model, out, progress)
     if to == "program":
@@ -214,7 +214,7 @@ def write(
     text = card.text(model, results, "plain" if plain else "diffusers")
     written = diffusers_folder.write(model, out, text, progress, plain, shard)
     sha256, notes = next(iter(written.sha256.values())), []
-    if not written.has_pipeline and model.made_by is None:
+    if not written.has_pipeline and model.autoencoder_info is None:
         notes.append(
             "diffusers' DiTPipeline makes no pixels without an autoencoder: it does not open the folder"
         )

@@ -2,7 +2,7 @@
 
     folder/  model_index.json  scheduler/scheduler_config.json  vae/  README.md  scaledit.json
              transformer/  config.json  diffusion_pytorch_model[-00001-of-00003].safetensors
-                           exact_diffusers.py  (the class whose outputs are ours; not in a plain folder)
+                           exact_diffusers.py  (the class that equals scaledit's; not in a plain folder)
 
 scaledit.json holds what diffusers has no place for; it is believed only as far as it fits the weights.
 """
@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from scaledit.callbacks import Progress
+from scaledit.checkpoint import modern_state
 from scaledit.config import NOTHING, DiffusionConfig, RunConfig
-from scaledit.data.latents import MadeBy
+from scaledit.data.latents import AutoencoderInfo
 from scaledit.diffusion import (
     X0,
     CosineBeta,
@@ -35,10 +36,10 @@ from scaledit.files.manifest import sha256_of
 from scaledit.files.reading import read_json
 from scaledit.interop import diffusers_layout
 from scaledit.interop.infer import Hints, config_of
-from scaledit.interop.lazily import Lazy, looked_through, open_safetensors, write_safetensors
+from scaledit.interop.lazy_tensors import Lazy, checked_finite, open_safetensors, write_safetensors
 from scaledit.interop.model import Model, decoded_by, described
+from scaledit.interop.native import CARD, new_folder
 from scaledit.interop.official import check_position, check_shapes
-from scaledit.interop.ours import CARD, new_folder
 from scaledit.interop.pickled import open_pickled
 from scaledit.part import Allowed
 
@@ -82,13 +83,13 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def read(path: Path, hints: Hints, allow_nonfinite: bool = False, allowed: Allowed = NOTHING) -> Model:
-    """allow_nonfinite: see `lazily.looked_through`. allowed: see `RunConfig.from_json`. Raises UsageError for
-    another model, or weights that do not fit the folder's config."""
+    """allow_nonfinite: see `lazy_tensors.checked_finite`. allowed: see `RunConfig.from_json`. Raises
+    UsageError for another model, or weights that do not fit the folder's config."""
     folder = transformer_folder(path)
     if folder is None:
         raise UsageError(f"{path} holds no DiT of diffusers: no {CONFIG} with one of {', '.join(CLASSES)}")
     theirs, (weights, files) = _config(folder), _weights(folder)
-    weights, kept = looked_through(weights, folder, allow_nonfinite)
+    weights, kept = checked_finite(weights, folder, allow_nonfinite)
     heads, side = theirs.get("num_attention_heads"), theirs.get("sample_size")
     classes = theirs.get("num_embeds_ada_norm", hints.num_classes)
     for key, value in (
@@ -98,8 +99,8 @@ def read(path: Path, hints: Hints, allow_nonfinite: bool = False, allowed: Allow
     ):
         if type(value) is not int and not (value is None and key == "num_embeds_ada_norm"):
             raise UsageError(f"{folder / CONFIG}: {key} must be a whole number, got {value!r:.60}")
-    ours = diffusers_layout.to_ours(weights)
-    shapes = {key: lazy.shape for key, lazy in ours.items()}
+    native = diffusers_layout.to_native(weights)
+    shapes = {key: lazy.shape for key, lazy in native.items()}
     given = dataclasses.replace(hints, heads=heads, input_size=side, num_classes=classes)
     patches = weights.get(diffusers_layout.PATCHES)
     # diffusers' class has a row for the null label whatever the model was trained with
@@ -111,8 +112,8 @@ def read(path: Path, hints: Hints, allow_nonfinite: bool = False, allowed: Allow
     digests = [sha256_of(file) for file in files]
     sha256 = digests[0] if len(files) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     source = {"layout": "diffusers", "name": path.resolve().name, "sha256": sha256}
-    model = dataclasses.replace(described(config, ours, diffusion, source, (*kept, *notes)), sha256=sha256)
-    model = _with_ours(model, path / OURS, allowed)
+    model = dataclasses.replace(described(config, native, diffusion, source, (*kept, *notes)), sha256=sha256)
+    model = _with_native_config(model, path / OURS, allowed)
     if theirs["_class_name"] != diffusers_layout.EXACT:
         model = model.noting(
             "diffusers itself runs these weights with other timestep frequencies (/127) and another eps; "
@@ -157,33 +158,34 @@ def _diffusion(path: Path) -> tuple[DiffusionConfig, tuple[str, ...]]:
     theirs = read_json(file, "a scheduler's config", error=UsageError)
     schedule, prediction = theirs.get("beta_schedule", ""), theirs.get("prediction_type", "epsilon")
     ends, steps = (theirs.get("beta_start"), theirs.get("beta_end")), theirs.get("num_train_timesteps", 1000)
-    ours = next((key for key, value in BETAS.items() if value == schedule), None)
+    native = next((key for key, value in BETAS.items() if value == schedule), None)
     read_as = next((key for key, value in PREDICTIONS.items() if value == prediction), None)
     if (
-        ours is None
+        native is None
         or read_as is None
-        or (ours is not CosineBeta and ends != (1e-4, 0.02))
+        or (native is not CosineBeta and ends != (1e-4, 0.02))
         or type(steps) is not int
     ):
         raise UsageError(
-            f"{file} has a schedule that ours has not: beta_schedule {schedule!s:.60}, betas {ends!s:.60}, "
+            f"{file} has a schedule that scaledit lacks: beta_schedule {schedule!s:.60}, betas {ends!s:.60}, "
             f"prediction_type {prediction!s:.60}, num_train_timesteps {steps!s:.60}"
         )
     try:
-        return DiffusionConfig(ours(steps), read_as()), ()
+        return DiffusionConfig(native(steps), read_as()), ()
     except UsageError as error:
         raise UsageError(f"{file}: num_train_timesteps: {error}") from None
 
 
-def _with_ours(model: Model, path: Path, allowed: Allowed) -> Model:
+def _with_native_config(model: Model, path: Path, allowed: Allowed) -> Model:
     """What scaledit.json says, where it fits the weights."""
     if not path.is_file():
         return model
     with reading(path, "what scaledit writes", "delete it to go by the weights alone", UsageError):
         said = read_json(path, "what scaledit writes", "delete it to go by the weights alone", UsageError)
+        said = modern_state(said)
         config = RunConfig.from_json(said["config"], allowed)
-        names, made_by = tuple(map(str, said["class_names"])), said["made_by"]
-        maker = None if made_by is None else MadeBy(**made_by)
+        names, info = tuple(map(str, said["class_names"])), said["autoencoder_info"]
+        maker = None if info is None else AutoencoderInfo(**info)
         source, step, kind = dict(said["source"]) or model.source, int(said["step"]), str(said["kind"])
     found = dataclasses.replace(model.config.model, class_dropout=config.model.class_dropout)
     if config.model != found or len(names) != config.model.num_classes:
@@ -192,7 +194,7 @@ def _with_ours(model: Model, path: Path, allowed: Allowed) -> Model:
         model,
         config=config,
         class_names=names,
-        made_by=maker,
+        autoencoder_info=maker,
         step=step,
         source=source,
         kind=kind,
@@ -242,7 +244,7 @@ def write(
         said = {
             "config": model.config.to_json(),
             "class_names": model.class_names,
-            "made_by": None if model.made_by is None else model.made_by._asdict(),
+            "autoencoder_info": None if model.autoencoder_info is None else model.autoencoder_info._asdict(),
             "step": model.step,
             "source": dict(model.source),
             "kind": model.kind,
@@ -254,7 +256,7 @@ def write(
 
 def has_pipeline(model: Model) -> bool:
     """Whether diffusers' DiTPipeline can sample such a model: latents, on a chain that it knows."""
-    return model.made_by is not None and _scheduler(model.config.diffusion) is not None
+    return model.autoencoder_info is not None and _scheduler(model.config.diffusion) is not None
 
 
 def _scheduler(diffusion: DiffusionConfig) -> dict[str, object] | None:

@@ -1,4 +1,5 @@
-"""diffusers' DiTTransformer2DModel <-> ours: names and shapes. The same weights are another function there.
+"""diffusers' DiTTransformer2DModel <-> scaledit's DiT: names and shapes. The same weights are another
+function there.
 
     blocks.i.attn.qkv (3D, D)     <->  transformer_blocks.i.attn1.to_q, to_k, to_v (D, D) each
     time_embed, label_embed       <->  transformer_blocks.i.norm1.emb.*, a copy in every block i
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 import torch
 
 from scaledit.errors import UsageError
-from scaledit.interop.lazily import Lazy, joined
+from scaledit.interop.lazy_tensors import Lazy, cat
 from scaledit.interop.official import check_conditioning
 from scaledit.models.config import DiTConfig
 
@@ -42,32 +43,32 @@ PLAIN, EXACT = "DiTTransformer2DModel", "ExactDiTTransformer2DModel"
 MLP_RATIO = 4
 
 
-def to_ours(weights: Mapping[str, Lazy]) -> dict[str, Lazy]:
+def to_native(weights: Mapping[str, Lazy]) -> dict[str, Lazy]:
     """Our names and shapes. Raises UsageError where the copies of the embeddings differ: such a model has a
-    function that ours cannot have."""
+    function that scaledit's DiT cannot compute."""
     out: dict[str, Lazy] = {}
     given = {key: value for key, value in weights.items() if key != POSITION}
     blocks = sorted({int(key.split(".")[1]) for key in given if _is_block(key)})
-    for theirs, ours in ENDS:
+    for theirs, native in ENDS:
         for kind in ("weight", "bias"):
-            _take(given, f"{theirs}{kind}", out, f"{ours}{kind}")
+            _take(given, f"{theirs}{kind}", out, f"{native}{kind}")
     for i in blocks:
         prefix = f"transformer_blocks.{i}."
         for kind in ("weight", "bias"):
-            for theirs, ours in PARTS:
-                _take(given, f"{prefix}{theirs}{kind}", out, f"blocks.{i}.{ours}{kind}")
+            for theirs, native in PARTS:
+                _take(given, f"{prefix}{theirs}{kind}", out, f"blocks.{i}.{native}{kind}")
             qkv = [given.pop(f"{prefix}attn1.to_{which}.{kind}", None) for which in "qkv"]
             present = [part for part in qkv if part is not None]
             if len({(part.shape, part.dtype) for part in present}) > 1:
                 raise UsageError(f"{prefix}attn1 has queries, keys and values of different shapes or dtypes")
             if len(present) == 3:
-                out[f"blocks.{i}.attn.qkv.{kind}"] = joined(present)
-            for theirs, ours in EMBEDDINGS:
+                out[f"blocks.{i}.attn.qkv.{kind}"] = cat(present)
+            for theirs, native in EMBEDDINGS:
                 key = f"{prefix}norm1.emb.{theirs}{kind}"
-                if f"{ours}{kind}" in out and key not in given:
+                if f"{native}{kind}" in out and key not in given:
                     raise UsageError(f"the diffusers folder lacks {key}")
                 if key in given:
-                    _same(out.setdefault(f"{ours}{kind}", given[key]), given.pop(key), key)
+                    _same(out.setdefault(f"{native}{kind}", given[key]), given.pop(key), key)
     if given:
         raise UsageError(
             f"the diffusers folder has {min(given)[:100]} and {len(given) - 1} more weights that no DiT has"
@@ -83,14 +84,16 @@ def _is_block(key: str) -> bool:
     return words[0] == "transformer_blocks" and len(words) > 2 and words[1].isdecimal() and len(words[1]) < 6
 
 
-def _take(given: dict[str, Lazy], theirs: str, out: dict[str, Lazy], ours: str) -> None:
+def _take(given: dict[str, Lazy], theirs: str, out: dict[str, Lazy], native: str) -> None:
     if theirs in given:
-        out[ours] = given.pop(theirs)
+        out[native] = given.pop(theirs)
 
 
 def _same(first: Lazy, other: Lazy, key: str) -> None:
     if first is not other and (first.shape != other.shape or not torch.equal(first.read(), other.read())):
-        raise UsageError(f"{key} differs from that of another block; ours has one embedding for all of them")
+        raise UsageError(
+            f"{key} differs from that of another block; scaledit has one embedding for all blocks"
+        )
 
 
 def to_diffusers(weights: Mapping[str, Lazy], config: DiTConfig) -> dict[str, Lazy]:
@@ -106,18 +109,18 @@ def to_diffusers(weights: Mapping[str, Lazy], config: DiTConfig) -> dict[str, La
         )
     patch = (config.hidden_size, config.in_channels, config.patch_size, config.patch_size)
     out: dict[str, Lazy] = {}
-    for theirs, ours in ENDS:
+    for theirs, native in ENDS:
         for kind in ("weight", "bias"):
-            out[f"{theirs}{kind}"] = weights[f"{ours}{kind}"]
+            out[f"{theirs}{kind}"] = weights[f"{native}{kind}"]
     out[PATCHES] = out[PATCHES].reshaped(patch)
     for i in range(config.depth):
         prefix = f"transformer_blocks.{i}."
         for kind in ("weight", "bias"):
-            for theirs, ours in EMBEDDINGS:
-                if f"{ours}{kind}" in weights:  # the label table has no bias
-                    out[f"{prefix}norm1.emb.{theirs}{kind}"] = weights[f"{ours}{kind}"]
-            for theirs, ours in PARTS:
-                out[f"{prefix}{theirs}{kind}"] = weights[f"blocks.{i}.{ours}{kind}"]
+            for theirs, native in EMBEDDINGS:
+                if f"{native}{kind}" in weights:  # the label table has no bias
+                    out[f"{prefix}norm1.emb.{theirs}{kind}"] = weights[f"{native}{kind}"]
+            for theirs, native in PARTS:
+                out[f"{prefix}{theirs}{kind}"] = weights[f"blocks.{i}.{native}{kind}"]
             qkv = weights[f"blocks.{i}.attn.qkv.{kind}"]
             for place, which in enumerate("qkv"):
                 width = config.hidden_size

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaledit.config import DataConfig, DiffusionConfig, LatentConfig, RunConfig, SampleConfig
-from scaledit.data.latents import MadeBy
+from scaledit.data.latents import AutoencoderInfo
 from scaledit.diffusion import DDPM, ClassifierFree, Heun, LinearFlow, Simple, Velocity
 from scaledit.errors import UsageError
 from scaledit.interop.infer import name_of
-from scaledit.interop.lazily import Lazy
+from scaledit.interop.lazy_tensors import Lazy
 from scaledit.models.config import LATENT_CHANNELS, LATENT_DOWNSAMPLING, DiTConfig
 
 OFFICIAL_SCALE = 0.18215
 """Of the latents that the official DiT and SiT weights were trained on: Stable Diffusion's f8 autoencoder."""
-UNNAMED = MadeBy("", "", "", OFFICIAL_SCALE, LATENT_CHANNELS, LATENT_DOWNSAMPLING)
+UNNAMED = AutoencoderInfo("", "", "", OFFICIAL_SCALE, LATENT_CHANNELS, LATENT_DOWNSAMPLING)
 """The official latents, where nobody has said which copy of the autoencoder decodes them."""
 PIXELS = (1, 3)
 """Channels of models that make pictures themselves, where nothing says what they make."""
@@ -29,15 +29,15 @@ SIT = DiffusionConfig(LinearFlow(), Velocity(tells="alpha"), Simple())
 
 @dataclass(frozen=True)
 class Model:
-    """config: its model fits the weights. made_by: the autoencoder of its latents, None for pixels. step: of
-    its training, 0 where it is not known. source: where the weights came from first; empty for a run of ours.
-    kind: "ema" or "model", where it is known. sha256: of the file they were read from, where it has been
-    hashed. notes: what a person should know, a sentence each."""
+    """config: its model fits the weights. autoencoder_info: the autoencoder of its latents, None for pixels.
+    step: of its training, 0 where it is not known. source: where the weights came from first; empty for a run
+    of ours. kind: "ema" or "model", where it is known. sha256: of the file they were read from, where it has
+    been hashed. notes: what a person should know, a sentence each."""
 
     config: RunConfig
     weights: Mapping[str, Lazy]
     class_names: tuple[str, ...]
-    made_by: MadeBy | None
+    autoencoder_info: AutoencoderInfo | None
     source: Mapping[str, Any]
     step: int = 0
     kind: str = "model"
@@ -79,8 +79,8 @@ def described(
         ),
     )
     names = tuple(str(c) for c in range(config.num_classes))
-    made_by = None if pixels else UNNAMED._replace(channels=config.in_channels)
-    return Model(run, weights, names, made_by, source, notes=notes)
+    info = None if pixels else UNNAMED._replace(channels=config.in_channels)
+    return Model(run, weights, names, info, source, notes=notes)
 
 
 def decoded_by(model: Model, autoencoder: str) -> Model:
@@ -89,19 +89,19 @@ def decoded_by(model: Model, autoencoder: str) -> Model:
     Raises UsageError where it is not there or makes latents of other channels.
     """
     if autoencoder == "pixels":
-        return dataclasses.replace(model, made_by=None)
+        return dataclasses.replace(model, autoencoder_info=None)
     from scaledit.autoencoders import open_autoencoder
-    from scaledit.autoencoders.decoder import check_same_latents, made_by
+    from scaledit.autoencoders.decoder import autoencoder_info, check_same_latents
     from scaledit.autoencoders.kl import KLAutoencoder
 
     opened = open_autoencoder(autoencoder)
-    found = made_by(opened)
+    found = autoencoder_info(opened)
     channels = model.config.model.in_channels
     if found.channels != channels:
         raise UsageError(f"{autoencoder} has latents of {found.channels} channels, this model {channels}")
-    if model.made_by is not None and model.made_by.encoder_sha256:
-        check_same_latents(opened, model.made_by)
-        found = model.made_by
+    if model.autoencoder_info is not None and model.autoencoder_info.encoder_sha256:
+        check_same_latents(opened, model.autoencoder_info)
+        found = model.autoencoder_info
     config = dataclasses.replace(model.config, autoencoder=LatentConfig(path=autoencoder))
     notes = opened.notes if isinstance(opened, KLAutoencoder) else ()
-    return dataclasses.replace(model, config=config, made_by=found).noting(*notes)
+    return dataclasses.replace(model, config=config, autoencoder_info=found).noting(*notes)

@@ -1,4 +1,4 @@
-"""The official DiT's state dict <-> ours: the same numbers under other names.
+"""The official DiT's state dict <-> scaledit's: the same numbers under other names.
 
     x_embedder.proj.weight (D, C, p, p)  <->  patch_embed.weight (D, C p p)
     blocks.i.adaLN_modulation.1.weight   <->  blocks.i.modulation.weight,  and so on
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from scaledit.errors import UsageError
-from scaledit.interop.lazily import DTYPES, Lazy, joined, there
+from scaledit.interop.lazy_tensors import DTYPES, Lazy, cat, from_tensor
 from scaledit.models.config import DiTConfig
 from scaledit.models.dit import DiT
 from scaledit.models.layers import position_table
@@ -39,15 +39,15 @@ MOST_TOKENS = 1 << 16
 """Of an input that is believed: 4096x4096 pixels at patch 2 in an f8 autoencoder's latents."""
 
 
-def _ours(key: str) -> str:
-    for theirs, ours in _NAMES:
-        key = key.replace(theirs, ours)
+def _native(key: str) -> str:
+    for theirs, native in _NAMES:
+        key = key.replace(theirs, native)
     return key
 
 
 def _theirs(key: str) -> str:
-    for theirs, ours in _NAMES:
-        key = key.replace(ours, theirs)
+    for theirs, native in _NAMES:
+        key = key.replace(native, theirs)
     return key
 
 
@@ -71,10 +71,10 @@ def check_conditioning(config: DiTConfig, layout: str = "official") -> None:
         raise UsageError(f"the {layout} layout cannot hold this model's {' and '.join(beside)}")
 
 
-def to_ours(weights: Mapping[str, Lazy]) -> dict[str, Lazy]:
-    """Our names and shapes; the position table, which ours does not hold, is left out. The label table is as
-    it is: see `with_null_row`."""
-    out = {_ours(key): value for key, value in weights.items() if key != POSITION}
+def to_native(weights: Mapping[str, Lazy]) -> dict[str, Lazy]:
+    """The weights under scaledit's names and shapes, without the position table. The label table is
+    unchanged: see `with_null_row`."""
+    out = {_native(key): value for key, value in weights.items() if key != POSITION}
     patches = out.get("patch_embed.weight")
     if patches is not None and len(patches.shape) == 4:
         out["patch_embed.weight"] = patches.reshaped((patches.shape[0], math.prod(patches.shape[1:])))
@@ -82,13 +82,13 @@ def to_ours(weights: Mapping[str, Lazy]) -> dict[str, Lazy]:
 
 
 def with_null_row(weights: Mapping[str, Lazy], config: DiTConfig) -> dict[str, Lazy]:
-    """Weights by our names for a network of ours, whose label table always has a row for the null label. A
-    model that was trained without label dropout has none: it gets a row of zeros, which is never used
-    (guidance is refused) and left out again on the way back."""
+    """Weights for scaledit's network, whose label table always has a row for the null label. A model that was
+    trained without label dropout has none: it gets a row of zeros, which is never used (guidance is refused)
+    and left out again on the way back."""
     out, table = dict(weights), weights.get(LABELS)
     if not config.has_null_label and table is not None and table.shape[:1] == (config.num_classes,):
         zeros = torch.zeros(1, *table.shape[1:], dtype=DTYPES[table.dtype])
-        out[LABELS] = joined([table, there(zeros)])
+        out[LABELS] = cat([table, from_tensor(zeros)])
     return out
 
 
@@ -104,7 +104,7 @@ def to_official(weights: Mapping[str, Lazy], config: DiTConfig) -> dict[str, Laz
     }
     if not config.has_null_label:
         named[_theirs(LABELS)] = weights[LABELS].rows(0, config.num_classes)
-    return {POSITION: there(table), **named}
+    return {POSITION: from_tensor(table), **named}
 
 
 def position(config: DiTConfig) -> Tensor:
@@ -160,7 +160,7 @@ def load(config: DiTConfig, state_dict: Mapping[str, Tensor]) -> DiT:
     the sin-cos table (then the weights belong to another position embedding).
     """
     check_conditioning(config)
-    given = {_ours(key): value for key, value in state_dict.items() if key != POSITION}
+    given = {_native(key): value for key, value in state_dict.items() if key != POSITION}
     patches = given.get("patch_embed.weight")
     if patches is not None:
         needed = _theirs_shape(config, "patch_embed.weight", ())

@@ -76,7 +76,7 @@ class Refused(Exception):
     """The file is of another kind, or says what cannot be true."""
 
 
-class Damaged(Exception):
+class Corrupt(Exception):
     """The file was one of ours and is no longer."""
 
 
@@ -253,7 +253,7 @@ def members(file: BinaryIO, size: int) -> Members:
     try:
         listed = zipfile.ZipFile(file).infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, UnicodeDecodeError):
-        raise Damaged("begins as a zip and does not end as one: it is cut off") from None
+        raise Corrupt("begins as a zip and does not end as one: it is cut off") from None
     pickles = [
         info for info in listed if info.filename.count("/") == 1 and info.filename.endswith("/data.pkl")
     ]
@@ -266,7 +266,7 @@ def members(file: BinaryIO, size: int) -> Members:
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
             raise Refused(f"has a compressed member ({info.filename:.60}); torch.save compresses nothing")
         if info.header_offset < 0:
-            raise Damaged("is a zip with a piece missing")
+            raise Corrupt("is a zip with a piece missing")
         file.seek(info.header_offset)
         header = file.read(30)
         if len(header) < 30 or header[:4] != b"PK\3\4" or header[6] & 1:
@@ -274,7 +274,7 @@ def members(file: BinaryIO, size: int) -> Members:
         name, extra = struct.unpack("<HH", header[26:30])
         start = info.header_offset + 30 + name + extra
         if start + info.file_size > size:
-            raise Damaged(f"is cut off: {info.filename:.60} would end behind the file's last byte")
+            raise Corrupt(f"is cut off: {info.filename:.60} would end behind the file's last byte")
         spans.append((start, start + info.file_size))
         return start, info.file_size
 
@@ -296,7 +296,7 @@ def members(file: BinaryIO, size: int) -> Members:
     file.seek(start)
     data = file.read(length)
     if pickles[0].CRC not in (0, zlib.crc32(data)):
-        raise Damaged(f"is damaged: {pickles[0].filename:.60} does not match its CRC-32")
+        raise Corrupt(f"is corrupt: {pickles[0].filename:.60} does not match its CRC-32")
     return Members(data, storages)
 
 
@@ -306,7 +306,7 @@ def described(name: str, tensor: Tensor, storages: dict[str, tuple[int, int, int
     if storage.dtype not in DTYPES.values():
         raise Refused(f"has {name} as {storage.dtype}; weights are F32, F16 or BF16")
     if storage.key not in storages:
-        raise Damaged(f"lacks the bytes of {name}")
+        raise Corrupt(f"lacks the bytes of {name}")
     start, length, crc = storages[storage.key]
     item = SIZE[storage.dtype]
     numel, extent = 1, 1
@@ -453,7 +453,7 @@ def limit() -> None:
 
 
 def read(path: str) -> dict[str, Any]:
-    """Raises Refused, Damaged."""
+    """Raises Refused, Corrupt."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         start = file.read(len(LEGACY))
@@ -474,8 +474,8 @@ def main(path: str, say: Callable[[str], object]) -> None:
         answer = read(path)
     except Refused as error:
         answer = {"refused": str(error)}
-    except Damaged as error:
-        answer = {"damaged": str(error)}
+    except Corrupt as error:
+        answer = {"corrupt": str(error)}
     except (MemoryError, RecursionError):
         answer = {"refused": f"needs more than {MEMORY >> 20} MiB to be read, which no checkpoint does"}
     except OSError as error:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from scaledit.errors import RunError, UsageError
 from scaledit.interop import pickle_reader
-from scaledit.interop.lazily import Lazy, bytes_of, contiguous, in_file
+from scaledit.interop.lazy_tensors import Lazy, bytes_of, contiguous, from_file
 
 WALL_SECONDS = 60
 """For the child, on a busy machine; its processor time is limited to pickle_reader.SECONDS."""
@@ -45,8 +45,8 @@ def open_pickled(path: Path) -> Pickled:
     """Raises UsageError for a file that is not what torch.save writes of a state dict or a trainer's
     checkpoint, or that would run something; RunError for one that is cut off."""
     answer = _ask(path)
-    if "damaged" in answer:
-        raise RunError(f"{path} {answer['damaged']}; fetch it again")
+    if "corrupt" in answer:
+        raise RunError(f"{path} {answer['corrupt']}; fetch it again")
     if "refused" in answer:
         raise UsageError(f"{path} {answer['refused']}; it was not opened")
     if not answer["parts"]:
@@ -57,7 +57,9 @@ def open_pickled(path: Path) -> Pickled:
     parts = {
         part: {
             name: _checked(
-                in_file(path, entry["dtype"], tuple(entry["shape"]), entry["start"], tuple(entry["strides"])),
+                from_file(
+                    path, entry["dtype"], tuple(entry["shape"]), entry["start"], tuple(entry["strides"])
+                ),
                 path,
                 name,
                 entry["storage"],
@@ -88,7 +90,7 @@ def _checked(lazy: Lazy, path: Path, name: str, storage: Sequence[int], right: s
             while left and (piece := file.read(min(BLOCK, left))):
                 crc, left = zlib.crc32(piece, crc), left - len(piece)
         if crc != expected:
-            raise RunError(f"{path} is damaged: {name} does not match its CRC-32; fetch it again")
+            raise RunError(f"{path} is corrupt: {name} does not match its CRC-32; fetch it again")
         right.add(start)
         return lazy.read()
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from scaledit.interop.lazily import Lazy
+from scaledit.interop.lazy_tensors import Lazy
 from scaledit.models.config import DiTConfig
 
 LAST = ("final.linear.weight", "final.linear.bias")

@@ -84,4 +84,4 @@ def _over_training(events: Events) -> bytes | None:
     steps, values = np.array([(event["step"], event["psnr"]) for event in judged], dtype=float).T
     figure, axes = page.axes(7, 2.8, "step", "PSNR of held-out images (dB)")
     axes.plot(steps, values, color=page.DARK, marker="o")
-    return page.drawn(figure)
+    return page.rendered(figure)

@@ -81,7 +81,7 @@ def results(shown: Sequence[Result], real: str | None = None) -> Results:
 
 def _real(result: Result, column: int) -> str:
     shown = list(result.columns.values())[column]
-    value = result.figures[shown.key].real
+    value = result.metrics[shown.key].real
     return "" if value is None else f"{value:.{shown.digits}g}"
 
 
@@ -106,7 +106,7 @@ def axes(width: float, height: float, xlabel: str, ylabel: str) -> tuple[Figure,
     return figure, plot
 
 
-def drawn(figure: Figure) -> bytes:
+def rendered(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=160)
     return buffer.getvalue()

@@ -14,7 +14,7 @@ import numpy as np
 from scaledit import images
 from scaledit.callbacks import Progress
 from scaledit.config import RunConfig, changes, scaled
-from scaledit.evaluation.judge import Judge, drawn, judged_by_its_own, open_judge
+from scaledit.evaluation.judge import Judge, judged_by_its_own, open_judge, sample_sets
 from scaledit.evaluation.result import Result
 from scaledit.files.reading import picture_in
 from scaledit.models import flops
@@ -80,7 +80,7 @@ def logged(run: Path) -> tuple[Events, list[str]]:
     none. A log may come from elsewhere, cut, edited or made up."""
     lines = log.lines(run)
     events = [one for one in lines.records[:MOST_EVENTS] if one["event"] != "evaluated" or _is_result(one)]
-    without = len(lines.records) - len(events) + len(lines.damaged)
+    without = len(lines.records) - len(events) + len(lines.corrupt)
     return events, [f"{without} lines of {log.LOG} that are no event of a run"] * bool(without)
 
 
@@ -101,8 +101,8 @@ def _is_result(line: Mapping[str, Any]) -> bool:
         page.results([result])
     except Exception:  # whatever is wrong with it
         return False
-    values = [value for figure in result.figures.values() for value in figure if value is not None]
-    return bool(result.figures) and all(_is_number(value) and math.isfinite(value) for value in values)
+    values = [value for figure in result.metrics.values() for value in figure if value is not None]
+    return bool(result.metrics) and all(_is_number(value) and math.isfinite(value) for value in values)
 
 
 def _headline(pipeline: Pipeline, events: Events) -> dict[str, str]:
@@ -121,14 +121,14 @@ def _headline(pipeline: Pipeline, events: Events) -> dict[str, str]:
         f"an image ({config.model.block.label()}, width {config.model.hidden_size}, depth "
         f"{config.model.depth}, patch {config.model.patch_size})",
         "Trained": f"{step} steps of batch {config.train.batch_size}, {seconds:.0f} s on {device}",
-        "Speed": f"{rate:.0f} images/s in training, {macs / 1e9:.1f} G multiply-adds/s{_of_roof(stepped)}",
+        "Speed": f"{rate:.0f} images/s in training, {macs / 1e9:.1f} G multiply-adds/s{_mfu(stepped)}",
         "Skipped steps": f"{skipped}",
     }
 
 
-def _of_roof(stepped: Events) -> str:
+def _mfu(stepped: Events) -> str:
     """The median of what was logged; older logs have none."""
-    shares = [float(event["share_of_roof"]) for event in stepped if _is_number(event.get("share_of_roof"))]
+    shares = [float(event["mfu"]) for event in stepped if _is_number(event.get("mfu"))]
     return f", {np.median(shares):.0%} of the rate of large matrix products here" if shares else ""
 
 
@@ -173,13 +173,13 @@ def _judged(pipeline: Pipeline, judge: Judge, events: Events, progress: Progress
         if said in logged:
             found.append(replace(logged[said], name=_guidance(scale)))
             continue
-        sets = drawn(judge, pipeline, replace(config.evaluate, guidance=guidance))
+        sets = sample_sets(judge, pipeline, replace(config.evaluate, guidance=guidance))
 
         def on_image(done: int, _: int, before: int = i * each) -> None:
             if progress is not None:
                 progress(before + done, len(scales) * each)
 
-        found.append(replace(judge.score(sets, on_image), name=_guidance(scale)))
+        found.append(replace(judge.evaluate(sets, on_image), name=_guidance(scale)))
     return found
 
 
@@ -208,7 +208,9 @@ def _decoders(
     own, others = (Path(one.decoder.where).name for one in (pipeline, other) if one.decoder is not None)
     found = [
         replace(unguided, name=own),
-        replace(judge.score(drawn(judge, other, replace(config.evaluate, guidance=()))), name=others),
+        replace(
+            judge.evaluate(sample_sets(judge, other, replace(config.evaluate, guidance=()))), name=others
+        ),
     ]
     classes = config.sample.grid_classes(config.model.num_classes)
     shown = {}
@@ -238,7 +240,7 @@ def _over_training(events: Events) -> dict[str, object] | None:
         axes.legend(frameon=False)
     axes.set_yscale("log")
     last = replace(Result.from_json(evaluated[-1]), name=f"step {steps[-1]}")
-    return {"plot": page.drawn(figure), "alt": f"{title} over steps", "results": page.results([last])}
+    return {"plot": page.rendered(figure), "alt": f"{title} over steps", "results": page.results([last])}
 
 
 MOST_TERMS = 8
@@ -282,7 +284,7 @@ def _curve(points: list[tuple[int, float]], name: str, width: float, height: flo
         axes.legend(frameon=False)
     lowest, highest = min(0.0, float(np.quantile(loss, 0.02))), max(0.0, float(np.quantile(loss, 0.98)))
     axes.set_ylim(lowest * 1.15, highest * 1.15 or 1.0)
-    return page.drawn(figure)
+    return page.rendered(figure)
 
 
 FILM = 5

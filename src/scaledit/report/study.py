@@ -19,7 +19,7 @@ from scaledit.callbacks import Progress
 from scaledit.evaluation.metric import columns
 from scaledit.files.atomic import atomic_bytes
 from scaledit.report import page
-from scaledit.report.figures import Drawn, Fit, all_figures
+from scaledit.report.figures import Fit, Plot, all_figures
 from scaledit.scaling import comparable, paper, printed_table
 from scaledit.scaling import table as tables
 from scaledit.scaling.findings import Findings, findings
@@ -69,12 +69,12 @@ def write(table: Table, folder: Path, progress: Progress = lambda done, total: N
     return path
 
 
-def figures(table: Table, found: Findings, progress: Progress) -> dict[str, Drawn]:
+def figures(table: Table, found: Findings, progress: Progress) -> dict[str, Plot]:
     """By file name, in the paper's order."""
     rivals = None
     if table.about.name == comparable.PAPER:
-        rows = [row for row in paper.quality((256, 256)) if "fid" in row.figures]
-        rivals = {row.name.removeprefix("paper: "): row.figures["fid"].value for row in rows}
+        rows = [row for row in paper.quality((256, 256)) if "fid" in row.metrics]
+        rivals = {row.name.removeprefix("paper: "): row.metrics["fid"].value for row in rows}
     return all_figures(
         table,
         rivals,
@@ -103,7 +103,7 @@ def _between(found: Estimate) -> str:
     return f"{found.value:.3g} (95 %: {found.low:.3g} to {found.high:.3g})"
 
 
-def _png(one: Drawn) -> bytes:
+def _png(one: Plot) -> bytes:
     buffer = io.BytesIO()
     one.figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()
@@ -128,7 +128,7 @@ def _head(table: Table) -> dict[str, str]:
             f"{about.made['processor']}, {about.made['hours']} hours of its workers (waiting for other "
             f"programs included), torch {about.made['torch']}, scaledit {about.made['scaledit']}"
         )
-    facts["Make it again"] = Markup("<code>{}</code>").format(page.readable(about.command))
+    facts["Reproduce"] = Markup("<code>{}</code>").format(page.readable(about.command))
     return facts
 
 

@@ -80,14 +80,14 @@ class Parts:
         return [k for k in self.numbers() if not self.path(k).is_file()]
 
     def images(self) -> Iterator[np.ndarray]:
-        """Part after part. Raises RunError naming one that is damaged."""
+        """Part after part. Raises RunError naming one that is corrupt."""
         for k in self.numbers():
             try:
                 with np.load(self.path(k), allow_pickle=False) as part:
                     images = part["arr_0"]
-            except Exception as error:  # numpy and zipfile raise many kinds for damaged files
+            except Exception as error:  # numpy and zipfile raise many kinds for corrupt files
                 raise RunError(
-                    f"{self.path(k)} is damaged ({error}); delete it and run the command again"
+                    f"{self.path(k)} is corrupt ({error}); delete it and run the command again"
                 ) from None
             if len(images) != len(self.indices(k)):
                 raise RunError(
@@ -134,7 +134,7 @@ def generate(
         made = []
         for first in range(0, len(indices), batch_size):
             some = labels[first : first + batch_size].tolist()
-            made.append(pipeline.draw(some, request.settings, indices.start + first, batch_size))
+            made.append(pipeline.sample(some, request.settings, indices.start + first, batch_size))
             done += len(some)
             if progress is not None:
                 progress(done, total)
@@ -151,7 +151,7 @@ def _check_room(pipeline: Pipeline, n: int, folder: Path, joined: bool) -> None:
     """Raises UsageError where `n` images take more than the disk has free, what is there already counted;
     joined into one file they lie there twice until the parts are removed."""
     _, height, width = pipeline.config.model.shape
-    finer = 1 if pipeline.decoder is None else pipeline.decoder.made_by.downsampling
+    finer = 1 if pipeline.decoder is None else pipeline.decoder.autoencoder_info.downsampling
     image = 3 * height * width * finer**2
     above = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     there = sum(path.stat().st_size for path in folder.glob("part-*.npz")) if above == folder else 0

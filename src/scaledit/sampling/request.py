@@ -148,6 +148,6 @@ def run(
 ) -> Samples:
     """Draws the request."""
     labels = request.labels()
-    made = pipeline.draw(labels, request.settings, request.start, batch_size, progress)
+    made = pipeline.sample(labels, request.settings, request.start, batch_size, progress)
     columns = request.of_each if request.num is None else max(1, round(len(labels) ** 0.5))
     return Samples(made, np.array(labels), columns, request.origin(pipeline))

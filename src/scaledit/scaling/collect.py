@@ -117,10 +117,10 @@ def _row(
 ) -> Row:
     result, counts, model = Result.from_json(found), flops.count(config.model), config.model
     main = next(iter(result.columns), None)
-    figure = result.figures[main] if main else None
+    figure = result.metrics[main] if main else None
     step, batch_size = int(found["step"]), config.train.batch_size
     metrics: dict[str, float] = {}
-    for key, one in result.figures.items():
+    for key, one in result.metrics.items():
         metrics |= {key: one.value}
         metrics |= {f"{key}_std": one.std} if one.std is not None else {}
         metrics |= {f"{key}_real": one.real} if one.real is not None else {}

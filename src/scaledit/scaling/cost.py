@@ -22,7 +22,7 @@ from scaledit.machine import wait
 from scaledit.models import flops
 from scaledit.models.config import DiTConfig
 from scaledit.scaling.study import Study
-from scaledit.scaling.work import drawing_macs, measurement_job, training_job
+from scaledit.scaling.work import measurement_job, sampling_macs, training_job
 
 MOST_MACS = 2e10
 """Of one timed pass: of a larger batch only a part is timed."""
@@ -58,21 +58,21 @@ def estimate(study: Study, device: torch.device, progress: Progress) -> Cost:
         rates[model, batch] = timed(model, batch, device)
         progress(done + 1, len(models))
     seconds: dict[str, float] = {}
-    train_macs, sampling_macs, longest = 0, 0.0, ("", 0.0)
+    train_macs, sampled, longest = 0, 0.0, ("", 0.0)
     for run in study.runs:
         config, rate = run.config, _rate(run.config, rates)
         own = flops.train_macs(flops.count(config.model).macs, config.train.batch_size * config.train.steps)
-        looks = training_job(run).macs - own
+        sampling = training_job(run).macs - own
         train_macs += own
-        sampling_macs += looks
-        took = own * rate.training + looks * rate.sampling
+        sampled += sampling
+        took = own * rate.training + sampling * rate.sampling
         seconds[run.key] = took
         longest = max(longest, (run.name, took), key=lambda pair: pair[1])
     for measurement in study.measurements:
-        drawing = drawing_macs(measurement.config)
-        sampling_macs += drawing
-        seconds[measurement_job(measurement).key] = drawing * _rate(measurement.run.config, rates).sampling
-    return Cost(train_macs, int(sampling_macs), seconds, longest)
+        sampling = sampling_macs(measurement.config)
+        sampled += sampling
+        seconds[measurement_job(measurement).key] = sampling * _rate(measurement.run.config, rates).sampling
+    return Cost(train_macs, int(sampled), seconds, longest)
 
 
 def _rate(config: RunConfig, rates: Mapping[tuple[DiTConfig, int], Rates]) -> Rates:

@@ -12,7 +12,7 @@ import json
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from scaledit.evaluation.result import Figure, Result
+from scaledit.evaluation.result import MetricValue, Result
 from scaledit.models.config import DiTConfig
 from scaledit.models.flops import count
 
@@ -154,8 +154,8 @@ def _results(table: str, image_size: tuple[int, ...]) -> list[Result]:
     return [
         Result(
             name=f"paper: {row['model']}",
-            figures={
-                key: Figure(value) for key, value in row.items() if key != "model" and value is not None
+            metrics={
+                key: MetricValue(value) for key, value in row.items() if key != "model" and value is not None
             },
             protocol={"source": f"Peebles & Xie 2022, {table}", "image_size": list(image_size)},
             warnings=(),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from scaledit.evaluation.metric import columns
-from scaledit.evaluation.result import Figure, Result, side_by_side
+from scaledit.evaluation.result import MetricValue, Result, side_by_side
 from scaledit.models.config import SIZES, DiTConfig
 from scaledit.models.flops import count
 from scaledit.scaling import paper
@@ -122,7 +122,7 @@ def _measured(study: Table | None, part: str) -> list[Result]:
     every = columns(*study.about.protocols.values())
     for row in study.part(part):
         figures = {
-            key: Figure(row.metrics[key], row.metrics.get(f"{key}_std"), row.metrics.get(f"{key}_real"))
+            key: MetricValue(row.metrics[key], row.metrics.get(f"{key}_std"), row.metrics.get(f"{key}_real"))
             for key in every
             if key in row.metrics
         }

@@ -26,7 +26,7 @@ from scaledit.files.atomic import atomic_bytes
 from scaledit.files.lock import Lock
 from scaledit.files.reading import read_json
 
-DAMAGED = ("the result of a job", "delete it, and the job is done again")
+RESULT_FILE = ("the result of a job", "delete it, and the job is done again")
 RESULTS, QUEUE, JOURNAL = "results", "queue", "journal.jsonl"
 
 
@@ -66,10 +66,10 @@ class Queue:
 
     def result(self, job: Job) -> dict[str, Any]:
         """What was found. Raises UsageError where it is of another job of that name, RunError where it is
-        damaged."""
+        corrupt."""
         path = self._path(job.key)
         with self.using(job):
-            held = read_json(path, *DAMAGED)
+            held = read_json(path, *RESULT_FILE)
             there, found = held["job"], held["found"]
             if not isinstance(there, dict):
                 raise ValueError(f"job is {shown(there)}")
@@ -84,7 +84,7 @@ class Queue:
     @contextmanager
     def using(self, job: Job) -> Iterator[None]:
         """Around what takes a result apart: RunError where it does not hold what it should."""
-        with reading(self._path(job.key), *DAMAGED):
+        with reading(self._path(job.key), *RESULT_FILE):
             try:
                 yield
             except KeyError as error:

@@ -382,7 +382,7 @@ def write(table: Table, folder: Path) -> None:
 
 
 def read(folder: Path) -> Table:
-    """The inverse of `write`. Raises UsageError where a study's files are missing or damaged."""
+    """The inverse of `write`. Raises UsageError where a study's files are missing or corrupt."""
     for name in (TABLE, ABOUT):
         if not (folder / name).is_file():
             raise UsageError(f"{folder} holds no study: there is no {folder / name}")

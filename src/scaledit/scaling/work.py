@@ -22,7 +22,7 @@ import torch
 from scaledit import assemble
 from scaledit.config import EvaluateConfig, RunConfig
 from scaledit.errors import RunError, UsageError
-from scaledit.evaluation.judge import Judge, drawn, open_judge
+from scaledit.evaluation.judge import Judge, open_judge, sample_sets
 from scaledit.models import flops
 from scaledit.pipeline import load
 from scaledit.scaling.plan import evaluations
@@ -31,7 +31,7 @@ from scaledit.scaling.study import Measurement, Study, StudyRun
 from scaledit.training import log
 from scaledit.training.dit import train
 from scaledit.training.events import Evaluated, Stepped, Stopped
-from scaledit.training.loop import Surroundings
+from scaledit.training.loop import RunContext
 from scaledit.training.ranks import Ranks
 from scaledit.training.signals import Stopping, StopRequest
 
@@ -64,13 +64,13 @@ def training_job(run: StudyRun) -> Job:
     images = config.train.batch_size * config.train.steps
     looks = -(-config.train.steps // config.evaluate.every) if config.evaluate.every else 0
     macs = flops.train_macs(flops.count(config.model).macs, images)
-    return Job(run.key, {"train": _said(config)}, macs + looks * drawing_macs(run.config), as_now=as_now)
+    return Job(run.key, {"train": _said(config)}, macs + looks * sampling_macs(run.config), as_now=as_now)
 
 
 def measurement_job(measurement: Measurement) -> Job:
     what = {"measure": _said(measurement.config), "of": measurement.run.key, "part": measurement.part}
     return Job(
-        measurement.key, what, drawing_macs(measurement.config), needs=(measurement.run.key,), as_now=as_now
+        measurement.key, what, sampling_macs(measurement.config), needs=(measurement.run.key,), as_now=as_now
     )
 
 
@@ -92,7 +92,7 @@ def _said(config: RunConfig) -> dict[str, Any]:
     return said
 
 
-def drawing_macs(config: RunConfig) -> float:
+def sampling_macs(config: RunConfig) -> float:
     """Multiply-adds of one evaluation."""
     passes = evaluations(config.sample.sampler, config.evaluate.guidance)
     return float(flops.count(config.model).macs * passes * config.evaluate.num * config.evaluate.seeds)
@@ -139,8 +139,8 @@ def trained(run: StudyRun, queue: Queue, job: Job, device: str, stop: StopReques
     folder, steps = queue.out / RUNS / run.key, run.config.train.steps
     folder.mkdir(parents=True, exist_ok=True)
     tell, noted, last = log.JsonLog(folder), 0.0, None
-    around = Surroundings(Ranks(assemble.device(device)), stop)
-    for event in train(run.config, folder, resume="auto", around=around):  # to its end: it holds the folder
+    context = RunContext(Ranks(assemble.device(device)), stop)
+    for event in train(run.config, folder, resume="auto", context=context):  # to its end: it holds the folder
         tell(event)
         last = event
         if isinstance(event, Stepped | Evaluated) and time.monotonic() > noted + NOTED:
@@ -198,7 +198,7 @@ def curve(logged: Sequence[tuple[int, float]], points: int = CURVE_POINTS) -> li
 def measured(
     measurement: Measurement, queue: Queue, job: Job, device: str, stop: StopRequest
 ) -> dict[str, Any]:
-    """Draws from a trained run and judges. Raises Stopping between two batches; RunError for a damaged
+    """Draws from a trained run and judges. Raises Stopping between two batches; RunError for a corrupt
     checkpoint."""
     config = measurement.config
     run = queue.out / RUNS / measurement.run.key
@@ -214,7 +214,7 @@ def measured(
             queue.moved(job, done / total)
 
     settings = replace(config.sample, guidance=config.evaluate.guidance)
-    result = judge.score(drawn(judge, pipeline, config.evaluate, settings), progress)
+    result = judge.evaluate(sample_sets(judge, pipeline, config.evaluate, settings), progress)
     return {"step": pipeline.origin["step"], **json.loads(json.dumps(result.to_json()))}
 
 

@@ -31,7 +31,7 @@ from scaledit.training.class_order import remarks
 from scaledit.training.events import Event, Exported, Fitted, Reconstructed
 from scaledit.training.folder import SAMPLES, with_background
 from scaledit.training.learner import StepResult
-from scaledit.training.loop import Run, Speed, Surroundings, claimed, due
+from scaledit.training.loop import Run, RunContext, Speed, due, locked
 from scaledit.training.ranks import Ranks
 from scaledit.training.same_data import SameData
 
@@ -49,7 +49,7 @@ def train(
     device: str = "auto",
     dataset: TrainingSet | None = None,
     held_out: Images | None = None,
-    around: Surroundings | None = None,
+    context: RunContext | None = None,
 ) -> Iterator[Event]:
     """Trains `config` in the run folder `out`, yielding what happens; the result is out/autoencoder.
 
@@ -58,16 +58,16 @@ def train(
     images do not fit; RunError if no checkpoint is whole or the numbers go wrong train.max_skips times in a
     row.
     """
-    around = around or Surroundings(Ranks(assemble.device(device)))
+    context = context or RunContext(Ranks(assemble.device(device)))
     config = with_background(config, out)
-    ranks = around.ranks
+    ranks = context.ranks
     ranks.share(config.train.batch_size)
     dataset = assemble.dataset(config.data) if dataset is None else dataset
     held_out = assemble.held_out(config.data) if held_out is None else held_out
     _check_fits(config, dataset)
     state = AutoencoderState.create(config, dataset, ranks)
     data = SameData(dataset, config.data.changed)
-    with claimed(config, out, resume, around, data.check) as found:
+    with locked(config, out, resume, context, data.check) as found:
         params = sum(parameter.numel() for parameter in state.net.parameters())
         macs = multiply_adds(state.net, dataset.shape)
         manifest = {"class_names": dataset.class_names}
@@ -83,18 +83,18 @@ def train(
                 **speed._asdict(),
             )
 
-        def looks(last: bool) -> Iterator[Event]:
+        def hooks(last: bool) -> Iterator[Event]:
             if due(state.step, config.evaluate.every) or last:
-                yield from around.first_only(state.step, lambda: iter([reconstruct(state, held_out, out)]))
+                yield from context.first_only(state.step, lambda: iter([reconstruct(state, held_out, out)]))
 
-        run = Run(state, out, around, macs, manifest, fitted, looks, data)
+        run = Run(state, out, context, macs, manifest, fitted, hooks, data)
         folder = out / FOLDER
 
         def after() -> Iterator[Event]:
-            yield from around.first_only(state.step, lambda: iter([export(state, dataset, folder)]))
+            yield from context.first_only(state.step, lambda: iter([export(state, dataset, folder)]))
 
-        yield from remarks(dataset, around)
-        yield from run.life(found, params, after)
+        yield from remarks(dataset, context)
+        yield from run.run(found, params, after)
 
 
 def _check_fits(config: AutoencoderRun, dataset: TrainingSet) -> None:

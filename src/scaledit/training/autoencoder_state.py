@@ -21,7 +21,7 @@ from scaledit.autoencoders.losses import losses
 from scaledit.config import EngineConfig
 from scaledit.data.loader import PATIENCE, Loader
 from scaledit.data.order import samples_at
-from scaledit.data.posterior import draw
+from scaledit.data.posterior import sample
 from scaledit.data.sets import TrainingSet
 from scaledit.diffusion.noise import Stream, generator, normal
 from scaledit.errors import UsageError
@@ -86,7 +86,7 @@ class Autoencoding(nn.Module):
         """x (N, 3, H, W), standard normal eps (N, C, h, w) -> reconstructions, raw moments; float32."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.decoder_only):
             moments = self.net.encode(x).latent_dist.parameters.float()
-        return self.net.decode(draw(moments, eps)).sample.float(), moments
+        return self.net.decode(sample(moments, eps)).sample.float(), moments
 
 
 class Read(NamedTuple):
@@ -169,6 +169,6 @@ class AutoencoderState(Learner[Read]):
         terms = losses(self.config.loss, x, xhat, moments)._asdict()
         return LossTerms(terms.pop("total"), terms)
 
-    def held(self) -> dict[str, dict[str, Tensor]]:
-        optimizer = optimizer_tensors(self.trained(), self.optimizer)
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        optimizer = optimizer_tensors(self.trained_parameters(), self.optimizer)
         return {"model": dict(self.net.state_dict()), "optimizer": optimizer}

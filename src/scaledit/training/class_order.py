@@ -19,7 +19,7 @@ from scaledit.data.sets import TrainingSet
 from scaledit.errors import RunError, UsageError
 from scaledit.training.events import Event, Remarked
 from scaledit.training.folder import CHECKPOINTS
-from scaledit.training.loop import Surroundings
+from scaledit.training.loop import RunContext
 
 
 def as_recorded(dataset: TrainingSet, out: Path) -> TrainingSet:
@@ -58,8 +58,8 @@ def _recorded(out: Path) -> list[str] | None:
     return None
 
 
-def remarks(dataset: TrainingSet, around: Surroundings) -> Iterator[Event]:
+def remarks(dataset: TrainingSet, context: RunContext) -> Iterator[Event]:
     """What is to be told of a set from files."""
     lines = getattr(dataset, "remarks", ())
-    if lines and around.ranks.first:
+    if lines and context.ranks.first:
         yield Remarked(lines)

@@ -21,7 +21,7 @@ from scaledit.config import RunConfig, check_guidance
 from scaledit.data.latents import Latents
 from scaledit.data.sets import TrainingSet, check_fits
 from scaledit.errors import UsageError
-from scaledit.evaluation.judge import Judge, drawn, open_judge
+from scaledit.evaluation.judge import Judge, open_judge, sample_sets
 from scaledit.models import flops
 from scaledit.pipeline import BYTES_OF_A_NUMBER, Pipeline
 from scaledit.sampling.request import BYTES_OF_A_LABEL
@@ -29,7 +29,7 @@ from scaledit.training.class_order import as_recorded, remarks
 from scaledit.training.events import Evaluated, Event, Sampled, Stepped, Verifying
 from scaledit.training.folder import CONFIG, SAMPLES, with_background
 from scaledit.training.learner import StepResult
-from scaledit.training.loop import Run, Speed, Surroundings, claimed, due
+from scaledit.training.loop import Run, RunContext, Speed, due, locked
 from scaledit.training.ranks import Ranks
 from scaledit.training.same_data import SameData
 from scaledit.training.state import TrainState
@@ -42,7 +42,7 @@ def train(
     resume: Literal["auto", "never"] = "never",
     device: str = "auto",
     dataset: TrainingSet | None = None,
-    around: Surroundings | None = None,
+    context: RunContext | None = None,
 ) -> Iterator[Event]:
     """Trains `config` in the run folder `out`, yielding what happens.
 
@@ -51,9 +51,9 @@ def train(
     stopped. Raises UsageError before anything is written if the folder holds another run or the data does not
     fit; RunError if no checkpoint is whole or the numbers go wrong train.max_skips times in a row.
     """
-    around = around or Surroundings(Ranks(assemble.device(device)))
+    context = context or RunContext(Ranks(assemble.device(device)))
     config = with_background(config, out)
-    ranks, where = around.ranks, around.ranks.device
+    ranks, where = context.ranks, context.ranks.device
     _check_sizes(config, len(ranks.share(config.train.batch_size)), where)
     check_guidance(config.model, config.sample.guidance, "sample.guidance")
     check_guidance(config.model, config.evaluate.guidance, "evaluate.guidance")
@@ -74,40 +74,40 @@ def train(
     _check_pictures(config, decoder)
     judge = open_judge(config.evaluate, where) if config.evaluate.every and ranks.first else None
     if isinstance(dataset, Latents) and config.data.verify:
-        yield from around.first_only(0, lambda: _verified(dataset, around))
+        yield from context.first_only(0, lambda: _verified(dataset, context))
 
     def check(found: checkpoint.Latest) -> None:
         if found.checkpoint is not None:
             _check_same_latents(found.checkpoint, decoder)
         data.check(found)
 
-    with claimed(config, out, resume, around, check) as found:
-        around.doing("building the model", 0)
+    with locked(config, out, resume, context, check) as found:
+        context.heartbeat("building the model", 0)
         state = TrainState.create(config, dataset, ranks)
-        looks = Looks(state, out, around, dataset.class_names, decoder, judge)
+        hooks = Hooks(state, out, context, dataset.class_names, decoder, judge)
         counts = flops.count(config.model)
         manifest = {
             "class_names": dataset.class_names,
-            "made_by": None if decoder is None else decoder.made_by._asdict(),
+            "autoencoder_info": None if decoder is None else decoder.autoencoder_info._asdict(),
         }
-        run = Run(state, out, around, counts.macs, manifest, looks.stepped, looks.due, data)
-        yield from remarks(dataset, around)
-        yield from run.life(found, counts.params)
+        run = Run(state, out, context, counts.macs, manifest, hooks.stepped, hooks.due, data)
+        yield from remarks(dataset, context)
+        yield from run.run(found, counts.params)
 
 
-class Looks:
+class Hooks:
     """What is reported of the training of a DiT, and what is drawn from its average."""
 
     def __init__(
         self,
         state: TrainState,
         out: Path,
-        around: Surroundings,
+        context: RunContext,
         class_names: tuple[str, ...],
         decoder: Decoder | None,
         judge: Judge | None,
     ):
-        self.state, self.out, self.around = state, out, around
+        self.state, self.out, self.context = state, out, context
         self.class_names, self.decoder, self.judge = class_names, decoder, judge
 
     def stepped(self, result: StepResult, speed: Speed) -> Stepped:
@@ -133,26 +133,26 @@ class Looks:
 
         def look() -> Iterator[Event]:
             origin = {"run": config.name, "step": step, "weights": "ema"}
-            where = self.around.ranks.device
+            where = self.context.ranks.device
             pipeline = Pipeline(config, net, where, self.class_names, origin, self.decoder)
             if sampled:
-                yield Sampled(step, self._draw_samples(pipeline))
+                yield Sampled(step, self._sample_grid(pipeline))
             if judged and self.judge is not None:
-                sets = drawn(self.judge, pipeline, config.evaluate)
-                yield Evaluated(step, self.judge.score(sets, self._moving("judging samples")))
+                sets = sample_sets(self.judge, pipeline, config.evaluate)
+                yield Evaluated(step, self.judge.evaluate(sets, self._moving("judging samples")))
 
-        yield from self.around.first_only(step, look)
+        yield from self.context.first_only(step, look)
 
     def _moving(self, what: str) -> Progress:
         """A progress callback for long work: tells the watch, and stops where a signal asks for it."""
 
         def on_progress(_: int, __: int) -> None:
-            self.around.doing(what, self.state.step)
-            self.around.stop.check()
+            self.context.heartbeat(what, self.state.step)
+            self.context.stop.check()
 
         return on_progress
 
-    def _draw_samples(self, pipeline: Pipeline) -> Path:
+    def _sample_grid(self, pipeline: Pipeline) -> Path:
         """A grid of the EMA weights: one row a class, the same noise at every step."""
         config, step = pipeline.config, self.state.step
         classes = config.sample.grid_classes(config.model.num_classes)
@@ -165,9 +165,9 @@ class Looks:
         return path
 
 
-def _verified(dataset: Latents, around: Surroundings) -> Iterator[Event]:
+def _verified(dataset: Latents, context: RunContext) -> Iterator[Event]:
     for done, total in dataset.verify():
-        around.doing("verifying the latents", 0)
+        context.heartbeat("verifying the latents", 0)
         yield Verifying(done, total)
 
 
@@ -203,8 +203,8 @@ def _check_pictures(config: RunConfig, decoder: Decoder | None) -> None:
 
 def _check_same_latents(saved: checkpoint.Checkpoint, decoder: Decoder | None) -> None:
     """Raises UsageError where a run would go on with another autoencoder's latents."""
-    before = saved.manifest["state"].get("made_by") or {}
-    now = {} if decoder is None else decoder.made_by._asdict()
+    before = saved.manifest["state"].get("autoencoder_info") or {}
+    now = {} if decoder is None else decoder.autoencoder_info._asdict()
     if any(before.get(key) != now.get(key) for key in ("encoder_sha256", "scale")):
         names = [maker.get("name", "no autoencoder") for maker in (before, now)]
         raise UsageError(

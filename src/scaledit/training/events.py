@@ -42,9 +42,10 @@ class Stepped(NamedTuple):
     over all resumes, without sampling and saving.
 
     Since the last such event: images_per_second; macs_per_second, multiply-adds of all ranks, three forward
-    passes an image; share_of_roof, of what matrix products reach on the same devices; data_wait, the share of
-    time in which the first rank waited for data. memory: bytes, the most so far: of a GPU what torch has
-    allocated, of a CPU the process's resident set. ema_distance: |ema - weights| / |weights|.
+    passes an image; mfu, model FLOP utilization, as a share of what matrix products reach on the same
+    devices; data_wait, the share of time in which the first rank waited for data. memory: bytes, the most so
+    far: of a GPU what torch has allocated, of a CPU the process's resident set. ema_distance: |ema - weights|
+    / |weights|.
     """
 
     step: int
@@ -55,7 +56,7 @@ class Stepped(NamedTuple):
     seconds: float
     images_per_second: float
     macs_per_second: float
-    share_of_roof: float
+    mfu: float
     data_wait: float
     memory: int
     ema_distance: float
@@ -72,7 +73,7 @@ class Fitted(NamedTuple):
     seconds: float
     images_per_second: float
     macs_per_second: float
-    share_of_roof: float
+    mfu: float
     data_wait: float
     memory: int
 
@@ -112,11 +113,11 @@ class Spiked(NamedTuple):
 
 class RolledBack(NamedTuple):
     """After a spike: the run is at `step` again, the step of its last checkpoint, and goes on with the
-    batches after the spike. passed_over: batches left out so far."""
+    batches after the spike. skipped_batches: left out so far."""
 
     step: int
     spiked: int
-    passed_over: int
+    skipped_batches: int
 
 
 class DataChanged(NamedTuple):
@@ -136,8 +137,8 @@ class DataRecorded(NamedTuple):
     fingerprint: str | None
 
 
-class PassedOver(NamedTuple):
-    """A damaged checkpoint was not gone on from, and renamed to `path`."""
+class CorruptCheckpoint(NamedTuple):
+    """A corrupt checkpoint was not gone on from, and renamed to `path`."""
 
     step: int
     path: Path
@@ -216,7 +217,7 @@ Event = (
     | RolledBack
     | DataChanged
     | DataRecorded
-    | PassedOver
+    | CorruptCheckpoint
     | Halved
     | Sampled
     | Evaluated

@@ -59,10 +59,10 @@ Check = Callable[[checkpoint.Latest], None]
 """Raises UsageError where a run cannot go on from what was found."""
 
 
-def claim(
+def lock(
     config: Config, out: Path, resume: str, check: Check = lambda _: None
 ) -> tuple[Lock, checkpoint.Latest]:
-    """Makes `out` this run's folder, or finds the checkpoint to go on from, verified and checked. Damaged
+    """Makes `out` this run's folder, or finds the checkpoint to go on from, verified and checked. Corrupt
     ones are passed over and renamed.
 
     Raises UsageError for a folder of something else, of another config, or of a job that runs, and what

@@ -23,23 +23,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scaledit.checkpoint import Checkpoint, damaged
+from scaledit.checkpoint import Checkpoint, corrupt
 from scaledit.config import Config, OptimizerConfig
 from scaledit.data.loader import Loader
 from scaledit.data.order import samples_at
 from scaledit.errors import RunError, UsageError, shown
 from scaledit.training.events import is_term
 from scaledit.training.optimizers import optimizer_part
-from scaledit.training.parallel import Parallel, local, whole
+from scaledit.training.parallel import Parallel, full, local
 from scaledit.training.ranks import Ranks
 from scaledit.training.saving import keys, read_into
 from scaledit.training.watch import COMPUTING
 
 Item = TypeVar("Item")
-Doing = Callable[[str, int], None]
+Heartbeat = Callable[[str, int], None]
 
 
-def _nobody_asks(what: str, step: int) -> None:
+def _no_watch(what: str, step: int) -> None:
     return None
 
 
@@ -78,8 +78,9 @@ class Learner(abc.ABC, Generic[Item]):
 
     net: the module whose parameters are trained. parallel: the same as its ranks train it. replicated:
     modules that are trained beside it, of which each rank has all; their gradients are summed over the ranks
-    after the backward pass, so that they may be called in any way. passed_over: batches that a roll-back left
-    out. doing: is told what comes now, and at which step. micro_batch: samples that go through at once.
+    after the backward pass, so that they may be called in any way. skipped_batches: those that a
+    roll-back left out. heartbeat: is called with what comes next and the step. micro_batch: samples that go
+    through at once.
     waited: seconds for data, of `seconds`.
     """
 
@@ -93,10 +94,10 @@ class Learner(abc.ABC, Generic[Item]):
     replicated: nn.Module | None = None
     step: int = 0
     skipped: int = 0
-    passed_over: int = 0
+    skipped_batches: int = 0
     seconds: float = 0.0
     waited: float = 0.0
-    doing: Doing = _nobody_asks
+    heartbeat: Heartbeat = _no_watch
     micro_batch: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -116,14 +117,14 @@ class Learner(abc.ABC, Generic[Item]):
     def compute_loss(self, item: Item, part: slice, positions: range) -> LossTerms:
         """The forward pass of some samples: `part` of the item, which are at `positions` of the stream."""
 
-    def applied(self, table: Tensor) -> None:
+    def after_step(self, table: Tensor) -> None:
         """After an optimizer step; table as in StepResult."""
 
     @abc.abstractmethod
-    def held(self) -> dict[str, dict[str, Tensor]]:
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """What a checkpoint holds, a file each; tensors may be shards."""
 
-    def trained(self) -> dict[str, Tensor]:
+    def trained_parameters(self) -> dict[str, Tensor]:
         """The parameters that the optimizer trains, by the names that a checkpoint has for them."""
         named = dict(self.net.named_parameters())
         if self.replicated is not None:
@@ -134,14 +135,14 @@ class Learner(abc.ABC, Generic[Item]):
     def positions(self, step: int) -> range:
         """Of the stream of training samples, as step `step` sees them: all ranks'."""
         size = self.config.train.batch_size
-        first = (step + self.passed_over) * size
+        first = (step + self.skipped_batches) * size
         return range(first, first + size)
 
     def indices(self, step: int) -> np.ndarray:
         """The samples of the set that step `step` sees."""
         return samples_at(self.positions(step), self.samples, self.config.train.seed)
 
-    def advance(self, stop: bool = False) -> StepResult:
+    def train_step(self, stop: bool = False) -> StepResult:
         """One optimizer step on the next train.batch_size samples; counts it even if it is skipped. stop:
         this rank was asked to stop, which all hear of.
 
@@ -150,9 +151,9 @@ class Learner(abc.ABC, Generic[Item]):
         began = time.perf_counter()
         settings, batch = self.config.optimizer, self.positions(self.step)
         mine = batch[self.mine.start : self.mine.stop]
-        self.doing(f"waiting for {self.loader.source}", self.step)
+        self.heartbeat(f"waiting for {self.loader.source}", self.step)
         item = self.loader.take(mine)
-        self.doing(COMPUTING, self.step)
+        self.heartbeat(COMPUTING, self.step)
         self.waited += time.perf_counter() - began
         if not self._fits:
             self._find_micro_batch(item, mine)
@@ -179,7 +180,7 @@ class Learner(abc.ABC, Generic[Item]):
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(settings, self.step, self.config.train.steps)
             self.optimizer.step()
-            self.applied(table)
+            self.after_step(table)
         self.step += 1
         self.seconds += time.perf_counter() - began
         return StepResult(loss, terms, grad_norm, skipped, table, stops, self.micro_batch)
@@ -201,7 +202,7 @@ class Learner(abc.ABC, Generic[Item]):
 
     def _grad_norm(self) -> Tensor:
         """Of all gradients together, as the clip takes it."""
-        norm = whole(nn.utils.get_total_norm([w.grad for w in self.weights if w.grad is not None]))
+        norm = full(nn.utils.get_total_norm([w.grad for w in self.weights if w.grad is not None]))
         if self.beside:
             beside = nn.utils.get_total_norm([w.grad for w in self.beside if w.grad is not None])
             norm = torch.hypot(norm, beside.to(norm))
@@ -299,7 +300,9 @@ class Learner(abc.ABC, Generic[Item]):
 
     def is_finite(self) -> bool:
         """Whether all that would be saved is finite, on every rank."""
-        here = [local(tensor).isfinite().all() for part in self.held().values() for tensor in part.values()]
+        here = [
+            local(tensor).isfinite().all() for part in self.state_dict().values() for tensor in part.values()
+        ]
         return self.ranks.all_agree(all(bool(finite) for finite in here))
 
     def counters(self) -> dict[str, Any]:
@@ -307,7 +310,7 @@ class Learner(abc.ABC, Generic[Item]):
         return {
             "skipped": self.skipped,
             "seconds": self.seconds,
-            "passed_over": self.passed_over,
+            "skipped_batches": self.skipped_batches,
             "micro_batch": self.micro_batch,
             "accumulate": self.config.train.accumulate,
         }
@@ -316,17 +319,17 @@ class Learner(abc.ABC, Generic[Item]):
         """Continues from a checkpoint, made by any number of ranks; changes nothing if it does not fit."""
         state = saved.manifest["state"]
         if missing := [key for key in ("skipped", "seconds") if key not in state]:
-            raise damaged(saved.folder, f"its manifest lacks state.{missing[0]}")
-        held, names = self.held(), keys(saved, "optimizer")
+            raise corrupt(saved.folder, f"its manifest lacks state.{missing[0]}")
+        held, names = self.state_dict(), keys(saved, "optimizer")
         if not all(re.fullmatch(r"(step|exp_avg|exp_avg_sq)/.+", name) for name in names):
-            raise damaged(saved.folder, "its optimizer is none that scaledit trains with")
-        trained = self.trained()
+            raise corrupt(saved.folder, "its optimizer is none that scaledit trains with")
+        trained = self.trained_parameters()
         moments = new_moments(trained, names)
         read_into(saved, {**held, "optimizer": moments})
         restore_optimizer(trained, self.optimizer, moments)
         self.step = saved.step
         self.skipped, self.seconds = state["skipped"], state["seconds"]
-        self.passed_over = state.get("passed_over", 0)
+        self.skipped_batches = state.get("skipped_batches", 0)
         same = (state.get("accumulate"), saved.manifest.get("world"))
         if same == (self.config.train.accumulate, self.ranks.world):
             self.micro_batch = state.get("micro_batch", self.micro_batch)  # it may have been halved

@@ -7,7 +7,7 @@ the event's own keys is a term.
 
 A run that was killed had logged steps that its last checkpoint does not hold; when it resumes, or is rolled
 back, those are dropped, so that the log tells of every step once. A line that is none of ours (after a crash
-of the machine, an edit, a bad disk) is set aside, in log.jsonl.damaged, and the others count.
+of the machine, an edit, a bad disk) is set aside, in log.jsonl.corrupt, and the others count.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from scaledit.training.events import Evaluated, Event, Remarked, RolledBack, Sta
 LOG = "log.jsonl"
 TERMS = "terms"
 """The field of an event whose items are keys of the line themselves."""
-DAMAGED = f"{LOG}.damaged"
+CORRUPT = f"{LOG}.corrupt"
 LONGEST_LINE = 1 << 24
 """Bytes; no event comes near it."""
 LARGEST_STEP = 1 << 53
@@ -43,30 +43,30 @@ class JsonLog:
 
     def __init__(self, out: Path):
         self.out = out
-        self._mended = False
+        self._repaired = False
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Verifying | Remarked):
             return
         path = self.out / LOG
-        if not self._mended:
-            self._mend()
+        if not self._repaired:
+            self._repair()
         if isinstance(event, Started | RolledBack):
             self._rewind(event.step, but="spiked" if isinstance(event, RolledBack) else "")
         line = json.dumps(record(event, self.out))
         with naming(path), path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    def _mend(self) -> None:
+    def _repair(self) -> None:
         """Once, before the first line of this life: what a kill cut short would spoil it."""
         found = lines(self.out)
-        if found.damaged:
-            _say_damaged(self.out / LOG, len(found.damaged), f"set aside in {DAMAGED}")
-            with naming(self.out / DAMAGED), (self.out / DAMAGED).open("ab") as file:
-                file.writelines(line.rstrip(b"\n") + b"\n" for line in found.damaged)
-        if found.damaged or found.cut_short:
+        if found.corrupt:
+            _warn_corrupt(self.out / LOG, len(found.corrupt), f"set aside in {CORRUPT}")
+            with naming(self.out / CORRUPT), (self.out / CORRUPT).open("ab") as file:
+                file.writelines(line.rstrip(b"\n") + b"\n" for line in found.corrupt)
+        if found.corrupt or found.cut_short:
             self._write(found.records)
-        self._mended = True
+        self._repaired = True
 
     def _rewind(self, step: int, but: str) -> None:
         """Drops what was logged after `step`, but events of one name."""
@@ -114,19 +114,19 @@ def _plain(value: Any, out: Path) -> Any:
 
 
 def read(out: Path) -> list[dict[str, Any]]:
-    """The events of a run folder, without damaged lines, which are said; a last line cut short by a kill is
+    """The events of a run folder, without corrupt lines, which are said; a last line cut short by a kill is
     left out."""
     found = lines(out)
-    if found.damaged:
-        _say_damaged(out / LOG, len(found.damaged), "left out")
+    if found.corrupt:
+        _warn_corrupt(out / LOG, len(found.corrupt), "left out")
     return found.records
 
 
 class Lines(NamedTuple):
-    """records: the events. damaged: other lines, as they stand. cut_short: whether the last has no end."""
+    """records: the events. corrupt: other lines, as they stand. cut_short: whether the last has no end."""
 
     records: list[dict[str, Any]]
-    damaged: list[bytes]
+    corrupt: list[bytes]
     cut_short: bool
 
 
@@ -134,7 +134,7 @@ def lines(out: Path) -> Lines:
     """Of a run folder's log, told apart."""
     path = out / LOG
     records: list[dict[str, Any]] = []
-    damaged: list[bytes] = []
+    corrupt: list[bytes] = []
     line = b"\n"
     try:
         file = path.open("rb")
@@ -147,11 +147,11 @@ def lines(out: Path) -> Lines:
             if found is not None and before.endswith(b"\n"):
                 records.append(found)
             elif line.strip():
-                damaged.append(line)
+                corrupt.append(line)
     cut_short = not line.endswith(b"\n")
-    if cut_short and damaged and damaged[-1] is line and b"\0" not in line:
-        damaged.pop()  # the last one, by a kill
-    return Lines(records, damaged, cut_short)
+    if cut_short and corrupt and corrupt[-1] is line and b"\0" not in line:
+        corrupt.pop()  # the last one, by a kill
+    return Lines(records, corrupt, cut_short)
 
 
 def _event(line: bytes) -> dict[str, Any] | None:
@@ -162,6 +162,7 @@ def _event(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(value, dict) or not isinstance(value.get("event"), str):
         return None
+    value = _modern(value)
     step = value.get("step")
     if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < LARGEST_STEP:
         return None
@@ -181,6 +182,16 @@ def _event(line: bytes) -> dict[str, Any] | None:
         if key in value and not _is(wanted, value[key]):
             return None
     return value
+
+
+EVENTS_SINCE_0_1 = {"passedover": "corruptcheckpoint"}
+KEYS_SINCE_0_1 = {"share_of_roof": "mfu", "passed_over": "skipped_batches"}
+"""Events and keys as scaledit 0.1 called them, and as they are called now."""
+
+
+def _modern(line: dict[str, Any]) -> dict[str, Any]:
+    renamed = {KEYS_SINCE_0_1.get(key, key): value for key, value in line.items()}
+    return renamed | {"event": EVENTS_SINCE_0_1.get(line["event"], line["event"])}
 
 
 _HINTS = {kind.__name__.lower(): get_type_hints(kind) for kind in get_args(events.Event)}
@@ -224,10 +235,10 @@ def _is_result(value: Mapping[str, Any]) -> bool:
         return False
     if not isinstance(value.get("name"), str):
         return False
-    figures = Result.from_json(value).figures.values()
+    figures = Result.from_json(value).metrics.values()
     return all(number is None or _is(float, number) for figure in figures for number in figure)
 
 
-def _say_damaged(path: Path, count: int, what: str) -> None:
+def _warn_corrupt(path: Path, count: int, what: str) -> None:
     some = "1 line is" if count == 1 else f"{count} lines are"
-    logging.getLogger(__name__).warning("%s is damaged: %s %s; the others count", printable(path), some, what)
+    logging.getLogger(__name__).warning("%s is corrupt: %s %s; the others count", printable(path), some, what)

@@ -23,10 +23,10 @@ from scaledit.files.lock import Lock
 from scaledit.models.flops import TRAIN_FORWARDS
 from scaledit.training import folder
 from scaledit.training.events import (
+    CorruptCheckpoint,
     Event,
     Finished,
     Halved,
-    PassedOver,
     RolledBack,
     Saved,
     Skipped,
@@ -48,7 +48,7 @@ State = TypeVar("State", bound=Learner[Any])
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class RunContext:
     """What a run is told by, and tells, the world outside its loop. watch: None for a caller that does not
     want its process ended when nothing moves. on_claim: told the step that the run goes on from, as soon as
     the folder is this run's."""
@@ -56,37 +56,37 @@ class Surroundings:
     ranks: Ranks
     stop: StopRequest = field(default_factory=StopRequest)
     watch: Watch | None = None
-    on_claim: Callable[[int], None] = lambda step: None
+    on_lock: Callable[[int], None] = lambda step: None
 
-    def doing(self, what: str, step: int) -> None:
+    def heartbeat(self, what: str, step: int) -> None:
         if self.watch is not None:
-            self.watch.doing(what, step)
+            self.watch.heartbeat(what, step)
 
     def first_only(self, step: int, work: Callable[[], Iterator[Event]]) -> Iterator[Event]:
         """What only the first rank does between steps, while the others wait for it."""
         with suppress(Stopping):  # all hear of it at the next step
             yield from work() if self.ranks.first else ()
-        self.doing(WAITING, step)
+        self.heartbeat(WAITING, step)
         self.ranks.barrier()
 
 
 @contextmanager
-def claimed(
-    config: Config, out: Path, resume: str, around: Surroundings, check: folder.Check
+def locked(
+    config: Config, out: Path, resume: str, context: RunContext, check: folder.Check
 ) -> Iterator[checkpoint.Latest]:
     """The run folder, for as long as the block lasts, watched, and the checkpoint to go on from, which
     `check` allowed. Raises what `folder.claim` does, on all ranks."""
     locks: list[Lock] = []
 
-    def claim() -> checkpoint.Latest:
-        lock, found = folder.claim(config, out, resume, check)
+    def lock_folder() -> checkpoint.Latest:
+        lock, found = folder.lock(config, out, resume, check)
         locks.append(lock)
         return found
 
     try:
-        found = around.ranks.on_first(claim)
-        around.on_claim(0 if found.checkpoint is None else found.checkpoint.step)
-        with around.watch or nullcontext():
+        found = context.ranks.on_first(lock_folder)
+        context.on_lock(0 if found.checkpoint is None else found.checkpoint.step)
+        with context.watch or nullcontext():
             yield found
     finally:
         for lock in locks:
@@ -98,7 +98,7 @@ class Speed(NamedTuple):
 
     images_per_second: float
     macs_per_second: float
-    share_of_roof: float
+    mfu: float
     data_wait: float
     memory: int
 
@@ -113,37 +113,37 @@ class Run(Generic[State]):
         self,
         state: State,
         out: Path,
-        around: Surroundings,
+        context: RunContext,
         macs: int,
         manifest: dict[str, Any],
         logged: Callable[[StepResult, Speed], Event],
-        looks: Callable[[bool], Iterator[Event]],
+        hooks: Callable[[bool], Iterator[Event]],
         data: SameData,
     ):
-        self.state, self.around, self.data = state, around, data
-        self.manifest = {**manifest, "data": data.record} if around.ranks.first else manifest
-        self.logged, self.looks, self.macs = logged, looks, macs
+        self.state, self.context, self.data = state, context, data
+        self.manifest = {**manifest, "data": data.record} if context.ranks.first else manifest
+        self.logged, self.hooks, self.macs = logged, hooks, macs
         self.config: Config = state.config
         self.checkpoints = out / folder.CHECKPOINTS
         self.saving = Saving(
-            self.checkpoints, self.config.checkpoint, around.ranks, sharded=state.parallel.sharded
+            self.checkpoints, self.config.checkpoint, context.ranks, sharded=state.parallel.sharded
         )
         self.spikes = SpikeDetector(self.config.train.spike)
         self.skips, self.rollbacks = 0, 0
         self._since = (0, 0.0, 0.0)
-        state.doing = around.doing
+        state.heartbeat = context.heartbeat
 
-    def life(
+    def run(
         self, found: checkpoint.Latest, params: int, after: Callable[[], Iterator[Event]] = lambda: iter(())
     ) -> Iterator[Event]:
         """From the checkpoint that was found to Stopped or Finished. after: what follows the last step of a
         run that was not stopped. Raises as `_guarded` does."""
-        state, around, train = self.state, self.around, self.config.train
+        state, around, train = self.state, self.context, self.config.train
         yield from self._restored(found)
         if state.step < train.steps:  # of a run that is done nothing is recorded any more
             yield from (note(state.step) for note in self.data.notes)
-        around.doing("measuring the machine", state.step)
-        machine.roof(around.ranks.device, train.precision)  # while nothing else runs
+        around.heartbeat("measuring the machine", state.step)
+        machine.measured_peak(around.ranks.device, train.precision)  # while nothing else runs
         yield Started(
             self.config.name,
             state.step,
@@ -163,14 +163,14 @@ class Run(Generic[State]):
             yield Finished(state.step, state.seconds, state.skipped)
 
     def _restored(self, found: checkpoint.Latest) -> Iterator[Event]:
-        """Goes on from a checkpoint, if there is one, after renaming the damaged ones that are newer."""
-        self.around.doing("reading a checkpoint", 0)
+        """Goes on from a checkpoint, if there is one, after renaming the corrupt ones that are newer."""
+        self.context.heartbeat("reading a checkpoint", 0)
         if found.checkpoint is not None:
             self._restore(found.checkpoint)
-        if self.around.ranks.first:
+        if self.context.ranks.first:
             checkpoint.clean(self.checkpoints)
-            for path, why in found.passed_over.items():
-                yield PassedOver(self.state.step, checkpoint.set_aside(path), why)
+            for path, why in found.corrupt.items():
+                yield CorruptCheckpoint(self.state.step, checkpoint.set_aside(path), why)
 
     def _guarded(self) -> Iterator[Event]:
         """From where the state is to the end. Raises RunError where the numbers go wrong, memory or the disk
@@ -188,7 +188,7 @@ class Run(Generic[State]):
         self._mark()
         while state.step < train.steps:
             micro_batch = state.micro_batch
-            result = state.advance(stop=self.around.stop.signal is not None)
+            result = state.train_step(stop=self.context.stop.signal is not None)
             last = state.step == train.steps
             if result.micro_batch != micro_batch:
                 yield Halved(state.step, result.micro_batch)
@@ -209,17 +209,17 @@ class Run(Generic[State]):
                     if train.rollback and (back := self._rolled_back()):
                         yield back
                         continue
-            yield from self.looks(last)
+            yield from self.hooks(last)
             stopping = result.stop and not last
             if due(state.step, self.config.checkpoint.every) or last or stopping:
                 yield from self._save()
             if stopping:
                 yield from self._saved(self.saving.wait())
-                yield Stopped(state.step, self.around.stop.signal or "a signal to another rank")
+                yield Stopped(state.step, self.context.stop.signal or "a signal to another rank")
                 return
         yield from self._saved(self.saving.wait())
-        self.around.doing(WAITING, state.step)
-        self.around.ranks.barrier()
+        self.context.heartbeat(WAITING, state.step)
+        self.context.ranks.barrier()
 
     def _skipped(self, result: StepResult) -> Skipped:
         state = self.state
@@ -242,18 +242,18 @@ class Run(Generic[State]):
 
     def _rolled_back(self) -> RolledBack | None:
         """None where there is no checkpoint yet to go back to."""
-        state, spiked, passed_over = self.state, self.state.step, self.state.passed_over
+        state, spiked, skipped_batches = self.state, self.state.step, self.state.skipped_batches
         self.saving.wait()
-        found = self.around.ranks.on_first(lambda: checkpoint.latest(self.checkpoints)).checkpoint
+        found = self.context.ranks.on_first(lambda: checkpoint.latest(self.checkpoints)).checkpoint
         if found is None:
             return None
         self.rollbacks += 1
         if self.rollbacks > MOST_ROLLBACKS:
             self._give_up(f"the loss spiked again after {MOST_ROLLBACKS} roll-backs to step {found.step}")
         self._restore(found)
-        state.passed_over = passed_over + spiked - state.step
+        state.skipped_batches = skipped_batches + spiked - state.step
         self._mark()
-        return RolledBack(state.step, spiked, state.passed_over)
+        return RolledBack(state.step, spiked, state.skipped_batches)
 
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
         self.state.restore(saved)
@@ -262,14 +262,14 @@ class Run(Generic[State]):
 
     def _save(self) -> Iterator[Event]:
         state = self.state
-        self.around.doing("saving", state.step)
+        self.context.heartbeat("saving", state.step)
         if not state.is_finite():
             self._give_up("the weights are not finite")
         self.rollbacks = 0
         yield from self._saved(
             self.saving.start(
                 state.step,
-                state.held(),
+                state.state_dict(),
                 self.config.to_json(),
                 losses=list(self.spikes.losses),
                 **self.manifest,
@@ -278,12 +278,12 @@ class Run(Generic[State]):
         )
 
     def _saved(self, written: list[Path]) -> Iterator[Event]:
-        for path in written if self.around.ranks.first else ():
+        for path in written if self.context.ranks.first else ():
             yield Saved(int(path.name.removeprefix("step-")), path)
 
     def _give_up(self, what: str) -> NoReturn:
         """Ends the run on all ranks, which have come to this together."""
-        if not self.around.ranks.first:
+        if not self.context.ranks.first:
             raise EndedElsewhere(1)
         found = checkpoint.find(self.checkpoints)
         good = f"the last good checkpoint is {found[-1]}" if found else "no checkpoint had been saved yet"
@@ -297,14 +297,16 @@ class Run(Generic[State]):
         self._since = (self.state.step, self.state.seconds, self.state.waited)
 
     def _speed(self) -> Speed:
-        state, ranks = self.state, self.around.ranks
+        state, ranks = self.state, self.context.ranks
         step, seconds, waited = self._since
         images = (state.step - step) * self.config.train.batch_size
         passed = max(state.seconds - seconds, 1e-9)
         macs = images * self.macs * TRAIN_FORWARDS / passed
-        roof = machine.roof(ranks.device, self.config.train.precision) * ranks.world / 2  # in multiply-adds
+        peak = (
+            machine.measured_peak(ranks.device, self.config.train.precision) * ranks.world / 2
+        )  # in multiply-adds
         return Speed(
-            images / passed, macs, macs / roof, (state.waited - waited) / passed, memory(ranks.device)
+            images / passed, macs, macs / peak, (state.waited - waited) / passed, memory(ranks.device)
         )
 
 

@@ -138,13 +138,13 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if is_shard(tensor) else tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full(tensor: Tensor) -> Tensor:
     """All of it, gathered from the ranks."""
     return tensor.full_tensor() if is_shard(tensor) else tensor
 
 
 @torch.no_grad()
-def copy_whole(target: Tensor, source: Tensor) -> None:
+def copy_full(target: Tensor, source: Tensor) -> None:
     """Copies a whole tensor, which each rank has, into one that may be sharded."""
     if is_shard(target):
         from torch.distributed.tensor import distribute_tensor

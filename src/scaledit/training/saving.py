@@ -22,7 +22,7 @@ from scaledit import checkpoint
 from scaledit.checkpoint import SHARDED, Checkpoint
 from scaledit.config import CheckpointConfig
 from scaledit.errors import UsageError
-from scaledit.training.parallel import copy_whole, whole
+from scaledit.training.parallel import copy_full, full
 from scaledit.training.ranks import Ranks
 
 Parts = Mapping[str, Mapping[str, Tensor]]
@@ -93,7 +93,7 @@ class Saving:
         partial = self.ranks.on_first(lambda: checkpoint.begin(self.checkpoints, step))
         in_shards = {f"{part}/{key}": value for part in IN_SHARDS for key, value in parts[part].items()}
         others = {
-            part: {key: whole(value.detach()) for key, value in parts[part].items()}
+            part: {key: full(value.detach()) for key, value in parts[part].items()}
             for part in parts
             if part not in IN_SHARDS
         }
@@ -131,18 +131,18 @@ class Saving:
 
 def keys(saved: Checkpoint, part: str) -> set[str]:
     """The names of a part's tensors."""
-    return saved.names(part) if _whole(saved, part) else set(_in_shards(saved, part))
+    return saved.names(part) if _complete(saved, part) else set(_in_shards(saved, part))
 
 
 def read_into(saved: Checkpoint, targets: Parts) -> None:
     """Copies a checkpoint's parts into tensors, whole or shards, wherever they lie.
 
     Raises UsageError naming the first that does not fit, before anything is changed, and RunError where a
-    file is damaged.
+    file is corrupt.
     """
     there: dict[str, dict[str, Tensor]] = {}
     for part, tensors in targets.items():
-        if _whole(saved, part):
+        if _complete(saved, part):
             there[part] = saved.tensors(part)
             shapes = {key: tuple(value.shape) for key, value in there[part].items()}
         else:
@@ -150,7 +150,7 @@ def read_into(saved: Checkpoint, targets: Parts) -> None:
         _check_fits(saved.folder, shapes, {key: tuple(value.shape) for key, value in tensors.items()})
     for part, tensors in there.items():
         for key, value in tensors.items():
-            copy_whole(targets[part][key], value)
+            copy_full(targets[part][key], value)
     in_shards = {
         f"{part}/{key}": value.detach()
         for part, tensors in targets.items()
@@ -163,7 +163,7 @@ def read_into(saved: Checkpoint, targets: Parts) -> None:
         shards.read(saved.folder / SHARDED, in_shards)
 
 
-def _whole(saved: Checkpoint, part: str) -> bool:
+def _complete(saved: Checkpoint, part: str) -> bool:
     return f"{part}.safetensors" in saved.files or not saved.is_sharded
 
 

@@ -28,7 +28,7 @@ from scaledit.diffusion.objectives import Context, Objective, named_terms
 from scaledit.models.dit import DiT
 from scaledit.training import ema
 from scaledit.training.learner import REPLICATED, Learner, LossTerms, adamw, autocast, optimizer_tensors
-from scaledit.training.parallel import Parallel, local, shard, whole
+from scaledit.training.parallel import Parallel, full, local, shard
 from scaledit.training.ranks import Ranks
 
 
@@ -152,7 +152,7 @@ class TrainState(Learner[Read]):
                 self.denoiser,
                 x0.to(device),
                 y.to(device),
-                self.denoiser.schedule.at(fraction),
+                self.denoiser.schedule.time_at(fraction),
                 eps.to(device),
                 context=Context(named, self.replicated, self.average),
             )
@@ -161,16 +161,16 @@ class TrainState(Learner[Read]):
         others = {"unweighted": total.detach(), "fraction": fraction}
         return LossTerms(total * weight.to(total), terms, others)
 
-    def applied(self, table: Tensor) -> None:
+    def after_step(self, table: Tensor) -> None:
         ema.update(self.averages, self.averaged, ema.decay_at(self.config.ema, self.step))
         unweighted, fraction = table[:, -2], table[:, -1]
         self.times.update(self.learned_times, fraction, unweighted)
 
-    def held(self) -> dict[str, dict[str, Tensor]]:
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
         held = {
             "model": dict(self.net.state_dict()),
             "ema": dict(self.ema.state_dict()),
-            "optimizer": optimizer_tensors(self.trained(), self.optimizer),
+            "optimizer": optimizer_tensors(self.trained_parameters(), self.optimizer),
             "times": dict(self.learned_times),
         }
         return held if self.replicated is None else {**held, REPLICATED: dict(self.replicated.state_dict())}
@@ -190,7 +190,7 @@ class TrainState(Learner[Read]):
         """The average as a plain network on this rank; where it is sharded, all ranks must call this."""
         if not self.parallel.sharded:
             return self.ema
-        tensors = {name: whole(tensor) for name, tensor in self.ema.state_dict().items()}
+        tensors = {name: full(tensor) for name, tensor in self.ema.state_dict().items()}
         plain = assemble.network(self.config.model, seed=0).to(self.ranks.device).eval()
         plain.load_state_dict(tensors)
         return plain

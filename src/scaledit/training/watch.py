@@ -1,6 +1,6 @@
 """Who is alive, and since when nothing has moved.
 
-    every rank, every few seconds:  .run/rank-R.json = {process, host, step, doing, moves, ticks}
+    every rank, every few seconds:  .run/rank-R.json = {process, host, step, activity, moves, ticks}
     no rank's `moves` has changed for engine.timeout seconds  ->  the job ends, with the name of the culprit
 
 `moves` counts what the training thread does, `ticks` what the thread here does, so a stuck rank and one that
@@ -85,7 +85,7 @@ class Watch:
             "process": os.getpid(),
             "host": socket.gethostname(),
             "step": 0,
-            "doing": "starting",
+            "activity": "starting",
             "moves": 0,
             "ticks": 0,
         }
@@ -102,9 +102,9 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
 
-    def doing(self, what: str, step: int) -> None:
+    def heartbeat(self, what: str, step: int) -> None:
         """The training thread is at something new."""
-        self.says |= {"step": step, "doing": what, "moves": self.says["moves"] + 1}
+        self.says |= {"step": step, "activity": what, "moves": self.says["moves"] + 1}
 
     def ended(self, why: str) -> None:
         """This rank ends with an error of its own, which the others may tell."""
@@ -123,8 +123,8 @@ class Watch:
             return "another rank has ended"  # before this one had seen any
         step = min(seen.says["step"] for seen in self._seen.values())
         behind = [seen.says for seen in self._seen.values() if seen.says["step"] == step]
-        to_blame = [says for says in behind if says["doing"] not in TOGETHER] or behind
-        return "; ".join(f"{_name(says)} is {says['doing']} at step {step}" for says in to_blame)
+        to_blame = [says for says in behind if says["activity"] not in TOGETHER] or behind
+        return "; ".join(f"{_name(says)} is {says['activity']} at step {step}" for says in to_blame)
 
     def _gone(self) -> list[str]:
         """Ranks that have ended, or do not answer."""

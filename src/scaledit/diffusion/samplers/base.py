@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from scaledit.conditions import Condition
 from scaledit.diffusion.denoiser import Denoiser
 from scaledit.diffusion.parameterization import Prediction
-from scaledit.diffusion.schedule import MOST_STEPS, Schedule, coefficient
+from scaledit.diffusion.schedule import MOST_STEPS, Schedule, broadcast_like
 from scaledit.diffusion.times import Even, Times, as_times
 from scaledit.part import Part, field
 
@@ -100,7 +100,7 @@ def factor(value: Tensor, like: Tensor) -> float | Tensor:
     numbers = value.tolist()  # for so few numbers Python is faster than tensors
     if numbers and numbers.count(numbers[0]) == len(numbers):
         return numbers[0]
-    return coefficient(value, like)
+    return broadcast_like(value, like)
 
 
 def rows(mask: Tensor, like: Tensor) -> Tensor:

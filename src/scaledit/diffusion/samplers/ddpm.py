@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from scaledit.diffusion.parameterization import posterior_log_variance
 from scaledit.diffusion.samplers.base import Sampler, factor, rows
-from scaledit.diffusion.schedule import MOST_STEPS, coefficient, transition
+from scaledit.diffusion.schedule import MOST_STEPS, broadcast_like, transition
 from scaledit.part import field
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class DDPM(Sampler, name="ddpm"):
         if learned is not None:
             log_variance = learned(t, s)  # elementwise, or one number for each row
             if log_variance.ndim < x.ndim:
-                log_variance = coefficient(log_variance, x)
+                log_variance = broadcast_like(log_variance, x)
             deviation = torch.exp(0.5 * log_variance)
         elif self.variance == "large":
             deviation = factor((0.5 * transition(schedule, t, s).beta.log()).exp(), x)

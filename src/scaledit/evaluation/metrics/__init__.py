@@ -3,7 +3,7 @@
 The functions are here for callers of their own; the parts beside them are what `scaledit evaluate` takes.
 """
 
-from scaledit.evaluation.metric import Column, Given, Metric
+from scaledit.evaluation.metric import Column, Metric, MetricContext
 from scaledit.evaluation.metrics.classes import inception_score
 from scaledit.evaluation.metrics.frechet import Extrapolated, frechet_distance, frechet_distance_infinity
 from scaledit.evaluation.metrics.kernel import Spread, kid
@@ -22,8 +22,8 @@ __all__ = [
     "Column",
     "DensityCoverage",
     "Extrapolated",
-    "Given",
     "Metric",
+    "MetricContext",
     "Neighbourhoods",
     "PrecisionRecall",
     "Spread",

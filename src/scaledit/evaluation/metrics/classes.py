@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scaledit.evaluation.metric import Column, Given, Metric, Of
+from scaledit.evaluation.metric import Column, Metric, MetricContext, Of
 from scaledit.evaluation.statistics import check_features
 from scaledit.part import field
 
@@ -37,7 +37,7 @@ class ClassAccuracy(Metric, name="class_accuracy"):
     def applies(self, extractor: Of) -> bool:
         return super().applies(extractor) and extractor.classifies
 
-    def compute(self, reference: Reference, samples: Features, given: Given) -> float:
+    def compute(self, reference: Reference, samples: Features, given: MetricContext) -> float:
         assert samples.logits is not None and samples.labels is not None
         return float((samples.logits.argmax(axis=1) == samples.labels).mean())
 
@@ -59,7 +59,7 @@ class InceptionScore(Metric, name="inception_score"):
         about = "Class score: as the Inception Score, on that classifier; at most the number of classes."
         return (self.column("", "class score", about=about),)
 
-    def compute(self, reference: Reference, samples: Features, given: Given) -> float:
+    def compute(self, reference: Reference, samples: Features, given: MetricContext) -> float:
         assert samples.logits is not None
         return inception_score(samples.logits, self.split_size)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scaledit.evaluation.metric import Given, Metric
+from scaledit.evaluation.metric import Metric, MetricContext
 
 if TYPE_CHECKING:
     from scaledit.evaluation.features import Features
@@ -30,7 +30,7 @@ class NearestDistance(Metric, name="nearest"):
     of_reference = ()
     order = 40
 
-    def compute(self, reference: Reference, samples: Features, given: Given) -> float:
+    def compute(self, reference: Reference, samples: Features, given: MetricContext) -> float:
         assert samples.nearest is not None
         real = None if given.real is None else given.real.nearest
         return float(samples.nearest.mean()) / (1.0 if real is None else float(real.mean()))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from scaledit.errors import UsageError
-from scaledit.evaluation.metric import Column, Given, Metric, Of
+from scaledit.evaluation.metric import Column, Metric, MetricContext, Of
 from scaledit.evaluation.statistics import Statistics, check_features
 from scaledit.part import field
 
@@ -35,7 +35,7 @@ class FrechetDistance(Metric, name="frechet"):
     def columns(self, extractor: Of) -> tuple[Column, ...]:
         return (self.column("", extractor.distance("F"), about=extractor.about),)
 
-    def compute(self, reference: Reference, samples: Features, given: Given) -> float:
+    def compute(self, reference: Reference, samples: Features, given: MetricContext) -> float:
         assert reference.statistics is not None
         return frechet_distance(reference.statistics, samples.pool)
 
@@ -55,7 +55,7 @@ class FrechetInfinity(Metric, name="frechet_infinity"):
     def columns(self, extractor: Of) -> tuple[Column, ...]:
         return (self.column("", f"{extractor.distance('F')}-infinity"),)
 
-    def compute(self, reference: Reference, samples: Features, given: Given) -> float:
+    def compute(self, reference: Reference, samples: Features, given: MetricContext) -> float:
         assert reference.statistics is not None
         found = frechet_distance_infinity(reference.statistics, samples.pool, self.points, self.seed)
         return found.value
@@ -73,7 +73,7 @@ class SpatialFrechetDistance(Metric, name="spatial_frechet"):
     def columns(self, extractor: Of) -> tuple[Column, ...]:
         return (self.column("", f"s{extractor.distance('F')}"),)
 
-    def compute(self, reference: Reference, samples: Features, given: Given) -> float:
+    def compute(self, reference: Reference, samples: Features, given: MetricContext) -> float:
         assert reference.spatial is not None and samples.spatial is not None
         return frechet_distance(reference.spatial, samples.spatial)
 

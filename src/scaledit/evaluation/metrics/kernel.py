@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from scaledit.errors import UsageError
-from scaledit.evaluation.metric import Column, Given, Metric, Of
+from scaledit.evaluation.metric import Column, Metric, MetricContext, Of
 from scaledit.evaluation.statistics import check_features
 from scaledit.part import field
 
@@ -42,7 +42,7 @@ class KernelDistance(Metric, name="kernel"):
     def by_default(self, extractor: Of) -> bool:
         return not extractor.small  # which has few dimensions
 
-    def compute(self, reference: Reference, samples: Features, given: Given) -> tuple[float, float]:
+    def compute(self, reference: Reference, samples: Features, given: MetricContext) -> tuple[float, float]:
         assert reference.pool is not None
         found = kid(reference.pool, samples.pool, self.subsets, self.subset_size, self.seed)
         return found.mean, found.std

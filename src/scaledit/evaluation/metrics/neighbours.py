@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from scaledit.errors import UsageError
-from scaledit.evaluation.metric import DistancePrecision, Given, Metric
+from scaledit.evaluation.metric import DistancePrecision, Metric, MetricContext
 from scaledit.evaluation.statistics import check_features
 from scaledit.part import field
 
@@ -46,7 +46,7 @@ class _Neighbours(Metric):
     cost = "a distance of each sample and each reference image to all of both"
 
     def around(
-        self, reference: Reference, samples: Features, given: Given, ks: tuple[int, int]
+        self, reference: Reference, samples: Features, given: MetricContext, ks: tuple[int, int]
     ) -> Neighbourhoods:
         """All four. ks: of precision and recall, of density and coverage."""
         pool = reference.pool
@@ -67,7 +67,7 @@ class ImprovedPrecision(_Neighbours, name="precision"):
 
     k: int = field(K_PRECISION, ge=1, doc="the neighbour that a neighbourhood reaches to")
 
-    def compute(self, reference: Reference, samples: Features, given: Given) -> float:
+    def compute(self, reference: Reference, samples: Features, given: MetricContext) -> float:
         return self.around(reference, samples, given, (self.k, K_DENSITY)).precision
 
 
@@ -81,7 +81,7 @@ class ImprovedRecall(_Neighbours, name="recall"):
 
     k: int = field(K_PRECISION, ge=1, doc="the neighbour that a neighbourhood reaches to")
 
-    def compute(self, reference: Reference, samples: Features, given: Given) -> float:
+    def compute(self, reference: Reference, samples: Features, given: MetricContext) -> float:
         return self.around(reference, samples, given, (self.k, K_DENSITY)).recall
 
 
@@ -93,7 +93,7 @@ class Density(_Neighbours, name="density"):
 
     k: int = field(K_DENSITY, ge=1, doc="the neighbour that a neighbourhood reaches to")
 
-    def compute(self, reference: Reference, samples: Features, given: Given) -> float:
+    def compute(self, reference: Reference, samples: Features, given: MetricContext) -> float:
         return self.around(reference, samples, given, (K_PRECISION, self.k)).density
 
 
@@ -106,7 +106,7 @@ class Coverage(_Neighbours, name="coverage"):
 
     k: int = field(K_DENSITY, ge=1, doc="the neighbour that a neighbourhood reaches to")
 
-    def compute(self, reference: Reference, samples: Features, given: Given) -> float:
+    def compute(self, reference: Reference, samples: Features, given: MetricContext) -> float:
         return self.around(reference, samples, given, (K_PRECISION, self.k)).coverage
 
 

@@ -19,13 +19,13 @@ from scaledit.report.figures.losses import losses
 from scaledit.report.figures.metrics import metrics
 from scaledit.report.figures.samples import samples
 from scaledit.report.figures.sampling import sampling
-from scaledit.report.figures.style import Drawn
+from scaledit.report.figures.style import Plot
 from scaledit.report.figures.training import training
 from scaledit.scaling.table import Table
 
 __all__ = [
-    "Drawn",
     "Fit",
+    "Plot",
     "all_figures",
     "best",
     "blocks",
@@ -46,11 +46,11 @@ def all_figures(
     by_gflops: Fit = NONE,
     by_params: Fit = NONE,
     progress: Progress = lambda done, total: None,
-) -> dict[str, Drawn]:
+) -> dict[str, Plot]:
     """What the table holds enough for, by file name, in the paper's order. rivals: results by name to show
     instead of the table's best. by_gflops, by_params: the fits of the figure of compute. progress: called
     with (done, total) after each."""
-    figures: tuple[Callable[[], Drawn | None], ...] = (
+    figures: tuple[Callable[[], Plot | None], ...] = (
         lambda: best(table, rivals),
         lambda: blocks(table),
         lambda: training(table),

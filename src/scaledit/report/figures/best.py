@@ -29,7 +29,7 @@ OURS = "DiT"
 HEIGHT = 3.2
 
 
-def best(table: Table, rivals: Mapping[str, float] | None = None) -> style.Drawn | None:
+def best(table: Table, rivals: Mapping[str, float] | None = None) -> style.Plot | None:
     """rivals: results by name that are shown instead of the table's own best, such as the paper's table 2."""
     models = ends_of_training(table)
     if len(models) < 2:

@@ -15,7 +15,7 @@ OTHERS = tuple(colour for colour in style.OKABE_ITO if colour not in COLOURS)
 HEIGHT = 2.5
 
 
-def blocks(table: Table) -> style.Drawn | None:
+def blocks(table: Table) -> style.Plot | None:
     final = [row for row in table.blocks() if row.fd is not None]
     if len(final) < 2:
         return None
@@ -27,7 +27,7 @@ def blocks(table: Table) -> style.Drawn | None:
     return _during(table, lines) if len(lines) > 1 else _after(table, final)
 
 
-def _during(table: Table, lines: list[Curve]) -> style.Drawn:
+def _during(table: Table, lines: list[Curve]) -> style.Plot:
     figure = style.figure(style.ONE_COLUMN, HEIGHT)
     plot = figure.subplots()
     unit = axes.steps_unit([row for line in lines for row in line.rows])
@@ -58,7 +58,7 @@ def _during(table: Table, lines: list[Curve]) -> style.Drawn:
     return style.finished(NAME, TITLE, caption, figure)
 
 
-def _after(table: Table, rows: list[Row]) -> style.Drawn:
+def _after(table: Table, rows: list[Row]) -> style.Plot:
     rows = sorted(rows, key=lambda row: -fd(row))
     figure = style.figure(style.ONE_COLUMN, 0.6 + bars.HEIGHT * len(rows))
     shown = [bars.Bar(words.design(row.conditioning), fd(row), row.fd_std) for row in rows]

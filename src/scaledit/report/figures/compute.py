@@ -35,7 +35,7 @@ class Fit(NamedTuple):
 NONE = Fit()
 
 
-def compute(table: Table, by_gflops: Fit = NONE, by_params: Fit = NONE) -> style.Drawn | None:
+def compute(table: Table, by_gflops: Fit = NONE, by_params: Fit = NONE) -> style.Plot | None:
     """by_gflops: of x in Gflops (1e9 multiply-adds). by_params: of x in parameters."""
     models = ends_of_training(table)
     if len(models) < 3:

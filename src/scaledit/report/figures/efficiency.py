@@ -14,7 +14,7 @@ from scaledit.scaling.table import Row, Table
 HEIGHT = 3.4
 
 
-def efficiency(table: Table) -> style.Drawn | None:
+def efficiency(table: Table) -> style.Plot | None:
     """From curves in training; where there are none, from trainings of different lengths."""
     curves = over_training(table)
     if sum(len(curve.rows) > 1 for curve in curves) < 2:

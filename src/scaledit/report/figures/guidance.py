@@ -20,7 +20,7 @@ RING = {"marker": "o", "markersize": 8, "markerfacecolor": "none", "color": styl
 SHOWN = ("precision", "recall")
 
 
-def guidance(table: Table) -> style.Drawn | None:
+def guidance(table: Table) -> style.Plot | None:
     rows = table.part(GUIDANCE)
     lines = curves(
         rows,

@@ -52,7 +52,7 @@ def place(plot: Axes, labels: Sequence[Label]) -> None:
     if not labels:
         return
     scale = _laid_out(plot) / POINTS
-    points, lines = _drawn(plot)
+    points, lines = _plotted_points(plot)
     anchors = plot.transData.transform([(label.x, label.y) for label in labels])
     radii = np.array([[label.radius * scale] for label in labels])
     discs = np.concatenate([points, np.hstack([anchors, radii])])
@@ -203,7 +203,7 @@ def _inside(points: np.ndarray, box: Box) -> int:
     return int(np.sum((box[0] < x) & (x < box[2]) & (box[1] < y) & (y < box[3])))
 
 
-def _drawn(plot: Axes) -> tuple[np.ndarray, np.ndarray]:
+def _plotted_points(plot: Axes) -> tuple[np.ndarray, np.ndarray]:
     """(points with their radius, lines as points 4 dots apart or less), in dots of the figure."""
     scale = _figure(plot).dpi / POINTS
     points, lines = [np.empty((0, 3))], [np.empty((0, 2))]

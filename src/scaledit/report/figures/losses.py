@@ -18,7 +18,7 @@ LAST = 0.25
 HEIGHT = 3.0
 
 
-def losses(table: Table) -> style.Drawn | None:
+def losses(table: Table) -> style.Plot | None:
     logged: dict[str, list[Loss]] = {}
     for loss in table.losses:
         logged.setdefault(loss.name, []).append(loss)

@@ -17,7 +17,7 @@ DECADE = 10.0
 """Ratio of largest to smallest from which on a distance has a logarithmic axis."""
 
 
-def metrics(table: Table) -> style.Drawn | None:
+def metrics(table: Table) -> style.Plot | None:
     models = table.models()
     shown = [one for one in columns(*table.about.protocols.values()).values() if not one.aside]
     shown = [one for one in shown if sum(row.metric(one.key) is not None for row in models) >= 2]

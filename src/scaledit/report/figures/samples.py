@@ -22,7 +22,7 @@ FINE = 600
 """Dots an inch to which whole pixels are enlarged, so that none is wider than another when it is printed."""
 
 
-def samples(table: Table) -> style.Drawn | None:
+def samples(table: Table) -> style.Plot | None:
     look = style.Look.of(table)
     shown: dict[tuple[str, int], Row] = {}
     for row in grid(sorted(table.rows, key=lambda row: -row.steps)):  # at the end of their training

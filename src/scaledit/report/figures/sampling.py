@@ -9,7 +9,7 @@ from scaledit.scaling.table import SAMPLING, Row, Table
 HEIGHT = 2.9
 
 
-def sampling(table: Table) -> style.Drawn | None:
+def sampling(table: Table) -> style.Plot | None:
     rows = table.part(SAMPLING)
     lines = curves(
         rows,

@@ -30,7 +30,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (4.5, 1.6)), (0, (1.2, 1.4)), (0, (5, 1.5, 1
 LIGHTEST = 0.75  # of viridis: what is lighter does not show on white
 
 
-class Drawn(NamedTuple):
+class Plot(NamedTuple):
     """A figure to print. name: its file's, without a suffix. title, caption: plain text."""
 
     name: str
@@ -39,7 +39,7 @@ class Drawn(NamedTuple):
     figure: Figure
 
 
-def finished(name: str, title: str, caption: str, figure: Figure) -> Drawn:
+def finished(name: str, title: str, caption: str, figure: Figure) -> Plot:
     """With the axes where they stay: their layout takes more than one pass, and so would move with every time
     that a figure is saved."""
     before: list[float] = []
@@ -50,7 +50,7 @@ def finished(name: str, title: str, caption: str, figure: Figure) -> Drawn:
             break
         before = after
     figure.set_layout_engine("none")
-    return Drawn(name, title, caption, figure)
+    return Plot(name, title, caption, figure)
 
 
 def palette(count: int) -> list[str]:

@@ -15,7 +15,7 @@ HEIGHT = 2.05
 """Of a row of panels."""
 
 
-def training(table: Table) -> style.Drawn | None:
+def training(table: Table) -> style.Plot | None:
     longest = max((row.steps for row in ends_of_training(table)), default=0)
     lines = [line for line in over_training(table, longest) if len(line.rows) > 1]
     if len(lines) < 2:

@@ -83,7 +83,9 @@ class WeightsAndBiases(Tracker):
         """The last step in the finished parts of the run, -1 for none. Renames offline parts that are not
         finished, so that `wandb sync` does not send them too."""
         last = -1
-        parts = (self.out / FOLDER).glob(f"*run-*-{number}*")  # ...-1, ...-2 for parts begun in the same second
+        parts = (self.out / FOLDER).glob(
+            f"*run-*-{number}*"
+        )  # ...-1, ...-2 for parts begun in the same second
         for folder in sorted(parts):
             path = folder / FINISHED
             if path.exists():

@@ -18,11 +18,11 @@ from typing import Any
 from scaledit import __version__, checkpoint
 from scaledit.callbacks import Progress
 from scaledit.config import NOTHING, RunConfig
-from scaledit.data.latents import MadeBy
+from scaledit.data.latents import AutoencoderInfo
 from scaledit.errors import RunError, UsageError, reading
 from scaledit.files.atomic import atomic_folder
 from scaledit.files.manifest import FileHash, mismatch, sealed
-from scaledit.interop.lazily import looked_through, open_safetensors, write_safetensors
+from scaledit.interop.lazy_tensors import checked_finite, open_safetensors, write_safetensors
 from scaledit.interop.model import Model
 from scaledit.interop.official import check_size
 from scaledit.models.shapes import shapes
@@ -43,9 +43,9 @@ def read(
     folder: Path, weights: str = "ema", allow_nonfinite: bool = False, allowed: Allowed = NOTHING
 ) -> Model:
     """A checkpoint's model, or an exported one. weights: "ema" or "model"; an exported folder has one kind.
-    allow_nonfinite: see `lazily.looked_through`. allowed: see `RunConfig.from_json`.
+    allow_nonfinite: see `lazy_tensors.checked_finite`. allowed: see `RunConfig.from_json`.
 
-    Raises RunError if it is damaged: every byte that is used has been hashed before. Raises UsageError where
+    Raises RunError if it is corrupt: every byte that is used has been hashed before. Raises UsageError where
     its config is that of other weights.
     """
     manifest = folder / checkpoint.MANIFEST
@@ -62,8 +62,8 @@ def read(
             raise RunError(
                 f"{folder / CONFIG} was changed after {checkpoint.MANIFEST} was written; restore it"
             )
-        names, made_by, source = state["class_names"], state.get("made_by"), state.get("source", {})
-        maker = None if made_by is None else MadeBy(**made_by)
+        names, info, source = state["class_names"], state.get("autoencoder_info"), state.get("source", {})
+        maker = None if info is None else AutoencoderInfo(**info)
         said = (*names, weights, entry["sha256"], *(() if maker is None else maker[:3]))
         numbers = (entry["size"], opened.step, *(() if maker is None else maker[4:]))
         if not all(isinstance(text, str) for text in said) or not isinstance(source, dict):
@@ -74,7 +74,7 @@ def read(
             raise ValueError(f"the latents' scale is {maker.scale!r:.60}")
         config = RunConfig.from_json(opened.config, allowed)
     if wrong := mismatch(folder / name, entry["size"], entry["sha256"]):
-        raise checkpoint.damaged(folder, f"{name} {wrong}")
+        raise checkpoint.corrupt(folder, f"{name} {wrong}")
     tensors = open_safetensors(folder / name)
     check_size(config.model, len(tensors))
     wanted, found = shapes(config.model), {key: lazy.shape for key, lazy in tensors.items()}
@@ -82,12 +82,12 @@ def read(
         have, want = found.get(key, "nothing"), wanted.get(key, "nothing")
         if have != want:
             raise UsageError(f"{folder} does not fit its config: {key} is {have}, the config says {want}")
-    tensors, notes = looked_through(tensors, folder / name, allow_nonfinite)
+    tensors, notes = checked_finite(tensors, folder / name, allow_nonfinite)
     return Model(
         config=config,
         weights=tensors,
         class_names=tuple(names),
-        made_by=maker,
+        autoencoder_info=maker,
         source=source,
         step=opened.step,
         kind=weights,
@@ -112,7 +112,7 @@ def write(model: Model, out: Path, card: str, progress: Progress) -> str:
         (folder / CONFIG).write_bytes(config)
         state = {
             "class_names": model.class_names,
-            "made_by": None if model.made_by is None else model.made_by._asdict(),
+            "autoencoder_info": None if model.autoencoder_info is None else model.autoencoder_info._asdict(),
             "kind": model.kind,
             "source": dict(model.source),
         }

@@ -48,13 +48,13 @@ class Lazy:
         return Lazy(self.dtype, shape, lambda: change(self.read()))
 
 
-def joined(parts: Sequence[Lazy]) -> Lazy:
+def cat(parts: Sequence[Lazy]) -> Lazy:
     """One after the other along the first axis."""
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
     return Lazy(parts[0].dtype, shape, lambda: torch.cat([part.read() for part in parts]))
 
 
-def there(tensor: Tensor) -> Lazy:
+def from_tensor(tensor: Tensor) -> Lazy:
     """A tensor in memory. Raises UsageError for a dtype that weights do not have."""
     names = {dtype: name for name, dtype in DTYPES.items()}
     if tensor.dtype not in names:
@@ -62,7 +62,7 @@ def there(tensor: Tensor) -> Lazy:
     return Lazy(names[tensor.dtype], tuple(tensor.shape), lambda: tensor.detach().cpu().contiguous())
 
 
-def in_file(
+def from_file(
     path: Path, dtype: str, shape: tuple[int, ...], start: int, strides: tuple[int, ...] | None = None
 ) -> Lazy:
     """A tensor whose first element begins at the byte `start` of `path`. strides: in elements; None is
@@ -92,7 +92,7 @@ def nonfinite(tensor: Tensor) -> int:
     return int(tensor.numel() - tensor.isfinite().sum())
 
 
-def looked_through(
+def checked_finite(
     tensors: Mapping[str, Lazy], path: Path, allow_nonfinite: bool = False
 ) -> tuple[dict[str, Lazy], tuple[str, ...]]:
     """The tensors of `path`, each of which is looked through when it is read; and nothing to say. Reading one
@@ -103,15 +103,15 @@ def looked_through(
     """
     if allow_nonfinite:
         found = counts(tensors)
-        return dict(tensors), (f"kept as they are: {said_of(found)}",) if found else ()
+        return dict(tensors), (f"kept as they are: {nonfinite_message(found)}",) if found else ()
 
     def checked(lazy: Lazy) -> Lazy:
         def read() -> Tensor:
             tensor = lazy.read()
             if nonfinite(tensor):
                 raise RunError(
-                    f"{path}: {said_of(counts(tensors))}; take another copy or checkpoint (scaledit convert "
-                    "--allow-nonfinite keeps them)"
+                    f"{path}: {nonfinite_message(counts(tensors))}; take another copy or checkpoint "
+                    "(scaledit convert --allow-nonfinite keeps them)"
                 )
             return tensor
 
@@ -129,7 +129,7 @@ def counts(tensors: Mapping[str, Lazy]) -> dict[str, tuple[int, int]]:
     return found
 
 
-def said_of(found: Mapping[str, tuple[int, int]]) -> str:
+def nonfinite_message(found: Mapping[str, tuple[int, int]]) -> str:
     """What `counts` found, in words: at least one tensor."""
     name, (wrong, values) = next(iter(found.items()))
     more = f", and values of {len(found) - 1} more tensors" if len(found) > 1 else ""
@@ -149,7 +149,7 @@ def open_safetensors(path: Path) -> dict[str, Lazy]:
     for name, (dtype, _, _) in stored.items():
         if dtype not in DTYPES:
             raise UsageError(f"{path} has {name[:100]} as {dtype}; weights are {', '.join(DTYPES)}")
-    return {name: in_file(path, *place) for name, place in stored.items()}
+    return {name: from_file(path, *place) for name, place in stored.items()}
 
 
 def write_safetensors(file: BinaryIO, tensors: Mapping[str, Lazy], step: Callable[[int], None]) -> FileHash:
