@@ -134,7 +134,7 @@ def test_the_last_override_wins_and_bare_words_are_strings():
         ("sample.guidance.0.channels=0", "sample.guidance.0.channels must be at least 1, got 0"),
         ("sample.guidance.0.scale=much", "sample.guidance.0.scale must be a number, got 'much'"),
         ("sample.cfg_channels=four", "sample.cfg_channels is 'four'"),
-        ("train.steps.more=3", "unknown key train.steps.more: train.steps is no part with fields"),
+        ("train.steps.more=3", "unknown key train.steps.more: train.steps is not a part with fields"),
         ("diffusion.prediction=learned_range", 'diffusion.objective="simple" does not train'),
         ("model.conditioning=adalnzero", "unknown block 'adalnzero'"),
         ("train.steps=abc", "train.steps must be a whole number, got 'abc'"),
@@ -563,12 +563,12 @@ def test_a_class_of_ones_own_is_named_by_its_module(mine: str):
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("sample.sampler={}:Idle", "lacks the method step, which each sampler has"),
-        ("sample.sampler={}:Loose", "is no frozen dataclass; write @dataclass(frozen=True)"),
+        ("sample.sampler={}:Idle", "lacks the method step, which every sampler needs"),
+        ("sample.sampler={}:Loose", "is not a frozen dataclass; write @dataclass(frozen=True)"),
         ("sample.sampler={}:Midpont", "has no class Midpont; did you mean 'Midpoint'?"),
         (
             "diffusion.schedule={}:Midpoint",
-            "is no schedule; derive it from scaledit.diffusion.schedule",
+            "is not a schedule; derive it from scaledit.diffusion.schedule",
         ),
         ("sample.sampler=no_such_module:Midpoint", "the module no_such_module is not there"),
         ("sample.sampler={}:Midpoint.x", "is no name of a class; write MODULE:CLASS"),

@@ -162,7 +162,7 @@ def test_a_metric_has_fields(samples: Path):
         ("wrong_metrics:Wrong", "the metric wrong_metrics:Wrong gives 'far' instead of a number"),
         ("wrong_metrics:Spatial", "reads spatial; with this reference there is pool, logits, nearest"),
         ("wrong_metrics:FID", "a result has a 'fid' already"),
-        ("wrong_metrics:Thawed", "wrong_metrics:Thawed is no frozen dataclass"),
+        ("wrong_metrics:Thawed", "wrong_metrics:Thawed is not a frozen dataclass"),
         ("wrong_metrics:Nothing", "lacks the method compute"),
         ("my_metrics:MeanDistanc", "did you mean 'MeanDistance'"),
         ("metrics_of_nobody:Mean", "the module metrics_of_nobody is not there"),

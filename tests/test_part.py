@@ -72,7 +72,7 @@ def test_a_part_is_named_by_a_word_or_a_table_and_says_itself_whole():
         ({"name": "handle", "inside": {"name": "blade", "length": 99}}, "kitchen.knife.inside.length"),
         ({"name": 3}, "must name a knife"),
         (3, "must be a knife's name"),
-        ({"name": "json:JSONDecoder"}, "json:JSONDecoder is no knife"),
+        ({"name": "json:JSONDecoder"}, "json:JSONDecoder is not a knife"),
         ({"name": "json:No"}, "json has no class No"),
         ({"name": "no_such_module_here:X"}, "is not there"),
         ({"name": "os:system('x')"}, "no name of a class"),
@@ -105,7 +105,7 @@ def test_a_class_of_ones_own_is_found_in_the_current_folder(tmp_path: Path, monk
     assert part.described(type(own)).summary == "Mine."
     with pytest.raises(UsageError, match="lacks the method cut"):
         made("my_knives_of_test:Blunt")
-    with pytest.raises(UsageError, match="no frozen dataclass"):
+    with pytest.raises(UsageError, match="is not a frozen dataclass"):
         made("my_knives_of_test:Soft")
     nowhere = Allowed.only([], "config.json of hf://someone/model")
     with pytest.raises(UsageError, match="--allow-import my_knives_of_test"):

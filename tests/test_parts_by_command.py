@@ -148,7 +148,7 @@ def test_what_the_model_is_stays_and_samples_take_no_keys(run: Path, capsys: pyt
         (["--sampler", "ddim", "sample.sampler.eta=-1"], "sample.sampler.eta must be at least 0, got -1.0"),
         (["--sampler", "ddim", "sample.sampler.eta=x"], "sample.sampler.eta must be a number, got 'x'"),
         (["sample.sampler=classifier_free"], "unknown sampler 'classifier_free'"),
-        (["sample.sampler=scaledit.diffusion:LinearBeta"], "is no sampler; derive it from"),
+        (["sample.sampler=scaledit.diffusion:LinearBeta"], "is not a sampler; derive it from"),
         (["--sampler", "nowhere:Midpoint"], "the module nowhere is not there"),
         (["--sampler", f"{MODULE}:Sampler"], "lacks the method step"),
         (["--cfg-channels", "most"], "cfg_channels is 'most'; it is a number of channels, or all"),

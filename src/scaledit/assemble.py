@@ -1,6 +1,6 @@
-"""From a RunConfig to what it describes beyond its parts, with torch.
+"""Builds what a RunConfig describes.
 
-RunConfig -> network, denoiser, guided denoiser, times that learn, autoencoder, decoder, data
+RunConfig -> network, denoiser, guided denoiser, time distribution, autoencoder, decoder, data set
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ BYTES_OF_A_WEIGHT = 4
 
 
 def network(config: DiTConfig, seed: int) -> DiT:
-    """A freshly initialised DiT; torch's global generator is left as it was. Raises UsageError, before
-    anything is built, where its weights alone are more than the machine's memory."""
+    """A freshly initialised DiT. torch's global generator is not changed. Raises UsageError, before anything
+    is built, if the weights alone exceed the machine's memory."""
     check_weights(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -41,8 +41,8 @@ def network(config: DiTConfig, seed: int) -> DiT:
 
 
 def check_weights(config: DiTConfig) -> None:
-    """Raises UsageError where a DiT's weights and its position table, in float32, are more than this
-    machine's memory. (Training takes several times as much: `scaledit plan` says how much.)"""
+    """Raises UsageError if a DiT's weights and position table, in float32, exceed this machine's memory.
+    (Training takes several times as much: see `scaledit plan`.)"""
     params = flops.count(config).params
     machine.check_memory(
         BYTES_OF_A_WEIGHT * (params + config.tokens * config.hidden_size),
@@ -53,20 +53,22 @@ def check_weights(config: DiTConfig) -> None:
 
 
 def denoiser(config: DiffusionConfig, net: diffusion.Network) -> diffusion.NetDenoiser:
-    """The network read the way it is trained."""
+    """The denoiser of a network: its output interpreted with the schedule and parameterization of
+    training."""
     return diffusion.NetDenoiser(net, config.schedule, config.parameterization)
 
 
 def objective_modules(
     objective: diffusion.Objective, config: DiTConfig, seed: int, device: torch.device
 ) -> torch.nn.Module | None:
-    """The modules of an objective's own, initialised by the seed; torch's global generator is left as it was.
+    """The trainable modules of an objective, initialised from the seed; None if it has none. torch's global
+    generator is not changed.
 
-    Raises UsageError for modules that are no functions of their inputs: dropout draws numbers that a resumed
-    run would not draw again, and running statistics depend on how a batch is split over ranks.
+    Raises UsageError for modules that are not functions of their inputs: a resumed run would not repeat the
+    random numbers of dropout, and running statistics depend on how a batch is split over ranks.
     """
     with torch.random.fork_rng(devices=[]):
-        # Other numbers than the network's.
+        # Not the numbers that initialise the network.
         torch.manual_seed((seed ^ zlib.crc32(b"objective")) & (1 << 64) - 1)
         built = objective.modules(config)
     if built is None:
@@ -75,7 +77,7 @@ def objective_modules(
         if isinstance(module, _DropoutNd) and module.p > 0:
             raise UsageError(
                 f"{objective.part_name()}: {name or 'its module'} is a dropout, whose random numbers cannot "
-                "be drawn again when a run resumes; declare draws of the objective's own instead"
+                "be repeated when a run resumes; declare the objective's own draws instead"
             )
         if isinstance(module, _NormBase) and module.track_running_stats:
             raise UsageError(
@@ -86,7 +88,7 @@ def objective_modules(
 
 
 def guided(inside: diffusion.Denoiser, guidance: Sequence[diffusion.Guidance]) -> diffusion.Denoiser:
-    """`inside` with guidance, which costs nothing where it changes nothing. Raises UsageError where it is a
+    """`inside` with guidance; guidance that changes nothing costs nothing. Raises UsageError if `inside` is a
     DiT whose null label was never trained."""
     if isinstance(inside, diffusion.NetDenoiser) and isinstance(inside.net, DiT):
         check_guidance(inside.net.config, guidance)
@@ -94,20 +96,20 @@ def guided(inside: diffusion.Denoiser, guidance: Sequence[diffusion.Guidance]) -
 
 
 def times(config: DiffusionConfig) -> diffusion.TimeDistribution:
-    """A distribution of its own, that has learned nothing yet."""
+    """A fresh time distribution, whose state is its initial one."""
     return dataclasses.replace(config.times)  # pyright: ignore[reportArgumentType]
 
 
-def said(sampler: diffusion.Sampler, schedule: diffusion.Schedule) -> dict[str, Any]:
-    """A sampler whole, for protocols, with the times that it chooses on this schedule."""
+def sampler_json(sampler: diffusion.Sampler, schedule: diffusion.Schedule) -> dict[str, Any]:
+    """A sampler with all of its fields, for protocols, with the times that it chooses on this schedule."""
     return dataclasses.replace(sampler, times=sampler.times.chosen(schedule)).to_json()
 
 
 def data_part(config: DataConfig, allowed: part.Allowed = part.YOURS) -> DataSet:
-    """The data set that [data] names, with those of its fields that [data] has.
+    """The data set that [data] names.
 
-    allowed: which modules of a user's own may be imported. Raises UsageError for an unknown name or field,
-    and for a key that says which of a set's images are read where the set has no such choice.
+    allowed: which modules may be imported for a set defined by the user. Raises UsageError for an unknown
+    name or field, and for a key in `CHOICES` that the set does not have.
     """
     if ":" in config.name:
         return part.build(DataSet, {"name": config.name, **config.own}, "data", allowed)
@@ -121,49 +123,50 @@ def data_part(config: DataConfig, allowed: part.Allowed = part.YOURS) -> DataSet
 
 
 CHOICES = ("split", "image_key")
-"""Keys of [data] that would be missed without a word by a set that has none of them."""
+"""Keys of [data] that are refused, not ignored, if the set does not have them."""
 
 
 def dataset(config: DataConfig, autoencoder: Autoencoder | None = None) -> TrainingSet:
-    """The training split; images are encoded as they are read where there is an autoencoder."""
-    chosen = data_part(config)
-    images = chosen.open()
-    return images if autoencoder is None or chosen.encoded else EncodedImages(images, autoencoder)
+    """The training split. With an autoencoder, images are encoded as they are read."""
+    data = data_part(config)
+    images = data.open()
+    return images if autoencoder is None or data.encoded else EncodedImages(images, autoencoder)
 
 
 def autoencoder(config: LatentConfig, data: DataConfig, device: torch.device) -> Autoencoder | None:
-    """What encodes images while they are read; None for latents, and where the model makes pixels."""
+    """The autoencoder that encodes images as they are read; None for latents and for models of pixels."""
     if config.path in ("", "pixels") or data_part(data).encoded:
         return None
     return open_autoencoder(config.path, device=str(device), precision=config.precision, tiled=config.tiled)
 
 
 def decoder(config: LatentConfig, dataset: TrainingSet, device: torch.device) -> Decoder | None:
-    """What turns the model's latents into pictures; None where they are pixels already."""
+    """The decoder of the model's latents; None for models of pixels."""
     if isinstance(dataset, EncodedImages):
-        maker = autoencoder_info(dataset.autoencoder)
+        info = autoencoder_info(dataset.autoencoder)
     elif isinstance(dataset, Latents):
-        maker = dataset.index.autoencoder
+        info = dataset.index.autoencoder
     else:
         return None
-    return Decoder(config.path or maker.name, maker, str(device), config.precision, config.tiled)
+    return Decoder(config.path or info.name, info, str(device), config.precision, config.tiled)
 
 
 def held_out(config: DataConfig) -> Images:
-    """The images of a set that training does not see. Raises UsageError where it holds none out."""
+    """The images of a set that training does not see. Raises UsageError if the set has none."""
     return data_part(config).held_out()
 
 
 def device(name: str) -> torch.device:
-    """`auto` is CUDA, else MPS, else the CPU."""
+    """The device called `name`; "auto" is CUDA, else MPS, else the CPU. Raises UsageError if it is not
+    available."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        chosen = torch.device(name)
-        torch.empty(1, device=chosen)
+        device = torch.device(name)
+        torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"device {name!r} is not available here ({reason}); use --device auto") from None
-    return chosen
+    return device

@@ -1,4 +1,4 @@
-"""What long work tells its caller while it runs.
+"""Callbacks of long operations.
 
 progress(done, total)
 """
@@ -8,5 +8,5 @@ from __future__ import annotations
 from collections.abc import Callable
 
 Progress = Callable[[int, int], None]
-"""Called with (done, total) as work proceeds, in the unit that the function which takes it names: images,
-bytes, figures. It is called from the thread that does the work and should return soon."""
+"""Called with (done, total) as work proceeds, in the unit that the function names: images, bytes, plots. It
+runs in the thread that does the work and should return soon."""

@@ -1,11 +1,11 @@
-"""Checkpoints: folders of safetensors that are either whole or not there.
+"""Checkpoints: folders of safetensors, each written completely or not at all.
 
     write  .step-N.partial/  ->  fsync each file  ->  rename to step-N/  ->  fsync the parent  ->  verify
     read   manifest.json (its own SHA-256 checked)  ->  size and SHA-256 of each file  ->  tensors
 
-safetensors does not notice a flipped bit, so every file is hashed before it is believed. Nothing is pickled
-or unpickled. sharded/ holds what several ranks wrote a share of each (torch.distributed.checkpoint, its
-safetensors format).
+safetensors does not notice a flipped bit, so every file is hashed before it is read. Nothing is pickled or
+unpickled. sharded/ holds the shards that several ranks wrote (torch.distributed.checkpoint in its safetensors
+format).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _NAME = re.compile(r"step-(\d{8,})")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on disk: its folder and its (verified) manifest. checked: the files that have been found
-    to be the ones that were written."""
+    """A checkpoint on disk: its folder and its (verified) manifest. checked: the files whose hash has been
+    verified."""
 
     folder: Path
     manifest: Mapping[str, Any]
@@ -49,7 +49,7 @@ class Checkpoint:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """RunConfig.to_json() of the run that made it."""
+        """RunConfig.to_json() of the run that wrote it."""
         return self.manifest["config"]
 
     @property
@@ -59,7 +59,7 @@ class Checkpoint:
     def tensors(self, part: str) -> dict[str, Tensor]:
         """The tensors of `part`.safetensors, after checking its size and SHA-256.
 
-        Raises RunError naming the file if it is missing or not the one that was written.
+        Raises RunError naming the file if it is missing or differs from the one that was written.
         """
         from safetensors.torch import load_file
 
@@ -68,7 +68,7 @@ class Checkpoint:
             return load_file(path)
 
     def names(self, part: str) -> set[str]:
-        """Of the tensors of `part`.safetensors, read from its header. Raises as `tensors` does."""
+        """The names of the tensors of `part`.safetensors, from its header. Raises as `tensors` does."""
         from scaledit.files.tensors import header
 
         path = self._checked_file(part)
@@ -92,7 +92,7 @@ class Checkpoint:
             self._check(name)
 
     def _check(self, name: str) -> None:
-        """Once in the life of this object."""
+        """Checks a file, at most once."""
         if name in self.checked:
             return
         expected = self.files[name]
@@ -102,7 +102,7 @@ class Checkpoint:
 
 
 class OtherFormat(RunError):
-    """A whole checkpoint that another scaledit must read."""
+    """A complete checkpoint in the format of another version of scaledit."""
 
 
 def corrupt(folder: Path, what: str) -> RunError:
@@ -112,26 +112,26 @@ def corrupt(folder: Path, what: str) -> RunError:
 
 
 class Latest(NamedTuple):
-    """The newest checkpoint that is whole, verified, and why newer ones are not."""
+    """The newest intact checkpoint, and what is wrong with newer ones."""
 
     checkpoint: Checkpoint | None
     corrupt: dict[Path, str]
 
 
 def latest(checkpoints: Path) -> Latest:
-    """Looks at every checkpoint, newest first, until one is whole; follows no pointer. A run that goes on
-    may remove what was just found: then there are newer ones, and they are looked for.
+    """The newest intact checkpoint, found by checking them from the newest on; there is no pointer file. If a
+    running job removes a checkpoint meanwhile, newer ones exist and the search starts again.
 
-    Raises RunError if there are some and all are corrupt, or if the newest whole one is of another format.
+    Raises RunError if all checkpoints are corrupt, or if the newest intact one has another format.
     """
     corrupt_ones: dict[Path, str] = {}
     removed = False
     for folder in reversed(find(checkpoints)):
         try:
-            found = open_checkpoint(folder)
-            if folder.name != folder_name(found.step):
-                raise corrupt(folder, f"it is of step {found.step}")
-            found.verify()
+            newest = open_checkpoint(folder)
+            if folder.name != folder_name(newest.step):
+                raise corrupt(folder, f"it is of step {newest.step}")
+            newest.verify()
         except OtherFormat:
             raise
         except RunError as error:
@@ -140,19 +140,20 @@ def latest(checkpoints: Path) -> Latest:
             else:
                 removed = True
         else:
-            return Latest(found, corrupt_ones)
+            return Latest(newest, corrupt_ones)
     if removed:
         return latest(checkpoints)
     if corrupt_ones:
         raise RunError(
-            f"no checkpoint in {checkpoints} is whole: {'; '.join(corrupt_ones.values())}. Restore one from "
+            f"no checkpoint in {checkpoints} is intact: {'; '.join(corrupt_ones.values())}. Restore one from "
             "a copy, or choose another --out"
         )
     return Latest(None, {})
 
 
 def set_aside(folder: Path) -> Path:
-    """Renames a corrupt checkpoint, so that its step can be saved again; nothing is deleted."""
+    """Renames a corrupt checkpoint so that its step can be saved again; nothing is deleted. Returns the new
+    path."""
     for number in range(1000):
         aside = folder.with_name(f"corrupt-{folder.name}" + (f".{number}" if number else ""))
         if not aside.exists():
@@ -165,8 +166,8 @@ def find(checkpoints: Path) -> list[Path]:
     """The checkpoint folders below `checkpoints`, oldest first. Partial ones do not match the name."""
     if not checkpoints.is_dir():
         return []
-    found = [path for path in checkpoints.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    folders = [path for path in checkpoints.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(folders, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def folder_name(step: int) -> str:
@@ -198,7 +199,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 
 SINCE_0_1 = {"passed_over": "skipped_batches", "made_by": "autoencoder_info"}
-"""Keys of a manifest's `state` in scaledit 0.1, and what they are called now."""
+"""Keys of a manifest's `state` in scaledit 0.1, and their names now."""
 
 
 def modern_state(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,7 +208,7 @@ def modern_state(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 LARGEST_COUNT = 1 << 53
-"""Of steps, bytes and the like: whole numbers up to here are exact in every program that reads JSON."""
+"""For steps, bytes and the like: integers up to this are exact in every program that reads JSON."""
 
 
 def _is_count(value: object) -> bool:
@@ -215,7 +216,7 @@ def _is_count(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    """That is finite, as a float too."""
+    """Whether it is a finite number, as a float too."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:
@@ -227,7 +228,7 @@ def _are_names(value: object) -> bool:
 
 
 def _is_file(name: str, value: object) -> bool:
-    """A name inside the folder, with the size and the SHA-256 of that file."""
+    """Whether it is a name inside the folder with the size and the SHA-256 of a file."""
     path = PurePosixPath(name)
     inside = name == str(path) and not path.is_absolute() and ".." not in path.parts and name not in ("", ".")
     return (
@@ -252,13 +253,13 @@ STATE = {
     "kind": lambda value: isinstance(value, str),
     "source": lambda value: isinstance(value, dict),
 }
-"""What a manifest's `state` may hold, and when that makes sense. Whoever reads a checkpoint may rely on it;
-what a reader cannot do without is its own to ask for."""
+"""The keys that a manifest's `state` may hold, and when their values are valid. Each reader checks by itself
+that the keys it needs are there."""
 
 
 def _nonsense(manifest: Mapping[str, Any]) -> str:
-    """The first field of a manifest that cannot be meant, as "step: -1"; "" where all can. A hash says only
-    that a file is as somebody wrote it."""
+    """The first invalid field of a manifest, as "step: -1"; "" if all are valid. The hash alone only shows
+    that the file is as somebody wrote it."""
     top = {
         "version": isinstance(manifest.get("version"), str),
         "step": _is_count(manifest.get("step")),
@@ -285,7 +286,8 @@ def _short(value: object) -> str:
 
 
 def begin(checkpoints: Path, step: int) -> Path:
-    """An empty folder to write the checkpoint of `step` into, under another name. Raises RunError."""
+    """Makes an empty folder, under a temporary name, for the checkpoint of `step`. Raises RunError if it
+    cannot."""
     partial = checkpoints / f".{folder_name(step)}.partial"
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -303,17 +305,16 @@ def finish(
     world: int = 1,
     **state: Any,
 ) -> Path:
-    """Makes a checkpoint of the folder that `begin` gave: `parts` become NAME.safetensors beside what is
-    there already, `state` (plain values) and the number of ranks go to the manifest.
+    """Completes the folder that `begin` made: writes each of `parts` as NAME.safetensors beside the files
+    already there, and a manifest with `state` (plain values) and the number of ranks. Returns the folder.
 
-    Until the rename nothing carries the checkpoint's name, so an interrupted save leaves the ones before
-    intact; after it every file is read again and compared. Raises RunError (a full disk, say) after removing
-    what was written.
-    """
+    Only the last rename gives the folder its name, so an interrupted save leaves earlier checkpoints intact;
+    after it every file is read again and compared. On failure (a full disk, say) the partial folder is
+    removed and RunError is raised."""
     checkpoints, final = partial.parent, partial.parent / folder_name(step)
     try:
-        there = sorted(path for path in partial.rglob("*") if path.is_file())
-        files = {str(path.relative_to(partial)): FileHash.of(path)._asdict() for path in there}
+        shards = sorted(path for path in partial.rglob("*") if path.is_file())
+        files = {str(path.relative_to(partial)): FileHash.of(path)._asdict() for path in shards}
         for name, tensors in parts.items():
             path = partial / f"{name}.safetensors"
             files[path.name] = write_tensors(path, tensors)._asdict()
@@ -329,7 +330,7 @@ def finish(
         manifest = json.loads(json.dumps(manifest))
         with synced(partial / MANIFEST) as file:
             file.write(sealed(manifest))
-        for folder in {partial, *(path.parent for path in there)}:
+        for folder in {partial, *(path.parent for path in shards)}:
             sync(folder)
         partial.rename(final)
         sync(checkpoints)
@@ -347,7 +348,7 @@ def save(
     config: Mapping[str, Any],
     **state: Any,
 ) -> Path:
-    """Writes one checkpoint of whole tensors: `begin` and `finish`."""
+    """Writes one checkpoint of full tensors: `begin` and `finish`."""
     return finish(begin(checkpoints, step), step, parts, config, **state)
 
 
@@ -356,14 +357,14 @@ def not_saved(folder: Path, error: OSError) -> RunError:
 
 
 def prune(checkpoints: Path, keep: int, keep_every: int = 0) -> None:
-    """Removes the oldest checkpoints but `keep`, and but those of steps that keep_every divides; each
-    disappears under its name at once."""
+    """Removes all checkpoints except the newest `keep` and those of steps divisible by keep_every. Each is
+    renamed first, so that its name disappears at once."""
     for folder in find(checkpoints)[:-keep]:
         if keep_every and int(folder.name.removeprefix("step-")) % keep_every == 0:
             continue
         try:
             _remove(folder)
-        except OSError as error:  # training is worth more than the room
+        except OSError as error:  # a full disk is no reason to stop training
             _LOG.warning("could not remove the old checkpoint %s: %s", folder, error.strerror or error)
 
 
@@ -382,7 +383,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def clean(checkpoints: Path) -> None:
-    """Removes what interrupted saves and removals left."""
+    """Removes the leftovers of interrupted saves and removals."""
     for leftover in checkpoints.glob(".step-*"):
         if leftover.is_symlink():
             leftover.unlink(missing_ok=True)
@@ -390,7 +391,7 @@ def clean(checkpoints: Path) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> FileHash:
-    """A new safetensors file, tensor after tensor in order of their names, from where they lie in memory."""
+    """Writes a safetensors file, tensors in the order of their names, without copying those on the CPU."""
     from scaledit.files.tensors import NAMES, bytes_of, write
 
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}

@@ -1,7 +1,5 @@
-"""What a number may be: one definition for recipes, the command line and Python callers. Nothing is rounded,
-and nothing is taken for a number that only looks like one to Python (True is 1, 1.5 becomes 1, 2^64 becomes
-0).
-"""
+"""Checks of numbers, shared by recipes, the command line and Python callers. Nothing is rounded, and values
+that Python merely accepts as numbers are refused (True as 1, 1.5 as 1, 2^64 as 0)."""
 
 from __future__ import annotations
 
@@ -12,13 +10,12 @@ from typing import Any
 from scaledit.errors import UsageError
 
 SEEDS = range(-(1 << 63), 1 << 64)
-"""What fits into 64 bits, with a sign or without: torch's range of seeds. -1 and 2^64 - 1 are the same
-seed."""
+"""64 bits, signed or unsigned: torch's range of seeds. -1 and 2^64 - 1 are the same seed."""
 
 
 def integer(value: Any, name: str, lowest: int | None = None, highest: int | None = None) -> int:
-    """`value` as an int: one of Python's, or numpy's or torch's. Raises UsageError naming it for a bool, for
-    a float (1.0 too), for what is no number, and out of bounds."""
+    """`value`, an integer of Python, numpy or torch, as an int. Raises UsageError with `name` for a bool, for
+    a float (even 1.0), for anything else that is not an integer, and out of the inclusive bounds."""
     try:
         if isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")):
             raise TypeError
@@ -33,7 +30,7 @@ def integer(value: Any, name: str, lowest: int | None = None, highest: int | Non
 
 
 def seed(value: Any, name: str = "seed") -> int:
-    """A seed as an int. Raises UsageError for what is no whole number of 64 bits."""
+    """A seed as an int. Raises UsageError if it is not an integer of 64 bits."""
     number = integer(value, name)
     if number not in SEEDS:
         raise UsageError(f"{name} must fit into 64 bits, from -2^63 to 2^64 - 1; got {number}")
@@ -41,7 +38,7 @@ def seed(value: Any, name: str = "seed") -> int:
 
 
 def finite(value: Any, name: str) -> float:
-    """A finite number as a float. Raises UsageError for a bool, nan, inf, and what is no number."""
+    """`value` as a finite float. Raises UsageError for a bool, nan, inf and anything that is not a number."""
     try:
         if isinstance(value, bool | str):
             raise TypeError
@@ -65,7 +62,7 @@ def size(count: float) -> str:
 
 
 def fits(need: int, have: int, what: str, of: str, fix: str) -> None:
-    """Raises UsageError where `need` bytes are more than `have`. what: what takes them; of: whose they are,
-    as in "of this machine's memory"; fix: what to do."""
+    """Raises UsageError if `need` bytes exceed `have`. what: what takes the bytes. of: where they are, as in
+    "of this machine's memory". fix: what to do."""
     if need > have:
         raise UsageError(f"{what} would take {size(need)}, more than the {size(have)} {of}; {fix}")

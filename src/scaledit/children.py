@@ -1,4 +1,5 @@
-"""Processes of `scaledit` that this one starts: signals reach all of them, and they end with it. No torch."""
+"""Child processes of `scaledit`: signals are forwarded to all of them, and none outlives its parent. No
+torch."""
 
 from __future__ import annotations
 
@@ -11,21 +12,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import FrameType
 
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-"""A terminal's Ctrl-Z is handed on as well: the children stop, then this process, and go on with it."""
+"""Ctrl-Z is forwarded as well: the children stop, then this process, and they continue with it."""
 
 
 @contextlib.contextmanager
 def started(
     arguments: Sequence[str], environments: Iterable[Mapping[str, str]]
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """A process of `scaledit *arguments` for each environment. Ctrl-C and stop signals to this process reach
-    every one of them once; those that still run at the end of the block are killed."""
+    """Starts `scaledit *arguments` once for each environment. Ctrl-C and stop signals sent to this process
+    reach each child once; children that still run at the end of the block are killed."""
     command = [sys.executable, "-m", "scaledit.cli", *arguments]
     children: list[subprocess.Popen[bytes]] = []
-    came: list[int] = []
+    received: list[int] = []
 
     def forward(number: int, _: FrameType | None) -> None:
-        came.append(number)
+        received.append(number)
         for child in children:
             if child.poll() is None:
                 child.send_signal(number)
@@ -43,21 +44,21 @@ def started(
         before[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, pause)
     try:
         for environment in environments:
-            # Of their own session: a terminal's Ctrl-C comes from here alone, once; and held back until they
-            # can answer it (scaledit.cli).
+            # In their own session a terminal's Ctrl-C reaches them only from here. It stays blocked until
+            # they can handle it (scaledit.cli).
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
             try:
                 child = subprocess.Popen(command, env=dict(environment), start_new_session=True)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             children.append(child)
-            if came:  # asked to stop before all were there
-                child.send_signal(came[0])
+            if received:  # a signal came before all children were started
+                child.send_signal(received[0])
         yield children
     finally:
         for child in children:
             if child.poll() is None:
                 child.kill()
-                child.wait()  # when this process is gone, so are they
+                child.wait()
         for number, handler in before.items():
             signal.signal(number, handler)

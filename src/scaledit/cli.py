@@ -1,8 +1,7 @@
-"""The command line: parse, call, print. Each command imports what it needs when it runs, so that --help and
-wrong calls are answered at once.
+"""The command line. Each command imports what it needs when it runs, so that --help and wrong calls are
+answered at once.
 
-Exit codes: 0 done, 1 the work failed, 2 a wrong call, 130 interrupted; 75 and 143 are training's
-(commands.rank).
+Exit codes: 0 success, 1 failure, 2 a wrong call, 130 interrupted; 75 and 143 are explained in commands.rank.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ from scaledit.errors import RunError, UsageError, did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that raises UsageError with the nearest option, and lets options and words mix. more: what
-    stands below the options in --help, made when it is asked for."""
+    """argparse that raises UsageError with the closest option and lets options and arguments mix. more: makes
+    the text below the options in --help."""
 
     more: Callable[[], str] | None = None
 
@@ -47,10 +46,10 @@ class Parser(argparse.ArgumentParser):
         return f"{super().format_help()}{'' if self.more is None else self.more()}"
 
     def error(self, message: str) -> NoReturn:
-        said = re.sub(r"^argument (\S+): must ", r"\1 must ", message)  # of commands.common.integer
-        said = re.sub(r"^argument (\S+): invalid int value: ", r"\1 must be a whole number, got ", said)
-        said = re.sub(r"^argument (\S+): invalid float value: ", r"\1 must be a number, got ", said)
-        raise UsageError(f"{said}; see {self.prog} --help")
+        message = re.sub(r"^argument (\S+): must ", r"\1 must ", message)  # from commands.common.integer
+        message = re.sub(r"^argument (\S+): invalid int value: ", r"\1 must be a whole number, got ", message)
+        message = re.sub(r"^argument (\S+): invalid float value: ", r"\1 must be a number, got ", message)
+        raise UsageError(f"{message}; see {self.prog} --help")
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         parsed, unknown = self.parse_known_intermixed_args(arguments)
@@ -81,9 +80,9 @@ COMMANDS = {
     "recipes": recipes,
 }
 
-# How long an OpenMP thread spins for the others before it sleeps; read when torch is loaded. By default a
-# training step on 2 cores takes 30 times as long while any other program runs; with this 2.5 times, at a
-# cost of 5 % on a quiet machine (docs/log.md).
+# How long an OpenMP thread spins for the others before it sleeps; read when torch is loaded. With the
+# default, a training step on 2 cores takes 30 times as long while another program runs; with this value 2.5
+# times, at a cost of 5 % on a quiet machine (docs/log.md).
 SPIN_COUNT = "1000"
 
 
@@ -101,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunError as error:
         terminal.complain(error)
         return 1
-    except BrokenPipeError:  # the reader of our output has seen enough
+    except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -114,23 +113,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _interruptible() -> None:
-    """Ctrl-C raises KeyboardInterrupt, but while modules are loaded: those of torch's that are written in C++
+    """Makes Ctrl-C raise KeyboardInterrupt except while modules are imported, where torch's C++ extensions
     would abort the process."""
     if threading.current_thread() is not threading.main_thread():
         return
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else whoever calls us has their own
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else the caller has its own handler
         signal.signal(signal.SIGINT, _on_interrupt)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # scaledit.children blocks it till here
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # scaledit.children blocked it
 
 
 def _on_interrupt(number: int, frame: FrameType | None) -> None:
-    at = frame
-    while at is not None:
-        if at.f_code.co_filename == "<frozen importlib._bootstrap>":
-            if os.environ.get("RANK", "0") == "0":  # of several processes one tells
+    current = frame
+    while current is not None:
+        if current.f_code.co_filename == "<frozen importlib._bootstrap>":
+            if os.environ.get("RANK", "0") == "0":  # one message for all ranks
                 os.write(2, b"scaledit: interrupted\n")
             os._exit(130)
-        at = at.f_back
+        current = current.f_back
     signal.default_int_handler(number, frame)
 
 

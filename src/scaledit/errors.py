@@ -18,20 +18,20 @@ class UsageError(ValueError):
 
 
 class RunError(RuntimeError):
-    """A right call that failed: a corrupt file, numbers gone wrong, a full disk. Exit code 1."""
+    """A correct call that failed: a corrupt file, values that are not finite, a full disk. Exit code 1."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """'; did you mean X?' for the nearest known name, or the list of known names when none is near."""
+    """'; did you mean X?' for the closest known name, or the list of known names if none is close."""
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
 
 
 def printable(text: object) -> str:
-    r"""`text` as it may be printed: what moves a terminal's cursor, colours it or turns the direction of
-    writing is escaped (\x1b), and so are the bytes of file names that are not UTF-8 (\udcff). One line stays
-    one line."""
+    r"""`text` made safe to print on one line: characters that move a terminal's cursor, change its colours or
+    reverse the writing direction are escaped (\x1b), and so are bytes of file names that are not UTF-8
+    (\udcff)."""
     return "".join(
         c if c.isprintable() or c == JOINER else c.encode("unicode_escape").decode() for c in str(text)
     )
@@ -43,18 +43,17 @@ JOINER = "\u200d"
 
 @contextmanager
 def reading(path: Path | str, what: str, fix: str = "", error: type[Exception] = RunError) -> Iterator[None]:
-    """Around the parsing of a file that somebody handed in: whatever a parser raises becomes one sentence.
+    """A context manager around the parsing of a user's file: whatever a parser raises becomes one sentence.
 
         with reading(path, "a manifest", "restore it from a copy"):
             manifest = json.loads(path.read_bytes())
 
-    Parsers of JSON, TOML, zip, npz, tar, Parquet and pictures raise some thirty types of exception on bytes
-    of odd make, and their list changes with their versions; so this is the one place that catches them all.
-    Messages of our own, and what the system says of a file (it is not there, it may not be read), pass as
-    they are.
+    Parsers of JSON, TOML, zip, npz, tar, Parquet and images raise some thirty types of exception on malformed
+    bytes, and the list changes with their versions; so this is the one place that catches them all.
+    UsageError, RunError and the system's errors (no such file, permission denied) pass unchanged.
 
-    what: with its article, as in "a manifest". fix: what to do about it. error: UsageError for a file of
-    another kind, RunError (the default) for a corrupt one.
+    what: the kind of file with its article, as in "a manifest". fix: what to do about it. error: UsageError
+    for a file of another kind, RunError (the default) for a corrupt one.
     """
     try:
         yield
@@ -63,16 +62,16 @@ def reading(path: Path | str, what: str, fix: str = "", error: type[Exception] =
     except Exception as cause:
         if isinstance(cause, OSError) and cause.errno is not None and not _is_seek_to_nowhere(cause):
             raise
-        said = f"{path} cannot be read as {what}: {reason(cause)}"
-        raise error(f"{said}; {fix}" if fix else said) from cause
+        message = f"{path} cannot be read as {what}: {reason(cause)}"
+        raise error(f"{message}; {fix}" if fix else message) from cause
 
 
 LONGEST_REASON = 300
-"""Characters. Some parsers repeat the file in what they say of it."""
+"""Characters. Some parsers repeat the file in their message."""
 
 
 def reason(cause: BaseException) -> str:
-    """What an exception says, as a part of a sentence: one line, not too long, never empty."""
+    """The message of an exception as part of a sentence: one line, not too long, never empty."""
     if isinstance(cause, MemoryError):
         return "it needs more memory than there is"
     if isinstance(cause, RecursionError):
@@ -81,19 +80,19 @@ def reason(cause: BaseException) -> str:
         return "it points outside of itself"
     try:
         text = " ".join(str(cause).split())
-    except Exception:  # a file name in it that is no text
+    except Exception:  # a file name in it is not text
         text = ""
     return _cut(text, LONGEST_REASON) or type(cause).__name__
 
 
 def _is_seek_to_nowhere(cause: BaseException) -> bool:
-    """Whether a parser went to a place that the file only claims to have. That is damage, though it is the
-    system that refuses it."""
+    """Whether a parser followed an offset that lies outside the file: a corrupt file, reported by the
+    system."""
     return isinstance(cause, OSError) and cause.errno == errno.EINVAL
 
 
 def shown(value: object) -> str:
-    """A value of somebody's file as a message repeats it: as Python writes it, but no longer than a line."""
+    """A value from a user's file as messages repeat it: its repr, no longer than a line."""
     try:
         return _cut(repr(value), 100)
     except (ValueError, RecursionError):  # a number of thousands of digits; lists in lists in lists

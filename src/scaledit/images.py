@@ -1,4 +1,4 @@
-"""Pictures out: from a model's range to bytes, grids and files that say how they were made.
+"""Images: from a model's range to bytes, grids, and PNG files that record how they were made.
 
 byte = floor(clamp(127.5 x + 128, 0, 255))            (the official sampler's rounding)
 """
@@ -21,13 +21,13 @@ from scaledit.files.atomic import atomic_write
 
 ROUNDING = "floor(clamp(127.5 x + 128, 0, 255))"
 SMALLEST_SHOWN = 64
-"""Images smaller than this are enlarged (whole pixels, no smoothing) where people look at them."""
+"""Images with smaller sides are enlarged in grids, by repeating pixels."""
 
 
 def to_uint8(x: Tensor) -> np.ndarray:
     """(N, C, H, W) in [-1, 1], C 1 or 3 -> (N, H, W, 3) uint8.
 
-    Raises RunError where a pixel is not finite: as a byte it would be black or white, like any other.
+    Raises RunError if a pixel is not finite, which would become plain black or white.
     """
     finite = torch.isfinite(x).flatten(1).all(1)
     if not bool(finite.all()):
@@ -40,7 +40,8 @@ def to_uint8(x: Tensor) -> np.ndarray:
 
 
 def grid(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
-    """(N, H, W, 3) uint8 -> one (rows, columns) sheet on white, small images enlarged."""
+    """(N, H, W, 3) uint8 -> one image with the N images in rows of `columns`, on white, small ones enlarged.
+    gap: pixels between images."""
     n, h, w, _ = images.shape
     zoom = max(1, SMALLEST_SHOWN // max(h, w))
     images = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
@@ -54,8 +55,8 @@ def grid(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
 
 
 def save_png(path: Path, image: np.ndarray, origin: Mapping[str, Any]) -> None:
-    """(H, W, 3) uint8 to a PNG, complete or not there, whose text chunk `scaledit` says how to make it again.
-    The folder of `path` is made. Raises OSError, which names `path`."""
+    """Writes (H, W, 3) uint8 as a PNG, atomically. origin: how to reproduce it, stored as JSON in the text
+    chunk `scaledit`. Makes the folder of `path`. Raises OSError, which names `path`."""
     info = PngInfo()
     info.add_text("scaledit", json.dumps(origin))
     path.parent.mkdir(parents=True, exist_ok=True)

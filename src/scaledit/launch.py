@@ -1,8 +1,8 @@
-"""Several ranks on this machine: starts them, hands signals on, and ends all when one is lost.
+"""Several ranks on this machine: starts them, forwards signals, and ends all when one is lost.
 
 scaledit train RECIPE --nproc N  =  N processes of  scaledit train RECIPE,  with torchrun's variables set
 
-No torch is imported here, and there is no deadline for a rank that saves after SIGTERM (torchrun has 30 s).
+Imports no torch. A rank that saves after SIGTERM has no deadline (torchrun's is 30 s).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from collections.abc import Iterator, Sequence
 from scaledit import children
 
 LAST_WORDS = 15.0
-"""Seconds for the others to find out, and say, that a rank is gone."""
+"""Seconds in which the other ranks may notice and report that one is lost."""
 POLL = 0.1
 
 
 def run(arguments: Sequence[str], nproc: int) -> int:
-    """Runs `scaledit *arguments` as `nproc` ranks and gives the exit code: that of the first rank that failed
-    (1 if a signal ended it), else the highest. Ctrl-C and stop signals reach every rank once."""
+    """Runs `scaledit *arguments` as `nproc` ranks. Returns the exit code of the first rank that failed (1 if
+    a signal ended it), else the highest one. Ctrl-C and stop signals reach each rank once."""
     with children.started(arguments, _environments(nproc, _free_port())) as ranks:
         return _wait(ranks)
 
@@ -44,21 +44,21 @@ def _environments(nproc: int, port: int) -> Iterator[dict[str, str]]:
 
 
 def _wait(ranks: list[subprocess.Popen[bytes]]) -> int:
-    """Until all have ended by themselves, or LAST_WORDS after one failed."""
-    failed, looks = None, 0  # looks are counted, not seconds: all may be stopped meanwhile (Ctrl-Z)
-    while any(rank.poll() is None for rank in ranks) and looks < LAST_WORDS / POLL:
-        looks += failed is not None
+    """Waits until all ranks have ended, or LAST_WORDS after one failed. Returns the exit code."""
+    failed, polls = None, 0  # polls are counted, not seconds: Ctrl-Z may stop all processes meanwhile
+    while any(rank.poll() is None for rank in ranks) and polls < LAST_WORDS / POLL:
+        polls += failed is not None
         for number, rank in enumerate(ranks):
             if failed is None and _is_failure(rank.poll()):
                 failed = number
-                _tell(number, rank)
+                _report(number, rank)
         time.sleep(POLL)
     if failed is None:
         codes = [rank.returncode for rank in ranks]
         failed = next((number for number, code in enumerate(codes) if _is_failure(code)), None)
         if failed is None:
             return max(codes)
-        _tell(failed, ranks[failed])
+        _report(failed, ranks[failed])
     return max(1, ranks[failed].returncode)
 
 
@@ -66,8 +66,8 @@ def _is_failure(code: int | None) -> bool:
     return code not in (None, 0, 75)
 
 
-def _tell(number: int, rank: subprocess.Popen[bytes]) -> None:
-    """Of a rank that could not say it itself."""
+def _report(number: int, rank: subprocess.Popen[bytes]) -> None:
+    """Prints which signal ended a rank, which could not report it."""
     if rank.returncode < 0:
         name = signal.Signals(-rank.returncode).name
         print(

@@ -1,14 +1,14 @@
-"""Modules that are loaded when something of them is first used, so that parts can be listed without them.
+"""Modules that are imported when an attribute of them is first used, so that parts can be listed without
+them.
 
     if TYPE_CHECKING:
         import torch
     else:
         from scaledit.lazy import torch
 
-PyTorch takes a second or two to load, and `scaledit sample --help` names every sampler with its fields. So
-the files that define parts use torch inside functions only; a module-level use (a decorator, a constant, a
-base class) would load it. tests/test_part.py holds them to that.
-"""
+PyTorch takes a second or two to import, and `scaledit sample --help` lists every sampler with its fields. So
+the files that define parts use torch inside functions only: use at module level (a decorator, a constant, a
+base class) would import it. tests/test_part.py checks that."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from typing import Any
 
 
 class Lazy(ModuleType):
-    """Stands for a module until something of it is used. An attribute that was used once is kept, so that it
-    costs what a module's attribute costs."""
+    """Stands for a module until an attribute is used. Attributes are cached, so that later uses cost as much
+    as those of a module."""
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(importlib.import_module(self.__name__), name)

@@ -1,4 +1,4 @@
-"""On what something was measured, how much the machine can do at best, and how much memory a process took.
+"""The machine: its description, its measured peak speed, its memory.
 
     peak = 2 n^3 / the shortest time of a product of two n x n matrices        (a multiply-add counts two)
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     import torch
 
 SMALLEST, LARGEST, LONG = 256, 8192, 0.003
-"""n doubles from SMALLEST until a product takes LONG seconds, enough for the device's best rate."""
+"""n doubles from SMALLEST until a product takes LONG seconds, long enough to reach the device's best rate."""
 CGROUP_BOUNDS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Where Linux says how much memory this container may take (versions 2 and 1)."""
+"""Linux's files with the memory limit of a container (cgroups version 2 and 1)."""
 BUDGET, AT_LEAST, AT_MOST = 0.05, 3, 50
-"""Seconds of products of the last n; how many of any n at least, and of the last at most."""
+"""BUDGET: seconds of products of the last n. AT_LEAST: products of each n. AT_MOST: products of the last
+n."""
 
 
 def measured_peak(device: str | torch.device = "cpu", precision: str = "fp32") -> float:
-    """FLOP/s of the best of a few large matrix products on `device`, a multiply-add counting two; measured
-    once a process, with the threads of that moment, in about
-    0.1 seconds.
+    """FLOP/s of the best of a few large matrix products on `device`, where a multiply-add counts two. It is
+    measured once per process, with the threads of that moment, in about 0.1 seconds.
 
-    precision: a run's: "fp32", "tf32" (on CUDA; fp32 elsewhere), "bf16" or "fp16".
+    precision: that of a run: "fp32", "tf32" (on CUDA; fp32 elsewhere), "bf16" or "fp16".
     """
     import torch
 
@@ -48,19 +48,19 @@ def measured_peak(device: str | torch.device = "cpu", precision: str = "fp32") -
 def _measured_peak(device: str, precision: str) -> float:
     import torch
 
-    where = torch.device(device)
+    target = torch.device(device)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-    # Not zeros: a device draws less power on those, and clocks higher.
-    draw = torch.Generator(where).manual_seed(0)
+    # Not zeros: a device draws less power on zeros and clocks higher.
+    generator = torch.Generator(target).manual_seed(0)
 
     def product_of(side: int) -> Callable[[], None]:
-        a, b = (torch.randn(side, side, generator=draw, device=where).to(dtype) for _ in range(2))
+        a, b = (torch.randn(side, side, generator=generator, device=target).to(dtype) for _ in range(2))
 
         def product() -> None:
             torch.mm(a, b)
-            wait(where)
+            wait(target)
 
-        product()  # the first one sets things up
+        product()  # warm-up
         return product
 
     before = torch.get_float32_matmul_precision()
@@ -79,7 +79,7 @@ def _measured_peak(device: str, precision: str) -> float:
 
 
 def wait(device: torch.device) -> None:
-    """Until `device` has done what it was given; a CPU always has."""
+    """Waits until `device` has finished its queued work; a CPU has none."""
     import torch
 
     if device.type == "cuda":
@@ -89,7 +89,7 @@ def wait(device: torch.device) -> None:
 
 
 def seconds(call: Callable[[], object], repeats: int = 3) -> float:
-    """The fastest of `repeats` calls: what the machine can do when nothing else is in the way."""
+    """The time of the fastest of `repeats` calls, the one that other programs disturbed least."""
     times = []
     for _ in range(repeats):
         began = time.perf_counter()
@@ -99,13 +99,13 @@ def seconds(call: Callable[[], object], repeats: int = 3) -> float:
 
 
 def peak_memory() -> int:
-    """Bytes of memory that this process has held at once, at most."""
+    """The peak resident memory of this process in bytes."""
     try:
         status = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         status = []
     for line in status:
-        # Not ru_maxrss, which in Linux starts at the peak of the process that started this one.
+        # Not ru_maxrss, which on Linux starts at the peak of the parent process.
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -113,8 +113,7 @@ def peak_memory() -> int:
 
 
 def memory(device: str | torch.device = "cpu") -> int:
-    """Bytes of memory that `device` has in all; of a CPU, what this process may use of the machine's, if a
-    container or a job bounds it."""
+    """The total memory of `device` in bytes; for a CPU, the limit of the container or job if there is one."""
     if str(device).startswith("cuda"):
         import torch
 
@@ -123,20 +122,20 @@ def memory(device: str | torch.device = "cpu") -> int:
     for path in CGROUP_BOUNDS:
         try:
             bounds.append(int(Path(path).read_text()))
-        except (OSError, ValueError):  # none there, or "max"
+        except (OSError, ValueError):  # no such file, or "max"
             continue
     return min(bounds)
 
 
 def check_memory(need: int, what: str, fix: str, device: str | torch.device = "cpu") -> None:
-    """Raises UsageError where `need` bytes are more than `device` has at all. What fits in principle may
-    still run out of memory: the bound is there to refuse what cannot be meant."""
+    """Raises UsageError if `need` bytes exceed the total memory of `device`. This refuses only what cannot
+    work; what passes may still run out of memory."""
     whose = "GPU" if str(device).startswith("cuda") else "machine"
     checks.fits(need, memory(device), what, f"of memory that this {whose} has", fix)
 
 
 def described() -> dict[str, Any]:
-    """What a result's reader needs to know of the machine and the libraries."""
+    """The processor, threads and library versions, for results."""
     import torch
 
     return {

@@ -1,8 +1,8 @@
-"""Parts: a sampler, a schedule, an objective, ... Each is a frozen dataclass in the file that defines it, and
-that one definition is its entry everywhere: the recipe's word, the command line's choice, the protocol, the
-table's column, the figure's label.
+"""Parts: samplers, schedules, objectives, ... Each part is a frozen dataclass in the file that defines it.
+That one definition gives the recipe key, the choice on the command line, the entry in protocols, the column
+of tables and the label in plots.
 
-    class Sampler(Part, kind="sampler", home="scaledit.diffusion.samplers"): ...   the kind: what each must do
+    class Sampler(Part, kind="sampler", home="scaledit.diffusion.samplers"): ...   a kind: the interface
 
     @dataclass(frozen=True)
     class DDIM(Sampler, name="ddim"):                                              a part of that kind
@@ -10,8 +10,8 @@ table's column, the figure's label.
 
     sampler = "ddim"    sampler = {name = "ddim", eta = 0.5}    sampler = "my_parts:Midpoint"      in a recipe
 
-All modules of a kind's home (a package, or one module) are searched for its parts, so a new part is one new
-file. A name with a colon is an importable class of the user's own: MODULE:CLASS, the current folder included.
+The parts of a kind are found by importing its home (a package or a module), so a new part is one new file. A
+name with a colon, MODULE:CLASS, is a class written by the user; the current folder is on the import path.
 Imports no torch.
 """
 
@@ -23,6 +23,7 @@ import inspect
 import os
 import pkgutil
 import sys
+import types
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -44,29 +45,29 @@ __all__ = [
     "switched",
 ]
 
-ANY = None
-"""Of `Allowed`: every module may be imported."""
-
 
 class Allowed(NamedTuple):
-    """Which modules may be imported because a name asks for them. modules: their names, None for any (a
-    recipe, an override or a call of the user's own); where: what named them, for the message."""
+    """Which modules may be imported because a config names them.
 
-    modules: frozenset[str] | None = ANY
+    modules: their names, or None for any module (a recipe, an override or a call written by the user).
+    where: what names the modules, for error messages.
+    """
+
+    modules: frozenset[str] | None = None
     where: str = ""
 
     @classmethod
     def only(cls, modules: Iterable[str], where: str) -> Allowed:
-        """For what came from elsewhere: a folder, a checkpoint, a model of the Hub."""
+        """For configs that came from elsewhere: a folder, a checkpoint, a model of the Hub."""
         return cls(frozenset(modules), where)
 
     def check(self, module: str, name: str) -> None:
-        """Raises UsageError where `module` may not be imported."""
+        """Raises UsageError if `module` may not be imported."""
         if self.modules is None or module in self.modules:
             return
         raise UsageError(
             f"{self.where or 'this config'} names {name!r}, which is code that is not scaledit's; "
-            f"where you trust it, allow it by name: --allow-import {module} (in Python: "
+            f"if you trust it, allow it by name: --allow-import {module} (in Python: "
             f"allow_import=[{module!r}])"
         )
 
@@ -75,11 +76,11 @@ YOURS = Allowed()
 
 
 class Part:
-    """The base of all parts. A direct subclass with `kind` is a kind; a subclass with `name` is a part.
+    """The base class of all parts. A direct subclass with `kind` is a kind, a subclass with `name` is a part.
 
-    kind: the word for the kind in messages ("sampler"). home: the package or module whose classes are the
-    built-in parts. needs: methods that a part must have of its own, for a user's class to be refused before
-    anything runs. title: the part's name in captions and tables for people (the class's name unless given).
+    kind: the kind's name in messages ("sampler"). home: the package or module that holds the built-in parts.
+    needs: methods that every part must override; a user's class without them is refused before anything runs.
+    title: the part's name in captions and tables; the class name by default.
     """
 
     KIND: ClassVar[str] = ""
@@ -99,7 +100,7 @@ class Part:
         **rest: Any,
     ) -> None:
         super().__init_subclass__(**rest)
-        cls.NAME = name  # not inherited: a subclass of a part is another
+        cls.NAME = name  # never inherited: a subclass of a part is another part
         if title or "TITLE" not in vars(cls):
             cls.TITLE = title or cls.__name__
         if kind:
@@ -109,80 +110,78 @@ class Part:
         self.check()
 
     def check(self, where: str = "") -> None:
-        """Raises UsageError where a field is beyond its bounds, or fields do not go together. where: what
-        stands before a field's name in the message."""
+        """Raises UsageError if a field is out of its bounds or fields contradict each other. where: prefix of
+        the field's name in messages."""
         check_bounds(self, where)
 
     @classmethod
     def part_name(cls) -> str:
-        """The recipe's word for the part: its own name for scaledit's, MODULE:CLASS for others."""
+        """The part's name in recipes: NAME for scaledit's own parts, MODULE:CLASS for others."""
         if cls.__module__.partition(".")[0] == "scaledit" and cls.NAME:
             return cls.NAME
         return f"{cls.__module__}:{cls.__qualname__}"
 
     def to_json(self) -> dict[str, Any]:
-        """The part as plain values, whole: {"name": ..., field: value, ...}. `build` is its inverse."""
-        fields = {one.name: _said(one, getattr(self, one.name)) for one in own_fields(type(self))}
-        return {"name": self.part_name(), **{name: plain(value) for name, value in fields.items()}}
+        """The part with all of its fields as plain values: {"name": ..., field: value, ...}. `build` is the
+        inverse."""
+        values = {
+            item.name: plain(_recipe_value(item, getattr(self, item.name))) for item in own_fields(type(self))
+        }
+        return {"name": self.part_name(), **values}
 
     def label(self) -> str:
-        """The part for people: its name, and the fields that are not as they are by default."""
+        """The part's name and the fields that differ from their defaults, for people."""
         changed = []
-        for one in own_fields(type(self)):
-            value = getattr(self, one.name)
-            if value != one.default:
-                said = value.label() if isinstance(value, Part) else _said(one, value)
-                changed.append(f"{one.name} {said}")
+        for item in own_fields(type(self)):
+            value = getattr(self, item.name)
+            if value != item.default:
+                text = value.label() if isinstance(value, Part) else _recipe_value(item, value)
+                changed.append(f"{item.name} {text}")
         return ", ".join([self.part_name(), *changed])
 
 
 Kind = TypeVar("Kind", bound=Part)
 
 
-def _said(one: dataclasses.Field[Any], value: Any) -> Any:
-    """The value of a field as a recipe has it: the field's own word for None."""
-    return one.metadata.get("none") or None if value is None else value
+def _recipe_value(item: dataclasses.Field[Any], value: Any) -> Any:
+    """The value of a field as a recipe writes it: None by the word that the field has for it."""
+    return item.metadata.get("none") or None if value is None else value
 
 
 def plain(value: Any) -> Any:
-    """`value` for JSON: parts as tables, tuples as lists."""
+    """`value` as JSON holds it: parts as tables, tuples as lists."""
     if isinstance(value, Part):
         return value.to_json()
     if isinstance(value, Mapping):
-        return {key: plain(one) for key, one in value.items()}
+        return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, tuple | list):
-        return [plain(one) for one in value]
+        return [plain(inner) for inner in value]
     return value
 
 
 def in_words(value: Any) -> str:
-    """Plain values of parts, as protocols have them, for people: "ddim (steps 50, eta 0.0)", or "none"."""
+    """The plain values of parts in a protocol as text: "ddim (steps 50, eta 0.0)", or "none"."""
     if isinstance(value, list | tuple):
         return ", ".join(map(in_words, value)) or "none"
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
         return str(value)
-    fields = ", ".join(f"{key} {in_words(one)}" for key, one in value.items() if key != "name")
+    fields = ", ".join(f"{key} {in_words(inner)}" for key, inner in value.items() if key != "name")
     return f"{value['name']} ({fields})" if fields else value["name"]
 
 
 def members(kind: type[Kind]) -> dict[str, type[Kind]]:
-    """{name: class} of scaledit's own parts of a kind, in the order of their files and places in them."""
+    """{name: class} of scaledit's own parts of a kind, ordered by file and by place within it."""
     home = importlib.import_module(kind.HOME)
     modules = [home]
     if hasattr(home, "__path__"):
-        found = sorted(one.name for one in pkgutil.iter_modules(home.__path__))
-        modules += [importlib.import_module(f"{kind.HOME}.{name}") for name in found]
-    parts: dict[str, type[Kind]] = {}
-    for module in modules:
-        for one in vars(module).values():
-            if (
-                inspect.isclass(one)
-                and issubclass(one, kind)
-                and one.NAME
-                and one.__module__ == module.__name__
-            ):
-                parts[one.NAME] = one
-    return parts
+        submodules = sorted(module.name for module in pkgutil.iter_modules(home.__path__))
+        modules += [importlib.import_module(f"{kind.HOME}.{name}") for name in submodules]
+    return {
+        cls.NAME: cls
+        for module in modules
+        for cls in vars(module).values()
+        if inspect.isclass(cls) and issubclass(cls, kind) and cls.NAME and cls.__module__ == module.__name__
+    }
 
 
 def names(kind: type[Part]) -> list[str]:
@@ -191,19 +190,20 @@ def names(kind: type[Part]) -> list[str]:
 
 
 def find(kind: type[Kind], name: str, allowed: Allowed = YOURS) -> type[Kind]:
-    """The class of a part: a name of `names(kind)`, or MODULE:CLASS.
+    """The class of the part `name`: one of `names(kind)`, or MODULE:CLASS.
 
-    Raises UsageError for an unknown name (with the nearest), for a module that `allowed` does not hold or
-    that cannot be imported, and for a class that is no part of that kind or lacks one of its methods.
+    Raises UsageError if the name is unknown (the closest match is suggested), if the module is not `allowed`
+    or cannot be imported, and if the class is not a part of that kind or lacks one of its methods.
     """
     if ":" in name:
         return _imported(kind, name, allowed)
-    own = members(kind)
-    if name not in own:
+    classes = members(kind)
+    if name not in classes:
         raise UsageError(
-            f"unknown {kind.KIND} {shown(name)} (one of your own is MODULE:CLASS){did_you_mean(name, own)}"
+            f"unknown {kind.KIND} {shown(name)} (one of your own is MODULE:CLASS)"
+            f"{did_you_mean(name, classes)}"
         )
-    return own[name]
+    return classes[name]
 
 
 def _imported(kind: type[Kind], name: str, allowed: Allowed) -> type[Kind]:
@@ -216,9 +216,9 @@ def _imported(kind: type[Kind], name: str, allowed: Allowed) -> type[Kind]:
             module = importlib.import_module(module_name)
         except UsageError:
             raise
-        except Exception as error:  # whatever the module does when it is loaded
-            what = "is not there" if isinstance(error, ModuleNotFoundError) else "cannot be imported"
-            raise UsageError(f"{name}: the module {module_name} {what}: {reason(error)}") from error
+        except Exception as error:  # the module may raise anything
+            wrong = "is not there" if isinstance(error, ModuleNotFoundError) else "cannot be imported"
+            raise UsageError(f"{name}: the module {module_name} {wrong}: {reason(error)}") from error
     part = getattr(module, class_name, None)
     if part is None:
         classes = [
@@ -232,20 +232,22 @@ def _imported(kind: type[Kind], name: str, allowed: Allowed) -> type[Kind]:
 
 
 def _check_class(kind: type[Part], part: Any, name: str) -> None:
-    """Raises UsageError where `part` is no usable class of that kind."""
+    """Raises UsageError if `part` is not a usable class of that kind."""
     if not inspect.isclass(part) or not issubclass(part, kind):
-        raise UsageError(f"{name} is no {kind.KIND}; derive it from {kind.__module__}.{kind.__name__}")
-    own = vars(part).get("__dataclass_params__")  # a base class's would say nothing of the part's own fields
-    if own is None or not own.frozen:
-        raise UsageError(f"{name} is no frozen dataclass; write @dataclass(frozen=True) above the class")
+        raise UsageError(f"{name} is not a {kind.KIND}; derive it from {kind.__module__}.{kind.__name__}")
+    params = vars(part).get(
+        "__dataclass_params__"
+    )  # an inherited one says nothing about the class's own fields
+    if params is None or not params.frozen:
+        raise UsageError(f"{name} is not a frozen dataclass; write @dataclass(frozen=True) above the class")
     for method in kind.NEEDS:
         if getattr(part, method, None) is getattr(kind, method, None):
-            raise UsageError(f"{name} lacks the method {method}, which each {kind.KIND} has")
+            raise UsageError(f"{name} lacks the method {method}, which every {kind.KIND} needs")
 
 
 @contextmanager
 def _current_folder() -> Iterator[None]:
-    """Modules of the current folder can be imported, as with `python -m`; the others come first."""
+    """Makes modules of the current folder importable, after all others."""
     folder = os.getcwd()
     added = folder not in sys.path
     if added:
@@ -260,11 +262,12 @@ def _current_folder() -> Iterator[None]:
 def build(
     kind: type[Kind], value: object, where: str, allowed: Allowed = YOURS, default: Kind | None = None
 ) -> Kind:
-    """The part that a recipe or a caller names: a word, a table with `name` and fields, or a part itself.
+    """Builds the part that a recipe or a caller names by a word, by a table with `name` and fields, or by the
+    part itself.
 
-    where: the key, for messages ("sample.sampler"). default: what a table without a name changes fields of.
-    Raises UsageError for an unknown name or field, and for a value of the wrong kind or out of its bounds.
-    """
+    where: the key, for messages ("sample.sampler"). default: the part whose fields a table without a name
+    changes. Raises UsageError for an unknown name or field and for a value of the wrong type or out of
+    bounds."""
     if isinstance(value, Part):
         if not isinstance(value, kind):
             raise UsageError(f"{where} must be a {kind.KIND}, got the part {value.part_name()!r}")
@@ -281,7 +284,7 @@ def build(
     name = table.get("name")
     if name is None and default is not None:
         part: type[Kind] = type(default)
-        start = {one.name: getattr(default, one.name) for one in own_fields(part)}
+        start = {item.name: getattr(default, item.name) for item in own_fields(part)}
     else:
         if not isinstance(name, str):
             raise UsageError(f"{where} must name a {kind.KIND}: one of {', '.join(names(kind))}")
@@ -290,41 +293,35 @@ def build(
         except UsageError as error:
             raise UsageError(f"{where}: {error}") from error.__cause__
         start = {}
-    types = hints(part)
-    fields: dict[str, Any] = {}
+    types, items = hints(part), {item.name: item for item in own_fields(part)}
+    values = dict(start)
     for key, given in table.items():
         if key == "name":
             continue
         if key not in types:
-            takes = (
-                f"{part.part_name()} takes {', '.join(types)}"
-                if types
-                else f"{part.part_name()} takes no fields"
-            )
             near = did_you_mean(str(key), types).partition("; known")[0] if types else ""
-            raise UsageError(f"unknown key {where}.{key}: {takes}{near}")
-        own = next(one for one in own_fields(part) if one.name == key)
-        if (none := own.metadata.get("none")) and given == none:
+            raise UsageError(
+                f"unknown key {where}.{key}: {part.part_name()} takes {', '.join(types) or 'no fields'}{near}"
+            )
+        if (none := items[key].metadata.get("none")) and given == none:
             given = None
-        inner = nested_of(allowed, start.get(key, own.default))
-        fields[key] = convert(types[key], f"{where}.{key}", given, inner)
+        inner = nested_of(allowed, start.get(key, items[key].default))
+        values[key] = convert(types[key], f"{where}.{key}", given, inner)
     missing = [
-        one.name
-        for one in own_fields(part)
-        if one.default is dataclasses.MISSING and one.name not in {**start, **fields}
+        key for key, item in items.items() if item.default is dataclasses.MISSING and key not in values
     ]
     if missing:
         raise UsageError(f"{where}: {part.part_name()} needs {', '.join(missing)}")
     try:
-        return part(**{**start, **fields})
+        return part(**values)
     except UsageError as error:
-        said = str(error)
-        bare = any(said.startswith(f"{key} ") for key in types)
-        raise UsageError(f"{where}.{said}" if bare else f"{where}: {said}") from None
+        message = str(error)
+        names_field = any(message.startswith(f"{key} ") for key in types)
+        raise UsageError(f"{where}.{message}" if names_field else f"{where}: {message}") from None
 
 
 def nested_of(allowed: Allowed, default: Any = None):
-    """What `values.convert` needs to make the parts inside of parts and sections."""
+    """The function with which `values.convert` builds the parts inside other parts and sections."""
 
     def nested(kind: Any, key: str, value: Any) -> Any:
         part = part_kind(kind)
@@ -338,54 +335,48 @@ def nested_of(allowed: Allowed, default: Any = None):
 
 
 def part_kind(kind: Any) -> type[Part] | None:
-    """The kind of part that a type means, itself or in a union with None or str; else None."""
-    if inspect.isclass(kind) and issubclass(kind, Part):
-        return kind
-    if get_origin(kind) is Union or type(kind).__name__ == "UnionType":
-        for option in get_args(kind):
-            if inspect.isclass(option) and issubclass(option, Part):
-                return option
-    return None
+    """The kind of part that a type annotation holds, alone or in a union; None if it holds none."""
+    options = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    return next((option for option in options if inspect.isclass(option) and issubclass(option, Part)), None)
 
 
 def inner_kinds(kind: type[Part]) -> dict[str, type[Part]]:
-    """{field: kind of part} of the fields of a kind's parts that are parts of another kind."""
-    found: dict[str, type[Part]] = {}
-    for one in members(kind).values():
-        for name, of in hints(one).items():
-            inner = part_kind(of)
-            if inner is not None and inner is not kind:
-                found.setdefault(name, inner)
-    return found
+    """{field: kind} of those fields of a kind's parts that are parts of another kind."""
+    inner: dict[str, type[Part]] = {}
+    for member in members(kind).values():
+        for name, annotation in hints(member).items():
+            if (other := part_kind(annotation)) is not None and other is not kind:
+                inner.setdefault(name, other)
+    return inner
 
 
 def switched(kind: type[Kind], table: object, name: str, allowed: Allowed = YOURS) -> dict[str, Any]:
-    """The table of the part `name` in the place of another one's: the fields that both have are kept, but for
-    parts inside that are as the other one has them by default (a sampler's times, say): those are chosen for
-    it.
+    """The table of the part `name` when it replaces another part. Fields that both parts have are kept,
+    except inner parts at their default (the times of a sampler, say), which were chosen for the replaced
+    part.
 
-    table: what stood there, a word or a table (of plain values).
+    table: the replaced part, a word or a table of plain values.
     """
     part = find(kind, name, allowed)
     before = dict(table) if isinstance(table, Mapping) else {}
-    usual: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
     if before.get("name", name) != name:
-        with suppress(UsageError):  # what stood there may itself be wrong, and is replaced
-            usual = {
-                one.name: plain(one.default)
-                for one in own_fields(find(kind, before["name"], allowed))
-                if isinstance(one.default, Part)
+        with suppress(UsageError):  # the replaced part may itself be wrong
+            defaults = {
+                item.name: plain(item.default)
+                for item in own_fields(find(kind, before["name"], allowed))
+                if isinstance(item.default, Part)
             }
-    kept = {
+    shared = {
         key: value
         for key, value in before.items()
-        if key != "name" and key in hints(part) and not (key in usual and value == usual[key])
+        if key != "name" and key in hints(part) and not (key in defaults and value == defaults[key])
     }
-    return {"name": name, **kept}
+    return {"name": name, **shared}
 
 
 class FieldDescription(NamedTuple):
-    """A field for people. default: "" where it must be given."""
+    """A field for people. default: "" if the field is required."""
 
     name: str
     default: str
@@ -395,7 +386,7 @@ class FieldDescription(NamedTuple):
 
 @dataclass(frozen=True)
 class PartDescription:
-    """A part for people: its name, the first sentence of its docstring, its fields."""
+    """A part for people: its name, the first paragraph of its docstring, its fields."""
 
     name: str
     summary: str
@@ -403,28 +394,28 @@ class PartDescription:
 
 
 def describe(kind: type[Part]) -> list[PartDescription]:
-    """All of scaledit's own parts of a kind, for --help and the documentation."""
+    """Describes scaledit's own parts of a kind, for --help and the documentation."""
     return [described(part) for part in members(kind).values()]
 
 
 def described(part: type[Part]) -> PartDescription:
-    """One part, a user's own too."""
+    """Describes one part, scaledit's or a user's."""
     text = " ".join((inspect.getdoc(part) or "").split("\n\n")[0].split())
     fields = tuple(
         FieldDescription(
-            one.name,
-            "" if one.default is dataclasses.MISSING else _shown(_said(one, one.default)),
-            bounds_in_words(one),
-            one.metadata.get("doc", ""),
+            item.name,
+            "" if item.default is dataclasses.MISSING else _default_text(_recipe_value(item, item.default)),
+            bounds_in_words(item),
+            item.metadata.get("doc", ""),
         )
-        for one in own_fields(part)
+        for item in own_fields(part)
     )
     return PartDescription(part.part_name(), text, fields)
 
 
-def _shown(value: Any) -> str:
+def _default_text(value: Any) -> str:
     if isinstance(value, Part):
         return value.part_name()
     if isinstance(value, tuple):
-        return f"[{', '.join(map(_shown, value))}]"
+        return f"[{', '.join(map(_default_text, value))}]"
     return str(value)

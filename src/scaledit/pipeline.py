@@ -1,8 +1,8 @@
-"""From a trained model to pictures: `scaledit.load(path)(classes)`.
+"""From a trained model to images: `scaledit.load(path)(classes)`.
 
     noise(seed, start + i)  --sampler over the guided denoiser-->  x_0  -->  uint8 image i
 
-Image i depends on (seed, start + i) and its class alone, whatever the batch it was drawn in.
+Image i depends on (seed, start + i) and its class alone, whatever batch it is sampled in.
 """
 
 from __future__ import annotations
@@ -45,20 +45,21 @@ from scaledit.models.shapes import shapes as needed_shapes
 from scaledit.part import Allowed
 
 DECODED_AT_ONCE = 16
-"""Images: decoding takes far more memory than sampling."""
+"""Images per call of the decoder, which takes far more memory than sampling."""
 BYTES_OF_A_NUMBER = 4
 MOST_IMAGES = 1 << 63
-"""Indices of images lie below this."""
+"""An exclusive upper bound of image indices."""
 Classes = Sequence[int | str] | np.ndarray | Tensor | int | str
 """Class numbers, names, or both."""
-"""Called with (done, total): sampling steps over all batches."""
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A model ready to sample from. origin: where its weights came from. decoder: of the latents that it
-    makes, None where they are pixels. official_noise: the official sample.py's numbers for a seed instead of
-    ours; then a picture depends on its whole batch. source: the file that converted weights came from."""
+    """A model ready to sample from.
+
+    origin: where its weights came from. decoder: the decoder of its latents, None for a model of pixels.
+    official_noise: use the random numbers of the official sample.py; an image then depends on its whole
+    batch. source: the file that converted weights came from."""
 
     config: RunConfig
     net: DiT
@@ -82,18 +83,19 @@ class Pipeline:
         progress: Progress | None = None,
         guidance: Sequence[diffusion.Guidance] | None = None,
     ) -> np.ndarray:
-        """(N, H, W, 3) uint8, one image per entry of `classes`: numbers, 0 the first, or names (strings). A
-        class whose name is a number is its name as "7" and its number as 7, which need not be the same class.
+        """Samples one image per entry of `classes`; returns (N, H, W, 3) uint8.
 
+        classes: numbers (0 is the first class) or names (strings). If names are numbers, "7" is the class
+        called 7 and 7 is class number 7. seed, start: image i is made from the noise of (seed, start + i).
         sampler: a name ("ddim", or "my_parts:Midpoint" of a module that can be imported), a table of a name
-        and fields, or a Sampler, which is taken as it is. steps: of the sampler. cfg_scale, cfg_channels: of
-        classifier-free guidance; a number of channels, or "all". guidance: the parts around the denoiser
-        instead of the run's, the first one innermost.
+        and fields, or a Sampler. steps: steps of the sampler. cfg_scale, cfg_channels: scale and channels of
+        classifier-free guidance; channels are a number or "all". batch_size: images sampled at once.
+        progress: called with (done, total) sampling steps over all batches. guidance: replaces the guidance
+        of the run, the first part innermost.
 
-        What is not given is taken from the run's [sample] section; a sampler that is named takes over its
-        number of steps. Raises UsageError for a class or a sampler that the model does not have, for settings
-        that [sample] would refuse, and for guidance of a model whose null label was never trained; RunError
-        where numbers on the way out are not finite.
+        Arguments left out come from the run's [sample] section; a sampler given by name keeps its number of
+        steps. Raises UsageError for an unknown class or sampler, for settings that [sample] would refuse, and
+        for guidance if the null label was never trained; RunError if the sampled values are not finite.
         """
         settings = self.settings(seed, sampler, steps, cfg_scale, cfg_channels, guidance)
         return self.sample(classes, settings, start, batch_size, progress)
@@ -107,18 +109,17 @@ class Pipeline:
         cfg_channels: int | str | None = None,
         guidance: Sequence[diffusion.Guidance] | None = None,
     ) -> SampleConfig:
-        """The run's own [sample] section with what is given in its place, as calling takes it. Raises
-        UsageError."""
-        given: dict[str, Any] = {"sample.sampler": sampler, "sample.guidance": guidance}
-        changes = {key: value for key, value in given.items() if value is not None}
+        """The run's [sample] section with the arguments that are not None in its place, as in a call of the
+        pipeline. Raises UsageError as that does."""
+        parts: dict[str, Any] = {"sample.sampler": sampler, "sample.guidance": guidance}
+        changes = {key: value for key, value in parts.items() if value is not None}
         changes |= short(self.config, steps=steps, cfg_scale=cfg_scale, cfg_channels=cfg_channels)
         settings = replace(with_values(self.config, changes).sample, seed=seed)
         self.check(settings)
         return settings
 
     def check(self, settings: SampleConfig) -> diffusion.Sampler:
-        """The sampler of `settings`. Raises UsageError where this model cannot be sampled so: said before any
-        work."""
+        """The sampler of `settings`. Raises UsageError if this model cannot be sampled with them."""
         check_sampling(settings, self.config.diffusion)
         check_guidance(self.config.model, settings.guidance)
         settings.sampler.grid(self.config.diffusion.schedule)
@@ -132,10 +133,10 @@ class Pipeline:
         batch_size: int = 64,
         progress: Progress | None = None,
     ) -> np.ndarray:
-        """As calling the pipeline, with all settings in one object. Raises UsageError where the model makes
-        latents and their decoder is not here."""
+        """The same as calling the pipeline, with the settings in one object. Raises UsageError if the model
+        makes latents and their decoder cannot be opened."""
         if self.decoder is not None:
-            _ = self.decoder.autoencoder  # what is missing is said before the work
+            _ = self.decoder.autoencoder  # raises before the work if it is missing
         x = self.latents(classes, settings, start, batch_size, progress)
         if self.decoder is None:
             return images.to_uint8(x)
@@ -148,7 +149,8 @@ class Pipeline:
         return np.concatenate(decoded)
 
     def _check_decoded(self, pixels: Tensor, latents: Tensor, first: int) -> None:
-        """Raises RunError where finite latents became pixels that are not, of the images from `first` on."""
+        """Raises RunError if the decoder turned finite latents into pixels that are not. first: index of the
+        first image."""
         wrong = (~torch.isfinite(pixels)).flatten(1).any(1).nonzero().flatten().tolist()
         if wrong:
             largest = float(latents[wrong].abs().max())
@@ -160,7 +162,7 @@ class Pipeline:
 
     @property
     def decoder_name(self) -> str:
-        """For protocols: which decoder made the pictures."""
+        """The decoder's name, for protocols."""
         return "none (pixels)" if self.decoder is None else self.decoder.name
 
     def latents(
@@ -171,7 +173,7 @@ class Pipeline:
         batch_size: int = 64,
         progress: Progress | None = None,
     ) -> Tensor:
-        """(N, C, H, W) float32 on the CPU: what the model makes, before decoding. Raises as calling does."""
+        """The model's samples before decoding, (N, C, H, W) float32 on the CPU. Raises as a call does."""
         labels = self.labels(classes)
         start = checks.integer(start, "start", 0, MOST_IMAGES - len(labels))
         if self.official_noise:
@@ -196,16 +198,18 @@ class Pipeline:
             try:
                 x = diffusion.sample(denoiser, sampler, noise, y.to(self.device), on_step=on_step)
             except diffusion.NonFiniteError as error:
-                raise RunError(self._said(error, start + first, settings)) from None
+                raise RunError(self._nonfinite(error, start + first, settings)) from None
             batches.append(x.float().cpu())
             done += sampler.steps
         return torch.cat(batches)
 
     def _check_memory(self, n: int, batch_size: int, guided: bool) -> None:
-        """Raises UsageError where so many images, or a batch of them in the network, are more than there is
-        memory: counted low, so that what is refused cannot be meant."""
+        """Raises UsageError if n images, or a batch of them in the network, exceed the memory. The estimate
+        is low, so that only what cannot work is refused."""
         size = math.prod(self.config.model.shape)
-        machine.check_memory(BYTES_OF_A_NUMBER * size * n, f"{n:,} images at once", "draw fewer, or generate")
+        machine.check_memory(
+            BYTES_OF_A_NUMBER * size * n, f"{n:,} images at once", "sample fewer, or generate"
+        )
         at_once = min(n, batch_size)
         machine.check_memory(
             flops.sampling_bytes(self.config.model, at_once * (2 if guided else 1)),
@@ -214,21 +218,21 @@ class Pipeline:
             self.device,
         )
 
-    def _said(self, error: diffusion.NonFiniteError, first: int, settings: SampleConfig) -> str:
-        """What went wrong with the images from `first` on, and as far as can be told why."""
+    def _nonfinite(self, error: diffusion.NonFiniteError, first: int, settings: SampleConfig) -> str:
+        """Which images, numbered from `first`, are not finite, and the likely cause."""
         numbers = [first + row for row in error.rows]
-        said = error.said("image" if len(numbers) == 1 else "images", numbers)
+        message = error.said("image" if len(numbers) == 1 else "images", numbers)
         bad = [name for name, weight in self.net.state_dict().items() if not bool(weight.isfinite().all())]
         if bad:
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-            return f"{said}; the model's weights are not finite: {bad[0]}{more}"
+            return f"{message}; the model's weights are not finite: {bad[0]}{more}"
         if _is_guided(settings):
             guidance = " and ".join(part.label() for part in settings.guidance)
-            return f"{said}; the weights are finite: try less guidance than {guidance}"
-        return f"{said}; the weights are finite: the network's own numbers grow beyond float32"
+            return f"{message}; the weights are finite: try less guidance than {guidance}"
+        return f"{message}; the weights are finite: the network's own numbers grow beyond float32"
 
     def _noise(self, settings: SampleConfig, first: int, n: int) -> diffusion.NoiseSource:
-        """Of the images first..first + n - 1."""
+        """The noise of the images first..first + n - 1."""
         shape = self.config.model.shape
         if self.official_noise:
             doubled = _is_guided(settings)
@@ -236,17 +240,18 @@ class Pipeline:
         return diffusion.Noise(settings.seed, range(first, first + n), shape, self.device)
 
     def with_official_noise(self) -> Pipeline:
-        """The same model, drawing the official sample.py's numbers: the same seed and classes, in the same
-        order, give the pictures of that program."""
+        """The same model with the random numbers of the official sample.py: the same seed and the same
+        classes in the same order give the images of that program."""
         return replace(self, official_noise=True, origin={**self.origin, "noise": "official sample.py"})
 
     def save_pretrained(
         self, folder: str | Path, metrics: Sequence[Mapping[str, Any]] = (), progress: Progress | None = None
     ) -> Path:
-        """Writes config.json, model.safetensors, manifest.json and a model card; `load` takes the folder.
+        """Writes config.json, model.safetensors, manifest.json and a model card into `folder`, which `load`
+        reads; returns the folder.
 
         metrics: results of `scaledit evaluate --json`, shown in the card with their protocol. Raises
-        UsageError if `folder` holds something.
+        UsageError if `folder` is not empty.
         """
         model = Model(
             config=self.config,
@@ -263,35 +268,37 @@ class Pipeline:
     def push_to_hub(
         self, repo_id: str, metrics: Sequence[Mapping[str, Any]] = (), private: bool = False
     ) -> str:
-        """Sends what `save_pretrained` writes to the Hub as `repo_id`; gives its address.
+        """Uploads what `save_pretrained` writes to the Hub as `repo_id`; returns its address.
 
-        Raises RunError where the Hub refuses or HF_HUB_OFFLINE is set.
+        Raises RunError if the Hub refuses or HF_HUB_OFFLINE is set.
         """
         with tempfile.TemporaryDirectory() as parent:
             return hub.push(self.save_pretrained(Path(parent) / "model", metrics), repo_id, private)
 
     def labels(self, classes: Classes) -> Tensor:
-        """(N,) int64. Raises UsageError where a class is none of the model's, and for what is neither a whole
-        number nor a name: nothing is rounded."""
+        """`classes` as (N,) int64 labels. Raises UsageError for a class that the model does not have, and for
+        a value that is neither an integer nor a name; nothing is rounded."""
         if isinstance(classes, Tensor | np.ndarray):
             classes = classes.reshape(-1).tolist()
         elif isinstance(classes, str) or not isinstance(classes, Iterable):
             classes = [classes]
-        return torch.tensor([self.label(one) for one in classes], dtype=torch.int64)
+        return torch.tensor([self.label(item) for item in classes], dtype=torch.int64)
 
-    def label(self, one: int | str) -> int:
-        """The number of one class: of a name where it is a string. Raises UsageError."""
-        if isinstance(one, str):
-            found = [number for number, name in enumerate(self.class_names) if name == one]
-            if not found:
+    def label(self, item: int | str) -> int:
+        """The label of a class given by number, or by name if it is a string. Raises as `labels` does."""
+        if isinstance(item, str):
+            numbers = [number for number, name in enumerate(self.class_names) if name == item]
+            if not numbers:
                 raise UsageError(
-                    f"unknown class {one!r}{did_you_mean(one, self.class_names)} (a string is a class's "
+                    f"unknown class {item!r}{did_you_mean(item, self.class_names)} (a string is a class's "
                     f"name; its number is a number)"
                 )
-            if len(found) > 1:
-                raise UsageError(f"{len(found)} classes are called {one!r}; say which by its number: {found}")
-            return found[0]
-        number, last = checks.integer(one, "a class"), self.config.model.num_classes - 1
+            if len(numbers) > 1:
+                raise UsageError(
+                    f"{len(numbers)} classes are called {item!r}; say which by its number: {numbers}"
+                )
+            return numbers[0]
+        number, last = checks.integer(item, "a class"), self.config.model.num_classes - 1
         if not 0 <= number <= last:
             raise UsageError(f"class {number} is out of range; this model has the classes 0..{last}")
         return number
@@ -308,18 +315,18 @@ def load(
     hints: Hints | None = None,
     allow_import: Iterable[str] = (),
 ) -> Pipeline:
-    """The Pipeline of a run folder (its latest checkpoint), a checkpoint or an exported folder of ours; of an
-    official .pt, or a folder of diffusers; or of any of these folders on the Hub, by its id. EMA weights,
-    where there are.
+    """Loads a model as a Pipeline, with its EMA weights if it has them.
 
-    decoder: what to decode its latents with, instead of the model's own. hints: what weights from elsewhere
-    do not say. allow_import: modules that the model may name parts of (my_parts:Midpoint): they are imported,
-    and so run, which is for code that you trust. Local paths need no network. Warns of what had to be
-    assumed. Raises UsageError if there is no model at `path`, or one that names a module that is not allowed;
-    RunError if its files are corrupt.
-    """
+    path: a run folder (its latest checkpoint), a checkpoint, an exported folder, an official .pt, a folder of
+    diffusers, or the id of one of these folders on the Hub. Local paths need no network. device: "auto" is
+    CUDA, else MPS, else the CPU. decoder: replaces the model's own decoder. hints: facts that weights from
+    elsewhere do not hold. allow_import: modules that the model may name parts of (my_parts:Midpoint). They
+    are imported and so executed: name only modules that you trust.
+
+    Warns about what had to be assumed. Raises UsageError if there is no model at `path` or if it names a
+    module that is not allowed; RunError if its files are corrupt."""
     allowed = Allowed.only(allow_import, str(path))
-    model, where = open_model(hub.local(path), hints, allowed=allowed), assemble.device(device)
+    model, target = open_model(hub.local(path), hints, allowed=allowed), assemble.device(device)
     for note in model.notes:
         warnings.warn(f"{path}: {note}", stacklevel=2)
     config = model.config
@@ -328,30 +335,30 @@ def load(
     net = assemble.network(config.model, seed=0)
     own = net.state_dict()
     with torch.no_grad():
-        for key, lazy in model.weights.items():  # one of them in memory at a time
+        for key, lazy in model.weights.items():  # one tensor in memory at a time
             own[key].copy_(lazy.read())
     return Pipeline(
         config=config,
-        net=net.to(where).eval(),
-        device=where,
+        net=net.to(target).eval(),
+        device=target,
         class_names=model.class_names,
         origin={"run": config.name, "step": model.step, "weights": model.kind, "sha256": model.sha256},
-        decoder=_decoder(decoder or config.autoencoder, model.autoencoder_info, where),
+        decoder=_decoder(decoder or config.autoencoder, model.autoencoder_info, target),
         source=model.source,
     )
 
 
 def _decoder(config: LatentConfig, info: AutoencoderInfo | None, device: torch.device) -> Decoder | None:
-    """info: the autoencoder of the latents that the run was trained on, as its checkpoint says."""
+    """info: the autoencoder of the latents that the model was trained on, from its checkpoint."""
     if info is None:
         return None
     return Decoder(config.path or info.name, info, str(device), config.precision, config.tiled)
 
 
 def _check_fits(
-    own: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]], where: str | Path
+    expected: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]], path: str | Path
 ) -> None:
-    for key in sorted(own.keys() | given.keys()):
-        have, want = given.get(key, "nothing"), own.get(key, "nothing")
+    for key in sorted(expected.keys() | shapes.keys()):
+        have, want = shapes.get(key, "nothing"), expected.get(key, "nothing")
         if have != want:
-            raise UsageError(f"{where} does not fit its config: {key} is {have}, the config says {want}")
+            raise UsageError(f"{path} does not fit its config: {key} is {have}, the config says {want}")

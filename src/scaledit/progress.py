@@ -1,4 +1,4 @@
-"""What a person sees while training: one line with rate and time left, and a line for what matters.
+"""Progress on the terminal: one line with rate and time left, and a line for each notable event.
 
 training digits ━━━━━━━━━━━━ 400/1000  loss 0.412  690 images/s  0:00:41 left
 """
@@ -37,13 +37,13 @@ from scaledit.training.events import (
     Verifying,
 )
 
-SHOWN_FIGURES = 4
-"""Of an evaluation in training; the log and the report have them all."""
+SHOWN_METRICS = 4
+"""Of an evaluation during training; the log and the report have all."""
 
 
 def bar(console: Console) -> Progress:
-    """The one style of progress bars: what, how far, how fast, how long. Descriptions are plain text; foreign
-    names in them are to be printable."""
+    """A progress bar in scaledit's style: description, bar, count, note, time left. Texts are plain, not
+    markup; pass names from elsewhere through `printable`."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -70,7 +70,7 @@ class TrainingProgress:
         terminal.say_on(self.console, line)
 
     def __exit__(self, *_: object) -> None:
-        if self.progress.live.is_started:  # not so where the call was refused before the first event
+        if self.progress.live.is_started:  # it is not if the call was refused before the first event
             self.progress.stop()
 
     def __call__(self, event: Event) -> None:
@@ -99,7 +99,7 @@ class TrainingProgress:
                 ranks = f", {event.ranks} ranks" if event.ranks > 1 else ""
                 self._say(
                     f"{event.run}: {event.params / 1e6:.2f} M parameters, {event.macs / 1e9:.4g} G "
-                    f"multiply-adds an image, {event.samples} samples, on {event.device}{ranks}{resumed}"
+                    f"multiply-adds per image, {event.samples} samples, on {event.device}{ranks}{resumed}"
                 )
             case Stepped() | Fitted():
                 self.progress.update(
@@ -121,7 +121,7 @@ class TrainingProgress:
             case Spiked():
                 self._say(
                     f"step {event.step}  loss {event.loss:.4f} is above {event.threshold:.4f}, far from "
-                    f"those before it; worst samples: {', '.join(map(str, event.samples[:4]))}"
+                    f"recent losses; worst samples: {', '.join(map(str, event.samples[:4]))}"
                 )
             case RolledBack():
                 self._say(
@@ -131,23 +131,23 @@ class TrainingProgress:
                 self.progress.update(self.task, completed=event.step)
             case DataChanged():
                 self._say(
-                    f"from step {event.step} on the data is another, as data.changed=accept allows: "
+                    f"the data changed before step {event.step}, which data.changed=accept allows: "
                     f"{'; '.join(event.changes)}"
                 )
             case DataRecorded():
                 self._say(
                     "this run has no record of its data, so only its classes could be compared; its next "
-                    f"checkpoint records the {event.samples} images that it goes on with"
+                    f"checkpoint records the {event.samples} images that it now uses"
                 )
             case CorruptCheckpoint():
-                self._say(f"{event.why}; renamed to {event.path.name}, going on from step {event.step}")
+                self._say(f"{event.why}; renamed to {event.path.name}, resuming from step {event.step}")
             case Remarked():
                 for line in event.lines:
                     self._say(line)
             case Halved():
                 self._say(
-                    f"step {event.step}  memory ran out: from now on {event.micro_batch} samples at once, "
-                    "the batch stays the same"
+                    f"step {event.step}  out of memory: continuing with micro-batches of "
+                    f"{event.micro_batch}; the batch stays the same"
                 )
             case Stopped():
                 self._say(
@@ -155,8 +155,8 @@ class TrainingProgress:
                     "with --resume auto goes on"
                 )
             case Evaluated():
-                shown = [f"{title} {figure}" for title, figure in event.result.shown()]
-                self._say(f"step {event.step}  {'  '.join(shown[:SHOWN_FIGURES])}")
+                metrics = [f"{title} {value}" for title, value in event.result.shown()]
+                self._say(f"step {event.step}  {'  '.join(metrics[:SHOWN_METRICS])}")
             case Reconstructed():
                 self._say(
                     f"step {event.step}  PSNR {event.psnr:.2f} dB  SSIM {event.ssim:.3f}  "
@@ -171,8 +171,8 @@ class TrainingProgress:
 
 
 class StudyProgress:
-    """Shows how far a study is, whoever works on it: jobs done, the share of its expected time, time left.
-    seconds: what each job is expected to take on one worker, by key."""
+    """Shows how far a study is: jobs done, the share of its expected time, time left, over all its workers.
+    seconds: the expected time of each job on one worker, by key."""
 
     def __init__(self, seconds: Mapping[str, float]):
         self.seconds, self.before, self.began = seconds, -1.0, 0.0
@@ -195,7 +195,7 @@ class StudyProgress:
         self.progress.stop()
 
     def look(self, queue: Queue) -> None:
-        """To be called now and then."""
+        """Updates the bar; call it now and then."""
         done = {job.key: 1.0 if queue.done(job.key) else queue.share(job.key) for job in queue.jobs}
         spent = sum(self.seconds[key] * share for key, share in done.items())
         total, now = max(sum(self.seconds.values()), 1e-9), time.monotonic()
@@ -203,6 +203,6 @@ class StudyProgress:
             self.before, self.began = spent, now
         rate = (spent - self.before) / max(now - self.began, 1e-9)
         left = f"{(total - spent) / rate / 60:.0f} min left" if rate > 0 and now > self.began + 5 else ""
-        whole = sum(share == 1.0 for share in done.values())
-        note = f"{whole}/{len(done)} jobs  {rate:.2g} s of work a second  {left}"
+        finished = sum(share == 1.0 for share in done.values())
+        note = f"{finished}/{len(done)} jobs  {rate:.2g} s of work per second  {left}"
         self.progress.update(self.task, completed=spent / total, note=note)

@@ -1,10 +1,9 @@
-"""All that reaches a terminal goes through here, so that a name in it can be read and do nothing else.
+"""Output to a terminal. Names from elsewhere are escaped, so that they cannot act on the terminal.
 
     a name (of a file, a class, a recipe, a device)  ->  errors.printable  ->  plain text, never markup
 
-Numbers are never cut off or broken: a table is as wide as it is in a pipe, and where a terminal is narrower
-each of its rows becomes a block of lines.
-"""
+Numbers are never truncated or wrapped: a table has its full width in a pipe, and on a narrower terminal each
+of its rows becomes a block of lines."""
 
 from __future__ import annotations
 
@@ -24,58 +23,58 @@ if TYPE_CHECKING:
 GAP = 2
 """Spaces between the columns of a table."""
 NARROWEST = 20
-"""Columns that prose is folded to at least."""
+"""Columns that prose is wrapped to at least."""
 
 
 def survive() -> None:
-    """Lets stdout and stderr print what their encoding lacks, escaped, instead of failing: C locales, ASCII
-    pipes. To be called once, before anything is printed."""
+    """Makes stdout and stderr escape characters that their encoding lacks (C locales, ASCII pipes) instead of
+    failing. Call it once, before anything is printed."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def say(*lines: object) -> None:
-    """Each as one line on stdout, at once."""
+    """Prints each as one line on stdout."""
     for line in lines:
         print(printable(line))
     sys.stdout.flush()
 
 
 def say_json(value: Any) -> None:
-    """One line on stdout that a program reads."""
-    # All that JSON leaves bare of what a terminal acts on is DEL.
+    """Prints one line of JSON on stdout, for programs."""
+    # DEL is the only character that a terminal acts on and JSON does not escape.
     print(json.dumps(value).replace("\x7f", "\\u007f"), flush=True)
 
 
 def complain(message: object) -> None:
-    """One line on stderr that says who speaks."""
+    """Prints one line on stderr, prefixed with the program's name."""
     print(f"scaledit: {printable(message)}", file=sys.stderr, flush=True)
 
 
 def console(*, stderr: bool = False) -> Console:
-    """For progress and colours: no text is taken for markup, an emoji's name or something to colour."""
+    """A console for progress and colours that treats all text as plain, without markup or emoji names."""
     from rich.console import Console
 
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 def say_on(console: Console, line: object) -> None:
-    """One line on a console, above the progress that it shows."""
+    """Prints one line on a console, above its progress bar."""
     from rich.text import Text
 
     console.print(Text(printable(line)), soft_wrap=True)
 
 
 def warn(message: object) -> None:
-    """One line of a result that is to be seen, on stdout."""
+    """Prints a warning on stdout, as part of a result."""
     from rich.text import Text
 
     console().print(Text.assemble(("warning", "yellow"), f": {printable(message)}"), soft_wrap=True)
 
 
 def facts(rows: Iterable[tuple[str, object]], width: int) -> None:
-    """A label and its value a line. width: of the labels, in columns."""
+    """Prints one line per label and value. width: columns of the labels."""
     columns = _columns()
     for label, value in rows:
         start, text = f"  {printable(label):<{width}}", printable(value)
@@ -85,15 +84,15 @@ def facts(rows: Iterable[tuple[str, object]], width: int) -> None:
 
 
 def note(text: object) -> None:
-    """Prose below a table."""
+    """Prints prose below a table."""
     for line in _folded(f"  {printable(text)}", "  ", _columns()):
         print(line)
     sys.stdout.flush()
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
-    """A column a name of `header`, the first to the left, the others to the right; on a terminal that is too
-    narrow a block of lines a row. Every cell is printed whole."""
+    """Prints a table, the first column left-aligned and the others right-aligned. On a terminal that is too
+    narrow, each row becomes a block of lines. No cell is truncated."""
     from rich.text import Text
 
     header, cells = [printable(name) for name in header], [[printable(cell) for cell in row] for row in rows]
@@ -120,8 +119,8 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _block(header: Sequence[str], row: Sequence[str], columns: int) -> list[str]:
-    """A row as lines: its first cell, then name and value of each that is not empty. What does not fit beside
-    its name stands below it."""
+    """A row as lines: its first cell, then the name and value of each cell that is not empty. A value that
+    does not fit beside its name goes below it."""
     lines = [row[0]]
     width = max(map(_width, header[1:]), default=0)
     for name, cell in zip(header[1:], row[1:], strict=True):
@@ -136,7 +135,7 @@ def _block(header: Sequence[str], row: Sequence[str], columns: int) -> list[str]
 
 
 def _folded(text: str, indent: str, columns: int | None) -> list[str]:
-    """`text` in lines for a terminal, broken between words only; as it is for a pipe."""
+    """`text` as lines for a terminal, broken between words only; unchanged for a pipe."""
     if columns is None:
         return [text]
     lines = textwrap.wrap(
@@ -150,12 +149,12 @@ def _folded(text: str, indent: str, columns: int | None) -> list[str]:
 
 
 def _columns() -> int | None:
-    """Of the terminal that stdout is; None for a pipe or a file."""
+    """The width of the terminal; None if stdout is a pipe or a file."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _width(text: str) -> int:
-    """Columns that a terminal takes for it."""
+    """The columns that `text` takes on a terminal."""
     from rich.cells import cell_len
 
     return cell_len(text)

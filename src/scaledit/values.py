@@ -1,8 +1,8 @@
-"""Values that somebody wrote (TOML, JSON, a command line, a call), checked against the types of a dataclass.
+"""Values from TOML, JSON, a command line or a call, checked against the types of a dataclass.
 
-    steps: int = field(50, ge=1, doc="of the grid")        the type, the bounds and the meaning stand together
+    steps: int = field(50, ge=1, doc="of the grid")        type, bounds and meaning in one place
 
-One definition for recipes, overrides, config.json and Python callers. Imports no torch.
+Recipes, overrides, config.json and Python callers share this definition. Imports no torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from scaledit.errors import UsageError, did_you_mean, shown
 
 LARGEST = 1 << 63
-"""Whole numbers must fit into 64 bits."""
+"""Integers must fit into 64 bits."""
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
 
 
@@ -32,13 +32,12 @@ def field(
     none: str = "",
     inner: bool = False,
 ) -> Any:
-    """A field of a part or of a section of a config.
+    """A field of a part or of a config section.
 
-    default: its value where none is given; without one it must be given. ge, gt, le, lt: its bounds (at
-    least, above, at most, below); floats must be finite in any case. doc: what it means, with units, as
-    --help and docs show it. none: the word that means None in recipes, protocols and on the command line,
-    of a field that may be None ("all" channels). inner: it is not the user's to set, in no recipe and no
-    protocol (what a part wraps).
+    default: its value if none is passed; a field without a default is required. ge, gt, le, lt: bounds (at
+    least, above, at most, below); floats must be finite in any case. doc: its meaning and unit, shown by
+    --help and the documentation. none: the word for None in recipes, protocols and on the command line, such
+    as "all" channels. inner: users cannot set it, and no recipe or protocol holds it (what a part wraps).
     """
     bounds = {
         name: bound for name, bound in (("ge", ge), ("gt", gt), ("le", le), ("lt", lt)) if bound is not None
@@ -47,8 +46,8 @@ def field(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-SAID = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-HOLDS: Mapping[str, Callable[[Any, float], bool]] = {
+BOUND_WORDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+SATISFIES: Mapping[str, Callable[[Any, float], bool]] = {
     "ge": lambda value, bound: value >= bound,
     "gt": lambda value, bound: value > bound,
     "le": lambda value, bound: value <= bound,
@@ -58,50 +57,52 @@ HOLDS: Mapping[str, Callable[[Any, float], bool]] = {
 
 def own_fields(kind: type) -> list[dataclasses.Field[Any]]:
     """The fields that a user may set: all but the inner ones."""
-    return [one for one in dataclasses.fields(kind) if not one.metadata.get("inner")]
+    return [item for item in dataclasses.fields(kind) if not item.metadata.get("inner")]
 
 
 @functools.cache
 def hints(kind: type) -> dict[str, Any]:
-    """{field: type} of what a user may set in a dataclass."""
-    every = get_type_hints(kind)
-    return {one.name: every[one.name] for one in own_fields(kind)}
+    """{field: type} of the fields of a dataclass that a user may set."""
+    annotations = get_type_hints(kind)
+    return {item.name: annotations[item.name] for item in own_fields(kind)}
 
 
-def check_bounds(value: Any, where: str = "") -> None:
-    """Raises UsageError where a field of the dataclass instance `value` is beyond its bounds, or a float is
-    not finite. where: what stands before a field's name in the message, as in "sample.sampler."."""
-    for one in own_fields(type(value)):
-        held = getattr(value, one.name)
-        if not isinstance(held, int | float) or isinstance(held, bool):
+def check_bounds(instance: Any, where: str = "") -> None:
+    """Raises UsageError if a field of the dataclass `instance` is out of its bounds or a float is not finite.
+    where: prefix of the field's name in the message, such as "sample.sampler."."""
+    for item in own_fields(type(instance)):
+        value = getattr(instance, item.name)
+        if not isinstance(value, int | float) or isinstance(value, bool):
             continue
-        if isinstance(held, float) and not math.isfinite(held):
-            raise UsageError(f"{where}{one.name} must be finite, got {held}")
-        for name, bound in one.metadata.get("bounds", {}).items():
-            if not HOLDS[name](held, bound):
-                raise UsageError(f"{where}{one.name} must be {SAID[name]} {bound:,}, got {held:,}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{where}{item.name} must be finite, got {value}")
+        for name, bound in item.metadata.get("bounds", {}).items():
+            if not SATISFIES[name](value, bound):
+                raise UsageError(f"{where}{item.name} must be {BOUND_WORDS[name]} {bound:,}, got {value:,}")
 
 
-def bounds_in_words(one: dataclasses.Field[Any]) -> str:
+def bounds_in_words(item: dataclasses.Field[Any]) -> str:
     """'at least 0, below 1', or ''."""
-    return ", ".join(f"{SAID[name]} {bound:,}" for name, bound in one.metadata.get("bounds", {}).items())
+    return ", ".join(
+        f"{BOUND_WORDS[name]} {bound:,}" for name, bound in item.metadata.get("bounds", {}).items()
+    )
 
 
 def known(word: str, words: Mapping[str, Any] | list[str], what: str) -> None:
-    """Raises UsageError naming the nearest of `words` where `word` is none of them."""
+    """Raises UsageError with the closest match if `word` is not one of `words`."""
     if word not in words:
         raise UsageError(f"unknown {what} {shown(word)}{did_you_mean(word, words)}")
 
 
 def convert(kind: Any, key: str, value: Any, nested: Callable[[Any, str, Any], Any] | None = None) -> Any:
-    """`value` as the type `kind`; ints are taken for floats and lists for tuples, nothing else is converted.
+    """`value` as the type `kind`. Integers become floats and lists become tuples; nothing else is converted.
 
-    key: what the value is called in messages. nested: what makes values of types that are not known here
-    (parts of a recipe); it is called with (kind, key, value) and returns NotImplemented for those that it
-    does not know. Raises UsageError.
+    key: the value's name in messages. nested: builds values of other types (the parts of a recipe); it is
+    called with (kind, key, value) and returns NotImplemented for types that it does not know. Raises
+    UsageError if `value` does not have the type.
     """
-    if nested is not None and (made := nested(kind, key, value)) is not NotImplemented:
-        return made
+    if nested is not None and (built := nested(kind, key, value)) is not NotImplemented:
+        return built
     origin = get_origin(kind)
     if origin is Literal:
         return _literal(get_args(kind), key, value)
@@ -119,8 +120,8 @@ def convert(kind: Any, key: str, value: Any, nested: Callable[[Any, str, Any], A
         if not isinstance(value, list | tuple) or len(value) != len(items):
             raise UsageError(f"{key} must be a list of {len(items)} values, got {shown(value)}")
         return tuple(
-            convert(item, f"{key}.{i}", one, nested) if nested else convert(item, key, one)
-            for i, (item, one) in enumerate(zip(items, value, strict=True))
+            convert(item, f"{key}.{i}" if nested else key, inner, nested)
+            for i, (item, inner) in enumerate(zip(items, value, strict=True))
         )
     if isinstance(value, int) and not -LARGEST <= value < LARGEST:
         raise UsageError(f"{key} must be a number of at most 64 bits, got {shown(value)}")
@@ -144,7 +145,7 @@ def _literal(options: tuple[Any, ...], key: str, value: Any) -> Any:
 
 
 def is_text(value: str) -> bool:
-    """Whether it is without NUL, and without halves of characters that are no bytes of a file's name."""
+    """Whether a file name can hold `value`: it has no NUL and can be encoded as UTF-8."""
     try:
         value.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

@@ -68,7 +68,7 @@ def test_out_of_memory(tmp_path: Path, happened):
     assert code == 0, said
     halved = jobs.events(out, "halved")
     assert halved, said
-    assert "memory ran out" in said
+    assert "out of memory" in said
     roomy = start(tmp_path / "roomy", *large)
     assert roomy.wait() == 0, roomy.said()
     losses = [

@@ -1,10 +1,10 @@
-"""What a run is: recipes and overrides in, frozen dataclasses of parts, config.json out.
+"""Configs of runs: recipes and overrides in, frozen dataclasses of parts, config.json out.
 
     recipe (TOML, may extend another)  +  section.key=value overrides  ->  RunConfig  ->  config.json
 
-    sections   one frozen dataclass a section, one field a key        runs      RunConfig, config.json
-    tables     how tables are laid over each other                   recipes   TOML files, overrides
-    old        keys and protocols of earlier versions                checks    what must hold together
+    sections   one frozen dataclass per section, one field per key   runs      RunConfig, config.json
+    tables     how recipes and overrides are merged                 recipes   TOML files, overrides
+    old        keys and protocols of earlier versions                checks    keys that depend on each other
     compare    what may change when a run is resumed         short     --sampler, --steps, --cfg-scale as keys
 
 Imports no torch, so that a wrong name is answered at once.

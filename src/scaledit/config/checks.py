@@ -1,4 +1,4 @@
-"""What keys of a config must hold together; what one key may hold alone stands beside it in `sections`."""
+"""Checks that involve several keys of a config; the bounds of single keys are in `sections`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def check(config: Config) -> None:
-    """What all kinds of runs have. Raises UsageError where a key is beyond its bounds, a number is not
-    finite, or keys do not go together."""
-    for one in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
-        section: Any = getattr(config, one.name)
+    """The checks for all kinds of runs. Raises UsageError if a key is out of its bounds, a number is not
+    finite, or keys contradict each other."""
+    for item in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
+        section: Any = getattr(config, item.name)
         if dataclasses.is_dataclass(section):
-            check_bounds(section, f"{one.name}.")
+            check_bounds(section, f"{item.name}.")
     if config.data.background and config.data.name != "images":
         raise UsageError(
             f'data.background is for data.name="images"; {config.data.name} holds nothing transparent'
@@ -34,7 +34,7 @@ def check(config: Config) -> None:
 
 
 def check_run(config: RunConfig) -> None:
-    """The same of a diffusion model's."""
+    """The checks for the run of a diffusion model. Raises as `check` does."""
     check(config)
     if config.train.batch_size % config.train.accumulate:
         raise UsageError(
@@ -49,7 +49,7 @@ def check_run(config: RunConfig) -> None:
 
 
 def check_learned(model: DiTConfig, diffusion: DiffusionConfig) -> None:
-    """Raises UsageError where the network has channels for a variance that the objective does not train, or
+    """Raises UsageError if the network has channels for a variance that the objective does not train, or
     lacks them."""
     if model.learn_sigma != diffusion.learns_variance:
         does = "trains" if diffusion.learns_variance else "does not train"
@@ -61,9 +61,8 @@ def check_learned(model: DiTConfig, diffusion: DiffusionConfig) -> None:
 
 
 def check_sampling(sample: SampleConfig, diffusion: DiffusionConfig, where: str = "") -> None:
-    """Raises UsageError where images cannot be sampled so: the one place that says what [sample] may hold,
-    for recipes, the command line and a pipeline's callers. where: what stands before a key's name in the
-    message."""
+    """Raises UsageError if [sample] cannot be used, for recipes, the command line and pipelines alike. where:
+    prefix of the key in messages."""
     for key, lowest in (("every", 0), ("per_class", 1), ("classes", 1)):
         checks.integer(getattr(sample, key), where + key, lowest)
     checks.seed(sample.seed, where + "seed")
@@ -76,8 +75,8 @@ def check_sampling(sample: SampleConfig, diffusion: DiffusionConfig, where: str 
 
 
 def check_guidance(model: DiTConfig, guidance: Sequence[Guidance], name: str = "guidance") -> None:
-    """Raises UsageError where guidance would lead away from a null label that was never trained, and warns
-    where it leads nowhere. name: the key, for messages."""
+    """Raises UsageError if guidance would use a null label that was never trained, and warns if it has no
+    effect. name: the key, for messages."""
     for part in guidance:
         if part.idle or not part.uses_null:
             continue
@@ -90,5 +89,5 @@ def check_guidance(model: DiTConfig, guidance: Sequence[Guidance], name: str = "
             warnings.warn(
                 f"{name} is {part.label()}, and this model has one class: with the label and without it, it "
                 f"has seen the same images, so that guidance only enlarges its errors; use no guidance",
-                stacklevel=1,  # one place, so that Python says it once
+                stacklevel=1,  # always the same place, so that Python warns once
             )

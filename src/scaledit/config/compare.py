@@ -1,4 +1,4 @@
-"""Two configs beside each other: whether a run may go on as another one, and what makes one of a recipe."""
+"""Comparing configs: whether a run may resume with another one, and how a config differs from its recipe."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 from scaledit.config.recipes import load, override, recipe_names
 from scaledit.config.runs import Config
 
-# These say how often a run looks at itself, not what it computes; a resumed run may change them.
+# Keys that do not change what a run computes, so that a resumed run may change them.
 FREE_ON_RESUME = (
     "checkpoint.",
     "engine.",
     "sample.",
     "evaluate.",
     "log.",
-    "autoencoder.",  # what made the latents is compared by its hash
-    "train.accumulate",  # rounding, as engine: where memory ran out a run goes on with more
+    "autoencoder.",  # the encoder is compared by its hash
+    "train.accumulate",  # only rounding; a run that was out of memory may resume with more
     "train.log_every",
     "train.max_skips",
     "train.spike",
@@ -29,9 +29,9 @@ FREE_ON_RESUME = (
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """'section.key: old -> new' for all that would make `new` another training than `old`."""
+    """'section.key: old -> new' for each key that makes `new` a different training than `old`."""
     before, after = flatten(old.to_json()), flatten(new.to_json())
-    # Without a decay, the number of steps only says when to stop.
+    # Without a decay, train.steps only says when to stop.
     free = (*FREE_ON_RESUME, "train.steps") if new.optimizer.decay == "constant" else FREE_ON_RESUME
     return [
         f"{key}: {before.get(key, 'not set')} -> {after.get(key, 'not set')}"
@@ -41,19 +41,19 @@ def differences(old: Config, new: Config) -> list[str]:
 
 
 def changes(config: Config) -> list[str]:
-    """The overrides that make `config` of the recipe it is named after; empty if there is no such recipe."""
+    """The overrides that turn the recipe of the same name into `config`; [] if there is no such recipe."""
     if config.name not in recipe_names(config.TRAINS):
         return []
-    own = flatten(load(config.name, kind=type(config)).to_json())
+    recipe = flatten(load(config.name, kind=type(config)).to_json())
     return [
         override(key, value)
         for key, value in flatten(config.to_json()).items()
-        if key not in own or own[key] != value
+        if key not in recipe or recipe[key] != value
     ]
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{'section.key': value} of nested tables."""
+    """Nested tables as {'section.key': value}."""
     flat: dict[str, Any] = {}
     for key, inner in value.items():
         if isinstance(inner, Mapping):

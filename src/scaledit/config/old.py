@@ -1,6 +1,5 @@
-"""What scaledit 0.1 wrote and its users wrote for it, in today's words: keys of recipes, overrides and
-config.json, and what protocols and sample files say of how images were made. It works for ever, and means
-what it meant.
+"""Names of scaledit 0.1 and the names of today: keys of recipes, overrides and config.json, protocols, and
+the metadata of sample files. Old names stay valid and keep their meaning.
 
     sample.steps=50                             sample.sampler.steps=50
     sample.cfg_scale=1.5                        sample.guidance.classifier_free.scale=1.5
@@ -26,34 +25,35 @@ from scaledit.diffusion.parameterization import X0
 from scaledit.diffusion.samplers import Sampler
 from scaledit.diffusion.schedule import LinearFlow
 from scaledit.errors import UsageError, did_you_mean, shown
+from scaledit.values import hints
 
 CLASSIFIER_FREE = ClassifierFree.NAME
 CHANNELS = 3
-"""That were guided where nothing said how many: the paper's recipe (of today's parts: all)."""
+"""Guided channels if none are named: the paper's three in 0.1, all of them today."""
 ALL = "all"
 Path = tuple[str, ...]
 SCALES: Mapping[Path, Path] = {
     ("sample", "cfg_scale"): ("sample", "guidance", CLASSIFIER_FREE),
     ("evaluate", "cfg_scale"): ("evaluate", "guidance", CLASSIFIER_FREE),
 }
-OF_CHANNELS = ("sample", "cfg_channels")
+CFG_CHANNELS = ("sample", "cfg_channels")
 RENAMED: Mapping[Path, Path] = {
     ("sample", "steps"): ("sample", "sampler", "steps"),
     ("diffusion", "steps"): ("diffusion", "schedule", "steps"),
 }
 SCHEDULE, PREDICTION = ("diffusion", "schedule"), ("diffusion", "prediction")
 INTERPOLANT = "interpolant"
-"""Also the key of a table of sections that notes that it was named."""
+"""Also a key that marks, in a table of sections, that it was named."""
 
 
 def is_field(path: Path) -> bool:
     """Whether an old key sets a field of a part."""
-    return path in SCALES or path == OF_CHANNELS or path in RENAMED
+    return path in SCALES or path == CFG_CHANNELS or path in RENAMED
 
 
 def modern(path: Path, value: Any, table: dict[str, Any]) -> list[tuple[Path, Any]]:
-    """Today's keys that mean what `path` = value meant, in the config that `table` holds so far; itself where
-    it is of today. Raises UsageError."""
+    """Today's assignments that mean what `path` = value meant, given the config in `table` so far; unchanged
+    if `path` is a key of today. Raises UsageError for a value that 0.1 would have refused."""
     if path in RENAMED:
         return [(RENAMED[path], value)]
     if path == PREDICTION and value == "start":
@@ -61,34 +61,33 @@ def modern(path: Path, value: Any, table: dict[str, Any]) -> list[tuple[Path, An
     if path == SCHEDULE:
         return _schedule(value, table)
     if path in SCALES:
-        of = SCALES[path]
-        made: list[tuple[Path, Any]] = [((*of, "scale"), value)]
-        if _guiding(table, of) is None:  # evaluation guided the channels that [sample] did
-            as_sample = _guiding(table, SCALES["sample", "cfg_scale"]) or {}
-            made.append(((*of, "channels"), as_sample.get("channels", CHANNELS)))
-        return made
-    if path == OF_CHANNELS:
+        key = SCALES[path]
+        assignments: list[tuple[Path, Any]] = [((*key, "scale"), value)]
+        if _guidance_at(table, key) is None:  # evaluation guided the same channels as [sample]
+            of_sample = _guidance_at(table, SCALES["sample", "cfg_scale"]) or {}
+            assignments.append(((*key, "channels"), of_sample.get("channels", CHANNELS)))
+        return assignments
+    if path == CFG_CHANNELS:
         channels = _channels(".".join(path), value)
-        return [((*of, "channels"), channels) for of in SCALES.values()]
+        return [((*key, "channels"), channels) for key in SCALES.values()]
     return [(path, value)]
 
 
 def _schedule(value: Any, table: dict[str, Any]) -> list[tuple[Path, Any]]:
-    """The schedule "interpolant" was the flow of a network that is told alpha, and any other one took its
-    place wholly."""
-    told = (*PREDICTION, "tells")
+    """The schedule "interpolant" was the flow with a network whose input is alpha, so that any other schedule
+    replaced both."""
+    tells = (*PREDICTION, "tells")
     if value == INTERPOLANT:
         table[INTERPOLANT] = True
-        return [(SCHEDULE, LinearFlow.NAME), (told, "alpha")]
-    return [(SCHEDULE, value), *([(told, "t")] if table.pop(INTERPOLANT, False) else [])]
+        return [(SCHEDULE, LinearFlow.NAME), (tells, "alpha")]
+    return [(SCHEDULE, value), *([(tells, "t")] if table.pop(INTERPOLANT, False) else [])]
 
 
-def _guiding(table: Mapping[str, Any], of: Path) -> Mapping[str, Any] | None:
-    """That part of the table, if it is there."""
-    section, key, name = of
-    parts = table.get(section, {}).get(key) or ()
-    tables = map(part.plain, parts)
-    return next((one for one in tables if isinstance(one, Mapping) and one.get("name") == name), None)
+def _guidance_at(table: Mapping[str, Any], path: Path) -> Mapping[str, Any] | None:
+    """The guidance part at `path` of the table; None if there is none."""
+    section, key, name = path
+    parts = map(part.plain, table.get(section, {}).get(key) or ())
+    return next((item for item in parts if isinstance(item, Mapping) and item.get("name") == name), None)
 
 
 def _channels(key: str, value: Any) -> Any:
@@ -105,22 +104,22 @@ WORDS = {
 
 
 def word(key: str) -> str:
-    """What a section's key is called in the names of files that 0.1 may have begun to write."""
+    """The name of a section's key in the names of files that 0.1 may have begun to write."""
     return WORDS.get(key, key)
 
 
-def protocol(said: Mapping[str, Any]) -> dict[str, Any]:
-    """What a protocol, or the origin of samples, says, in today's words; what is no such thing stays as it
-    is. Files come from anywhere: nothing is raised."""
-    new = dict(said)
-    old_sampler = isinstance(said.get("sampler"), str)
+def protocol(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A protocol, or the origin of samples, in today's names. Values that it does not understand stay
+    unchanged: files come from anywhere, and nothing is raised."""
+    new = dict(values)
+    old_sampler = isinstance(values.get("sampler"), str)
     if old_sampler:
-        new["sampler"] = _sampler(said)
+        new["sampler"] = _sampler(values)
         if isinstance(new["sampler"], Mapping):
             new.pop("steps", None)
             new.pop("times", None)
-    if old_sampler or "cfg_scale" in said:
-        guidance = _guidance(said)
+    if old_sampler or "cfg_scale" in values:
+        guidance = _guidance(values)
         if guidance is not None:
             for key in ("cfg_scale", "cfg_channels"):
                 new.pop(key, None)
@@ -128,36 +127,36 @@ def protocol(said: Mapping[str, Any]) -> dict[str, Any]:
     return new
 
 
-def _sampler(said: Mapping[str, Any]) -> Any:
-    """The part whole; its name alone where that cannot be told."""
-    name, steps = said["sampler"], said.get("steps")
+def _sampler(values: Mapping[str, Any]) -> Any:
+    """The sampler with all of its fields; its name alone if they are unknown."""
+    name, steps = values["sampler"], values.get("steps")
     if type(steps) is not int:
         return name
     try:
-        of = part.members(Sampler).get(name)
-        if of is None:
+        cls = part.members(Sampler).get(name)
+        if cls is None:
             return name
-        times = {"times": said.get("times") or "even"} if "times" in part.hints(of) else {}
+        times = {"times": values.get("times") or "even"} if "times" in hints(cls) else {}
         return part.build(Sampler, {"name": name, "steps": steps, **times}, "sampler").to_json()
     except UsageError:
         return name
 
 
-def _guidance(said: Mapping[str, Any]) -> list[Any] | None:
-    """What changes the images; None where it cannot be told."""
-    scale = said.get("cfg_scale")
+def _guidance(values: Mapping[str, Any]) -> list[Any] | None:
+    """The guidance parts; None if they are unknown."""
+    scale = values.get("cfg_scale")
     if isinstance(scale, bool) or not isinstance(scale, int | float):
         return None
     if scale == 1:
         return []
     try:
-        return [_classifier_free(scale, said.get("cfg_channels"))]
+        return [_classifier_free(scale, values.get("cfg_channels"))]
     except ValueError:
         return None
 
 
 def _classifier_free(scale: float, channels: Any) -> dict[str, Any]:
-    """Raises ValueError."""
+    """Raises ValueError for unknown channels."""
     if channels not in (str(CHANNELS), ALL):
         raise ValueError(f"cfg_channels must be {CHANNELS} or {ALL}, it is {shown(channels)}")
     return ClassifierFree(scale=float(scale), channels=None if channels == ALL else CHANNELS).to_json()
@@ -169,11 +168,11 @@ COLUMNS = ("sampler", "sampling_steps", "cfg_scale", "cfg_channels")
 
 
 def row(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The cells of a line of a study's table, {column: text}, those of 0.1 under today's columns:
+    """The cells of a row of a study's table, {column: text}, with today's columns:
 
         ddpm | 250 | 1.5 | 3           ->  {"name": "ddpm", "steps": 250} | [{"name": "classifier_free", ...}]
 
-    Guidance of scale 1 is none, and is kept: a table says which channels would be guided. Raises ValueError.
+    Guidance of scale 1 changes nothing but is kept, since the table records its channels. Raises ValueError.
     """
     if any(values.get(column) is None for column in COLUMNS):
         return dict(values)
@@ -181,11 +180,13 @@ def row(values: Mapping[str, Any]) -> dict[str, Any]:
     name, steps, scale, channels = (values[column] for column in COLUMNS)
     if not (steps.isascii() and steps.isdigit() and len(steps) < LONGEST_STEPS):
         raise ValueError(f"sampling_steps must be a whole number from 0 on, it is {shown(steps)}")
-    whole = _sampler({"sampler": name, "steps": int(steps)})
+    sampler = _sampler({"sampler": name, "steps": int(steps)})
     try:
         number = float(scale)
     except ValueError:
         raise ValueError(f"cfg_scale must be a finite number, it is {shown(scale)}") from None
-    new["sampler"] = json.dumps(whole if isinstance(whole, Mapping) else {"name": name, "steps": int(steps)})
+    new["sampler"] = json.dumps(
+        sampler if isinstance(sampler, Mapping) else {"name": name, "steps": int(steps)}
+    )
     new["guidance"] = json.dumps([_classifier_free(number, channels)])
     return new

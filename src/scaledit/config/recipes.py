@@ -21,9 +21,9 @@ from scaledit.part import YOURS
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 COMMANDS = {"model": "scaledit train", "autoencoder": "scaledit autoencoder train"}
-"""What to call with a recipe, by what it trains."""
+"""The command for a recipe, by what it trains."""
 BESIDES = ("name", "extends", "trains")
-"""What a recipe says outside of its sections."""
+"""The keys of a recipe outside its sections."""
 LARGEST_TOML = 1 << 20
 """Bytes; recipes and studies have a few thousand."""
 
@@ -31,22 +31,23 @@ Kind = TypeVar("Kind", bound=Config)
 
 
 def recipe_names(trains: str | None = "model") -> list[str]:
-    """The recipes that come with scaledit and train such a thing; all of them for None."""
+    """The names of scaledit's recipes that train `trains` (a key of COMMANDS); None: of all recipes."""
     names = sorted(path.stem for path in RECIPES.glob("*.toml"))
     return [name for name in names if trains is None or trained_by(name) == trains]
 
 
 def trained_by(recipe: str) -> str:
-    """What a recipe trains: a key of COMMANDS."""
+    """What a recipe trains, a key of COMMANDS."""
     return _trains(_read(recipe), recipe)
 
 
 def load(recipe: str, overrides: Iterable[str] = (), kind: type[Kind] = RunConfig) -> Kind:
-    """The config of a recipe, by name or by path of a .toml file, with `section.key=value` overrides.
+    """The config of a recipe with `section.key=value` overrides.
 
-    Values are TOML (`train.steps=100`, `sample.sampler={name="ddim", eta=0.5}`); bare words are taken as
-    strings. Parts may be named MODULE:CLASS, which is imported. Raises UsageError for an unknown recipe,
-    section, key or part, for values of the wrong kind, and for a recipe that trains something else.
+    recipe: a name, or the path of a .toml file. overrides: their values are TOML (`train.steps=100`,
+    `sample.sampler={name="ddim", eta=0.5}`); bare words are strings. A part named MODULE:CLASS is imported.
+    Raises UsageError for an unknown recipe, section, key or part, for a value of the wrong type, and if the
+    recipe trains something else than `kind`.
     """
     layers = _read(recipe)
     trains = _trains(layers, recipe)
@@ -63,21 +64,22 @@ def load(recipe: str, overrides: Iterable[str] = (), kind: type[Kind] = RunConfi
 
 
 def changed(config: Kind, overrides: Iterable[str]) -> Kind:
-    """`config` with `section.key=value` overrides of the user's own. Raises UsageError, as `load`."""
-    made = [parsed(override) for override in overrides]
-    return _changed(config, made) if made else config
+    """`config` with `section.key=value` overrides written by the user. Raises UsageError as `load` does."""
+    changes = [parsed(override) for override in overrides]
+    return _changed(config, changes) if changes else config
 
 
 def with_values(config: Kind, values: Mapping[str, Any]) -> Kind:
-    """`config` with other values of some keys: {"sample.sampler.steps": 20}. Raises UsageError."""
+    """`config` with new values of some keys: {"sample.sampler.steps": 20}. Raises UsageError as `load`
+    does."""
     return _changed(config, [Assignment(tuple(key.split(".")), value) for key, value in values.items()])
 
 
-def _changed(config: Kind, made: Sequence[Assignment]) -> Kind:
+def _changed(config: Kind, changes: Sequence[Assignment]) -> Kind:
     table: Table = {}
     kind = type(config)
     tables.assign(kind, table, tables.assignments(config.sections()))
-    tables.assign(kind, table, made)
+    tables.assign(kind, table, changes)
     return kind.of(table, config.name, YOURS)
 
 
@@ -89,8 +91,8 @@ def _trains(layers: Sequence[Mapping[str, Any]], recipe: str) -> str:
 
 
 def _read(recipe: str, extended_by: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """A recipe as tables, after those of the recipe that it extends. A path it extends is relative to its own
-    folder."""
+    """The tables of a recipe, after those of the recipe that it extends. The path of that recipe is relative
+    to the folder of this one."""
     if recipe in extended_by:
         raise UsageError(f"recipes extend each other in a circle: {' -> '.join([*extended_by, recipe])}")
     is_path = recipe.endswith(".toml") or "/" in recipe
@@ -115,7 +117,7 @@ def _read(recipe: str, extended_by: tuple[str, ...] = ()) -> list[dict[str, Any]
 
 
 def read_toml(path: Path) -> tuple[dict[str, Any], str]:
-    """The tables of a TOML file, and its text. Raises UsageError."""
+    """The tables of a TOML file, and its text. Raises UsageError if it is too large or not valid TOML."""
     with reading(path, "TOML", error=UsageError):
         if path.stat().st_size > LARGEST_TOML:
             raise ValueError(f"it has {path.stat().st_size / 1e6:.0f} MB")
@@ -129,7 +131,7 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def parsed(override: str) -> Assignment:
-    """`section.key=value`. Raises UsageError."""
+    """Parses `section.key=value`. Raises UsageError if it is not of that form."""
     key, equals, text = override.partition("=")
     path = tuple(key.split("."))
     if not equals or len(path) < 2 or not all(path):
@@ -147,13 +149,13 @@ def parsed(override: str) -> Assignment:
 
 
 def is_override(word: str) -> bool:
-    """Whether a word of a command line is meant as `section.key=value`, beside words that are paths."""
+    """Whether an argument of a command line is `section.key=value` rather than a path."""
     return bool(re.match(r"[a-z_]+(\.\w+)+=", word))
 
 
 def override(key: str, value: Any) -> str:
-    """`section.key=value` as `parsed` reads it back: the value as TOML has it. Raises UsageError for what
-    TOML cannot say."""
+    """`section.key=value` with the value written as TOML, the inverse of `parsed`. Raises UsageError if TOML
+    cannot express the value."""
     try:
         return f"{key}={toml(value)}"
     except (TypeError, ValueError):  # dates and times; numbers of thousands of digits
@@ -161,9 +163,9 @@ def override(key: str, value: Any) -> str:
 
 
 def toml(value: Any) -> str:
-    """A plain value on one line of TOML. Raises TypeError, ValueError."""
+    """A plain value as one line of TOML. Raises TypeError or ValueError if that is impossible."""
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{json.dumps(key)} = {toml(inner)}' for key, inner in value.items())}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(toml, value))}]"
-    return json.dumps(value)  # strings, numbers and booleans are written alike
+    return json.dumps(value)  # JSON and TOML write strings, numbers and booleans alike

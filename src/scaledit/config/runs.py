@@ -1,6 +1,6 @@
-"""What a run is: one frozen dataclass of sections, written to config.json and read from it.
+"""The config of a run: one frozen dataclass of sections, written to config.json and read from it.
 
-RunConfig.from_json(config.to_json()) == config, with every part whole
+RunConfig.from_json(config.to_json()) == config
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from scaledit.part import Allowed, plain
 from scaledit.values import convert, own_fields
 
 NOTHING = Allowed.only((), "this config")
-"""May be imported for a config that came from elsewhere, unless somebody allows it."""
+"""For configs from elsewhere: no module may be imported unless the caller allows it."""
 
 
 class Config:
-    """What the configs of all kinds of runs share: a frozen dataclass of `name` (the recipe's) and sections.
+    """The base class of configs, frozen dataclasses of `name` (that of the recipe) and sections.
 
-    TRAINS: the recipe's own word for what it trains (`trains = "autoencoder"`; "model" where it says none).
+    TRAINS: what the recipe trains, its key `trains` ("model" by default).
     """
 
     TRAINS: ClassVar[str]
@@ -51,22 +51,20 @@ class Config:
     log: LogConfig
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; `from_json` is its inverse. Keys of [data] that earlier versions did not have are
-        left out where they say nothing, so that configs of old and new, and what is compared by them, agree.
-        """
-        sections = self.sections()
-        value = {"name": self.name, **{key: plain(held) for key, held in sections.items()}}
+        """Plain values; `from_json` is the inverse. Keys of [data] that earlier versions lack are left out at
+        their defaults, so that old and new configs of the same run are equal."""
+        value = {"name": self.name, **{key: plain(section) for key, section in self.sections().items()}}
         for key in ("background", "split", "image_key", "changed"):
             if value["data"].get(key) == getattr(DataConfig, key) and key not in self.data.own:
                 value["data"].pop(key, None)
         return value
 
     def sections(self) -> dict[str, dict[str, Any]]:
-        """{section: {key: value}}, with the parts as they are."""
-        held = {key: getattr(self, key) for key in tables.section_types(type(self))}
+        """{section: {key: value}}, with parts as objects."""
+        sections = {key: getattr(self, key) for key in tables.section_types(type(self))}
         values = {
-            key: {one.name: getattr(section, one.name) for one in own_fields(type(section))}
-            for key, section in held.items()
+            key: {item.name: getattr(section, item.name) for item in own_fields(type(section))}
+            for key, section in sections.items()
         }
         values["data"] = self.data.flat()
         return values
@@ -76,7 +74,7 @@ class Config:
         """The config that `to_json` of this or an earlier version wrote.
 
         allowed: the modules that its parts may be imported from. Raises UsageError for an unknown section or
-        key, for values of the wrong kind, and for a part of a module that is not allowed.
+        key, for a value of the wrong type, and for a part of a module that is not allowed.
         """
         table: Table = {}
         tables.assign(cls, table, tables.assignments(value), allowed)
@@ -84,13 +82,13 @@ class Config:
 
     @classmethod
     def of(cls, table: Table, name: object, allowed: Allowed) -> Self:
-        """The config of tables that `tables.assign` made. Raises UsageError."""
+        """The config of the tables that `tables.assign` filled. Raises UsageError as `from_json` does."""
         types = tables.section_types(cls)
-        made = {key: tables.section(of, key, table.get(key, {}), allowed) for key, of in types.items()}
-        return cls(**{"name": convert(str, "name", name), **made})
+        sections = {key: tables.section(of, key, table.get(key, {}), allowed) for key, of in types.items()}
+        return cls(**{"name": convert(str, "name", name), **sections})
 
     def modules(self) -> frozenset[str]:
-        """The modules outside of scaledit that its parts come from."""
+        """The modules outside scaledit that its parts come from."""
         return tables.modules(self)
 
 
@@ -119,25 +117,25 @@ class RunConfig(Config):
 
     @classmethod
     def of(cls, table: Table, name: object, allowed: Allowed) -> RunConfig:
-        """Raises UsageError, as that of all configs."""
+        """As for all configs, with the model built last: it depends on [diffusion]."""
         types = tables.section_types(cls)
         try:
-            made = {
+            sections = {
                 key: tables.section(of, key, table.get(key, {}), allowed)
                 for key, of in types.items()
                 if key != "model"
             }
-            model = _model(table.get("model", {}), made["diffusion"], allowed)
-            return cls(name=convert(str, "name", name), model=model, **made)
+            model = _model(table.get("model", {}), sections["diffusion"], allowed)
+            return cls(name=convert(str, "name", name), model=model, **sections)
         except UsageError:
             raise
         except (TypeError, ValueError, ArithmeticError) as error:  # 1e400 for a width, say
-            raise UsageError(f"this is no config of a run: {error}") from None
+            raise UsageError(f"this is not a config of a run: {error}") from None
 
 
-def _model(given: Mapping[str, Any], diffusion: DiffusionConfig, allowed: Allowed) -> DiTConfig:
-    """[model] is either a name of the paper with changes, or the fields of DiTConfig."""
-    values = dict(given)
+def _model(table: Mapping[str, Any], diffusion: DiffusionConfig, allowed: Allowed) -> DiTConfig:
+    """[model] is either the name of one of the paper's models with changes, or the fields of DiTConfig."""
+    values = dict(table)
     values.setdefault("learn_sigma", diffusion.learns_variance)
     name, image_size = values.pop("name", None), values.pop("image_size", None)
     if name is None and image_size is not None:
@@ -146,7 +144,7 @@ def _model(given: Mapping[str, Any], diffusion: DiffusionConfig, allowed: Allowe
     if name is not None:
         image_size = convert(int, "model.image_size", 256 if image_size is None else image_size)
         return DiTConfig.named(convert(str, "model.name", name), image_size, **fields)
-    required = [one.name for one in own_fields(DiTConfig) if one.default is dataclasses.MISSING]
-    if lacking := [key for key in required if key not in fields]:
-        raise UsageError(f"[model] lacks {', '.join(lacking)} (or give model.name)")
+    required = [item.name for item in own_fields(DiTConfig) if item.default is dataclasses.MISSING]
+    if missing := [key for key in required if key not in fields]:
+        raise UsageError(f"[model] lacks {', '.join(missing)} (or set model.name)")
     return DiTConfig(**fields)

@@ -1,4 +1,5 @@
-"""The sections of a run's config: a frozen dataclass each, a field each key, with its bounds and its meaning.
+"""The sections of a run's config: one frozen dataclass per section, one field per key with its bounds and
+meaning.
 
     [sample]                                                        SampleConfig
     sampler = {name = "dpm", steps = 20}                            a part: scaledit.part
@@ -37,17 +38,16 @@ class DiffusionConfig:
 
     @property
     def parameterization(self) -> Parameterization:
-        """`prediction`, with a variance on further channels where the objective trains one: the one place
-        that says whether a variance is learned."""
+        """`prediction`, with a variance on further channels if the objective trains one. This is the only
+        place that decides whether a variance is learned."""
         if self.objective.learns_variance and not isinstance(self.prediction, LearnedRange):
             return LearnedRange(self.prediction)
         return self.prediction
 
     @property
     def learns_variance(self) -> bool:
-        """Whether the network has twice the channels (model.learn_sigma).
-
-        Raises UsageError where it would have them, and nothing trains them."""
+        """Whether the network has twice the channels (model.learn_sigma). Raises UsageError if no objective
+        would train them."""
         if isinstance(self.prediction, LearnedRange) and not self.objective.learns_variance:
             raise UsageError(
                 f'diffusion.prediction="learned_range" has a variance, which '
@@ -58,34 +58,35 @@ class DiffusionConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """name: a data set of scaledit.data.datasets: "digits" or "photos" (built in); or, with path, "images"
-    (one folder per class, tar shards, Parquet, a .zip: read at image_size squared) or "latents" (what
-    `scaledit encode` made, every byte of it checked before training where `verify`); or MODULE:CLASS of one's
-    own.
+    """What a run is trained on.
 
-    split: of images that are kept in several, "" for train, "all" for all as one set. image_key: which file
-    of a WebDataset sample is the image ("jpg"), where there are several.
-
-    workers: processes a rank that read ahead, 0 for none. The built-in sets lie in memory and need none.
-    background: of images, what is seen where they are transparent: "white", "black", "#rrggbb", "drop" (the
-    alpha channel is ignored, as it was before there was this key), or "": what the run began with, white for
-    a new one. (data.background knows the words.)
-    changed: what a resumed run does where the data is not what it was trained on so far: "refuse", or
-    "accept", which goes on and says so in the log.
-    own: the fields of a set of the user's own, which has none of the above but workers and changed. In a
-    recipe and in config.json they stand beside those.
+    own: the fields of a data set defined by the user, which has none of the others but `SHARED`. In a recipe
+    and in config.json they stand beside those.
     """
 
-    name: str = "digits"
-    path: str = ""
-    flip: bool = False
-    image_size: int = field(0, ge=0)
-    workers: int = field(2, ge=0)
-    verify: bool = True
-    background: str = ""
-    split: str = ""
-    image_key: str = ""
-    changed: Literal["refuse", "accept"] = "refuse"
+    name: str = field(
+        "digits",
+        doc='"digits" or "photos" (built in); "images" or "latents" with a path; or MODULE:CLASS of your own',
+    )
+    path: str = field(
+        "", doc="images: class folders, tar shards, Parquet or a .zip; latents: what scaledit encode wrote"
+    )
+    flip: bool = field(False, doc="flip half of the images left to right, chosen at random")
+    image_size: int = field(0, ge=0, doc="images: side in pixels after resizing and cropping to a square")
+    workers: int = field(2, ge=0, doc="processes per rank that read ahead; sets held in memory use none")
+    verify: bool = field(True, doc="latents: check the SHA-256 of every file before training")
+    background: str = field(
+        "",
+        doc='images: shown through transparent pixels: "white", "black", "#rrggbb", or "drop" to ignore '
+        "alpha; empty: as the run began, white for a new one",
+    )
+    split: str = field(
+        "", doc='images stored in splits: which one; empty: train; "all": all of them together'
+    )
+    image_key: str = field("", doc='WebDataset samples with several images: which file is the image ("jpg")')
+    changed: Literal["refuse", "accept"] = field(
+        "refuse", doc="what a resumed run does if its data has changed; accept records the change in the log"
+    )
     own: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     SHARED: ClassVar[tuple[str, ...]] = ("name", "workers", "changed")
@@ -117,96 +118,92 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class LatentConfig:
-    """Between pictures and what the model makes.
+    """The autoencoder between images and latents."""
 
-    path: the autoencoder: a folder, a hub id, or "" for the one that made data.path (and, for images, none).
-    compare: another decoder of the same latents, which the report shows beside it. precision, tiled: of
-    decoding.
-    """
-
-    path: str = ""
-    compare: str = ""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    tiled: bool = False
+    path: str = field("", doc="a folder or a hub id; empty: the one that made data.path (images: none)")
+    compare: str = field("", doc="a second decoder of the same latents, shown beside the first in the report")
+    precision: Literal["fp32", "bf16", "fp16"] = field("fp32", doc="of decoding")
+    tiled: bool = field(False, doc="decode in overlapping tiles, for large images in little memory")
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW. The learning rate rises linearly over warmup_steps, then follows `decay` to zero at
-    train.steps ("constant" stays). clip: largest gradient norm, 0 for off."""
+    """AdamW and its learning rate: a linear rise, then `decay`."""
 
-    learning_rate: float = field(1e-4, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = field(0.0, ge=0)
-    warmup_steps: int = field(0, ge=0)
-    decay: Literal["constant", "cosine", "linear"] = "constant"
-    clip: float = field(0.0, ge=0)
+    learning_rate: float = field(1e-4, ge=0, doc="the highest one")
+    betas: tuple[float, float] = field(
+        (0.9, 0.999), doc="decay of the running means of the gradient and of its square"
+    )
+    weight_decay: float = field(0.0, ge=0, doc="decoupled, times the learning rate, at each step")
+    warmup_steps: int = field(0, ge=0, doc="steps over which the learning rate rises from 0")
+    decay: Literal["constant", "cosine", "linear"] = field(
+        "constant", doc="course of the learning rate after the warm-up; cosine and linear end at 0"
+    )
+    clip: float = field(0.0, ge=0, doc="largest norm of the gradient; 0: no clipping")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """batch_size is the global batch, whatever the number of ranks; each rank goes through its share in
-    `accumulate` micro-batches.
+    """Length, batch, seed and precision of the training."""
 
-    max_skips: non-finite steps in a row after which the run stops. spike: a loss that lies so many standard
-    deviations above the median of the steps before is flagged with its samples, 0 for never; rollback: and
-    then the run goes back to its last checkpoint and on with the batches after the spike.
-    """
-
-    steps: int = field(400_000, ge=1)
-    batch_size: int = field(256, ge=1)
-    accumulate: int = field(1, ge=1)
-    seed: int = 0
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    log_every: int = field(100, ge=1)
-    max_skips: int = field(5, ge=1)
-    spike: float = field(10.0, ge=0)
-    rollback: bool = False
+    steps: int = field(400_000, ge=1, doc="optimizer steps")
+    batch_size: int = field(256, ge=1, doc="images per step over all ranks")
+    accumulate: int = field(1, ge=1, doc="micro-batches that each rank's share of the batch is split into")
+    seed: int = field(0, doc="of weights, order of the data, noise and times")
+    precision: Literal["fp32", "tf32", "bf16"] = field("fp32", doc="of matrix products")
+    log_every: int = field(100, ge=1, doc="steps between lines of the log")
+    max_skips: int = field(5, ge=1, doc="non-finite steps in a row after which the run stops")
+    spike: float = field(
+        10.0, ge=0, doc="flag a loss this many standard deviations above the recent median; 0: never"
+    )
+    rollback: bool = field(False, doc="after a spike, go back to the last checkpoint")
 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How training is computed, not what: nothing here changes the result but for rounding.
+    """How training is computed. Nothing here changes the result except for rounding."""
 
-    parallel: what several ranks do: "ddp" copies the model, "fsdp" shards weights, gradients and optimizer
-    over all of them, "hybrid" shards within a machine and copies between machines. recompute: activations
-    that the backward pass makes anew: "none", those inside "blocks", or "selective": all but the results of
-    products and attention. compile: each block by torch.compile. timeout: seconds without any progress after
-    which the job is ended with the name of what is stuck.
-    """
-
-    parallel: Literal["ddp", "fsdp", "hybrid"] = "ddp"
-    recompute: Literal["none", "blocks", "selective"] = "none"
-    compile: bool = False
-    timeout: float = field(600.0, ge=1)
+    parallel: Literal["ddp", "fsdp", "hybrid"] = field(
+        "ddp",
+        doc="several ranks: ddp copies the model; fsdp shards weights, gradients and optimizer state; hybrid "
+        "shards within a machine and copies between machines",
+    )
+    recompute: Literal["none", "blocks", "selective"] = field(
+        "none",
+        doc="activations computed again in the backward pass: those inside blocks, or (selective) all but "
+        "the results of matrix products and attention",
+    )
+    compile: bool = field(False, doc="compile each block with torch.compile")
+    timeout: float = field(
+        600.0, ge=1, doc="seconds without progress after which the job ends and names what is stuck"
+    )
 
 
 @dataclass(frozen=True)
 class EMAConfig:
-    """warmup: the decay of step n is min(decay, (1 + n) / (10 + n)), for runs too short for `decay`."""
+    """The exponential moving average of the weights, which samples are made with."""
 
-    decay: float = field(0.9999, ge=0, lt=1)
-    warmup: bool = False
+    decay: float = field(0.9999, ge=0, lt=1, doc="per step")
+    warmup: bool = field(False, doc="use min(decay, (1 + n) / (10 + n)) at step n, for short runs")
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """every: steps between checkpoints. keep: how many of the newest stay, at least 2, and keep_every: those
-    of steps that it divides stay as well (0 for none). background: write while training goes on."""
+    """When checkpoints are written, and which are kept."""
 
-    every: int = field(10_000, ge=1)
-    keep: int = field(3, ge=2)
-    keep_every: int = field(0, ge=0)
-    background: bool = True
+    every: int = field(10_000, ge=1, doc="steps between checkpoints")
+    keep: int = field(3, ge=2, doc="how many of the newest are kept")
+    keep_every: int = field(0, ge=0, doc="also keep those of steps divisible by this; 0: none")
+    background: bool = field(True, doc="write them while training continues")
 
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """How the run's own pictures are made (and what `scaledit sample` does unless told otherwise)."""
+    """How the run's sample grids are made, and the defaults of `scaledit sample`."""
 
-    every: int = field(10_000, ge=0, doc="steps between sample grids in training, 0 for none")
+    every: int = field(10_000, ge=0, doc="steps between sample grids during training; 0: none")
     per_class: int = field(8, ge=1, doc="images of each class")
-    classes: int = field(10, ge=1, doc="classes of a grid, the first ones")
+    classes: int = field(10, ge=1, doc="how many classes a grid shows, from the first")
     sampler: Sampler = field(DDPM(), doc="from noise to image")
     guidance: tuple[Guidance, ...] = field((), doc="around the denoiser, the first part innermost")
     seed: int = field(0, doc="of the noise")
@@ -218,38 +215,31 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """How the run is judged: every so many steps in training (0 for never), and by `scaledit evaluate RUN`.
+    """How the run is evaluated, during training and by `scaledit evaluate RUN`, with [sample]'s sampler."""
 
-    reference: "digits", or a path: ADM's .npz, or real images. inception, dinov2: where the extractor's
-    weights are (docs/evaluation.md). metrics: names separated by commas, empty for all. num: images a seed;
-    seeds: how many of them, from `seed` on. labels: the rule of sampling.request. The sampler is [sample]'s,
-    the guidance is its own.
-    """
-
-    every: int = field(0, ge=0)
-    reference: str = ""
-    inception: str = ""
-    any_inception: bool = False
-    dinov2: str = ""
-    metrics: str = ""
-    precision: Literal["fp32", "adm_fp16"] = "fp32"
-    num: int = field(50_000, ge=2)
-    seeds: int = field(1, ge=1)
-    seed: int = 1
-    labels: Literal["equal", "real", "uniform"] = "uniform"
+    every: int = field(0, ge=0, doc="steps between evaluations during training; 0: none")
+    reference: str = field("", doc="a built-in set (digits, photos), ADM's .npz, or real images")
+    inception: str = field("", doc="weights of Inception (docs/evaluation.md)")
+    any_inception: bool = field(False, doc="accept Inception weights whose hash is unknown")
+    dinov2: str = field("", doc="folder of DINOv2; replaces Inception")
+    metrics: str = field("", doc="names separated by commas; empty: all but those on request")
+    precision: Literal["fp32", "adm_fp16"] = field("fp32", doc="of distances; adm_fp16: as ADM computes them")
+    num: int = field(50_000, ge=2, doc="images per seed")
+    seeds: int = field(1, ge=1, doc="sample sets, whose spread is reported")
+    seed: int = field(1, doc="of the first sample set; the next ones follow")
+    labels: Literal["equal", "real", "uniform"] = field(
+        "uniform", doc="classes sampled: equally often, as the reference has them, or drawn uniformly"
+    )
     guidance: tuple[Guidance, ...] = field((), doc="around the denoiser, the first part innermost")
-    batch_size: int = field(125, ge=1)
+    batch_size: int = field(125, ge=1, doc="images sampled at once")
 
 
 @dataclass(frozen=True)
 class LogConfig:
-    """Who else is told what log.jsonl is told (scaledit.training.trackers).
+    """Where else the lines of log.jsonl are sent (scaledit.training.trackers)."""
 
-    tensorboard: event files in the run folder's tensorboard/. wandb: a Weights & Biases project, or
-    ENTITY/PROJECT, "" for none. wandb_mode: "auto" is what WANDB_MODE says, else online, as everywhere with
-    W&B; "offline" writes the run folder's wandb/ only, for `wandb sync`.
-    """
-
-    tensorboard: bool = False
-    wandb: str = ""
-    wandb_mode: Literal["auto", "online", "offline"] = "auto"
+    tensorboard: bool = field(False, doc="event files in the run folder's tensorboard/")
+    wandb: str = field("", doc="a Weights & Biases project, or ENTITY/PROJECT; empty: none")
+    wandb_mode: Literal["auto", "online", "offline"] = field(
+        "auto", doc="auto: what WANDB_MODE says, else online; offline: files for wandb sync"
+    )

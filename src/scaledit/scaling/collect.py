@@ -143,7 +143,7 @@ def _row(
         loss=loss_at.get(str(step)),
         fd=figure.value if figure else None,
         fd_std=figure.std if figure else None,
-        sampler=cell(assemble.said(settings.sampler, config.diffusion.schedule)),
+        sampler=cell(assemble.sampler_json(settings.sampler, config.diffusion.schedule)),
         guidance=cell([one.to_json() for one in judged.guidance]),
         decoder=str(found["protocol"].get("decoder") or ""),
         sampling_macs=passes * counts.macs,
