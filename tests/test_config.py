@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from scaledit import config
 from scaledit.config import RunConfig, differences, old
+from scaledit.config.tables import section_types
 from scaledit.diffusion import (
     DDIM,
     DDPM,
@@ -58,6 +59,29 @@ def test_every_recipe_loads_and_survives_json(name: str):
     run = config.load(name)
     assert run.name == name
     assert RunConfig.from_json(json.loads(json.dumps(run.to_json()))) == run
+
+
+def test_metrics_are_names_or_tables():
+    run = config.load(
+        "digits", ['evaluate.metrics=["fd_digits", {name="precision", k=5}, {name="mine:Own"}]']
+    )
+    assert run.evaluate.metrics == ("fd_digits", {"name": "precision", "k": 5}, {"name": "mine:Own"})
+    assert RunConfig.from_json(json.loads(json.dumps(run.to_json()))) == run
+    assert run.modules() == {"mine"}
+    for wrong in ("[3]", "[{k=3}]", "[[]]"):
+        with pytest.raises(UsageError, match=r"^evaluate.metrics is names separated by commas, or a list"):
+            config.load("digits", [f"evaluate.metrics={wrong}"])
+
+
+def test_every_key_says_what_it_means():
+    keys = {
+        f"{section}.{item.name}": item.metadata.get("doc", "")
+        for section, cls in section_types(RunConfig).items()
+        if section != "model"
+        for item in own_fields(cls)
+    }
+    keys.pop("data.own")
+    assert [key for key, doc in keys.items() if not doc] == []
 
 
 LOGIT_NORMAL = {"diffusion.times.mean", "diffusion.times.std"}

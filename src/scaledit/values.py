@@ -103,6 +103,8 @@ def convert(kind: Any, key: str, value: Any, nested: Callable[[Any, str, Any], A
     """
     if nested is not None and (built := nested(kind, key, value)) is not NotImplemented:
         return built
+    if kind is Any:
+        return value
     origin = get_origin(kind)
     if origin is Literal:
         return _literal(get_args(kind), key, value)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scaledit import checks
 from scaledit.config.sections import DiffusionConfig, SampleConfig
 from scaledit.diffusion.guidance import Guidance
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, shown
 from scaledit.models.config import DiTConfig
 from scaledit.values import check_bounds
 
@@ -44,6 +44,12 @@ def check_run(config: RunConfig) -> None:
     checks.seed(config.train.seed, "train.seed")
     checks.seed(config.evaluate.seed, "evaluate.seed")
     checks.seed(config.evaluate.seed + config.evaluate.seeds - 1, "evaluate.seed + evaluate.seeds - 1")
+    for item in () if isinstance(config.evaluate.metrics, str) else config.evaluate.metrics:
+        if not isinstance(item.get("name") if isinstance(item, Mapping) else item, str):
+            raise UsageError(
+                "evaluate.metrics is names separated by commas, or a list of names and of tables with a "
+                f"name; it holds {shown(item)}"
+            )
     check_learned(config.model, config.diffusion)
     check_sampling(config.sample, config.diffusion, "sample.")
 

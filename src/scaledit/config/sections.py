@@ -222,7 +222,11 @@ class EvaluateConfig:
     inception: str = field("", doc="weights of Inception (docs/evaluation.md)")
     any_inception: bool = field(False, doc="accept Inception weights whose hash is unknown")
     dinov2: str = field("", doc="folder of DINOv2; replaces Inception")
-    metrics: str = field("", doc="names separated by commas; empty: all but those on request")
+    metrics: str | tuple[Any, ...] = field(
+        "",
+        doc="names separated by commas, or a list of names and of tables with a name and fields; empty: all "
+        "but those on request",
+    )
     precision: Literal["fp32", "adm_fp16"] = field("fp32", doc="of distances; adm_fp16: as ADM computes them")
     num: int = field(50_000, ge=2, doc="images per seed")
     seeds: int = field(1, ge=1, doc="sample sets, whose spread is reported")
