@@ -116,7 +116,14 @@ def test_what_is_overridden_is_what_the_run_has_and_what_json_gives_back(changes
     assert type(run.optimizer.learning_rate) is type(run.model.mlp_ratio) is float
     learned = "model.learn_sigma"
     assert plain[learned] == isinstance(run.diffusion.objective, Hybrid)
-    named = {key if key in plain else f"{key}.name": value for key, value in changes.items()}
+    named = {
+        "optimizer.algorithm.betas"
+        if key == "optimizer.betas"
+        else key
+        if key in plain
+        else f"{key}.name": value
+        for key, value in changes.items()
+    }
     assert plain.keys() == before.keys() - (LOGIT_NORMAL if "diffusion.times" in changes else set())
     for key in plain.keys() - {learned}:
         assert plain[key] == named.get(key, before[key])
@@ -169,8 +176,8 @@ def test_the_last_override_wins_and_bare_words_are_strings():
         ("optimizer.learning_rate=fast", "optimizer.learning_rate must be a number, got 'fast'"),
         ("optimizer.learning_rate=true", "optimizer.learning_rate must be a number, got True"),
         ("optimizer.learning_rate=nan", "optimizer.learning_rate must be finite, got nan"),
-        ("optimizer.betas=[0.9]", "optimizer.betas must be a list of 2 values, got [0.9]"),
-        ("optimizer.betas=[0.9, 1.0]", "optimizer.betas must lie in [0, 1), got [0.9, 1.0]"),
+        ("optimizer.betas=[0.9]", "optimizer.algorithm.betas must be a list of 2 values, got [0.9]"),
+        ("optimizer.betas=[0.9, 1.0]", "optimizer.algorithm.betas must lie in [0, 1), got [0.9, 1.0]"),
         ("data.flip=1", "data.flip must be true or false, got 1"),
         ("data.path=3", "data.path must be a string, got 3"),
         ("ema.decay=1", "ema.decay must be below 1, got 1.0"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scaledit import assemble, config, part
+from scaledit import assemble, checkpoint, config, part
 from scaledit.autoencoders.kinds import AutoencoderKind, named
 from scaledit.cli import main
 from scaledit.data.datasets import DataSet
@@ -23,10 +23,10 @@ from scaledit.evaluation.metric import Metric, known
 from scaledit.evaluation.result import Result, side_by_side
 from scaledit.evaluation.samples import InMemory
 from scaledit.images import to_uint8
+from scaledit.optimizers import AdamW, Optimizer
 from scaledit.part import Allowed
 from scaledit.scaling import table as tables
 from scaledit.training import log
-from scaledit.training.optimizers import Optimizer, optimizer_part
 from scaledit.training.trackers.kinds import TrackerKind, asked_for
 from tiny import TINY
 
@@ -166,7 +166,7 @@ def test_a_metric_has_fields(samples: Path):
         ("wrong_metrics:Nothing", "lacks the method compute"),
         ("my_metrics:MeanDistanc", "did you mean 'MeanDistance'"),
         ("metrics_of_nobody:Mean", "the module metrics_of_nobody is not there"),
-        ("my_sets:Bars", "my_sets:Bars is no metric"),
+        ("my_sets:Bars", "my_sets:Bars is not a metric"),
         ("fd_digit", "did you mean 'fd_digits'"),
     ],
 )
@@ -232,7 +232,7 @@ def test_foreign_runs_import_nothing(run: Path, here: Path, capsys):
         ([f"data.name={BARS}", "data.n=1"], "data.n must be at least 2, got 1"),
         ([f"data.name={BARS}", "data.n=two"], "data.n must be a whole number"),
         (["data.name=my_sets:Bar"], "my_sets has no class Bar; did you mean 'Bars'?"),
-        ([f"data.name={MEAN}"], "is no data set"),
+        ([f"data.name={MEAN}"], "is not a data set"),
         (["data.own=3"], "unknown key data.own"),
         (["data.name=digits", "data.n=3"], "unknown key 'data.n'"),
         (["data.split=test"], 'data.split is of images in files, and data.name is "digits"'),
@@ -359,7 +359,7 @@ def test_the_optimizer_is_adamw_with_the_recipes_numbers():
     import torch
 
     weight = torch.nn.Parameter(torch.ones(3))
-    made = optimizer_part(config.OptimizerConfig(betas=(0.8, 0.95), weight_decay=0.1)).make([weight], 1e-3)
+    made = AdamW((0.8, 0.95), 0.1).make([weight], 1e-3)
     assert isinstance(made, torch.optim.AdamW)
     [group] = made.param_groups
     assert (group["lr"], group["betas"], group["weight_decay"], group["fused"]) == (
@@ -376,6 +376,58 @@ def test_the_optimizer_is_adamw_with_the_recipes_numbers():
     assert sum(value.nbytes for value in moments) == adamw.bytes_of_state * weight.numel()
     with pytest.raises(UsageError, match=r"optimizer.betas must lie in \[0, 1\), got \[0.9, 1.0\]"):
         part.build(Optimizer, {"name": "adamw", "betas": [0.9, 1.0]}, "optimizer")
+
+
+LION = """
+from dataclasses import dataclass
+import torch
+from scaledit.optimizers import Optimizer
+from scaledit.part import field
+
+class Signs(torch.optim.Optimizer):
+    def __init__(self, groups, lr, beta):
+        super().__init__(groups, {"lr": lr, "beta": beta})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                if not self.state[weight]:
+                    self.state[weight]["momentum"] = torch.zeros_like(weight)
+                mean = self.state[weight]["momentum"].lerp_(weight.grad, 1 - group["beta"])
+                weight.sub_(group["lr"] * mean.sign())
+
+@dataclass(frozen=True)
+class SignMomentum(Optimizer):
+    "The sign of a running mean of gradients."
+    state = ("momentum",)
+    beta: float = field(0.9, ge=0, lt=1, doc="decay of the mean")
+
+    def make(self, groups, learning_rate):
+        return Signs(groups, learning_rate, self.beta)
+"""
+
+
+def test_an_optimizer_of_ones_own_trains_and_resumes_bit_for_bit(tmp_path: Path, monkeypatch, capsys):
+    """Its fields are keys, old keys name AdamW's only, and its state, which is not AdamW's, is restored."""
+    (tmp_path / "my_optimizers.py").write_text(LION)
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "digits", "optimizer.algorithm=my_optimizers:SignMomentum", "data.workers=0"]
+    words += ["optimizer.algorithm.beta=0.5", "sample.every=0", "evaluate.every=0", "checkpoint.every=3"]
+    assert main([*words, "train.steps=6", "--out", "whole", "optimizer.decay=constant"]) == 0
+    for steps in (3, 6):
+        again = [*words, f"train.steps={steps}", "--out", "resumed", "optimizer.decay=constant"]
+        assert main([*again, "--resume", "auto"]) == 0
+    saved = [checkpoint.find(Path(name) / "checkpoints")[-1] for name in ("whole", "resumed")]
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        assert saved[0].joinpath(file).read_bytes() == saved[1].joinpath(file).read_bytes()
+    config_written = json.loads(Path("whole/config.json").read_text())
+    assert config_written["optimizer"]["algorithm"] == {"name": "my_optimizers:SignMomentum", "beta": 0.5}
+    capsys.readouterr()
+    assert main([*words, "optimizer.betas=[0.9, 0.99]", "--out", "x"]) == 2
+    assert "my_optimizers:SignMomentum takes beta" in capsys.readouterr().err
 
 
 def test_where_an_autoencoder_lies_says_its_kind_and_imports_nothing():
@@ -403,7 +455,7 @@ def test_none_of_these_loads_torch_to_be_described():
         "evaluation.metric:Metric",
         "evaluation.extractors:Extractor",
         "data.datasets:DataSet",
-        "training.optimizers:Optimizer",
+        "optimizers:Optimizer",
         "autoencoders.kinds:AutoencoderKind",
         "training.trackers.kinds:TrackerKind",
     )

@@ -12,6 +12,7 @@ from scaledit.autoencoders.config import AutoencoderRun
 from scaledit.config import RECIPES, RunConfig, load, recipe_names
 from scaledit.diffusion import DDPM, ClassifierFree, Epsilon, Hybrid, LearnedRange, LinearBeta, Uniform
 from scaledit.models.config import DiTConfig
+from scaledit.optimizers import AdamW
 from scaledit.scaling import paper
 from scaledit.scaling.plan import Hardware, plan, scientific
 
@@ -75,9 +76,8 @@ def test_settings_are_the_papers(name: str):
     config, training, diffusion = load(name), PAPER["training"], PAPER["diffusion"]
     optimizer, train, sample = config.optimizer, config.train, config.sample
     assert optimizer.learning_rate == training["learning_rate"]
-    assert list(optimizer.betas) == training["betas"]
-    assert (optimizer.weight_decay, optimizer.warmup_steps) == (training["weight_decay"], training["warmup"])
-    assert (optimizer.decay, optimizer.clip) == ("constant", 0)
+    assert optimizer.algorithm == AdamW(tuple(training["betas"]), training["weight_decay"])
+    assert (optimizer.warmup_steps, optimizer.decay, optimizer.clip) == (training["warmup"], "constant", 0)
     assert (train.batch_size, config.data.flip) == (training["batch_size"], True)
     assert (config.ema.decay, config.ema.warmup) == (training["ema_decay"], False)
     assert config.model.class_dropout == training["label_dropout"]

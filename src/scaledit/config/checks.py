@@ -29,8 +29,6 @@ def check(config: Config) -> None:
         raise UsageError(
             f'data.background is for data.name="images"; {config.data.name} holds nothing transparent'
         )
-    if any(not 0 <= beta < 1 for beta in config.optimizer.betas):
-        raise UsageError(f"optimizer.betas must lie in [0, 1), got {list(config.optimizer.betas)}")
 
 
 def check_run(config: RunConfig) -> None:

@@ -6,6 +6,7 @@ the metadata of sample files. Old names stay valid and keep their meaning.
     sample.cfg_channels="3"                     sample.guidance.classifier_free.channels=3, of evaluate too
     evaluate.cfg_scale=1.5                      evaluate.guidance.classifier_free.scale=1.5
     diffusion.steps=1000                        diffusion.schedule.steps=1000
+    optimizer.betas=[0.9, 0.99]                 optimizer.algorithm.betas=[0.9, 0.99], weight_decay too
     diffusion.prediction="start"                diffusion.prediction="x0"
     diffusion.schedule="interpolant"            diffusion.schedule="flow"  diffusion.prediction.tells="alpha"
 
@@ -40,6 +41,8 @@ CFG_CHANNELS = ("sample", "cfg_channels")
 RENAMED: Mapping[Path, Path] = {
     ("sample", "steps"): ("sample", "sampler", "steps"),
     ("diffusion", "steps"): ("diffusion", "schedule", "steps"),
+    ("optimizer", "betas"): ("optimizer", "algorithm", "betas"),
+    ("optimizer", "weight_decay"): ("optimizer", "algorithm", "weight_decay"),
 }
 SCHEDULE, PREDICTION = ("diffusion", "schedule"), ("diffusion", "prediction")
 INTERPOLANT = "interpolant"

@@ -24,6 +24,7 @@ from scaledit.diffusion.samplers import DDPM, Sampler
 from scaledit.diffusion.schedule import LinearBeta, Schedule
 from scaledit.diffusion.timesteps import TimeDistribution, Uniform
 from scaledit.errors import UsageError, did_you_mean, shown
+from scaledit.optimizers import AdamW, Optimizer
 from scaledit.values import field
 
 
@@ -128,13 +129,10 @@ class LatentConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW and its learning rate: a linear rise, then `decay`."""
+    """The optimizer and its learning rate: a linear rise, then `decay`."""
 
+    algorithm: Optimizer = field(AdamW(), doc="how the weights follow the gradient")
     learning_rate: float = field(1e-4, ge=0, doc="the highest one")
-    betas: tuple[float, float] = field(
-        (0.9, 0.999), doc="decay of the running means of the gradient and of its square"
-    )
-    weight_decay: float = field(0.0, ge=0, doc="decoupled, times the learning rate, at each step")
     warmup_steps: int = field(0, ge=0, doc="steps over which the learning rate rises from 0")
     decay: Literal["constant", "cosine", "linear"] = field(
         "constant", doc="course of the learning rate after the warm-up; cosine and linear end at 0"

@@ -177,8 +177,8 @@ def _recipe(model: Model) -> list[str]:
     is_known = run.name in config.recipe_names()
     return [
         *(["```", command, "```", ""] if is_known else []),
-        f"{run.train.steps} steps of {run.train.batch_size}, AdamW at {run.optimizer.learning_rate}, EMA "
-        f"{run.ema.decay}, seed {run.train.seed}, precision {run.train.precision}; "
+        f"{run.train.steps} steps of {run.train.batch_size}, {run.optimizer.algorithm.TITLE} at "
+        f"{run.optimizer.learning_rate}, EMA {run.ema.decay}, seed {run.train.seed}, precision {run.train.precision}; "
         f"{_read_as(run.diffusion)}. All of it: config.json.",
     ]
 

@@ -29,7 +29,6 @@ from scaledit.data.loader import Loader
 from scaledit.data.order import samples_at
 from scaledit.errors import RunError, UsageError, shown
 from scaledit.training.events import is_term
-from scaledit.training.optimizers import optimizer_part
 from scaledit.training.parallel import Parallel, full, local
 from scaledit.training.ranks import Ranks
 from scaledit.training.saving import keys, read_into
@@ -380,7 +379,7 @@ def adamw(
     takes no plain tensors among shards."""
     modules = [net] if replicated is None else [net, replicated]
     groups = [[weight for weight in module.parameters() if weight.requires_grad] for module in modules]
-    return optimizer_part(config).make([{"params": group} for group in groups if group], config.learning_rate)
+    return config.algorithm.make([{"params": group} for group in groups if group], config.learning_rate)
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:

@@ -1,10 +1,10 @@
-"""Optimizers: what moves the weights along the gradient. The learning rate's course over a run and the
-gradient's largest norm are the run's ([optimizer] of a recipe), not theirs.
+"""Optimizers: how the weights follow the gradient. [optimizer] of a recipe names one as `algorithm`, beside
+the learning rate over a run and the clipping of gradients, which are the same for all.
 
     m <- b1 m + (1 - b1) g      v <- b2 v + (1 - b2) g^2
     theta <- (1 - lr decay) theta - lr m' / (sqrt(v') + 1e-8)       m', v' without bias      AdamW
 
-Loshchilov & Hutter 2019. Imports no torch.
+Loshchilov & Hutter 2019. Needs torch only to make an optimizer.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from scaledit.part import Part, field
 if TYPE_CHECKING:
     import torch
 
-    from scaledit.config import OptimizerConfig
 else:
     from scaledit.lazy import torch
 
 
-class Optimizer(Part, kind="optimizer", home="scaledit.training.optimizers", needs=("make",)):
-    """state: the kinds of tensors that it keeps for a parameter, as a checkpoint names them ("exp_avg/..."),
-    "step" of shape () and the others of the parameter's own shape and type. bytes_of_state: for a float32
-    parameter."""
+class Optimizer(Part, kind="optimizer", home="scaledit.optimizers", needs=("make",)):
+    """An optimization algorithm.
+
+    state: the tensors that it keeps per parameter, by the names that checkpoints have for them
+    ("exp_avg/..."); "step" has shape (), the others have the parameter's shape and dtype. bytes_of_state:
+    their size per float32 parameter."""
 
     state: ClassVar[tuple[str, ...]] = ("step",)
     bytes_of_state: ClassVar[int] = 0
 
     def make(self, groups: Sequence[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
-        """torch's optimizer of the parameters that are trained. groups: {"params": [...]} each, as torch
-        takes them. learning_rate: of the first step; the run sets that of each later one."""
+        """Makes torch's optimizer. groups: the trained parameters, {"params": [...]} each, as torch takes
+        them. learning_rate: that of the first step; the run sets it before each later step."""
         raise NotImplementedError
 
 
@@ -45,8 +46,10 @@ class AdamW(Optimizer, name="adamw"):
     state = ("step", "exp_avg", "exp_avg_sq")
     bytes_of_state = 8
 
-    betas: tuple[float, float] = field((0.9, 0.999), doc="decay of the means of gradient and of its square")
-    weight_decay: float = field(0.0, ge=0, doc="a step takes this times the learning rate off each weight")
+    betas: tuple[float, float] = field(
+        (0.9, 0.999), doc="decay of the running means of the gradient and of its square"
+    )
+    weight_decay: float = field(0.0, ge=0, doc="decoupled, times the learning rate, at each step")
 
     def check(self, where: str = "") -> None:
         super().check(where)
@@ -57,8 +60,3 @@ class AdamW(Optimizer, name="adamw"):
         return torch.optim.AdamW(
             groups, lr=learning_rate, betas=self.betas, weight_decay=self.weight_decay, fused=True
         )
-
-
-def optimizer_part(config: OptimizerConfig) -> Optimizer:
-    """The optimizer that [optimizer] names."""
-    return AdamW(config.betas, config.weight_decay)
