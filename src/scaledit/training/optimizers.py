@@ -25,11 +25,15 @@ else:
 
 
 class Optimizer(Part, kind="optimizer", home="scaledit.training.optimizers", needs=("make",)):
-    """state: the kinds of tensors that it keeps for a parameter, as a checkpoint names them ("exp_avg/..."),
-    "step" of shape () and the others of the parameter's own shape and type. bytes_of_state: for a float32
-    parameter."""
+    """An optimizer, made by torch or by the user.
+
+    state: the kinds of tensors that it keeps for each parameter, as torch's optimizer calls them; a checkpoint
+    stores them as "exp_avg/NAME". scalars: the kinds with shape (); all others have their parameter's shape
+    and dtype. bytes_of_state: bytes of state per float32 weight.
+    """
 
     state: ClassVar[tuple[str, ...]] = ("step",)
+    scalars: ClassVar[tuple[str, ...]] = ("step",)
     bytes_of_state: ClassVar[int] = 0
 
     def make(self, groups: Sequence[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
