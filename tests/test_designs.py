@@ -400,11 +400,13 @@ def test_an_exported_program_holds_a_design_of_ones_own(parallel: str, tmp_path:
 WRAPPED = """
 import sys, torch
 import torch.distributed as dist
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from scaledit import DiT, DiTConfig
 from scaledit.conditions.labels import Labels
-from scaledit.training.parallel import recompute
+from scaledit.config import EngineConfig
+from scaledit.training.parallel import Parallel
+from scaledit.training.ranks import Ranks
 
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 def made():
@@ -424,13 +426,13 @@ def gradients(net):
     return {name: g.full_tensor() if hasattr(g, "full_tensor") else g for name, g in grads.items()}
 plain = made()
 wanted = seen(plain)
-for how in ("copies", "shards"):
+for how, kind in {"none": DiT, "ddp": DistributedDataParallel, "fsdp": FSDPModule}.items():
     net = made()
-    for block in net.blocks:
-        recompute(block, "blocks")
-        if how == "shards":
-            fully_shard(block)
-    found = seen(DistributedDataParallel(net) if how == "copies" else fully_shard(net))
+    engine = EngineConfig(parallel="ddp" if how == "none" else how, recompute="blocks")
+    ranks = Ranks(torch.device("cpu"), grouped=how != "none")
+    wrapped = Parallel(net, net.blocks, engine, "fp32", ranks)
+    assert isinstance(wrapped._wrapped, kind)
+    found = seen(wrapped)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, wanted)), how
     for name, gradient in gradients(net).items():
         assert torch.allclose(gradient, gradients(plain)[name], atol=1e-6), (how, name)
