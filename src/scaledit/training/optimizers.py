@@ -27,9 +27,9 @@ else:
 class Optimizer(Part, kind="optimizer", home="scaledit.training.optimizers", needs=("make",)):
     """An optimizer, made by torch or by the user.
 
-    state: the kinds of tensors that it keeps for each parameter, as torch's optimizer calls them; a checkpoint
-    stores them as "exp_avg/NAME". scalars: the kinds with shape (); all others have their parameter's shape
-    and dtype. bytes_of_state: bytes of state per float32 weight.
+    state: the kinds of tensors that it keeps for each parameter, by torch's names; a checkpoint stores them
+    as "exp_avg/NAME". scalars: the kinds with shape (); all others have their parameter's shape and dtype.
+    bytes_of_state: bytes of state per float32 weight.
     """
 
     state: ClassVar[tuple[str, ...]] = ("step",)
