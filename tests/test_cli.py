@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -164,6 +165,23 @@ def test_a_damaged_checkpoint_exits_1_and_names_it(run: Path, tmp_path: Path, ca
     error = capsys.readouterr().err
     assert "step-00000004 is corrupt: ema.safetensors has" in error
     assert "Traceback" not in error
+
+
+def test_a_python_program_gets_its_signal_handlers_back(run: Path, capsys):
+    def own(number: int, frame: object) -> None: ...
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.signal(number, own) for number in numbers}
+    try:
+        assert main(["train", "digits", "--out", str(run), *RUN, "sample.every=2"]) == 2
+        assert "already holds this run" in capsys.readouterr().err  # so it had listened for signals
+        assert [signal.getsignal(number) for number in numbers] == [own] * 3
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        assert main(["recipes"]) == 0
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_options_and_overrides_mix(tmp_path: Path, capsys):

@@ -6,11 +6,12 @@ import copy
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ import made_tables
 from scaledit import DiT, DiTConfig, assemble, config, part
 from scaledit.conditions import Condition
 from scaledit.conditions.labels import Labels
+from scaledit.data.sets import Batch, Images, digits
+from scaledit.diffusion.noise import training_draws
 from scaledit.errors import UsageError
 from scaledit.interop import infer, official, program
 from scaledit.models import conditioners, flops
@@ -36,9 +39,11 @@ from scaledit.report import figures
 from scaledit.scaling import paper
 from scaledit.scaling.plan import activation_bytes
 from scaledit.scaling.verdicts import DESIGNS, verdicts
+from scaledit.training.learner import StepResult
 from scaledit.training.ranks import Ranks
 from scaledit.training.state import TrainState
 from test_scaling import saved_bytes
+from tiny import tiny
 
 every_design = pytest.mark.parametrize("design", part.names(Block))
 
@@ -400,11 +405,13 @@ def test_an_exported_program_holds_a_design_of_ones_own(parallel: str, tmp_path:
 WRAPPED = """
 import sys, torch
 import torch.distributed as dist
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from scaledit import DiT, DiTConfig
 from scaledit.conditions.labels import Labels
-from scaledit.training.parallel import recompute
+from scaledit.config import EngineConfig
+from scaledit.training.parallel import Parallel
+from scaledit.training.ranks import Ranks
 
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 def made():
@@ -424,13 +431,13 @@ def gradients(net):
     return {name: g.full_tensor() if hasattr(g, "full_tensor") else g for name, g in grads.items()}
 plain = made()
 wanted = seen(plain)
-for how in ("copies", "shards"):
+for how, kind in {"none": DiT, "ddp": DistributedDataParallel, "fsdp": FSDPModule}.items():
     net = made()
-    for block in net.blocks:
-        recompute(block, "blocks")
-        if how == "shards":
-            fully_shard(block)
-    found = seen(DistributedDataParallel(net) if how == "copies" else fully_shard(net))
+    engine = EngineConfig(parallel="ddp" if how == "none" else how, recompute="blocks")
+    ranks = Ranks(torch.device("cpu"), grouped=how != "none")
+    wrapped = Parallel(net, net.blocks, engine, "fp32", ranks)
+    assert isinstance(wrapped._wrapped, kind)
+    found = seen(wrapped)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, wanted)), how
     for name, gradient in gradients(net).items():
         assert torch.allclose(gradient, gradients(plain)[name], atol=1e-6), (how, name)
@@ -573,6 +580,52 @@ def test_another_kind_of_condition_is_one_class(design: str):
         net(x[:1], t[:1], words[:1])
     assert flops.count(made).macs == counter.get_total_flops() / 2
     assert net.drop(words, torch.tensor([0.0, 0.5, 0.9])).describe()[0] == [[0.0] * 4] * 3
+
+
+@dataclass
+class Conditioned:
+    """The digits, with what `conditions` makes of their labels as conditions."""
+
+    conditions: Callable[[Tensor], Any]
+    images: Images = field(default_factory=digits)
+    class_names = tuple("0123456789")
+    shape = (1, 8, 8)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, indices: np.ndarray, positions: range, seed: int) -> Batch:
+        x0, y = self.images.batch(indices, positions, seed)
+        return Batch(x0, self.conditions(y))
+
+
+def of_labels(y: Tensor) -> Words:
+    return Words((y + 1).reshape(-1, 1, 1).expand(-1, 3, 4).float(), torch.ones(len(y), 3, dtype=torch.bool))
+
+
+def steps(conditions: Callable[[Tensor], Any], **model: Any) -> tuple[list[Condition], list[StepResult]]:
+    """What the network is asked for in three training steps, and their results."""
+    run = tiny("model.class_dropout=0.5")
+    run = replace(run, model=replace(run.model, **model))
+    state = TrainState.create(run, Conditioned(conditions), Ranks(torch.device("cpu")))
+    asked: list[Any] = []
+    state.net.register_forward_pre_hook(lambda _, args: asked.append(args[2]))
+    return asked, [state.train_step() for _ in range(3)]
+
+
+def test_training_drops_any_condition_by_the_same_random_numbers():
+    """A data set may give a `Condition`, which is replaced by its own null."""
+    labels, results = steps(lambda y: y)
+    conditions, same = steps(lambda y: Labels(y, 10))
+    assert [(one.loss, one.grad_norm) for one in results] == [(one.loss, one.grad_norm) for one in same]
+    words, others = steps(of_labels, conditioner=EmbedWords(3))
+    assert all(one.grad_norm > 0 for one in others)
+    for step, (label, condition, word) in enumerate(zip(labels, conditions, words, strict=True)):
+        positions = range(16 * step, 16 * step + 16)
+        dropped = training_draws(0, positions, (1, 8, 8)).label_drop < 0.5
+        assert torch.equal(label, condition) and torch.equal(label == 10, dropped)
+        expected = torch.where(dropped, 0, label + 1).reshape(-1, 1, 1).expand(-1, 3, 4)
+        assert torch.equal(word.values, expected.float())
 
 
 def test_built_in_conditioners_say_what_they_need():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from scaledit import checkpoint, load
 from scaledit.config import EMAConfig, OptimizerConfig, RunConfig
 from scaledit.data.sets import digits
 from scaledit.errors import RunError, UsageError
+from scaledit.optimizers import Optimizer
 from scaledit.training import ema, log
 from scaledit.training.dit import train
 from scaledit.training.events import CorruptCheckpoint, Event, Finished, Saved, Skipped, Started, Stepped
@@ -67,6 +70,45 @@ def test_resumed_run_ends_bit_identical(tmp_path: Path, recipe: str, overrides: 
     losses = [event.loss for event in whole if isinstance(event, Stepped)]
     logged = [record["loss"] for record in log.read(tmp_path / "parts") if record["event"] == "stepped"]
     assert logged == losses  # every step once, also those that were done twice
+
+
+@dataclasses.dataclass(frozen=True)
+class Momentum(Optimizer):
+    """SGD with momentum, whose state has no step."""
+
+    state = ("momentum_buffer",)
+
+    def make(self, groups: Sequence[dict[str, Any]], learning_rate: float) -> torch.optim.SGD:
+        return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9)
+
+
+@dataclasses.dataclass(frozen=True)
+class NAdam(Optimizer):
+    """Adam with Nesterov momentum, whose state has two scalars."""
+
+    state = ("step", "mu_product", "exp_avg", "exp_avg_sq")
+    scalars = ("step", "mu_product")
+
+    def make(self, groups: Sequence[dict[str, Any]], learning_rate: float) -> torch.optim.NAdam:
+        return torch.optim.NAdam(groups, lr=learning_rate)
+
+
+@pytest.mark.parametrize("optimizer", [Momentum(), NAdam()], ids=lambda optimizer: type(optimizer).__name__)
+def test_an_optimizer_with_other_state_resumes_bit_identically(tmp_path: Path, optimizer: Optimizer):
+    config = tiny("train.steps=12", "checkpoint.every=5", "optimizer.learning_rate=0.01")
+    settings = dataclasses.replace(config.optimizer, algorithm=optimizer)
+    config = dataclasses.replace(config, optimizer=settings)
+    run(config, tmp_path / "whole")
+    stop_after(config, tmp_path / "parts", saves=1)
+    resumed = run(config, tmp_path / "parts", resume="auto")
+    assert resumed[0].step == 5
+    saved = weights(tmp_path / "parts")
+    assert {name.split("/")[1] for name in saved if name.startswith("optimizer/")} == {*optimizer.state}
+    assert all(bool(value.any()) for name, value in saved.items() if "/momentum_buffer/" in name)
+    assert identical(weights(tmp_path / "whole"), saved)
+    other = tiny("train.steps=12", "checkpoint.every=5", "optimizer.learning_rate=0.01")
+    with pytest.raises(UsageError, match=r"optimizer\.algorithm\.name: .* -> adamw"):
+        run(other, tmp_path / "parts", resume="auto")
 
 
 def test_training_learns_and_finished_run_is_left_alone(tmp_path: Path):

@@ -12,7 +12,8 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import NoReturn
 
@@ -87,11 +88,19 @@ SPIN_COUNT = "1000"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code."""
+    """Runs one command and returns its exit code.
+
+    argv: the arguments, or None for those of this process. A Python program that passes them gets its signal
+    handlers back.
+    """
+    with nullcontext() if argv is None else _handlers_restored():
+        return _run(list(sys.argv[1:] if argv is None else argv))
+
+
+def _run(arguments: list[str]) -> int:
     _interruptible()
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     terminal.survive()
-    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(arguments)
     except UsageError as error:
@@ -110,6 +119,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         terminal.complain(f"interrupted; {error}" if str(error) else "interrupted")
         return 130
+
+
+@contextmanager
+def _handlers_restored() -> Iterator[None]:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler not in (None, signal.getsignal(number)):  # None: installed by other code than Python's
+                signal.signal(number, handler)
 
 
 def _interruptible() -> None:

@@ -24,13 +24,15 @@ else:
 
 
 class Optimizer(Part, kind="optimizer", home="scaledit.optimizers", needs=("make",)):
-    """An optimization algorithm.
+    """An optimizer, made by torch or by the user.
 
-    state: the tensors that it keeps per parameter, by the names that checkpoints have for them
-    ("exp_avg/..."); "step" has shape (), the others have the parameter's shape and dtype. bytes_of_state:
-    their size per float32 parameter."""
+    state: the kinds of tensors that it keeps for each parameter, by torch's names; a checkpoint stores them
+    as "exp_avg/NAME". scalars: the kinds with shape (); all others have their parameter's shape and dtype.
+    bytes_of_state: bytes of state per float32 weight.
+    """
 
     state: ClassVar[tuple[str, ...]] = ("step",)
+    scalars: ClassVar[tuple[str, ...]] = ("step",)
     bytes_of_state: ClassVar[int] = 0
 
     def make(self, groups: Sequence[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:

@@ -178,8 +178,8 @@ def _recipe(model: Model) -> list[str]:
     return [
         *(["```", command, "```", ""] if is_known else []),
         f"{run.train.steps} steps of {run.train.batch_size}, {run.optimizer.algorithm.TITLE} at "
-        f"{run.optimizer.learning_rate}, EMA {run.ema.decay}, seed {run.train.seed}, precision {run.train.precision}; "
-        f"{_read_as(run.diffusion)}. All of it: config.json.",
+        f"{run.optimizer.learning_rate}, EMA {run.ema.decay}, seed {run.train.seed}, precision "
+        f"{run.train.precision}; {_read_as(run.diffusion)}. All of it: config.json.",
     ]
 
 

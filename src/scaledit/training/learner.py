@@ -12,9 +12,8 @@ from __future__ import annotations
 import abc
 import gc
 import math
-import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -320,10 +319,11 @@ class Learner(abc.ABC, Generic[Item]):
         if missing := [key for key in ("skipped", "seconds") if key not in state]:
             raise corrupt(saved.folder, f"its manifest lacks state.{missing[0]}")
         held, names = self.state_dict(), keys(saved, "optimizer")
-        if not all(re.fullmatch(r"(step|exp_avg|exp_avg_sq)/.+", name) for name in names):
-            raise corrupt(saved.folder, "its optimizer is none that scaledit trains with")
+        part = self.config.optimizer.algorithm
+        if unknown := {name.partition("/")[0] for name in names} - {*part.state}:
+            raise corrupt(saved.folder, f"{part.part_name()} keeps no optimizer state {shown(min(unknown))}")
         trained = self.trained_parameters()
-        moments = new_moments(trained, names)
+        moments = new_moments(trained, names, part.scalars)
         read_into(saved, {**held, "optimizer": moments})
         restore_optimizer(trained, self.optimizer, moments)
         self.step = saved.step
@@ -349,14 +349,16 @@ def optimizer_tensors(trained: Mapping[str, Tensor], optimizer: torch.optim.Opti
     }
 
 
-def new_moments(trained: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
-    """Room for what `optimizer_tensors` calls so; moments with their parameter's layout: the fused AdamW
-    walks both in the order of memory, so that moments of another layout would meet other weights."""
+def new_moments(
+    trained: Mapping[str, Tensor], names: Iterable[str], scalars: Collection[str]
+) -> dict[str, Tensor]:
+    """Zeros to read the optimizer tensors `names` into, with their parameter's memory layout: the fused AdamW
+    walks both in the order of memory, so moments of another layout would meet other weights."""
     room = {}
     for key in names:
-        kind, name = key.split("/", 1)
+        kind, _, name = key.partition("/")
         if name in trained:
-            room[key] = torch.zeros(()) if kind == "step" else torch.zeros_like(trained[name].detach())
+            room[key] = torch.zeros(()) if kind in scalars else torch.zeros_like(trained[name].detach())
     return room
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from scaledit import assemble
 from scaledit.autoencoders.encoded import EncodedImages
+from scaledit.conditions.labels import Labels
 from scaledit.config import RunConfig
 from scaledit.data.loader import PATIENCE, Loader
 from scaledit.data.order import samples_at
@@ -144,14 +145,16 @@ class TrainState(Learner[Read]):
         time, label_drop, eps = (one[part] for one in item.draws)
         if self.encoder is not None:
             x0 = self.encoder.encoded(x0, positions, config.train.seed)
-        y = self.net.drop_labels(y, label_drop)
+        condition: Any = self.net.drop(self.net.condition(y), label_drop)
+        if isinstance(condition, Labels):
+            condition = condition.values  # objectives take labels as a tensor
         fraction, weight = self.times.draw(time, self.learned_times)
         named = {name: draw[part].to(device) for name, draw in item.named.items()}
         with autocast(config.train.precision, device):
             losses = self.objective(
                 self.denoiser,
                 x0.to(device),
-                y.to(device),
+                condition.to(device),
                 self.denoiser.schedule.time_at(fraction),
                 eps.to(device),
                 context=Context(named, self.replicated, self.average),
