@@ -378,41 +378,10 @@ def test_the_optimizer_is_adamw_with_the_recipes_numbers():
         part.build(Optimizer, {"name": "adamw", "betas": [0.9, 1.0]}, "optimizer")
 
 
-LION = """
-from dataclasses import dataclass
-import torch
-from scaledit.optimizers import Optimizer
-from scaledit.part import field
-
-class Signs(torch.optim.Optimizer):
-    def __init__(self, groups, lr, beta):
-        super().__init__(groups, {"lr": lr, "beta": beta})
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                if not self.state[weight]:
-                    self.state[weight]["momentum"] = torch.zeros_like(weight)
-                mean = self.state[weight]["momentum"].lerp_(weight.grad, 1 - group["beta"])
-                weight.sub_(group["lr"] * mean.sign())
-
-@dataclass(frozen=True)
-class SignMomentum(Optimizer):
-    "The sign of a running mean of gradients."
-    state = ("momentum",)
-    beta: float = field(0.9, ge=0, lt=1, doc="decay of the mean")
-
-    def make(self, groups, learning_rate):
-        return Signs(groups, learning_rate, self.beta)
-"""
-
-
 def test_an_optimizer_of_ones_own_trains_and_resumes_bit_for_bit(tmp_path: Path, monkeypatch, capsys):
     """Its fields are keys, old keys name AdamW's only, and its state, which is not AdamW's, is restored."""
-    (tmp_path / "my_optimizers.py").write_text(LION)
+    shutil.copy(EXAMPLES / "my_optimizers.py", tmp_path)
+    assert len((EXAMPLES / "my_optimizers.py").read_text().splitlines()) <= 40
     monkeypatch.chdir(tmp_path)
     words = ["train", "digits", "optimizer.algorithm=my_optimizers:SignMomentum", "data.workers=0"]
     words += ["optimizer.algorithm.beta=0.5", "sample.every=0", "evaluate.every=0", "checkpoint.every=3"]
