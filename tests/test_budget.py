@@ -104,7 +104,7 @@ def test_what_the_paper_says_of_budgets():
     assert (within.extrapolation, within.reach, within.warnings) == (1.0, "within the measured range", [])
     assert within.law is not None and within.law.n == 10 and within.law.floor is None
     assert within.predicted is not None and 10.67 < within.predicted.value < 19.47
-    assert within.missed is not None and within.missed.actual == 9.62 and within.missed.inside
+    assert within.held_out is not None and within.held_out.actual == 9.62 and within.held_out.inside
     assert within.optimum is None and "no three models" in str(within.no_optimum)
 
     beyond = answer(PAPER, 1e22)
@@ -217,7 +217,7 @@ def test_plan_budget_on_the_command_line(capsys: pytest.CaptureFixture, tmp_path
     assert told["best"] is None and told["optimum"]["macs"]["value"] > 0
     assert (told["hours"], told["cost"]) == (pytest.approx(0.01), pytest.approx(0.03))
     assert main(["plan", "--budget", "1e12", "--study", str(tmp_path)]) == 0
-    assert "multiply-adds an image (95 %" in capsys.readouterr().out
+    assert "multiply-adds per image (95 %" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

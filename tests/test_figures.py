@@ -16,11 +16,11 @@ from scaledit.report import figures, page
 from scaledit.report.figures import axes as plots
 from scaledit.report.figures import labels, style
 from scaledit.report.figures.curves import over_training
-from scaledit.report.figures.efficiency import frontier
 from scaledit.report.figures.losses import smoothed
 from scaledit.report.figures.metrics import sense
 from scaledit.report.figures.samples import _read
-from scaledit.scaling import paper, printed_table
+from scaledit.scaling import comparable, paper, printed_table
+from scaledit.scaling.frontier import staircase
 from scaledit.scaling.table import FINAL, GUIDANCE, SAMPLING, TRAINING, About, Loss, Table
 
 STUDY = ["02-best", "05-blocks", "06-training", "07-samples", "08-compute", "09-efficiency", "10-sampling"]
@@ -396,8 +396,8 @@ def test_efficiency_of_the_paper_is_its_three_lengths_of_xl_2(drawn: dict[str, f
 def test_frontier_by_hand(tables: dict[str, Table]):
     row = tables["study"].rows[0]
     points = [(1, 9.0), (2, 10.0), (3, 9.0), (4, 5.0), (4, 6.0), (5, 5.5), (6, None), (7, 1.0)]
-    found = frontier([replace(row, train_macs=macs, fd=fd) for macs, fd in points])
-    assert [(row.train_macs, row.fd) for row in found] == [(1, 9.0), (4, 5.0), (7, 1.0)]
+    results = comparable.points(replace(row, train_macs=macs, fd=fd) for macs, fd in points)
+    assert [point[1:] for point in staircase(results)] == [(1, 9.0), (4, 5.0), (7, 1.0)]
 
 
 def test_sampling(tables: dict[str, Table], drawn: dict[str, figures.Plot]):

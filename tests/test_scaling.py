@@ -89,7 +89,7 @@ def test_without_a_speed_a_plan_says_what_needs_none():
     assert made.train_macs == 118_621_421_568 * 3 * 256 * 400_000
     assert made.train_flops == 2 * made.train_macs and made.state_bytes == 20 * 674_834_720
     said = dict(describe(made))
-    assert "7.29e19 FLOP" in said["training"] and said["speed"].startswith("not known: give --gpu")
+    assert "7.29e19 FLOP" in said["training"] and said["speed"].startswith("unknown: pass --gpu")
     assert "time" not in said and "12.57 GiB" in said["memory: state"]
 
 

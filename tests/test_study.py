@@ -28,7 +28,7 @@ from scaledit.scaling import table as tables
 from scaledit.scaling.collect import collect
 from scaledit.scaling.queue import JOURNAL, RESULTS, Job, Queue
 from scaledit.scaling.table import About, Loss, Row, Table
-from scaledit.scaling.work import Ended, curve, jobs, work
+from scaledit.scaling.work import Ended, jobs, loss_curve, work
 from scaledit.training.signals import StopRequest
 
 TOML = """
@@ -184,7 +184,7 @@ def moments(next_job: Job, left: int, out: Path, rng: random.Random) -> dict[str
     if left > 1:
         found["written"] = processes.At("os:replace", die, argument=f"*/{RESULTS}/*", after=True)
     if next_job.needs:
-        measured = "scaledit.scaling.work:measured"
+        measured = "scaledit.scaling.work:measure"
         found["measuring"] = processes.At(measured, processes.At("scaledit.pipeline:Pipeline.sample", die))
         return found
     saved = checkpoint.find(out / "runs" / next_job.key / "checkpoints")
@@ -372,7 +372,7 @@ def test_what_is_left_to_others_is_not_taken(tmp_path: Path):
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=300), st.integers(2, 40))
 def test_a_curve_holds_every_logged_step_once(losses: list[float], points: int):
     logged = [(5 * (k + 1), loss) for k, loss in enumerate(losses)]
-    made = curve(logged, points)
+    made = loss_curve(logged, points)
     assert len(made) <= points + 1 and made[-1][0] == logged[-1][0]
     ends = [0, *(step for step, _ in made)]
     for (begin, end), (_, mean) in zip(itertools.pairwise(ends), made, strict=True):

@@ -11,14 +11,14 @@ from scaledit.autoencoders.config import AutoencoderRun
 from scaledit.config import changes
 from scaledit.files.reading import picture_in
 from scaledit.report import page
-from scaledit.report.run import REPORT, Events, logged, loss_curve, loss_terms
+from scaledit.report.run import REPORT, Events, loss_curve, loss_terms, read_events
 from scaledit.training.folder import CONFIG
 
 
 def write(run: Path) -> Path:
     """Makes run/report.html from the run's log and pictures, and returns its path."""
     config = AutoencoderRun.from_json(json.loads((run / CONFIG).read_bytes()))
-    events, foreign = logged(run)
+    events, foreign = read_events(run)
     pictures, missing = _reconstructions(run, events)
     html = page.render(
         "autoencoder.html",

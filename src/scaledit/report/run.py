@@ -45,7 +45,7 @@ def write(
     """Makes run/report.html from the run's log and its latest checkpoint, and returns its path.
     allow_import: as of `scaledit.load`."""
     pipeline = load(run, device, allow_import=allow_import)
-    events, foreign = logged(run)
+    events, foreign = read_events(run)
     sections: dict[str, object] = {"samples": None, "quality": None, "decoders": None}
     if judged_by_its_own(pipeline.config.evaluate.reference):
         judge = open_judge(pipeline.config.evaluate, pipeline.device)
@@ -75,7 +75,7 @@ def write(
 MOST_EVENTS = 1_000_000
 
 
-def logged(run: Path) -> tuple[Events, list[str]]:
+def read_events(run: Path) -> tuple[Events, list[str]]:
     """The events of a run folder that a page can show, and what is left out: how many lines of its log are
     none. A log may come from elsewhere, cut, edited or made up."""
     lines = log.lines(run)

@@ -189,8 +189,8 @@ def _step(name: str, points: Sequence[Point]) -> str:
 
 def _others(table: Table) -> list[Row]:
     """Results of trainings that are neither of the grid nor of the comparison of block designs."""
-    shown = {tables.training(row) for row in (*table.models(), *table.blocks())}
-    return [row for row in table.trained() if tables.training(row) not in shown]
+    shown = {tables.training_key(row) for row in (*table.models(), *table.blocks())}
+    return [row for row in table.trained() if tables.training_key(row) not in shown]
 
 
 class Results(NamedTuple):

@@ -1,4 +1,4 @@
-"""The paper's figure 12: every metric over Gflops, dashed what real held-out images score."""
+"""The paper's figure 12: every metric over Gflops; dashed: held-out real images."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ if TYPE_CHECKING:
 
 COLUMNS, HEIGHT = 4, 1.6
 DECADE = 10.0
-"""Ratio of largest to smallest from which on a distance has a logarithmic axis."""
+"""A distance whose largest value is this many times the smallest has a logarithmic axis."""
 
 
 def metrics(table: Table) -> style.Plot | None:
     models = table.models()
-    shown = [one for one in columns(*table.about.protocols.values()).values() if not one.aside]
-    shown = [one for one in shown if sum(row.metric(one.key) is not None for row in models) >= 2]
+    shown = [
+        column
+        for column in columns(*table.about.protocols.values()).values()
+        if not column.aside and sum(row.metric(column.key) is not None for row in models) >= 2
+    ]
     if len(shown) < 2:
         return None
     look = style.Look.of(table)
@@ -35,13 +38,13 @@ def metrics(table: Table) -> style.Plot | None:
     for plot in plots[len(shown) :]:
         plot.set_axis_off()
     figure.supxlabel(f"model compute ({unit.name} of a forward pass)", fontsize=style.TEXT, color=style.INK)
-    keyed = look.keys(models, lines=False)
-    figure.legend(handles=keyed, loc="outside upper center", ncols=9, frameon=False, fontsize=style.SMALL)
+    handles = look.handles(models, lines=False)
+    figure.legend(handles=handles, loc="outside upper center", ncols=9, frameon=False, fontsize=style.SMALL)
     caption = (
         f"Every metric of {len(models)} models after {words.trained(models)}; dashed: real held-out images. "
         f"{words.FLOPS} {words.protocol(table, models)}"
     )
-    return style.finished("12-metrics", "Every metric", caption, figure)
+    return style.finish("12-metrics", "Every metric", caption, figure)
 
 
 def _panel(plot: Axes, look: style.Look, unit: axes.Unit, column: Column, models: Sequence[Row]) -> None:
@@ -50,9 +53,9 @@ def _panel(plot: Axes, look: style.Look, unit: axes.Unit, column: Column, models
     for row, value in shown:
         plot.plot([row.macs / unit.divisor], [value], **look.dots(row))
     real = [value for row, _ in shown if (value := row.metric(f"{key}_real")) is not None]
-    axes.real(plot, real[0] if real else None, name="")
-    axes.dress(plot, "", "")
-    axes.heading(plot, f"{column.title}\n({sense(column)})")
+    axes.mark_real(plot, real[0] if real else None, name="")
+    axes.set_labels(plot, "", "")
+    axes.set_title(plot, f"{column.title}\n({sense(column)})")
     values = [value for _, value in shown]
     distance = column.better == "lower" and min(values + real) > 0  # an unbiased estimate can be below
     if column.fraction:

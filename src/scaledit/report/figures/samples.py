@@ -1,6 +1,6 @@
-"""The paper's figure 7: the same noise and labels through every model.
+"""The paper's figure 7: samples of every model from the same noise and labels.
 
-Sizes from left to right, patches from above, large ones first: compute grows to the right and below.
+Sizes rise from left to right, patch sizes fall from top to bottom: compute grows to the right and down.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ from scaledit.report.figures.curves import grid
 from scaledit.scaling.table import Row, Table
 
 LEFT, TOP, GAP, BELOW = 0.45, 0.25, 0.12, 0.18
-"""Inches for the names of rows and columns, between columns, and below a picture for its model's name."""
+"""Inches left and above for the names of rows and columns, between columns, and below a picture for its
+name."""
 TALLEST, NARROWEST = 8.5, 1.05
-"""Inches: of the figure, so that it fits a page; and of a picture, so that its model's name fits below."""
+"""Inches: height of the figure, so that it fits a page; width of a picture, so that its name fits below."""
 FINE = 600
-"""Dots an inch to which whole pixels are enlarged, so that none is wider than another when it is printed."""
+"""Dots per inch to which pixels are enlarged by a whole factor, so that all print equally wide."""
 
 
 def samples(table: Table) -> style.Plot | None:
     look = style.Look.of(table)
     shown: dict[tuple[str, int], Row] = {}
-    for row in grid(sorted(table.rows, key=lambda row: -row.steps)):  # at the end of their training
+    for row in grid(sorted(table.rows, key=lambda row: -row.steps)):  # the end of training first
         if row.name in table.pictures:
             shown.setdefault((row.size, row.patch_size), row)
     if len(shown) < 2:
         return None
-    sizes = [size for size in look.sizes if any(size == one for one, _ in shown)]
+    sizes = [size for size in look.sizes if any(size == other for other, _ in shown)]
     patches = sorted({patch for _, patch in shown}, reverse=True)
     pictures = {key: _read(table.pictures[row.name]) for key, row in shown.items()}
     shape = next(iter(pictures.values())).shape
@@ -42,7 +43,7 @@ def samples(table: Table) -> style.Plot | None:
     figure.set_layout_engine("none")
 
     def at(x: float, y: float) -> tuple[float, float]:
-        """Inches from the left and from the top, in the figure's own measure."""
+        """Inches from the left and the top as shares of the figure from the left and the bottom."""
         return x / width, 1 - y / height
 
     unit = axes.unit([row.macs for row in shown.values()], "flops")
@@ -67,7 +68,7 @@ def samples(table: Table) -> style.Plot | None:
         f"Samples of {len(rows)} models from the same noise and labels after {words.trained(rows)}: "
         f"larger models to the right, more tokens below. {words.FLOPS}"
     )
-    return style.finished("07-samples", "The same noise through every model", caption, figure)
+    return style.finish("07-samples", "The same noise through every model", caption, figure)
 
 
 def _type(size: float) -> dict[str, Any]:

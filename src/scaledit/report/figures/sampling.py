@@ -1,18 +1,17 @@
-"""The paper's figure 10: distance against what drawing an image costs, a line a model over sampling steps."""
+"""The paper's figure 10: distance over the compute of sampling an image, one line per model."""
 
 from __future__ import annotations
 
 from scaledit.report.figures import axes, labels, style, words
-from scaledit.report.figures.curves import Curve, curves, fd
+from scaledit.report.figures.curves import Curve, curves
 from scaledit.scaling.table import SAMPLING, Row, Table
 
 HEIGHT = 2.9
 
 
 def sampling(table: Table) -> style.Plot | None:
-    rows = table.part(SAMPLING)
     lines = curves(
-        rows,
+        table.part(SAMPLING),
         lambda row: row.sampling_steps,
         lambda row: (row.size, row.patch_size, row.conditioning, row.method),
     )
@@ -26,8 +25,8 @@ def sampling(table: Table) -> style.Plot | None:
     for line in lines:
         x = [row.sampling_macs / unit.divisor for row in line.rows]
         axes.line(plot, x, line.rows, line.runs, **look.line(line.first))
-    axes.real(plot, table.about.floor)
-    axes.dress(plot, f"sampling compute ({unit.name} an image)", words.distance(table, shown))
+    axes.mark_real(plot, table.about.floor)
+    axes.set_labels(plot, f"sampling compute ({unit.name} an image)", words.distance(table, shown))
     plot.set_xscale("log")
     plot.set_yscale("log")
     plot.margins(x=0.1, y=0.1)
@@ -39,15 +38,11 @@ def sampling(table: Table) -> style.Plot | None:
         name = words.named(last, shown)
         if len(line.rows) == 1:
             name += f", {last.sampling_steps} steps"
-        notes.append(labels.Label(last.sampling_macs / unit.divisor, fd(last), name))
-    axes.key(plot, look.keys(shown) if len(shown) > len(lines) else [])
+        notes.append(labels.Label(last.sampling_macs / unit.divisor, last.distance, name))
+    axes.legend(plot, look.handles(shown) if len(shown) > len(lines) else [])
     labels.place(plot, notes)
-    return style.finished(
-        "10-sampling",
-        "Distance over sampling compute",
-        _caption(table, lines, shown),
-        figure,
-    )
+    caption = _caption(table, lines, shown)
+    return style.finish("10-sampling", "Distance over sampling compute", caption, figure)
 
 
 def _caption(table: Table, lines: list[Curve], rows: list[Row]) -> str:
