@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from scaledit.report.figures.style import INK, QUIET, SMALL, TEXT
 from scaledit.scaling.table import Row
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 PREFIXES = ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""))
 APART = 0.02
@@ -109,8 +109,6 @@ def legend(plot: Axes, handles: Sequence[Any]) -> None:
 
 def linear(plot: Axes, axis: str, most: int) -> None:
     """Sets at most `most` plain numbers on the axis."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
     ticks = plot.xaxis if axis == "x" else plot.yaxis
     ticks.set_major_locator(MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))
     ticks.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
@@ -119,8 +117,6 @@ def linear(plot: Axes, axis: str, most: int) -> None:
 def logarithmic(plot: Axes, axis: str, inches: float) -> None:
     """Sets a log scale with plain numbers at round values, as many as fit into `inches`. Called last, because
     it fixes the limits."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
-
     plot.set(**{f"{axis}scale": "log"})
     low, high = plot.get_xlim() if axis == "x" else plot.get_ylim()
     wider = max(1.0, LEAST_SPAN * low / high) ** 0.5

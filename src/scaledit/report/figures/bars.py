@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
 
 from scaledit.report.figures.axes import linear, set_labels
 from scaledit.report.figures.style import FAINT, INK, OKABE_ITO, SMALL
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 HEIGHT = 0.2
 """Inches per bar."""

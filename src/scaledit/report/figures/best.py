@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
 
 from scaledit.report.figures import axes, bars, labels, style, words
 from scaledit.scaling.table import FINAL, GUIDANCE, Row, Table, evaluated, over_seeds
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 LARGEST = 34.0
 """Diameter of the largest bubble in points."""

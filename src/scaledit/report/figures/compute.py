@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from scaledit.report.figures import axes, labels, style, words
 from scaledit.scaling.table import Row, Table, evaluated
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 HEIGHT = 3.2
 COUNTS = {"": "", "k": " (thousands)", "M": " (millions)", "G": " (billions)"}

@@ -6,14 +6,13 @@ The paper has no such figure; its tables 2 and 3 have three scales. The best sca
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
 
 from scaledit.report.figures import axes, labels, style, words
 from scaledit.report.figures.curves import Curve, curves
 from scaledit.scaling.table import GUIDANCE, Table
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 HEIGHT = 2.6
 RING = {"marker": "o", "markersize": 8, "markerfacecolor": "none", "color": style.INK, "markeredgewidth": 0.8}

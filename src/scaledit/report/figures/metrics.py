@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
 
 from scaledit.evaluation.metric import Column, columns
 from scaledit.report.figures import axes, style, words
 from scaledit.scaling.table import Row, Table
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 COLUMNS, HEIGHT = 4, 1.6
 DECADE = 10.0

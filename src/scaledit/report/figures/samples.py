@@ -9,6 +9,7 @@ import io
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from scaledit.report.figures import axes, style, words
 from scaledit.report.figures.curves import grid
@@ -76,6 +77,4 @@ def _type(size: float) -> dict[str, Any]:
 
 
 def _read(png: bytes) -> np.ndarray:
-    from PIL import Image
-
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+from matplotlib import colormaps
+from matplotlib.artist import Artist
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from scaledit.scaling.table import Row, Table
-
-if TYPE_CHECKING:
-    from matplotlib.artist import Artist
-    from matplotlib.figure import Figure
 
 ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0
 """Widths of a figure in print, in inches."""
@@ -55,9 +58,6 @@ def finish(name: str, title: str, caption: str, figure: Figure) -> Plot:
 
 def palette(count: int) -> list[str]:
     """Colours of `count` sizes, smallest first."""
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
     last = max(1, count - 1)
     return [to_hex(colormaps["viridis"](LIGHTEST * (1 - i / last))) for i in range(count)]
 
@@ -101,15 +101,11 @@ class Look:
         }
 
     def size_handles(self, sizes: Iterable[str]) -> list[Artist]:
-        from matplotlib.lines import Line2D
-
         present = set(sizes)
         shown = [size for size in self.sizes if size in present]
         return [Line2D([], [], color=self.colour(size), linewidth=2.4, label=size) for size in shown]
 
     def patch_handles(self, patches: Iterable[int], lines: bool = True) -> list[Artist]:
-        from matplotlib.lines import Line2D
-
         shown = set(patches)
         look = {"color": QUIET, "markersize": 3.5, "linewidth": 1.2}
         return [
@@ -135,9 +131,6 @@ class Look:
 
 def figure(width: float, height: float) -> Figure:
     """An empty figure with constrained layout; width and height in inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # 0.5 s to import
-
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)  # measures text, for the places of labels
     return figure

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from matplotlib.axes import Axes
 
 from scaledit.report.figures import axes, style, words
 from scaledit.report.figures.curves import Curve, over_training
 from scaledit.scaling.table import Table, evaluated
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 HEIGHT = 2.05
 """Inches of a row of panels."""
