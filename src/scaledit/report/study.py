@@ -166,8 +166,8 @@ def _step(name: str, points: Sequence[Point]) -> str:
 
 def _others(table: Table) -> list[Row]:
     """Trainings that belong neither to the grid nor to the comparison of block designs."""
-    shown = {tables.training_key(row) for row in (*table.models(), *table.blocks())}
-    return [row for row in table.trained() if tables.training_key(row) not in shown]
+    known = {tables.training_key(row) for row in (*table.models(), *table.blocks())}
+    return [row for row in table.trained() if tables.training_key(row) not in known]
 
 
 class Results(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from scaledit import children
 
@@ -19,15 +19,12 @@ def run(arguments: Sequence[str], workers: int, refresh: Callable[[], None], gpu
     """Starts `workers` processes of `scaledit *arguments`, calls `refresh` while they work, and returns their
     exit codes. Ctrl-C and stop signals reach every worker once. gpus: if not 0, worker k sees only GPU k mod
     gpus."""
-    with children.started(arguments, _environments(workers, gpus)) as crew:
+    environments = [{**os.environ, "OMP_NUM_THREADS": "1"} for _ in range(workers)]
+    for worker in range(workers if gpus else 0):
+        environments[worker]["CUDA_VISIBLE_DEVICES"] = str(worker % gpus)
+    with children.started(arguments, environments) as crew:
         while any(worker.poll() is None for worker in crew):
             refresh()
             time.sleep(POLL)
         refresh()
         return [worker.returncode for worker in crew]
-
-
-def _environments(workers: int, gpus: int) -> Iterator[dict[str, str]]:
-    for worker in range(workers):
-        own = {"CUDA_VISIBLE_DEVICES": str(worker % gpus)} if gpus else {}
-        yield {**os.environ, "OMP_NUM_THREADS": "1", **own}

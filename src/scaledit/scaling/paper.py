@@ -39,15 +39,6 @@ class Printed(NamedTuple):
         return DiTConfig.named(self.model, self.image_size, conditioning=self.block)
 
 
-class Throughput(NamedTuple):
-    """The training speed that the paper reports (section 4)."""
-
-    model: str
-    image_size: int
-    iterations_per_second: float
-    hardware: str
-
-
 class Computed(NamedTuple):
     """A model of table 4, computed from its config, beside the printed values.
 
@@ -169,10 +160,6 @@ def size_gflops(size: str) -> float:
 def unets() -> list[dict[str, Any]]:
     """Table 6 as printed: model, image_size, base_gflops, upsampler_gflops (or None), total_gflops."""
     return data()["table6_unets"]
-
-
-def throughput() -> Throughput:
-    return Throughput(**data()["training"]["throughput"])
 
 
 def table4() -> list[Computed]:

@@ -38,11 +38,11 @@ def best(table: Table, rivals: Mapping[str, float] | None = None) -> style.Plot 
         [["key", "bars"], ["bubbles", "bars"]], width_ratios=(1.25, 1), height_ratios=(above, HEIGHT)
     )
     right = plots["bars"]
-    shown = [_bar(row, models[0].steps) for row in results]
+    entries = [_bar(row, models[0].steps) for row in results]
     if rivals:
-        shown = [bars.Bar(name, value, highlighted=name.startswith(OURS)) for name, value in rivals.items()]
-        shown.sort(key=lambda bar: -bar.value)
-    bars.plot_bars(right, shown, words.distance(table, results))
+        entries = [bars.Bar(name, value, highlighted=name.startswith(OURS)) for name, value in rivals.items()]
+        entries.sort(key=lambda bar: -bar.value)
+    bars.plot_bars(right, entries, words.distance(table, results))
     if not rivals and table.about.floor is not None:
         right.axvline(table.about.floor, color=style.INK, linestyle=(0, (3, 2)), linewidth=0.8)
     _bubbles(plots["bubbles"], plots["key"], table, models)

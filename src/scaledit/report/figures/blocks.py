@@ -59,7 +59,7 @@ def _over_training(table: Table, lines: list[Curve]) -> style.Plot:
 def _at_end(table: Table, rows: list[Row]) -> style.Plot:
     rows = sorted(rows, key=lambda row: -row.distance)
     figure = style.figure(style.ONE_COLUMN, 0.6 + bars.HEIGHT * len(rows))
-    shown = [bars.Bar(words.design(row.conditioning), row.distance, row.fd_std) for row in rows]
-    bars.plot_bars(figure.subplots(), shown, words.distance(table, rows))
+    entries = [bars.Bar(words.design(row.conditioning), row.distance, row.fd_std) for row in rows]
+    bars.plot_bars(figure.subplots(), entries, words.distance(table, rows))
     caption = f"Block designs of {rows[0].model} after {words.trained(rows)}. {words.protocol(table, rows)}"
     return style.finish(NAME, TITLE, caption, figure)

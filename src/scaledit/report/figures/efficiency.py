@@ -59,12 +59,12 @@ def efficiency(table: Table) -> style.Plot | None:
 def _caption(table: Table, curves: Sequence[Curve]) -> str:
     rows = [row for curve in curves for row in curve.rows]
     several = sum(len(curve.rows) > 1 for curve in curves)
-    shown = (
+    coverage = (
         f"{len(curves)} models during training. {words.averaged([curve.runs for curve in curves])}"
         if several > 1
         else f"{len(curves)} models at the end of trainings; lines join trainings of different lengths."
     )
     return (
-        f"{shown} Grey: the frontier, the least distance for that much training compute or less."
+        f"{coverage} Grey: the frontier, the least distance for that much training compute or less."
         f"{words.floor(table)} {words.FLOPS} {words.protocol(table, rows)}"
     )

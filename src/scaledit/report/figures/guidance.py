@@ -20,15 +20,14 @@ SHOWN = ("precision", "recall")
 
 
 def guidance(table: Table) -> style.Plot | None:
-    rows = table.part(GUIDANCE)
     lines = curves(
-        rows,
+        table.part(GUIDANCE),
         lambda row: row.guidance_scale,
         lambda row: (row.model, row.tokens, row.conditioning, row.decoder, row.guided_channels),
     )
     if not any(len(line.rows) > 1 for line in lines):
         return None
-    shown = [row for line in lines for row in line.rows]
+    rows = [row for line in lines for row in line.rows]
     both = any(sum(row.metric(key) is not None for row in line.rows) > 1 for line in lines for key in SHOWN)
     figure = style.figure(style.TWO_COLUMNS if both else style.ONE_COLUMN, HEIGHT)
     plots = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
@@ -43,9 +42,9 @@ def guidance(table: Table) -> style.Plot | None:
         labels.ends(plots[0], [(lines[0].rows[-1].distance, lines[0].first.model, style.INK)])
     labels.ends(plots[-1], trade)
     caption = (
-        f"Classifier-free guidance: {words.measured(table, shown)}, its best scale ringed"
-        f"{', and precision and recall' if both else ''}; after {words.trained(shown)}.{words.floor(table)} "
-        f"{words.protocol(table, shown)}"
+        f"Classifier-free guidance: {words.measured(table, rows)}, its best scale ringed"
+        f"{', and precision and recall' if both else ''}; after {words.trained(rows)}.{words.floor(table)} "
+        f"{words.protocol(table, rows)}"
     )
     return style.finish("14-guidance", "Guidance", caption, figure)
 

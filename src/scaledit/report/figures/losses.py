@@ -29,11 +29,11 @@ def losses(table: Table) -> style.Plot | None:
     look = style.Look.of(table)
     figure = style.figure(style.TWO_COLUMNS, HEIGHT)
     left, right = figure.subplots(1, 2)
-    shown = sorted(runs.values(), key=lambda row: row.macs)
-    longest = max(loss.steps for row in shown for loss in logged[row.name])
-    unit = axes.steps_unit(shown)
+    models = sorted(runs.values(), key=lambda row: row.macs)
+    longest = max(loss.steps for row in models for loss in logged[row.name])
+    unit = axes.steps_unit(models)
     tails, last = [], []
-    for row in shown:
+    for row in models:
         steps, values = smoothed(logged[row.name])
         for plot in (left, right):
             plot.plot(
@@ -55,7 +55,7 @@ def losses(table: Table) -> style.Plot | None:
     axes.linear(right, "y", 6)
     labels.ends(right, last)
     caption = (
-        f"Training loss of {len(shown)} models, one run each. A point is the mean over the {WINDOW:.0%} of "
+        f"Training loss of {len(models)} models, one run each. A point is the mean over the {WINDOW:.0%} of "
         "training so far that end there. Right: the last part, enlarged."
     )
     return style.finish("13-losses", "Training loss", caption, figure)

@@ -26,15 +26,15 @@ FINE = 600
 
 def samples(table: Table) -> style.Plot | None:
     look = style.Look.of(table)
-    shown: dict[tuple[str, int], Row] = {}
+    models: dict[tuple[str, int], Row] = {}
     for row in grid(sorted(table.rows, key=lambda row: -row.steps)):  # the end of training first
         if row.name in table.pictures:
-            shown.setdefault((row.size, row.patch_size), row)
-    if len(shown) < 2:
+            models.setdefault((row.size, row.patch_size), row)
+    if len(models) < 2:
         return None
-    sizes = [size for size in look.sizes if any(size == other for other, _ in shown)]
-    patches = sorted({patch for _, patch in shown}, reverse=True)
-    pictures = {key: _read(table.pictures[row.name]) for key, row in shown.items()}
+    sizes = [size for size in look.sizes if any(size == other for other, _ in models)]
+    patches = sorted({patch for _, patch in models}, reverse=True)
+    pictures = {key: _read(table.pictures[row.name]) for key, row in models.items()}
     shape = next(iter(pictures.values())).shape
     wide = (style.TWO_COLUMNS - LEFT) / max(len(sizes), 2) - GAP
     wide = min(wide, max(NARROWEST, ((TALLEST - TOP) / len(patches) - BELOW) * shape[1] / shape[0]))
@@ -47,8 +47,8 @@ def samples(table: Table) -> style.Plot | None:
         """Inches from the left and the top as shares of the figure from the left and the bottom."""
         return x / width, 1 - y / height
 
-    unit = axes.unit([row.macs for row in shown.values()], "flops")
-    for (size, patch), row in shown.items():
+    unit = axes.unit([row.macs for row in models.values()], "flops")
+    for (size, patch), row in models.items():
         left, top = LEFT + sizes.index(size) * (wide + GAP), TOP + patches.index(patch) * (tall + BELOW)
         plot = figure.add_axes((*at(left, top + tall), wide / width, tall / height))
         zoom = max(1, round(wide * FINE / shape[1]))
@@ -64,9 +64,9 @@ def samples(table: Table) -> style.Plot | None:
     for i, patch in enumerate(patches):
         place = at(0.4 * LEFT, TOP + i * (tall + BELOW) + tall / 2)
         figure.text(*place, f"patch {patch}", rotation=90, va="center", **_type(style.TEXT))
-    rows = list(shown.values())
+    trained = words.trained(list(models.values()))
     caption = (
-        f"Samples of {len(rows)} models from the same noise and labels after {words.trained(rows)}: "
+        f"Samples of {len(models)} models from the same noise and labels after {trained}: "
         f"larger models to the right, more tokens below. {words.FLOPS}"
     )
     return style.finish("07-samples", "The same noise through every model", caption, figure)

@@ -15,18 +15,18 @@ def sampling(table: Table) -> style.Plot | None:
         lambda row: row.sampling_steps,
         lambda row: (row.size, row.patch_size, row.conditioning, row.method),
     )
-    shown = [row for line in lines for row in line.rows]
-    if len(shown) < 2:
+    rows = [row for line in lines for row in line.rows]
+    if len(rows) < 2:
         return None
     look = style.Look.of(table)
-    unit = axes.unit([row.sampling_macs for row in shown], "flops")
+    unit = axes.unit([row.sampling_macs for row in rows], "flops")
     figure = style.figure(style.TWO_COLUMNS * 0.75, HEIGHT)
     plot = figure.subplots()
     for line in lines:
         x = [row.sampling_macs / unit.divisor for row in line.rows]
         axes.line(plot, x, line.rows, line.runs, **look.line(line.first))
     axes.mark_real(plot, table.about.floor)
-    axes.set_labels(plot, f"sampling compute ({unit.name} an image)", words.distance(table, shown))
+    axes.set_labels(plot, f"sampling compute ({unit.name} an image)", words.distance(table, rows))
     plot.set_xscale("log")
     plot.set_yscale("log")
     plot.margins(x=0.1, y=0.1)
@@ -35,13 +35,13 @@ def sampling(table: Table) -> style.Plot | None:
     notes = []
     for line in lines:
         last = line.rows[-1]
-        name = words.named(last, shown)
+        name = words.named(last, rows)
         if len(line.rows) == 1:
             name += f", {last.sampling_steps} steps"
         notes.append(labels.Label(last.sampling_macs / unit.divisor, last.distance, name))
-    axes.legend(plot, look.handles(shown) if len(shown) > len(lines) else [])
+    axes.legend(plot, look.handles(rows) if len(rows) > len(lines) else [])
     labels.place(plot, notes)
-    caption = _caption(table, lines, shown)
+    caption = _caption(table, lines, rows)
     return style.finish("10-sampling", "Distance over sampling compute", caption, figure)
 
 

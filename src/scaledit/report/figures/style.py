@@ -106,7 +106,7 @@ class Look:
         return [Line2D([], [], color=self.colour(size), linewidth=2.4, label=size) for size in shown]
 
     def patch_handles(self, patches: Iterable[int], lines: bool = True) -> list[Artist]:
-        shown = set(patches)
+        present = set(patches)
         look = {"color": QUIET, "markersize": 3.5, "linewidth": 1.2}
         return [
             Line2D(
@@ -118,7 +118,7 @@ class Look:
                 **look,
             )
             for patch in self.patches
-            if patch in shown
+            if patch in present
         ]
 
     def handles(self, rows: Sequence[Row], lines: bool = True) -> list[Artist]:

@@ -31,8 +31,8 @@ def training(table: Table) -> style.Plot | None:
     figure = style.figure(style.TWO_COLUMNS, 2 * HEIGHT)
     for band, cut in zip(figure.subfigures(2, 1, squeeze=False)[:, 0], cuts, strict=True):
         plots = band.subplots(1, len(cut), squeeze=False, sharex=True, sharey=True)[0]
-        for plot, (name, shown) in zip(plots, cut, strict=True):
-            _panel(plot, look, shown, unit)
+        for plot, (name, cut_lines) in zip(plots, cut, strict=True):
+            _panel(plot, look, cut_lines, unit)
             axes.mark_real(plot, table.about.floor)
             axes.set_labels(plot, "", "")
             axes.linear(plot, "x", 4)
