@@ -103,7 +103,8 @@ def axes(width: float, height: float, xlabel: str, ylabel: str) -> tuple[Figure,
     return figure, plot
 
 
-def rendered(figure: Figure) -> bytes:
+def rendered(figure: Figure, dpi: int = 160) -> bytes:
+    """The PNG of a plot."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160)
+    figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()

@@ -5,7 +5,6 @@ table  ->  table.csv losses.csv study.json pictures/   figures/*.png   fits.json
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 from collections.abc import Sequence
@@ -41,9 +40,7 @@ def write(table: Table, folder: Path, progress: Progress = lambda done, total: N
     plots = figures(table, fits, progress)
     (folder / FIGURES).mkdir(exist_ok=True)
     for name, plot in plots.items():
-        buffer = io.BytesIO()
-        plot.figure.savefig(buffer, format="png", dpi=DPI)
-        atomic_bytes(folder / FIGURES / name, buffer.getvalue())
+        atomic_bytes(folder / FIGURES / name, page.rendered(plot.figure, DPI))
     for name, value in ((FITS, fits.to_json()), (VERDICTS, to_json(table, judged))):
         atomic_bytes(folder / name, (json.dumps(value, indent=1) + "\n").encode())
     results = [

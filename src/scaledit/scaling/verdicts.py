@@ -163,7 +163,7 @@ def _interval(correlation: fits.Correlation) -> str:
 
 
 def equal_gflops(table: Table) -> Evidence:
-    pairs = []
+    pairs: list[dict[str, Any]] = []
     for a, b in itertools.combinations(evaluated(table.models()), 2):
         if a.size != b.size and max(a.macs, b.macs) < EQUAL_GFLOPS * min(a.macs, b.macs):
             low, high = sorted((a, b), key=lambda row: row.distance)

@@ -107,7 +107,7 @@ class Look:
 
     def patch_handles(self, patches: Iterable[int], lines: bool = True) -> list[Artist]:
         present = set(patches)
-        look = {"color": QUIET, "markersize": 3.5, "linewidth": 1.2}
+        look: dict[str, Any] = {"color": QUIET, "markersize": 3.5, "linewidth": 1.2}
         return [
             Line2D(
                 [],
