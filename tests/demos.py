@@ -1,4 +1,4 @@
-"""Whole demos, trained by the command line in a process of its own, and how good they are."""
+"""Complete demos, trained by the command line in a separate process, and their metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def trained(recipe: str, out: Path, *overrides: str) -> Path:
 
 
 def scores(run: Path, cfg_scale: float) -> dict[str, MetricValue]:
-    """Of 360 digits, as many of each class, for each of three seeds."""
+    """Metrics of 360 digits, equally many of each class, for each of three seeds."""
     pipeline = load(run)
     config = replace(
         pipeline.config.evaluate,

@@ -1,4 +1,4 @@
-"""A study to draw from, made of a law.
+"""A synthetic study that follows a law.
 
 fd = 2 + 60 C^-0.5 (1 + (s0 / steps)^0.8) * noise
 """
@@ -142,7 +142,7 @@ def _losses(row: Row) -> list[Loss]:
 
 
 def _picture(row: Row) -> bytes:
-    """Rings of 8 x 8 pixels on a sheet of 4 x 5, the noisier the worse the model."""
+    """A sheet of 4 x 5 rings of 8 x 8 pixels, noisier for worse models."""
     y, x = np.mgrid[-1:1:8j, -1:1:8j]
     noise = np.random.default_rng(7)
     sheet = np.full((4 * 9 + 1, 5 * 9 + 1, 3), 255, np.uint8)

@@ -167,10 +167,10 @@ def study_folder(folder: Path) -> Path:
             "table.csv",
             "adaln_zero,64,",
             "adaln_zero,6.5,",
-            "tokens must be a whole number from 0 on, it is '6.5'",
+            "tokens must be a whole number of at least 0, it is '6.5'",
         ),
         ("table.csv", "adaln_zero,64,", "adaln_zero,64,1,2,3,4,5,6,7,8,9,0,", "must be|more cells than"),
-        ("table.csv", "name,part,", "name,name,", "the column 'name' is there twice"),
+        ("table.csv", "name,part,", "name,name,", "the column 'name' appears twice"),
         ("table.csv", "S/1,final", "a" * 200_000 + ",final", "field larger than field limit"),
         ("losses.csv", "S/1,20,", "S/1,20,nan", "line 2: loss must be a finite number"),
         ("losses.csv", "name,steps,loss", "name,steps", "line 2 lacks one of"),
@@ -246,7 +246,7 @@ def test_results_of_jobs_of_odd_make(changes: dict[str, Any], says: str, tmp_pat
 def test_how_far_a_job_is(wrote: str, share: float, tmp_path: Path):
     (tmp_path / QUEUE).mkdir()
     (tmp_path / QUEUE / "x.json").write_text(f'{{"share": {wrote}}}')
-    assert Queue(tmp_path, [Job("x", {}, 1.0)]).share("x") == share
+    assert Queue(tmp_path, [Job("x", {}, 1.0)]).progress("x") == share
 
 
 # Sample sets

@@ -1,4 +1,4 @@
-"""The paper as a study's table, and what a study says of a budget, called and on the command line."""
+"""The paper as a study's table, and what a study predicts for a budget, in Python and on the command line."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def test_the_papers_table_is_what_the_paper_prints():
 
 
 def test_the_papers_guidance_decoders_and_sampling():
-    def told(part: str) -> list[tuple[str, int, float, str, str, float | None]]:
+    def described(part: str) -> list[tuple[str, int, float, str, str, float | None]]:
         return [
             (r.name, r.steps, r.guidance_scale, r.guided_channels, r.decoder, r.fd) for r in PAPER.part(part)
         ]
 
-    assert told(GUIDANCE) == [
+    assert described(GUIDANCE) == [
         ("XL/2", 7_000_000, 1.0, "3", "ft-EMA", 9.62),
         ("XL/2", 7_000_000, 1.25, "3", "ft-EMA", 3.22),
         ("XL/2", 7_000_000, 1.5, "3", "ft-EMA", 2.27),
@@ -75,10 +75,10 @@ def test_the_papers_guidance_decoders_and_sampling():
         ("XL/2 512", 3_000_000, 1.5, "3", "ft-EMA", 3.04),
         ("XL/2", 7_000_000, 1.375, "all", "ft-EMA", 2.2),
     ]
-    assert [row[4:] for row in told(DECODER)] == [("original", 2.46), ("ft-MSE", 2.3), ("ft-EMA", 2.27)]
+    assert [row[4:] for row in described(DECODER)] == [("original", 2.46), ("ft-MSE", 2.3), ("ft-EMA", 2.27)]
     guided = PAPER.part(GUIDANCE)[2]
     assert (guided.metric("precision"), guided.metric("recall")) == (0.83, 0.57)
-    assert dict(guided.metrics) == dict(PAPER.part(DECODER)[2].metrics)  # why table 2 is said to be ft-EMA's
+    assert dict(guided.metrics) == dict(PAPER.part(DECODER)[2].metrics)  # so table 2 used ft-EMA
     assert guided.fd == paper.data()["guidance_channels"]["three_of_four"]["fid50k"]
     assert guided.sampling_macs == 500 * guided.macs
     for row in PAPER.part(SAMPLING):
@@ -104,7 +104,7 @@ def test_what_the_paper_says_of_budgets():
     assert (within.extrapolation, within.reach, within.warnings) == (1.0, "within the measured range", [])
     assert within.law is not None and within.law.n == 10 and within.law.floor is None
     assert within.predicted is not None and 10.67 < within.predicted.value < 19.47
-    assert within.missed is not None and within.missed.actual == 9.62 and within.missed.inside
+    assert within.held_out is not None and within.held_out.actual == 9.62 and within.held_out.inside
     assert within.optimum is None and "no three models" in str(within.no_optimum)
 
     beyond = answer(PAPER, 1e22)
@@ -158,36 +158,36 @@ def table(rows: Iterator[Row]) -> Table:
 
 
 def test_the_optimal_model_of_a_study_with_curves():
-    found = answer(table(miniature(during=1000)), 1e12)
-    best = found.optimum
-    assert best is not None and found.no_optimum is None
+    result = answer(table(miniature(during=1000)), 1e12)
+    best = result.optimum
+    assert best is not None and result.no_optimum is None
     assert best.macs.value == pytest.approx(1e12**0.5 / 50, rel=0.05)
     assert best.exponent.value == pytest.approx(0.5, abs=0.03)
     assert best.steps == int(1e12 / (3 * best.macs.value * 64))
-    assert found.predicted is not None
-    assert found.predicted.value == pytest.approx(100 * 1e3**-0.4, rel=0.15)
-    assert found.batch_size == 64
+    assert result.predicted is not None
+    assert result.predicted.value == pytest.approx(100 * 1e3**-0.4, rel=0.15)
+    assert result.batch_size == 64
     assert 6e10 <= best.smallest < best.largest <= 6.1e12
     far = answer(table(miniature(during=1000)), 1e14)
     assert len(far.warnings) == 2 and "optimal model" in far.warnings[1]
-    said = [label for label, _ in far.describe()]
-    assert said.count("warning") == 2 and "optimal model" in said
+    labels = [label for label, _ in far.describe()]
+    assert labels.count("warning") == 2 and "optimal model" in labels
 
 
 def test_coarser_distances_during_training_make_curves_but_no_law():
-    """With 100 images a distance is biased: only distances of 1000 are put together with those at the end."""
-    found = answer(table(miniature(during=100)), 1e13)
-    assert found.optimum is not None
-    assert found.law is None or found.law.n <= 5
-    assert found.smallest > 5e12  # the ends of training only
+    """A distance of 100 images is biased: only those of 1000 images are compared with the final ones."""
+    result = answer(table(miniature(during=100)), 1e13)
+    assert result.optimum is not None
+    assert result.law is None or result.law.n <= 5
+    assert result.smallest > 5e12  # the ends of training only
 
 
 def test_hours_and_devices_are_a_budget():
     """24 hours on 8 devices of 1e15 FLOP/s at 40 %: 86,400 * 8 * 4e14 / 2 multiply-adds."""
     hardware = Hardware(1e15, 8, 0.4, price=2.0)
     assert macs_in(24, hardware) == pytest.approx(1.3824e20)
-    found = answer(PAPER, macs_in(24, hardware), hardware)
-    assert (found.hours, found.cost) == (pytest.approx(24), pytest.approx(24 * 8 * 2))
+    result = answer(PAPER, macs_in(24, hardware), hardware)
+    assert (result.hours, result.cost) == (pytest.approx(24), pytest.approx(24 * 8 * 2))
     assert answer(PAPER, 1e20).hours is None
     for hours, devices in ((24, Hardware()), (0, hardware), (math.inf, hardware)):
         with pytest.raises(UsageError, match="hours"):
@@ -204,24 +204,24 @@ def test_a_study_that_cannot_answer_says_why():
 
 def test_plan_budget_on_the_command_line(capsys: pytest.CaptureFixture, tmp_path: Path):
     assert main(["plan", "--budget", "1e22"]) == 0
-    said = capsys.readouterr().out
-    assert "XL/2 after 7,000,000 steps" in said
-    assert said.count("15.7 times beyond the most compute in the study") == 2  # where it was, and the warning
+    output = capsys.readouterr().out
+    assert "XL/2 after 7,000,000 steps" in output
+    assert output.count("15.7 times beyond the most compute in the study") == 2  # "measured" and "warning"
     write(table(miniature(during=1000)), tmp_path)
     hours = ["--hours", "0.01", "--peak", "1e9", "--utilisation", "0.5", "--price", "3"]
     assert main(["plan", *hours, "--study", str(tmp_path), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["budget"] == pytest.approx(0.01 * 3600 * 1e9 * 0.5 / 2)
-    assert told["study"] == "Miniature" and told["distance"] == "FD-digits"
-    assert told["extrapolation"] > 1 and "below the least" in told["reach"]
-    assert told["best"] is None and told["optimum"]["macs"]["value"] > 0
-    assert (told["hours"], told["cost"]) == (pytest.approx(0.01), pytest.approx(0.03))
+    values = json.loads(capsys.readouterr().out)
+    assert values["budget"] == pytest.approx(0.01 * 3600 * 1e9 * 0.5 / 2)
+    assert values["study"] == "Miniature" and values["distance"] == "FD-digits"
+    assert values["extrapolation"] > 1 and "below the least" in values["reach"]
+    assert values["best"] is None and values["optimum"]["macs"]["value"] > 0
+    assert (values["hours"], values["cost"]) == (pytest.approx(0.01), pytest.approx(0.03))
     assert main(["plan", "--budget", "1e12", "--study", str(tmp_path)]) == 0
-    assert "multiply-adds an image (95 %" in capsys.readouterr().out
+    assert "multiply-adds per image (95 %" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ([], "give one of: a recipe"),
         (["digits", "--budget", "1e18"], "give one of: a recipe"),
@@ -237,7 +237,7 @@ def test_plan_budget_on_the_command_line(capsys: pytest.CaptureFixture, tmp_path
 )
 def test_a_wrong_budget_exits_2_in_one_line(
     arguments: list[str],
-    says: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
@@ -245,7 +245,7 @@ def test_a_wrong_budget_exits_2_in_one_line(
     monkeypatch.chdir(tmp_path)
     assert main(["plan", *arguments]) == 2
     error = capsys.readouterr().err
-    assert says in error
+    assert message in error
     assert error.count("\n") == 1
 
 

@@ -1,4 +1,4 @@
-"""The main job, for real: the demo trains, its digits are digits, and the README's commands work on it."""
+"""The demo trains, its digits are recognised as digits, and the README's commands work on it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 SHORT = ("train.steps=20", "evaluate.num=20")
-"""The commands are the README's, the length of training and judging is not."""
+"""Overrides that shorten the training and evaluation of the README's commands."""
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +71,12 @@ def folder(demo: Path) -> Path:
 
 
 def commands() -> list[str]:
-    found = re.findall(r"^    (scaledit .+)$", README, re.MULTILINE)
-    assert len(found) >= 4
-    return found
+    lines = re.findall(r"^    (scaledit .+)$", README, re.MULTILINE)
+    assert len(lines) >= 4
+    return lines
 
 
-@pytest.mark.parametrize("command", commands())  # in their order: later ones use what earlier ones made
+@pytest.mark.parametrize("command", commands())  # in order: later ones use the output of earlier ones
 def test_commands_of_the_readme(folder: Path, command: str):
     words = shlex.split(command, comments=True)[1:]
     if "train" in words[:2]:

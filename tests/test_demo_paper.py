@@ -1,4 +1,4 @@
-"""The demo with the paper's objective: its digits are digits, too."""
+"""The demo with the paper's objective: its digits are recognised as digits, too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from demos import scores, trained
 
 @pytest.mark.slow
 def test_the_papers_objective(tmp_path: Path):
-    # Training and its end are real; what the report shows is drawn in 100 steps and not asked here.
+    # Training is complete; the samples of the report take 100 steps and are not needed here.
     few = ("sample.every=0", "evaluate.every=0", "evaluate.num=20", "evaluate.seeds=1")
     run = trained("digits-paper", tmp_path / "run", *few)
     # 0.944 on an AMD EPYC (Turin), 0.941 in the report of a run on an Intel Xeon; not over seeds. The

@@ -1,4 +1,4 @@
-"""The figures of a study: what they show is what the table holds, and what they say can be read."""
+"""The figures of a study show what the table holds, and are legible."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from scaledit.report import figures, page
 from scaledit.report.figures import axes as plots
 from scaledit.report.figures import labels, style
 from scaledit.report.figures.curves import over_training
-from scaledit.report.figures.efficiency import frontier
 from scaledit.report.figures.losses import smoothed
 from scaledit.report.figures.metrics import sense
 from scaledit.report.figures.samples import _read
-from scaledit.scaling import paper, printed_table
+from scaledit.scaling import comparable, paper, printed_table
+from scaledit.scaling.frontier import staircase
 from scaledit.scaling.table import FINAL, GUIDANCE, SAMPLING, TRAINING, About, Loss, Table
 
 STUDY = ["02-best", "05-blocks", "06-training", "07-samples", "08-compute", "09-efficiency", "10-sampling"]
@@ -46,7 +46,7 @@ FIT = figures.Fit(law, lambda x: (law(x) / 2, law(x) * 2), NOTE)
 
 
 def renamed(table: Table) -> Table:
-    """With sizes as depth x width, whose names are the widest there are, and no floor."""
+    """With sizes as depth x width, the widest possible names, and no floor."""
     wide = {size: f"{depth}x{width}" for size, (depth, width) in SIZES.items()}
 
     def new(name: str) -> str:
@@ -67,24 +67,24 @@ def tables() -> dict[str, Table]:
 
 
 @pytest.fixture(scope="module")
-def drawn(tables: dict[str, Table]) -> dict[str, figures.Plot]:
+def rendered(tables: dict[str, Table]) -> dict[str, figures.Plot]:
     """By 'table name', laid out and rendered."""
     results = paper.quality((256, 256))
     rivals = {"paper": {row.name.removeprefix("paper: "): row.metrics["fid"].value for row in results}}
-    made = {}
+    plots_by_name = {}
     for name, table in tables.items():
-        for file, one in figures.all_figures(table, rivals.get(name), FIT, FIT).items():
-            assert file == f"{one.name}.png"
-            made[f"{name} {one.name}"] = one
+        for file, plot in figures.all_figures(table, rivals.get(name), FIT, FIT).items():
+            assert file == f"{plot.name}.png"
+            plots_by_name[f"{name} {plot.name}"] = plot
     wide = renamed(tables["study"])
-    made |= {f"wide {one.name}": one for one in (figure(wide) for figure in WIDE)}
-    for one in made.values():
-        one.figure.canvas.draw()
-    return made
+    plots_by_name |= {f"wide {plot.name}": plot for plot in (figure(wide) for figure in WIDE)}
+    for plot in plots_by_name.values():
+        plot.figure.canvas.draw()
+    return plots_by_name
 
 
 def texts(figure) -> list[Text]:
-    """What is written in a figure: without ticks beyond the axes' ends or of axes that are not shown."""
+    """The texts of a figure, without ticks beyond the axes' ends or of hidden axes."""
     hidden = set()
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
@@ -93,23 +93,23 @@ def texts(figure) -> list[Text]:
                 inside = low * (1 - 1e-9) <= tick.get_loc() <= high * (1 + 1e-9)
                 hidden |= set() if inside and axes.axison else {tick.label1, tick.label2}
             hidden |= set() if axes.axison else {axis.label, axis.offsetText}
-    found = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
-    return [text for text in found if text not in hidden and not _in_hidden_tick(text)]
+    visible = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    return [text for text in visible if text not in hidden and not _in_hidden_tick(text)]
 
 
 def _in_hidden_tick(text: Text) -> bool:
     return Text.get_window_extent(text).width == 0
 
 
-def test_each_table_gives_the_figures_that_it_holds(drawn: dict[str, figures.Plot]):
-    assert list(drawn) == NAMES
-    for one in drawn.values():
-        assert one.caption.endswith(".") and "None" not in one.caption and "  " not in one.caption
-    assert "12 models" in drawn["study 08-compute"].caption
-    assert "2,000 images for each of 3 sample seeds; DDPM, 100 steps" in drawn["study 08-compute"].caption
-    assert "6 of 12 lines are means of 3 training seeds" in drawn["study 06-training"].caption
-    assert "50,000 images; DDPM, 250 steps; unguided" in drawn["paper 08-compute"].caption
-    assert "guidance 1 to 4" in drawn["study 14-guidance"].caption
+def test_each_table_gives_the_figures_that_it_holds(rendered: dict[str, figures.Plot]):
+    assert list(rendered) == NAMES
+    for plot in rendered.values():
+        assert plot.caption.endswith(".") and "None" not in plot.caption and "  " not in plot.caption
+    assert "12 models" in rendered["study 08-compute"].caption
+    assert "2,000 images for each of 3 sample seeds; DDPM, 100 steps" in rendered["study 08-compute"].caption
+    assert "6 of 12 lines are means of 3 training seeds" in rendered["study 06-training"].caption
+    assert "50,000 images; DDPM, 250 steps; unguided" in rendered["paper 08-compute"].caption
+    assert "guidance 1 to 4" in rendered["study 14-guidance"].caption
 
 
 FINAL_ONES = (figures.best, figures.blocks, figures.compute, figures.metrics)
@@ -151,8 +151,8 @@ def test_an_empty_table_and_one_run_draw_nothing(tables: dict[str, Table]):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_texts_do_not_overlap_and_lie_inside(drawn: dict[str, figures.Plot], name: str):
-    figure = drawn[name].figure
+def test_texts_do_not_overlap_and_lie_inside(rendered: dict[str, figures.Plot], name: str):
+    figure = rendered[name].figure
     boxes = [(text.get_text(), Text.get_window_extent(text)) for text in texts(figure)]
     assert len(boxes) > 5
     page_box = figure.bbox
@@ -166,21 +166,21 @@ def test_texts_do_not_overlap_and_lie_inside(drawn: dict[str, figures.Plot], nam
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_type_is_large_enough_at_print_size(drawn: dict[str, figures.Plot], name: str):
-    figure = drawn[name].figure
+def test_type_is_large_enough_at_print_size(rendered: dict[str, figures.Plot], name: str):
+    figure = rendered[name].figure
     assert figure.get_figwidth() <= style.TWO_COLUMNS + 1e-9
     assert min(text.get_fontsize() for text in texts(figure)) >= 7
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_axes_say_their_units(drawn: dict[str, figures.Plot], name: str):
-    figure = drawn[name].figure
-    said = [label for axes in figure.axes if axes.axison for label in (axes.get_xlabel(), axes.get_ylabel())]
-    said += [band.get_supxlabel() for band in (figure, *figure.subfigs)]
-    said += [band.get_supylabel() for band in (figure, *figure.subfigs)]
-    said = [label for label in said if label]
-    assert said or "samples" in name
-    for label in said:
+def test_axes_say_their_units(rendered: dict[str, figures.Plot], name: str):
+    figure = rendered[name].figure
+    shown = [axes for axes in figure.axes if axes.axison]
+    axis_labels = [label for axes in shown for label in (axes.get_xlabel(), axes.get_ylabel()) if label]
+    bands = (figure, *figure.subfigs)
+    axis_labels += [label for f in bands for label in (f.get_supxlabel(), f.get_supylabel()) if label]
+    assert axis_labels or "samples" in name
+    for label in axis_labels:
         assert label.endswith(")") or label == "model size", label
     if "samples" in name:
         assert sum("flops" in text.get_text() for text in texts(figure)) == 12
@@ -189,8 +189,8 @@ def test_axes_say_their_units(drawn: dict[str, figures.Plot], name: str):
 
 
 @pytest.mark.parametrize("name", ["study 02-best", "paper 02-best", "wide 02-best", "study 08-compute"])
-def test_labels_of_points_cover_no_point(drawn: dict[str, figures.Plot], name: str):
-    for axes in drawn[name].figure.axes:
+def test_labels_of_points_cover_no_point(rendered: dict[str, figures.Plot], name: str):
+    for axes in rendered[name].figure.axes:
         points, _ = labels._plotted_points(axes)
         for text in axes.texts:
             box = Text.get_window_extent(text)
@@ -203,8 +203,8 @@ def marked(axes) -> list:
     return [line for line in axes.get_lines() if line.get_marker() not in ("", "None")]
 
 
-def test_best(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
-    _, right, left = drawn["study 02-best"].figure.axes[:3]
+def test_best(tables: dict[str, Table], rendered: dict[str, figures.Plot]):
+    _, right, left = rendered["study 02-best"].figure.axes[:3]
     if left.get_xlabel() != "model size":
         left, right = right, left
     bubbles = {}
@@ -222,16 +222,16 @@ def test_best(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
     assert FLOOR in [line.get_xdata()[0] for line in right.get_lines()]
 
 
-def test_best_of_the_paper_is_its_table_2(drawn: dict[str, figures.Plot]):
-    [bars] = [axes for axes in drawn["paper 02-best"].figure.axes if axes.patches]
+def test_best_of_the_paper_is_its_table_2(rendered: dict[str, figures.Plot]):
+    [bars] = [axes for axes in rendered["paper 02-best"].figure.axes if axes.patches]
     named = dict(zip((t.get_text() for t in bars.get_yticklabels()), bars.patches, strict=True))
     assert len(named) == 15
     assert named["DiT-XL/2-G (cfg=1.50)"].get_width() == 2.27 and named["ADM"].get_width() == 10.94
     assert named["DiT-XL/2"].get_facecolor() != named["ADM"].get_facecolor()
 
 
-def test_blocks(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
-    [axes] = drawn["study 05-blocks"].figure.axes
+def test_blocks(tables: dict[str, Table], rendered: dict[str, figures.Plot]):
+    [axes] = rendered["study 05-blocks"].figure.axes
     lines = marked(axes)
     assert [line.get_marker() for line in lines] == list(style.MARKERS[:4])
     for line, block in zip(lines, BLOCKS, strict=True):
@@ -243,12 +243,14 @@ def test_blocks(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
         np.testing.assert_array_equal(line.get_ydata(), [row.fd for row in rows])
     written = [text.get_text() for text in axes.texts]
     assert written == ["real images", "adaLN-Zero", "adaLN", "cross-attention", "in-context"]
-    [axes] = drawn["paper 05-blocks"].figure.axes
+    [axes] = rendered["paper 05-blocks"].figure.axes
     assert [bar.get_width() for bar in axes.patches] == [35.24, 26.14, 25.21, 19.47]
 
 
-def test_training_has_both_cuts_of_the_same_lines(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
-    figure = drawn["study 06-training"].figure
+def test_training_has_both_cuts_of_the_same_lines(
+    tables: dict[str, Table], rendered: dict[str, figures.Plot]
+):
+    figure = rendered["study 06-training"].figure
     titles = [axes.get_title("left") for axes in figure.axes]
     assert titles == ["patch 4", "patch 2", "patch 1", "size S", "size B", "size L", "size XL"]
     lines = {axes.get_title("left"): marked(axes) for axes in figure.axes}
@@ -267,8 +269,8 @@ def test_training_has_both_cuts_of_the_same_lines(tables: dict[str, Table], draw
 
 
 def test_a_longer_training_shows_where_compute_is_compared_only(tables: dict[str, Table]):
-    """S/4 once more, to 40,000 steps: figure 9 follows it there, figure 6 keeps to the grid's steps, and the
-    grid itself is the same."""
+    """S/4 trained to 40,000 steps: figure 9 follows it there, figure 6 ends at the grid's steps, and the grid
+    itself is unchanged."""
     study = tables["study"]
     first = next(row for row in study.part(TRAINING) if row.name == "S/4")
     scale = 40_000
@@ -281,8 +283,8 @@ def test_a_longer_training_shows_where_compute_is_compared_only(tables: dict[str
     assert table.models() == study.models()
     ends = {c.first.model: c.rows[-1].steps for c in over_training(table)}
     assert ends.pop("S/4") == scale and set(ends.values()) == {6000}
-    kept = {c.first.model: c.rows[-1].steps for c in over_training(table, 6000)}
-    assert set(kept.values()) == {6000} and len(kept) == 12
+    limited = {c.first.model: c.rows[-1].steps for c in over_training(table, 6000)}
+    assert set(limited.values()) == {6000} and len(limited) == 12
 
 
 def test_a_run_that_is_not_at_its_end_does_not_bend_the_mean(tables: dict[str, Table]):
@@ -300,10 +302,10 @@ def test_a_run_that_is_not_at_its_end_does_not_bend_the_mean(tables: dict[str, T
     np.testing.assert_allclose([row.fd for row in curve.rows], np.mean(two, axis=0))
 
 
-def test_samples_are_arranged_by_size_and_patch(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
+def test_samples_are_arranged_by_size_and_patch(tables: dict[str, Table], rendered: dict[str, figures.Plot]):
     axes = {
         plot.texts[0].get_text().split(":")[0]: plot.get_position()
-        for plot in drawn["study 07-samples"].figure.axes
+        for plot in rendered["study 07-samples"].figure.axes
     }
     assert len(axes) == 12
     for patch in PATCHES:
@@ -312,10 +314,10 @@ def test_samples_are_arranged_by_size_and_patch(tables: dict[str, Table], drawn:
             axes[f"{s}/{patch}"].x0 for s in SIZES
         )
     assert axes["S/4"].y0 > axes["S/2"].y0 > axes["S/1"].y0  # from the bottom of the page
-    shown = next(
-        p for p in drawn["study 07-samples"].figure.axes if p.texts[0].get_text().startswith("XL/1:")
+    panel = next(
+        p for p in rendered["study 07-samples"].figure.axes if p.texts[0].get_text().startswith("XL/1:")
     )
-    enlarged = shown.images[0].get_array()
+    enlarged = panel.images[0].get_array()
     original = _read(tables["study"].pictures["XL/1"])
     zoom = enlarged.shape[0] // original.shape[0]
     np.testing.assert_array_equal(enlarged[zoom // 2 :: zoom, zoom // 2 :: zoom], original)
@@ -342,8 +344,8 @@ def test_a_size_keeps_its_colour_while_a_study_goes_on(tables: dict[str, Table])
     assert style.Look.of(some).colour("XL") == style.Look.of(tables["study"]).colour("XL")
 
 
-def test_compute(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
-    left, right = drawn["paper 08-compute"].figure.axes
+def test_compute(tables: dict[str, Table], rendered: dict[str, figures.Plot]):
+    left, right = rendered["paper 08-compute"].figure.axes
     models = tables["paper"].models()
     assert len(models) == 12
     for axes, x in ((left, [r.gflops for r in models]), (right, [r.params / 1e6 for r in models])):
@@ -361,16 +363,16 @@ def test_compute(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
 
 
 def test_compute_without_a_fit_and_in_the_unit_of_small_models(tables: dict[str, Table]):
-    one = figures.compute(tables["study"])
-    assert one is not None and "Line" not in one.caption
-    left = one.figure.axes[0]
+    plot = figures.compute(tables["study"])
+    assert plot is not None and "Line" not in plot.caption
+    left = plot.figure.axes[0]
     assert left.get_xlabel() == "model compute (Mflops of a forward pass)"
     least = min(row.macs for row in tables["study"].models())
     assert min(float(line.get_xdata()[0]) for line in marked(left)) == least / 1e6
 
 
-def test_efficiency(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
-    [axes] = drawn["study 09-efficiency"].figure.axes
+def test_efficiency(tables: dict[str, Table], rendered: dict[str, figures.Plot]):
+    [axes] = rendered["study 09-efficiency"].figure.axes
     lines = marked(axes)
     assert len(lines) == 12
     [xl] = [n for n in lines if (n.get_color(), n.get_marker()) == (style.palette(4)[3], style.MARKERS[0])]
@@ -384,8 +386,8 @@ def test_efficiency(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
             assert y >= front.get_ydata()[front.get_xdata() <= x * (1 + 1e-12)].min()
 
 
-def test_efficiency_of_the_paper_is_its_three_lengths_of_xl_2(drawn: dict[str, figures.Plot]):
-    [axes] = drawn["paper 09-efficiency"].figure.axes
+def test_efficiency_of_the_paper_is_its_three_lengths_of_xl_2(rendered: dict[str, figures.Plot]):
+    [axes] = rendered["paper 09-efficiency"].figure.axes
     lines = marked(axes)
     assert sorted(len(line.get_xdata()) for line in lines) == [1] * 11 + [3]
     longest = max(lines, key=lambda line: len(line.get_xdata()))
@@ -396,38 +398,38 @@ def test_efficiency_of_the_paper_is_its_three_lengths_of_xl_2(drawn: dict[str, f
 def test_frontier_by_hand(tables: dict[str, Table]):
     row = tables["study"].rows[0]
     points = [(1, 9.0), (2, 10.0), (3, 9.0), (4, 5.0), (4, 6.0), (5, 5.5), (6, None), (7, 1.0)]
-    found = frontier([replace(row, train_macs=macs, fd=fd) for macs, fd in points])
-    assert [(row.train_macs, row.fd) for row in found] == [(1, 9.0), (4, 5.0), (7, 1.0)]
+    results = comparable.points(replace(row, train_macs=macs, fd=fd) for macs, fd in points)
+    assert [point[1:] for point in staircase(results)] == [(1, 9.0), (4, 5.0), (7, 1.0)]
 
 
-def test_sampling(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
-    [axes] = drawn["study 10-sampling"].figure.axes
+def test_sampling(tables: dict[str, Table], rendered: dict[str, figures.Plot]):
+    [axes] = rendered["study 10-sampling"].figure.axes
     assert [len(line.get_xdata()) for line in marked(axes)] == [len(SAMPLING_STEPS)] * 6
     small = marked(axes)[0]
     row = tables["study"].part(SAMPLING, lambda row: row.model == "S/1")[0]
     np.testing.assert_allclose(small.get_xdata(), [row.macs * n / 1e6 for n in SAMPLING_STEPS])
-    [axes] = drawn["paper 10-sampling"].figure.axes
+    [axes] = rendered["paper 10-sampling"].figure.axes
     assert {text.get_text() for text in axes.texts} == {"L/2, 1000 steps", "XL/2, 128 steps"}
     assert [float(line.get_ydata()[0]) for line in marked(axes)] == [25.9, 23.7]
     assert axes.get_legend() is None
     assert axes.get_ylabel() == "FID-10K (lower is better)"  # as the paper measured these two
-    assert "FID of 10,000 images" in drawn["paper 10-sampling"].caption
+    assert "FID of 10,000 images" in rendered["paper 10-sampling"].caption
     low, high = axes.get_ylim()
     assert high / low >= 2 * (1 - 1e-9)  # 9 % do not fill the panel
 
 
-def test_metrics(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
+def test_metrics(tables: dict[str, Table], rendered: dict[str, figures.Plot]):
     panels = {
         axes.get_title("left").split("\n")[0]: axes
-        for axes in drawn["study 12-metrics"].figure.axes
+        for axes in rendered["study 12-metrics"].figure.axes
         if axes.axison
     }
     assert list(panels)[:4] == ["FD-digits", "FD-digits-random", "class accuracy", "class score"]
     assert len(panels) == 10 and "KID, sd of subsets" not in panels
     axes = panels["class accuracy"]
-    shown = sorted((float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in marked(axes))
+    points = sorted((float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in marked(axes))
     models = tables["study"].models()
-    np.testing.assert_allclose(shown, [(row.macs / 1e6, row.metrics["class_accuracy"]) for row in models])
+    np.testing.assert_allclose(points, [(row.macs / 1e6, row.metrics["class_accuracy"]) for row in models])
     [real] = [line for line in axes.get_lines() if line not in marked(axes)]
     assert set(real.get_ydata()) == {0.985} and axes.get_yscale() == "linear"
     assert panels["FD-digits"].get_yscale() == "log"
@@ -436,15 +438,15 @@ def test_metrics(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
 
 
 def test_a_distance_below_zero_has_a_linear_axis(tables: dict[str, Table]):
-    """KID's estimate is unbiased, so that real images' can be negative."""
+    """KID's estimate is unbiased, so its value for real images can be negative."""
     rows = [replace(row, metrics={**row.metrics, "kid_real": -1e-4}) for row in tables["study"].part(FINAL)]
-    one = figures.metrics(replace(tables["study"], rows=tuple(rows)))
-    [axes] = [axes for axes in one.figure.axes if axes.get_title("left").startswith("KID")]
+    plot = figures.metrics(replace(tables["study"], rows=tuple(rows)))
+    [axes] = [axes for axes in plot.figure.axes if axes.get_title("left").startswith("KID")]
     assert axes.get_yscale() == "linear" and axes.get_ylim()[0] < -1e-4
 
 
-def test_losses(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
-    left, right = drawn["study 13-losses"].figure.axes
+def test_losses(tables: dict[str, Table], rendered: dict[str, figures.Plot]):
+    left, right = rendered["study 13-losses"].figure.axes
     assert len(left.get_lines()) == len(right.get_lines()) == 12
     assert right.get_xlim()[0] == STEPS[-1] / 4
     assert left.get_xscale() == right.get_xscale() == "log"
@@ -455,7 +457,7 @@ def test_losses(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
 
 
 def test_smoothing_by_hand():
-    """At 10 the window is (8, 10], at 100 it is (80, 100]: 90 stands for 80 steps, 100 for 10."""
+    """At 10 the window is (8, 10], at 100 it is (80, 100]: 90 is the mean of 80 steps, 100 of 10."""
     steps, values = smoothed(
         [Loss("a", 5, 4.0), Loss("a", 10, 2.0), Loss("a", 90, 1.0), Loss("a", 100, 10.0)]
     )
@@ -464,8 +466,8 @@ def test_smoothing_by_hand():
     assert smoothed([Loss("a", s, 0.25) for s in range(1, 50)])[1] == pytest.approx([0.25] * 49)
 
 
-def test_guidance(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
-    left, right = drawn["study 14-guidance"].figure.axes
+def test_guidance(tables: dict[str, Table], rendered: dict[str, figures.Plot]):
+    left, right = rendered["study 14-guidance"].figure.axes
     line, ring = marked(left)
     np.testing.assert_array_equal(line.get_xdata(), SCALES)
     best = min(tables["study"].part(GUIDANCE), key=lambda row: row.fd)
@@ -475,20 +477,20 @@ def test_guidance(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
     assert [text.get_text() for text in right.texts] == ["recall", "precision"]
     alone = replace(tables["study"], rows=tuple(replace(row, metrics={}) for row in tables["study"].rows))
     assert len(figures.guidance(alone).figure.axes) == 1
-    some = [
+    on_all = [
         replace(row, guidance=guidance(row.guidance_scale, None)) for row in tables["study"].part(GUIDANCE)
     ]
-    both = figures.guidance(replace(tables["study"], rows=(*tables["study"].rows, *some)))
-    said = [text.get_text() for text in both.figure.legends[0].get_texts()]
-    assert said == ["XL/1, 3 channels", "XL/1, all channels"]
+    plot = figures.guidance(replace(tables["study"], rows=(*tables["study"].rows, *on_all)))
+    legend = [text.get_text() for text in plot.figure.legends[0].get_texts()]
+    assert legend == ["XL/1, 3 channels", "XL/1, all channels"]
     filled = [
-        line.get_markerfacecolor() for line in marked(both.figure.axes[0]) if line.get_linestyle() != "None"
+        line.get_markerfacecolor() for line in marked(plot.figure.axes[0]) if line.get_linestyle() != "None"
     ]
     assert filled[0] != filled[1] == "white"
 
 
-def test_guidance_of_the_paper_is_its_tables_2_and_3(drawn: dict[str, figures.Plot]):
-    figure = drawn["paper 14-guidance"].figure
+def test_guidance_of_the_paper_is_its_tables_2_and_3(rendered: dict[str, figures.Plot]):
+    figure = rendered["paper 14-guidance"].figure
     lines = [list(line.get_ydata()) for line in marked(figure.axes[0]) if line.get_linestyle() != "None"]
     assert lines == [[9.62, 3.22, 2.27], [2.2], [12.03, 4.64, 3.04]]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
@@ -498,10 +500,10 @@ def test_guidance_of_the_paper_is_its_tables_2_and_3(drawn: dict[str, figures.Pl
     ]
 
 
-def test_the_same_table_gives_the_same_bytes(tables: dict[str, Table], drawn: dict[str, figures.Plot]):
+def test_the_same_table_gives_the_same_bytes(tables: dict[str, Table], rendered: dict[str, figures.Plot]):
     again = (figures.best(study()), figures.compute(study(), FIT, FIT), figures.samples(study()))
-    for one in again:
-        assert page.rendered(one.figure) == page.rendered(drawn[f"study {one.name}"].figure)
+    for plot in again:
+        assert page.rendered(plot.figure) == page.rendered(rendered[f"study {plot.name}"].figure)
 
 
 def test_spread_by_hand():
@@ -552,7 +554,7 @@ SEEN = {
 
 
 def cielab(colour: str, seen: np.ndarray) -> np.ndarray:
-    """sRGB (IEC 61966-2-1) -> CIELAB at D65, as it is seen."""
+    """sRGB (IEC 61966-2-1) -> CIELAB at D65, as an eye with the matrix `seen` perceives it."""
     rgb = np.array(to_rgb(colour))
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     to_xyz = [
@@ -568,7 +570,7 @@ def cielab(colour: str, seen: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("seen", SEEN)
 @pytest.mark.parametrize("colours", ["two", "four", "five", "blocks"])
 def test_colours_differ_also_for_the_colour_blind(colours: str, seen: str):
-    """By at least 15 in CIELAB, several times what is just noticed (2.3)."""
+    """By at least 15 in CIELAB, several times the just noticeable difference (2.3)."""
     from scaledit.report.figures.blocks import COLOURS
 
     some = COLOURS if colours == "blocks" else style.palette({"two": 2, "four": 4, "five": 5}[colours])

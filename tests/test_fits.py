@@ -1,5 +1,5 @@
-"""Fits and frontiers: laws that are known are found again, intervals cover what they say, and on the paper's
-table 4 everything is what its printed numbers give when worked by hand."""
+"""Fits and frontiers: known laws are recovered, intervals have their nominal coverage, and all results on the
+paper's table 4 agree with those computed by hand."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ def test_the_papers_correlation_and_exponent_by_hand():
     """
     for logs, values in ((LOG_GFLOPS, GFLOPS), (LOG_FIDS, FIDS)):
         assert [round(math.log10(value), 4) for value in values] == list(logs)
-    found = correlation(GFLOPS, FIDS)
-    assert found.r == pytest.approx(-0.9356, abs=5e-5)  # the paper says -0.93
-    assert found.n == 12
-    assert -1 <= found.low < found.r < found.high < -0.8
+    result = correlation(GFLOPS, FIDS)
+    assert result.r == pytest.approx(-0.9356, abs=5e-5)  # the paper says -0.93
+    assert result.n == 12
+    assert -1 <= result.low < result.r < result.high < -0.8
     law = power_law(GFLOPS, FIDS)
     assert law.exponent.value == pytest.approx(0.3648, abs=1e-4)
     assert float(law.curve(1.0)) == pytest.approx(137.8, abs=0.1)
@@ -137,7 +137,7 @@ def test_the_papers_staircase():
 
 
 def test_the_papers_example_of_sampling_compute():
-    """L/2 with 1000 steps takes 80.71 G * 1000 = 80.7 T an image and reaches FID-10K 25.9; XL/2 with 128
+    """L/2 with 1000 steps takes 80.71 G * 1000 = 80.7 T per image and reaches FID-10K 25.9; XL/2 with 128
     steps 118.64 G * 128 = 15.2 T and 23.7 (section 5)."""
     small = Sampled("L/2", 80.71e9, 80.71e12, 25.9)
     large = Sampled("XL/2", 118.64e9, 118.64e9 * 128, 23.7)
@@ -271,10 +271,10 @@ def test_a_seed_gives_the_same_interval_again():
 
 
 @pytest.mark.parametrize(
-    ("call", "says"),
+    ("call", "message"),
     [
         (lambda: correlation([1, 2], [1, 2]), "at least 3 points, got 2"),
-        (lambda: correlation([1, 2, 3], [1, 2]), "one length"),
+        (lambda: correlation([1, 2, 3], [1, 2]), "equal length"),
         (lambda: correlation([1, 2, 3], [1, 0, 2]), "positive"),
         (lambda: correlation([1, 2, math.nan], [1, 3, 2]), "positive"),
         (lambda: correlation([1, 2, 3], [2, 2, 2]), "all y are equal"),
@@ -287,8 +287,8 @@ def test_a_seed_gives_the_same_interval_again():
         (lambda: curve("S/2", 1.0, [(1.0, 0.0)]), "positive"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused(call, says: str):
-    with pytest.raises(UsageError, match=says):
+def test_what_cannot_be_fitted_is_refused(call, message: str):
+    with pytest.raises(UsageError, match=message):
         call()
 
 

@@ -1,4 +1,4 @@
-"""Pages of folders that somebody handed in: text stays text, and no file from outside comes in."""
+"""Pages of untrusted folders: text stays text, and no file from outside the folder is embedded."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TAGS = {
 
 
 class Read(HTMLParser):
-    """The tags of a page, and what it shows."""
+    """The tags of a page, and its text."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -54,7 +54,8 @@ class Read(HTMLParser):
 
 
 def harmless(text: str) -> Read:
-    """Read, and found to hold our own tags only, no handlers, no sources but our pictures."""
+    """Parses a page, and asserts that it has only our own tags, no handlers, and only our pictures as
+    sources."""
     read = Read(text)
     assert read.tags <= TAGS and not [name for name in read.attributes if name.startswith("on")]
     assert all(re.match(r"data:image/png;base64,|figures/[\w-]+\.png$", source) for source in read.sources)
@@ -76,27 +77,27 @@ def test_text_comes_out_of_a_page_as_it_went_in(one: str, other: str):
 
 
 def test_only_templates_make_tags():
-    """Text that was put together by hand shows its tags instead of running them."""
+    """Tags in concatenated text are shown, not rendered."""
 
-    def shown(template: str, **values: object) -> str:
+    def rendered(template: str, **values: object) -> str:
         return page.templates().from_string(template).render(values)
 
-    assert shown("<b>{{ x }}</b>{{ x + x }}", x="<") == "<b>&lt;</b>&lt;&lt;"
-    assert shown("<p title='{{ x }}'>", x="' onclick='\"") == "<p title='&#39; onclick=&#39;&#34;'>"
-    assert shown("{{ x }} {{ y }}", x="\u202e\x1b[2J", y=b"<") == r"\u202e\x1b[2J b&#39;&lt;&#39;"
-    long = shown("{{ x }}", x="x" * 10**6)
+    assert rendered("<b>{{ x }}</b>{{ x + x }}", x="<") == "<b>&lt;</b>&lt;&lt;"
+    assert rendered("<p title='{{ x }}'>", x="' onclick='\"") == "<p title='&#39; onclick=&#39;&#34;'>"
+    assert rendered("{{ x }} {{ y }}", x="\u202e\x1b[2J", y=b"<") == r"\u202e\x1b[2J b&#39;&lt;&#39;"
+    long = rendered("{{ x }}", x="x" * 10**6)
     assert len(long) < 10**6 and "900000 more characters" in long
     with pytest.raises(UndefinedError):
-        shown("{{ x }}")
+        rendered("{{ x }}")
 
 
 def test_no_template_marks_what_it_is_given_as_safe():
-    """In the templates' folder; the code has Markup for its own tags and for pictures alone."""
+    """Templates never; the code uses Markup only for its own tags and for pictures."""
     folder = Path(page.__file__).parent
     for path in (folder / "templates").iterdir():
         assert not re.search(r"\bsafe\b|autoescape|\|\s*attr\b", path.read_text())
-    made = re.findall(r"Markup\((?!\))[^)]*", "".join(path.read_text() for path in folder.glob("*.py")))
-    assert sorted(made) == [
+    markup = re.findall(r"Markup\((?!\))[^)]*", "".join(path.read_text() for path in folder.glob("*.py")))
+    assert sorted(markup) == [
         'Markup("<code>{}</code>"',
         'Markup("{} ~ Gflops<sup>-b</sup>"',
         "Markup(base64.b64encode(png",
@@ -105,7 +106,7 @@ def test_no_template_marks_what_it_is_given_as_safe():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a recipe that is called what nothing should be called."""
+    """A run of a recipe with a hostile name."""
     folder = tmp_path_factory.mktemp("pages")
     recipe = folder / "[b]<img src=x onerror=alert(1)>.toml"
     recipe.write_text('extends = "digits"\n')
@@ -153,8 +154,8 @@ def test_a_hostile_run_folder_makes_a_harmless_page(finished: Path):
     read = harmless(text)
     assert read.text.count(EVIL) >= 14  # ten classes, the device, the protocol, the warning
     assert SECRET not in text and "cm9vd" not in text  # which is base64 of it
-    for said in ("link.png is outside", "text.png is no PNG"):
-        assert said in read.text
+    for message in ("link.png is outside", "text.png is no PNG"):
+        assert message in read.text
     assert "huge.png has 34 MB" in read.text
     assert "7 lines of log.jsonl that are no event of a run" in read.text  # the picture outside is one
     assert "step 4" in read.text  # the one picture that is a run's
@@ -183,9 +184,9 @@ def test_pictures_lie_in_their_folder(tmp_path: Path):
 
 
 def test_a_hostile_study_makes_a_harmless_page(tmp_path: Path):
-    made = made_study()
-    made = replace(made, rows=made.rows[:2], losses=())
-    tables.write(made, tmp_path / "study")
+    table = made_study()
+    table = replace(table, rows=table.rows[:2], losses=())
+    tables.write(table, tmp_path / "study")
     about = json.loads((tmp_path / "study/study.json").read_text())
     about |= {
         "name": comparable.PAPER,
@@ -202,9 +203,9 @@ def test_a_hostile_study_makes_a_harmless_page(tmp_path: Path):
 
     Image.new("RGB", (4, 4)).save(tmp_path / "outside.png")
     pictures = tmp_path / "study/pictures"
-    shown = pictures / f"{tables.file_name(made.rows[0].name)}.png"
-    shown.unlink()
-    shown.symlink_to(tmp_path / "outside.png")
+    picture = pictures / f"{tables.file_name(table.rows[0].name)}.png"
+    picture.unlink()
+    picture.symlink_to(tmp_path / "outside.png")
     with pytest.raises(UsageError, match="outside of the folder"):
         tables.read(tmp_path / "study")
 

@@ -1,4 +1,4 @@
-"""The paper's table 4 computed, and what a plan says of a run against the paper and against measurements."""
+"""The paper's table 4 computed, and the plan of a run against the paper and against measurements."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TPU_V3_CORE, CORES = 123e12 / 2, 256
 
 @pytest.mark.parametrize("row", paper.table4(), ids=lambda row: f"{row.name}-{row.image_size}-{row.block}")
 def test_table_4_is_what_the_paper_prints(row: paper.Computed):
-    """Written out again here, so that neither the tolerance nor the table can drift."""
+    """The rule is repeated here so that neither the tolerance nor the table can drift."""
     [*printed] = {
         (r["params_millions"], r["gflops"])
         for r in paper.data()["table4_models"]
@@ -61,10 +61,10 @@ def test_table_4_is_complete():
 
 def test_the_papers_own_run_took_19_and_a_half_hours():
     """XL/2, 400K steps at 5.7 iterations/s on a TPU v3-256 pod."""
-    reported = paper.throughput()
+    reported = paper.data()["training"]["throughput"]
     config = load("imagenet256-xl2")
-    assert (reported.model, reported.hardware) == ("DiT-XL/2", "TPU v3-256 pod")
-    speed = reported.iterations_per_second
+    assert (reported["model"], reported["hardware"]) == ("DiT-XL/2", "TPU v3-256 pod")
+    speed = reported["iterations_per_second"]
     measured = plan(config, Hardware(TPU_V3_CORE, CORES, price=2.0), speed)
     assert round(measured.hours, 1) == 19.5
     assert measured.device_hours == pytest.approx(400_000 / 5.7 / 3600 * 256)
@@ -73,24 +73,26 @@ def test_the_papers_own_run_took_19_and_a_half_hours():
     assert measured.utilisation == pytest.approx(per_second / (CORES * TPU_V3_CORE), rel=1e-3)
     assert measured.utilisation is not None
     forward = plan(config, Hardware(TPU_V3_CORE, CORES, measured.utilisation, price=2.0))
-    said, back = forward.to_json(), measured.to_json()
-    assert said.pop("warnings") == back.pop("warnings") == []
-    assert said == pytest.approx(back)
-    said = dict(describe(forward))
-    assert said["time"].startswith("19.5 hours")
-    assert said["speed"] == ("5.7 iterations/s on 256 devices, 6.6% of their peak of 61.5e12 FLOP/s in tf32")
-    assert said["training"].startswith("3.64e19 multiply-adds, 7.29e19 FLOP (400,000 steps of batch 256)")
+    planned, back = forward.to_json(), measured.to_json()
+    assert planned.pop("warnings") == back.pop("warnings") == []
+    assert planned == pytest.approx(back)
+    planned = dict(describe(forward))
+    assert planned["time"].startswith("19.5 hours")
+    assert planned["speed"] == (
+        "5.7 iterations/s on 256 devices, 6.6% of their peak of 61.5e12 FLOP/s in tf32"
+    )
+    assert planned["training"].startswith("3.64e19 multiply-adds, 7.29e19 FLOP (400,000 steps of batch 256)")
 
 
 def test_without_a_speed_a_plan_says_what_needs_none():
-    """By hand: 3 forward passes' multiply-adds a training step, 20 bytes a parameter."""
-    made = plan(load("imagenet256-xl2"), Hardware())
-    assert (made.iterations_per_second, made.hours, made.device_hours, made.cost) == (None,) * 4
-    assert made.train_macs == 118_621_421_568 * 3 * 256 * 400_000
-    assert made.train_flops == 2 * made.train_macs and made.state_bytes == 20 * 674_834_720
-    said = dict(describe(made))
-    assert "7.29e19 FLOP" in said["training"] and said["speed"].startswith("not known: give --gpu")
-    assert "time" not in said and "12.57 GiB" in said["memory: state"]
+    """By hand: the multiply-adds of 3 forward passes per training step, 20 bytes per parameter."""
+    planned = plan(load("imagenet256-xl2"), Hardware())
+    assert (planned.iterations_per_second, planned.hours, planned.device_hours, planned.cost) == (None,) * 4
+    assert planned.train_macs == 118_621_421_568 * 3 * 256 * 400_000
+    assert planned.train_flops == 2 * planned.train_macs and planned.state_bytes == 20 * 674_834_720
+    described = dict(describe(planned))
+    assert "7.29e19 FLOP" in described["training"] and described["speed"].startswith("unknown: pass --gpu")
+    assert "time" not in described and "12.57 GiB" in described["memory: state"]
 
 
 @pytest.mark.parametrize(
@@ -106,25 +108,25 @@ def test_hours_of_a_gpu_by_hand(gpu: str, precision: str, peak: float, capsys: p
     """The dense peak in the recipe's own precision, which for the paper's is tf32."""
     call = ["plan", "imagenet256-xl2", "--gpu", gpu, "--devices", "8", "--price", "2.5", "--json"]
     assert main([*call, *([] if precision == "tf32" else [f"train.precision={precision}"])]) == 0
-    told = json.loads(capsys.readouterr().out)
+    values = json.loads(capsys.readouterr().out)
     hours = 2 * 3 * 118_621_421_568 * 256 * 400_000 / (peak * 8 * 0.4) / 3600
-    assert (told["peak"], told["precision"], told["warnings"]) == (peak, precision, [])
-    assert told["hours"] == pytest.approx(hours, rel=1e-12)
-    assert told["cost"] == pytest.approx(hours * 8 * 2.5, rel=1e-12)
+    assert (values["peak"], values["precision"], values["warnings"]) == (peak, precision, [])
+    assert values["hours"] == pytest.approx(hours, rel=1e-12)
+    assert values["cost"] == pytest.approx(hours * 8 * 2.5, rel=1e-12)
 
 
 def test_hours_of_a_gpu_become_a_budget(capsys: pytest.CaptureFixture):
     call = ["plan", "--hours", "24", "--gpu", "h100", "--devices", "8"]
     for precision, peak in (("tf32", 494.7e12), ("bf16", 989.4e12)):
         assert main([*call, "--precision", precision, "--json"]) == 0
-        told = json.loads(capsys.readouterr().out)
-        assert told["budget"] == pytest.approx(24 * 3600 * peak * 8 * 0.4 / 2, rel=1e-12)
+        values = json.loads(capsys.readouterr().out)
+        assert values["budget"] == pytest.approx(24 * 3600 * peak * 8 * 0.4 / 2, rel=1e-12)
     assert main(call) == 0
     assert "494.7e12 FLOP/s in tf32" in capsys.readouterr().out
 
 
 def test_every_peak_is_dense_and_ordered():
-    """Narrower numbers are never slower; no entry is another's with sparsity."""
+    """Narrower formats are never slower; no entry is a rate with sparsity."""
     for rates in devices.PEAKS.values():
         ordered = [rates[name] for name in ("fp32", "tf32", "bf16") if name in rates]
         assert ordered == sorted(ordered)
@@ -134,7 +136,7 @@ def test_every_peak_is_dense_and_ordered():
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         (["--peak", "989e12"], "989e12 FLOP/s is the bf16 peak of h100, whose tf32 peak is 494.7e12"),
         (["--peak", "989e12", "--gpu", "h100"], "is more than the tf32 peak of h100, 494.7e12"),
@@ -146,17 +148,17 @@ def test_every_peak_is_dense_and_ordered():
         (["--peak", "61.5e12"], None),
     ],
 )
-def test_a_peak_that_does_not_fit_is_warned_of(options: list[str], says: str | None, capsys):
+def test_a_peak_that_does_not_fit_is_warned_of(options: list[str], message: str | None, capsys):
     assert main(["plan", "imagenet256-xl2", *options, "--json"]) == 0
     warnings = json.loads(capsys.readouterr().out)["warnings"]
-    assert len(warnings) == (says is not None)
+    assert len(warnings) == (message is not None)
     assert main(["plan", "imagenet256-xl2", *options]) == 0
-    said = capsys.readouterr().out
-    assert ("warning" in said) == (says is not None) and (says or "") in said
+    output = capsys.readouterr().out
+    assert ("warning" in output) == (message is not None) and (message or "") in output
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         (["--gpu", "h10"], "unknown device 'h10'; did you mean 'h100'?"),
         (["--gpu", "v100"], "v100 has no tf32 peak (it has fp32, fp16); choose another train.precision"),
@@ -174,10 +176,10 @@ def test_a_peak_that_does_not_fit_is_warned_of(options: list[str], says: str | N
         (["--gpu", "a100", "--price", "-1"], "price of a device-hour must be at least 0"),
     ],
 )
-def test_plans_of_nothing_exit_2(options: list[str], says: str, capsys: pytest.CaptureFixture):
+def test_plans_of_nothing_exit_2(options: list[str], message: str, capsys: pytest.CaptureFixture):
     assert main(["plan", "imagenet256-xl2", *options]) == 2
     error = capsys.readouterr().err
-    assert says in error and error.count("\n") == 1
+    assert message in error and error.count("\n") == 1
 
 
 def test_without_peak_or_price_a_plan_claims_neither():
@@ -206,7 +208,7 @@ def test_impossible_plans_are_refused(call, names: str):
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm", "unipc", "heun", "euler"])
 @pytest.mark.parametrize("scale", [1.0, 1.5])
 def test_sampling_cost_is_what_the_sampler_runs(sampler: str, scale: float):
-    """Counted on the network itself: images put through it for one image out."""
+    """Counted on the network itself: forward passes for one image."""
     config = load("digits")
     values = {"sample.sampler": sampler, "sample.sampler.steps": 6}
     config = with_values(config, {**values, "sample.guidance.classifier_free.scale": scale})
@@ -237,26 +239,26 @@ def test_sampling_cost_of_the_paper():
     assert evaluations(SampleConfig().sampler, ()) == 250
 
 
-def test_state_is_20_bytes_a_parameter():
-    """Of a real training state: weights, gradients, Adam's two moments, EMA."""
+def test_state_is_20_bytes_per_parameter():
+    """Counted on a real training state: weights, gradients, Adam's two moments, EMA."""
     config = load("digits", ["train.batch_size=4", "model.depth=2"])
     state = TrainState.create(config, assemble.dataset(config.data), Ranks(torch.device("cpu")))
     state.train_step()
-    held = [*state.net.parameters(), *state.ema.parameters()]
-    held += [p.grad for p in state.net.parameters() if p.grad is not None]
-    held += [moment for s in state.optimizer.state.values() for key, moment in s.items() if key != "step"]
-    assert plan(config, Hardware(), 1.0).state_bytes == sum(t.nbytes for t in held)
+    tensors = [*state.net.parameters(), *state.ema.parameters()]
+    tensors += [p.grad for p in state.net.parameters() if p.grad is not None]
+    tensors += [moment for s in state.optimizer.state.values() for key, moment in s.items() if key != "step"]
+    assert plan(config, Hardware(), 1.0).state_bytes == sum(t.nbytes for t in tensors)
 
 
 def saved_bytes(config: DiTConfig, batch: int, precision: str) -> int:
-    """What autograd keeps of one forward pass: each storage once, parameters and buffers left out."""
-    net, kept = DiT(config), {}
+    """Bytes that autograd keeps of one forward pass: each storage once, without parameters and buffers."""
+    net, saved = DiT(config), {}
     own = {t.untyped_storage().data_ptr() for t in (*net.parameters(), *net.buffers())}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor  # kept alive by the graph, so that no address is used twice
 
     x, t, y = torch.randn(batch, *config.shape), torch.full((batch,), 7.0), torch.arange(batch)
@@ -264,7 +266,7 @@ def saved_bytes(config: DiTConfig, batch: int, precision: str) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), cast:
         out = net(x, t, y)
     assert out.requires_grad
-    return sum(kept.values())
+    return sum(saved.values())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -1,4 +1,5 @@
-"""A study's grid, its shared queue and its table: nothing is run twice or lost, whoever is killed."""
+"""A study's grid, its shared queue and its table: no job is lost or done twice, whichever process is
+killed."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ from scaledit.scaling import table as tables
 from scaledit.scaling.collect import collect
 from scaledit.scaling.queue import JOURNAL, RESULTS, Job, Queue
 from scaledit.scaling.table import About, Loss, Row, Table
-from scaledit.scaling.work import Ended, curve, jobs, work
+from scaledit.scaling.work import Ended, jobs, loss_curve, work
 from scaledit.training.signals import StopRequest
 
 TOML = """
@@ -94,21 +95,21 @@ def table_of(study: str, out: Path) -> Table:
 
 
 def written(study: str, out: Path) -> tuple[str, tuple[Loss, ...], dict[str, bytes]]:
-    """What must not depend on who did the work."""
+    """The content that must not depend on which process did the work."""
     table = table_of(study, out)
     return tables.to_csv(table.rows), table.losses, dict(table.pictures)
 
 
 def journal(out: Path, event: str = "") -> list[dict]:
-    """Its lines, or those of one event."""
+    """The lines of the journal, or those of one event."""
     path = out / JOURNAL
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return [line for line in lines if event in ("", line["event"])]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """A study done by one undisturbed process."""
+def completed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A study completed by one undisturbed process."""
     folder = tmp_path_factory.mktemp("whole")
     study = declared(folder)
     worker = start(study, folder / "out")
@@ -130,14 +131,14 @@ def test_a_grid_is_the_union_of_products():
         for run in grid.runs
     }
     assert len(shared) == 1  # equal hyper-parameters for all
-    sweep = [one for one in grid.measurements if one.part == "sampling"]
+    sweep = [measurement for measurement in grid.measurements if measurement.part == "sampling"]
     assert len(sweep) == 12 * 6
-    assert {one.config.sample.sampler.steps for one in sweep} == {16, 32, 64, 128, 256, 1000}
+    assert {measurement.config.sample.sampler.steps for measurement in sweep} == {16, 32, 64, 128, 256, 1000}
     assert len({job.key for job in jobs(grid)}) == len(jobs(grid))
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "expected"),
     [
         ('size = ["S", "B"]', 'size = ["S", "XB"]', "unknown size 'XB'"),
         ("train.steps = 30", "train.step = 30", "unknown key 'train.step'; did you mean"),
@@ -153,17 +154,17 @@ def test_a_grid_is_the_union_of_products():
         ('recipe = "digits-paper"', "", "lacks recipe"),
     ],
 )
-def test_a_wrong_study_is_refused_by_name(tmp_path: Path, capsys, old: str, new: str, said: str):
+def test_a_wrong_study_is_refused_by_name(tmp_path: Path, capsys, old: str, new: str, expected: str):
     assert old in TOML
     study = declared(tmp_path, TOML.replace(old, new))
     assert cli.main(["study", study, "--out", str(tmp_path / "out"), "--join"]) == 2
     message = capsys.readouterr().err
-    assert said.replace("patch size 3", "model.patch_size 3") in message and "tiny.toml" in message
+    assert expected.replace("patch size 3", "model.patch_size 3") in message and "tiny.toml" in message
     assert not (tmp_path / "out").exists()
 
 
-def test_two_processes_share_a_study_and_run_nothing_twice(tmp_path: Path, whole: tuple[str, Path]):
-    study, undisturbed = whole
+def test_two_processes_share_a_study_and_run_nothing_twice(tmp_path: Path, completed: tuple[str, Path]):
+    study, undisturbed = completed
     gate = processes.Gate(tmp_path / "gate")  # each has begun a job before one can do everything
     workers = [start(study, tmp_path / "out", processes.At(processes.ADVANCE, gate)) for _ in range(2)]
     for worker in workers:
@@ -177,31 +178,31 @@ def test_two_processes_share_a_study_and_run_nothing_twice(tmp_path: Path, whole
 
 
 def moments(next_job: Job, left: int, out: Path, rng: random.Random) -> dict[str, processes.At]:
-    """Where a worker dies that begins with `next_job`, all within that job: in a training, while it saves, in
-    a measurement, while a result is written, or once it is there and before the journal tells of it."""
+    """Points at which a worker that begins with `next_job` dies within that job: in training, while saving,
+    in a measurement, while a result is written, or after that and before the journal records it."""
     die = processes.die
-    found = {"writing": processes.At("os:replace", die, argument=f"*/{RESULTS}/*")}
+    points = {"writing": processes.At("os:replace", die, argument=f"*/{RESULTS}/*")}
     if left > 1:
-        found["written"] = processes.At("os:replace", die, argument=f"*/{RESULTS}/*", after=True)
+        points["written"] = processes.At("os:replace", die, argument=f"*/{RESULTS}/*", after=True)
     if next_job.needs:
-        measured = "scaledit.scaling.work:measured"
-        found["measuring"] = processes.At(measured, processes.At("scaledit.pipeline:Pipeline.sample", die))
-        return found
+        measured = "scaledit.scaling.work:measure"
+        points["measuring"] = processes.At(measured, processes.At("scaledit.pipeline:Pipeline.sample", die))
+        return points
     saved = checkpoint.find(out / "runs" / next_job.key / "checkpoints")
     steps = 30 - (int(saved[-1].name.removeprefix("step-")) if saved else 0)
     if steps:
         save = processes.At("os:fsync", die, nth=rng.randint(1, 5))
-        found["training"] = processes.At(processes.ADVANCE, die, nth=rng.randint(1, steps))
-        found["saving"] = processes.At("scaledit.checkpoint:finish", save)
-    return found
+        points["training"] = processes.At(processes.ADVANCE, die, nth=rng.randint(1, steps))
+        points["saving"] = processes.At("scaledit.checkpoint:finish", save)
+    return points
 
 
 @pytest.mark.parametrize("kills", [6, pytest.param(25, marks=pytest.mark.slow)])
 def test_killed_at_any_point_it_goes_on_and_ends_in_the_same_table(
-    tmp_path: Path, whole: tuple[str, Path], kills: int
+    tmp_path: Path, completed: tuple[str, Path], kills: int
 ):
-    """Six times with one training and the measurements left, so that all kinds come soon."""
-    study, undisturbed = whole
+    """Six kills with one training and the measurements left, so that all kinds occur."""
+    study, undisturbed = completed
     out, rng, died = tmp_path / "out", random.Random(kills), collections.Counter[str]()
     todo = jobs(studies.load(study))
     if kills == 6:
@@ -228,7 +229,7 @@ def test_killed_at_any_point_it_goes_on_and_ends_in_the_same_table(
     assert len(done) == at_first + died["written"]
     last = start(study, out)
     assert last.wait() == 0, last.said()
-    assert all(path.read_bytes() == held for path, held in done.items())
+    assert all(path.read_bytes() == content for path, content in done.items())
     finished = [line["job"] for line in journal(out, "finished")]
     began = {line["job"] for line in journal(out) if line["process"] == last.pid}
     assert not began & {path.stem for path in done}
@@ -248,23 +249,23 @@ def test_asked_to_stop_it_saves_and_says_so(tmp_path: Path):
     assert list((tmp_path / "out").glob("runs/*/checkpoints/step-*/manifest.json"))
 
 
-def test_a_table_survives_its_files(tmp_path: Path, whole: tuple[str, Path]):
-    table = table_of(*whole)
+def test_a_table_survives_its_files(tmp_path: Path, completed: tuple[str, Path]):
+    table = table_of(*completed)
     tables.write(table, tmp_path / "made")
     read = tables.read(tmp_path / "made")
     assert read.rows == table.rows and read.about == table.about
     assert dict(read.pictures) == dict(table.pictures) and len(read.pictures) == len(
-        studies.load(whole[0]).runs
+        studies.load(completed[0]).runs
     )
     assert read.losses == table.losses
     tables.to_sqlite(table, tmp_path / "study.sqlite")
     with sqlite3.connect(tmp_path / "study.sqlite") as base:
-        found = base.execute("SELECT name, fd, \"train_macs\" FROM results WHERE part = 'final'").fetchall()
-    assert found == [(row.name, row.fd, row.train_macs) for row in table.part("final")]
+        rows = base.execute("SELECT name, fd, \"train_macs\" FROM results WHERE part = 'final'").fetchall()
+    assert rows == [(row.name, row.fd, row.train_macs) for row in table.part("final")]
 
 
-def test_rows_say_what_was_measured(whole: tuple[str, Path]):
-    table = table_of(*whole)
+def test_rows_say_what_was_measured(completed: tuple[str, Path]):
+    table = table_of(*completed)
     assert {row.part for row in table.rows} == {"final", "training", "sampling", "guidance"}
     for row in table.rows:
         assert row.images == row.steps * row.batch_size and row.train_macs == 3 * row.macs * row.images
@@ -338,8 +339,8 @@ def test_a_run_that_fails_stops_nothing_else(tmp_path: Path, capsys):
 
 
 def test_dearest_chains_come_first_and_needs_before_what_needs_them(tmp_path: Path):
-    made = [Job("small", {}, 1.0), Job("large", {}, 5.0), Job("after", {}, 9.0, needs=("small",))]
-    queue, order = Queue(tmp_path / "q", made), []
+    chain = [Job("small", {}, 1.0), Job("large", {}, 5.0), Job("after", {}, 9.0, needs=("small",))]
+    queue, order = Queue(tmp_path / "q", chain), []
     while queue.left:
         with queue.next() as job:
             assert job is not None
@@ -351,7 +352,7 @@ def test_dearest_chains_come_first_and_needs_before_what_needs_them(tmp_path: Pa
 
 
 def test_what_is_left_to_others_is_not_taken(tmp_path: Path):
-    """The lock is a process's: another process must see it held, and free after a kill."""
+    """The lock belongs to a process: another process must find it held, and free after a kill."""
     code = (
         "import sys; from pathlib import Path; from scaledit.scaling.queue import Job, Queue\n"
         "with Queue(Path(sys.argv[1]), [Job('a', {}, 1.0)]).next() as job:\n"
@@ -372,10 +373,10 @@ def test_what_is_left_to_others_is_not_taken(tmp_path: Path):
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=300), st.integers(2, 40))
 def test_a_curve_holds_every_logged_step_once(losses: list[float], points: int):
     logged = [(5 * (k + 1), loss) for k, loss in enumerate(losses)]
-    made = curve(logged, points)
-    assert len(made) <= points + 1 and made[-1][0] == logged[-1][0]
-    ends = [0, *(step for step, _ in made)]
-    for (begin, end), (_, mean) in zip(itertools.pairwise(ends), made, strict=True):
+    means = loss_curve(logged, points)
+    assert len(means) <= points + 1 and means[-1][0] == logged[-1][0]
+    ends = [0, *(step for step, _ in means)]
+    for (begin, end), (_, mean) in zip(itertools.pairwise(ends), means, strict=True):
         inside = [loss for step, loss in logged if begin < step <= end]
         assert mean == pytest.approx(sum(inside) / len(inside))
 
@@ -383,8 +384,8 @@ def test_a_curve_holds_every_logged_step_once(losses: list[float], points: int):
 def test_a_dry_run_says_the_price_and_makes_nothing(tmp_path: Path, capsys):
     study = declared(tmp_path)
     assert cli.main(["study", study, "--out", str(tmp_path / "out"), "--dry-run"]) == 0
-    said = capsys.readouterr().out
-    assert "5 runs and 13 measurements" in said and "multiply-adds" in said and "hours" in said
+    output = capsys.readouterr().out
+    assert "5 runs and 13 measurements" in output and "multiply-adds" in output and "hours" in output
     assert not (tmp_path / "out").exists()
 
 
@@ -398,7 +399,7 @@ def test_a_table_that_is_none_is_refused(tmp_path: Path):
 
 
 def test_a_folder_beside_does_not_stand_for_a_study_of_its_name(tmp_path: Path, monkeypatch, capsys):
-    """A table is read from where a path leads; `digits` is the study, whatever lies beside."""
+    """A table is read from a path; `digits` is the study, whatever the current folder holds."""
     monkeypatch.chdir(tmp_path)
     tables.write(Table(About("a", "a", "c", "FID"), ()), tmp_path / "digits")
     assert cli.main(["study", "digits", "--dry-run"]) == 0
@@ -429,7 +430,7 @@ def test_results_are_read_only_as_what_they_are(tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_slice_of_the_fast_study(tmp_path: Path):
-    """Its smallest model, as declared: trained, judged, sampled with 16, 64 and 256 steps."""
+    """Its smallest model, as declared: trained, evaluated, sampled with 16, 64 and 256 steps."""
     study = studies.load("digits-fast")
     queue = Queue(tmp_path, [job for job in jobs(study) if job.key == "S-4" or "S-4" in job.needs])
     ended = [event.job.key for event in work(study, queue, "cpu", StopRequest()) if isinstance(event, Ended)]

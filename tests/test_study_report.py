@@ -1,4 +1,4 @@
-"""A study's page is a function of its table: the committed ones can be made again, byte for byte."""
+"""A study's page is a function of its table: the committed ones can be reproduced, byte for byte."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def test_made_again_from_its_table_it_is_the_same(paper: Path, tmp_path: Path, c
 
 def test_the_page_says_every_verdict_and_shows_every_figure(paper: Path):
     page = (paper / "report.html").read_text(encoding="utf-8")
-    held = json.loads((paper / "verdicts.json").read_text())
-    assert [one["key"] for one in held["verdicts"]] == list(CLAIMS)
-    for one in held["verdicts"]:
-        assert one["outcome"] in ("holds", "does not hold", "undecided", "not measured")
-        assert one["outcome"] in page
-    shown = re.findall(r"src='(figures/[^']+)'", page)
-    assert shown == sorted(f"figures/{path.name}" for path in (paper / "figures").iterdir())
+    report = json.loads((paper / "verdicts.json").read_text())
+    assert [verdict["key"] for verdict in report["verdicts"]] == list(CLAIMS)
+    for verdict in report["verdicts"]:
+        assert verdict["outcome"] in ("holds", "does not hold", "undecided", "not measured")
+        assert verdict["outcome"] in page
+    sources = re.findall(r"src='(figures/[^']+)'", page)
+    assert sources == sorted(f"figures/{path.name}" for path in (paper / "figures").iterdir())
     assert "08-compute.png" in page and "scaledit study paper" in page
     assert not re.search(r"\b(nan|None)\b", re.sub(r"<[^>]+>", " ", page))
 
@@ -82,7 +82,7 @@ def test_tables_of_the_paper(paper: Path, capsys):
 
 
 def test_the_committed_study_says_what_its_table_says():
-    """docs/studies/digits, whose report anybody can make again on any machine."""
+    """docs/studies/digits, whose report can be reproduced on any machine."""
     folder = Path(__file__).parent.parent / "docs" / "studies" / "digits"
     table = tables.read(folder)
     alike(json.loads((folder / "verdicts.json").read_text()), to_json(table, verdicts(table)))
@@ -98,24 +98,24 @@ def test_the_committed_study_says_what_its_table_says():
 
 
 def meant(config: RunConfig) -> dict[str, Any]:
-    """A config but for guidance that changes nothing: 0.1 always said how many channels are guided."""
-    said = config.to_json()
+    """A config without guidance that changes nothing: 0.1 always recorded the guided channels."""
+    values = config.to_json()
     for section in ("sample", "evaluate"):
-        said[section]["guidance"] = [one for one in said[section]["guidance"] if one["scale"] != 1]
-    return said
+        values[section]["guidance"] = [part for part in values[section]["guidance"] if part["scale"] != 1]
+    return values
 
 
-def alike(one: object, other: object) -> None:
-    """Equal, numbers up to what another machine's last digits do to a fit."""
-    if isinstance(one, dict):
-        assert isinstance(other, dict) and one.keys() == other.keys()
-        for key, value in one.items():
-            alike(value, other[key])
-    elif isinstance(one, list):
-        assert isinstance(other, list | tuple) and len(one) == len(other)
-        for a, b in zip(one, other, strict=True):
+def alike(expected: object, actual: object) -> None:
+    """Asserts equality, of floats up to the effect of another machine's rounding on a fit."""
+    if isinstance(expected, dict):
+        assert isinstance(actual, dict) and expected.keys() == actual.keys()
+        for key, value in expected.items():
+            alike(value, actual[key])
+    elif isinstance(expected, list):
+        assert isinstance(actual, list | tuple) and len(expected) == len(actual)
+        for a, b in zip(expected, actual, strict=True):
             alike(a, b)
-    elif isinstance(one, float):
-        assert other == pytest.approx(one, rel=1e-3)
+    elif isinstance(expected, float):
+        assert actual == pytest.approx(expected, rel=1e-3)
     else:
-        assert one == other
+        assert expected == actual

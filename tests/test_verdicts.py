@@ -1,5 +1,5 @@
-"""Verdicts on tables whose truth is known: built from a law, with its effects turned round, drowned in noise,
-left out; and on the paper's own numbers."""
+"""Verdicts on tables built from a law, with its effects reversed, hidden in noise or left out; and on the
+paper's own results."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def row(size: str, patch: int, fd: float, seed: int = 0, block: str = "adaln_zer
     )  # fmt: skip
 
 
-def made(exponent: float = 0.5, spread: float = 0.02, late: float = 0.2, seeds: int = 3) -> Table:
+def build(exponent: float = 0.5, spread: float = 0.02, late: float = 0.2, seeds: int = 3) -> Table:
     """fd = 40 (Gflops / 0.1)^-exponent steps^-late e^(spread z), over sizes, patches, seeds and training;
     blocks, sampling and guidance as the paper has them."""
     draw = np.random.default_rng(5)
@@ -91,20 +91,21 @@ def outcomes(table: Table) -> dict[str, str]:
 
 
 def test_what_was_built_in_is_found():
-    found = outcomes(made())
+    results = outcomes(build())
     unknown = dict.fromkeys(("equal_gflops", "guidance_channels", "decoders"), "not measured")
-    assert found == dict.fromkeys(CLAIMS, "holds") | unknown
+    assert results == dict.fromkeys(CLAIMS, "holds") | unknown
 
 
 def test_larger_models_that_waste_compute():
     """At equal compute C, steps are C / N: N^-0.5 (C / N)^-0.7 grows with N."""
-    found = outcomes(made(late=0.7))
-    assert found["compute"] == "does not hold" and found["size"] == "holds"
+    results = outcomes(build(late=0.7))
+    assert results["compute"] == "does not hold" and results["size"] == "holds"
 
 
 def test_compute_is_compared_where_a_longer_training_ends():
-    """S/1 ends before XL/1 is measured at all; trained to XL/1's compute, the two are compared there."""
-    table = made(exponent=0.5, late=0.7)
+    """S/1 ends before the first result of XL/1; if it is trained to XL/1's compute, the two are compared
+    there."""
+    table = build(exponent=0.5, late=0.7)
     small = next(r for r in table.part(TRAINING) if (r.model, r.steps) == ("S/1", 1000))
     large = next(r for r in table.part(TRAINING) if (r.model, r.steps) == ("XL/1", 1000))
     steps = large.train_macs // (3 * 64 * small.macs)
@@ -112,45 +113,46 @@ def test_compute_is_compared_where_a_longer_training_ends():
     longer = replace(longer, fd=1.5 * (large.fd or 0))
 
     def ratios(of: Table) -> list[float]:
-        [found] = [verdict for verdict in verdicts(of) if verdict.key == "compute"]
-        return [p["ratio"] for p in found.numbers["pairs"] if (p["better"], p["worse"]) == ("XL/1", "S/1")]
+        [verdict] = [verdict for verdict in verdicts(of) if verdict.key == "compute"]
+        return [p["ratio"] for p in verdict.numbers["pairs"] if (p["better"], p["worse"]) == ("XL/1", "S/1")]
 
     assert ratios(table) == []
     assert ratios(replace(table, rows=(*table.rows, longer))) == pytest.approx([1.5], rel=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("ratios", "said"), [((1.1, 1.2), "holds"), ((1.1, 2.0), "undecided"), ((2, 3), "does not hold")]
+    ("ratios", "expected"), [((1.1, 1.2), "holds"), ((1.1, 2.0), "undecided"), ((2, 3), "does not hold")]
 )
-def test_equal_gflops(ratios: tuple[float, float], said: str):
+def test_equal_gflops(ratios: tuple[float, float], expected: str):
     rows = []
     for macs, ratio in zip((10**6, 10**8), ratios, strict=True):
         for size, fd in (("S", 10.0), ("B", 10.0 * ratio)):
             rows.append(replace(row(size, 4 if macs == 10**6 else 2, fd), macs=macs))
-    assert outcomes(Table(About("e", "e", "", "FD", sizes=("S", "B")), tuple(rows)))["equal_gflops"] == said
+    table = Table(About("e", "e", "", "FD", sizes=("S", "B")), tuple(rows))
+    assert outcomes(table)["equal_gflops"] == expected
 
 
 def test_the_opposite_is_found_out():
-    """Distances that rise with compute: every claim on compute is turned round."""
-    found = outcomes(made(exponent=-0.5))
+    """Distances that rise with compute: every claim on compute is reversed."""
+    results = outcomes(build(exponent=-0.5))
     for key in ("size", "tokens", "gflops", "compute", "sampling"):
-        assert found[key] == "does not hold", key
+        assert results[key] == "does not hold", key
 
 
 @pytest.mark.parametrize("key", ["size", "tokens"])
 def test_no_effect_within_the_noise_is_undecided(key: str):
-    assert outcomes(made(exponent=0.0, spread=0.3))[key] == "undecided"
+    assert outcomes(build(exponent=0.0, spread=0.3))[key] == "undecided"
 
 
-def test_blocks_turned_round():
-    table = made()
+def test_reversed_blocks():
+    table = build()
     swap = dict(zip(DESIGNS, reversed(DESIGNS), strict=True))
     rows = tuple(replace(one, conditioning=swap[one.conditioning]) for one in table.rows)
     assert outcomes(replace(table, rows=rows))["blocks"] == "does not hold"
 
 
 def test_guidance_that_only_hurts():
-    table = made()
+    table = build()
     guided = [one for one in table.rows if one.part == GUIDANCE]
     others = [one for one in table.rows if one.part != GUIDANCE]
     rows = (*others, *(replace(one, fd=10.0 * one.guidance_scale) for one in guided))
@@ -160,7 +162,7 @@ def test_guidance_that_only_hurts():
 
 
 def test_loss_that_tells_nothing():
-    table = made()
+    table = build()
     rows = tuple(replace(one, loss=None) for one in table.rows)
     assert outcomes(replace(table, rows=rows))["loss"] == "not measured"
     draw = np.random.default_rng(0)
@@ -169,13 +171,13 @@ def test_loss_that_tells_nothing():
 
 
 def test_three_channels_and_all():
-    table = made()
+    table = build()
     pair = [replace(one, guidance=guidance(1.4)) for one in table.part(GUIDANCE) if one.guidance_scale == 3.0]
     table = replace(table, rows=(*table.rows, *pair))
-    for factor, said in ((1.1, "holds"), (1.5, "does not hold")):
+    for factor, expected in ((1.1, "holds"), (1.5, "does not hold")):
         on_all = [replace(one, guidance=guidance(1.3, None), fd=factor * (one.fd or 0)) for one in pair]
-        found = outcomes(replace(table, rows=(*table.rows, *on_all)))
-        assert found["guidance_channels"] == said
+        results = outcomes(replace(table, rows=(*table.rows, *on_all)))
+        assert results["guidance_channels"] == expected
 
 
 def test_nothing_is_claimed_of_nothing():
@@ -211,7 +213,7 @@ def test_a_difference_counts_beyond_twice_its_error(
 
 
 @pytest.mark.parametrize(
-    ("sides", "said"),
+    ("sides", "expected"),
     [
         ((1, 1, 0, 0), "holds"),
         ((1, 0, 0), "undecided"),
@@ -221,15 +223,15 @@ def test_a_difference_counts_beyond_twice_its_error(
         ((), "not measured"),
     ],
 )
-def test_outcomes_by_the_rule(sides: tuple[int, ...], said: str):
-    assert outcome([Comparison("a", "b", 1.0, side) for side in sides]) == said
+def test_outcomes_by_the_rule(sides: tuple[int, ...], expected: str):
+    assert outcome([Comparison("a", "b", 1.0, side) for side in sides]) == expected
 
 
 def test_the_papers_own_numbers():
     """By its tables: sizes, tokens, blocks in order without exception, r = -0.94; L/8 (5.01 Gflops, 118.9) is
-    far from B/4 (5.56, 68.4); curves and losses are drawn, not printed."""
-    found = {verdict.key: verdict for verdict in verdicts(printed_table.table())}
-    assert {key: one.outcome for key, one in found.items()} == {
+    far from B/4 (5.56, 68.4); curves and losses are plotted, not printed."""
+    results = {verdict.key: verdict for verdict in verdicts(printed_table.table())}
+    assert {key: verdict.outcome for key, verdict in results.items()} == {
         "size": "holds",
         "tokens": "holds",
         "gflops": "holds",
@@ -242,12 +244,12 @@ def test_the_papers_own_numbers():
         "guidance_channels": "holds",
         "decoders": "holds",
     }
-    assert "18 of 18 pairs" in found["size"].said and "12 of 12 pairs" in found["tokens"].said
-    assert "-0.936" in found["gflops"].said and "B/4 and L/8 1.74" in found["equal_gflops"].said
+    assert "18 of 18 pairs" in results["size"].said and "12 of 12 pairs" in results["tokens"].said
+    assert "-0.936" in results["gflops"].said and "B/4 and L/8 1.74" in results["equal_gflops"].said
 
 
 def test_verdicts_are_plain_json():
-    table = made()
-    held = json.loads(json.dumps(to_json(table, verdicts(table))))
-    assert [one["key"] for one in held["verdicts"]] == list(CLAIMS)
-    assert all(one["rule"] and one["claim"] and one["said"] for one in held["verdicts"])
+    table = build()
+    values = json.loads(json.dumps(to_json(table, verdicts(table))))
+    assert [verdict["key"] for verdict in values["verdicts"]] == list(CLAIMS)
+    assert all(verdict["rule"] and verdict["claim"] and verdict["said"] for verdict in values["verdicts"])

@@ -196,7 +196,7 @@ class StudyProgress:
 
     def look(self, queue: Queue) -> None:
         """Updates the bar; call it now and then."""
-        done = {job.key: 1.0 if queue.done(job.key) else queue.share(job.key) for job in queue.jobs}
+        done = {job.key: 1.0 if queue.done(job.key) else queue.progress(job.key) for job in queue.jobs}
         spent = sum(self.seconds[key] * share for key, share in done.items())
         total, now = max(sum(self.seconds.values()), 1e-9), time.monotonic()
         if self.before < 0:

@@ -882,7 +882,7 @@ def _queued(folder: Path) -> None:
         curve = {"losses": [[1, 0.9], [30, 0.25]], "loss_at": {"15": 0.5, "30": 0.25}}
         queue.finish(job, {"evaluations": looks, **curve, "skipped": 0, "pictures": None, "seconds": 3.5})
         (folder / "out/queue").mkdir(exist_ok=True)
-        queue.moved(job, 0.5)
+        queue.report_progress(job, 0.5)
     (folder / "out/journal.jsonl").unlink()
 
 
@@ -901,7 +901,7 @@ def _collected(folder: Path) -> Value:
 
     study, jobs = _jobs(folder)
     queue = Queue(folder / "out", jobs)
-    shares = [queue.share(job.key) for job in jobs]
+    shares = [queue.progress(job.key) for job in jobs]
     if not all(0 <= share <= 1 for share in shares):
         raise AssertionError(f"shares {shares}")
     table, missing = collect(study, queue, "scaledit study tiny")

@@ -179,6 +179,6 @@ def _joined(study: Study, queue: Queue, given: argparse.Namespace) -> int:
         if isinstance(event, Ended):
             terminal.say(f"{event.job.key}: {event.seconds:.0f} s")
         elif isinstance(event, Failed):
-            terminal.complain(f"{event.job.key}: {event.why}")
+            terminal.complain(f"{event.job.key}: {event.reason}")
             code = INCOMPLETE
     return STOPPED if stop.signal else code

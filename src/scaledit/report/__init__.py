@@ -1,1 +1,1 @@
-"""Pages that say how good something is and how to make it again: one HTML file, pictures inside."""
+"""Reports on the quality of a model and how to reproduce it: one HTML file with its pictures inside."""

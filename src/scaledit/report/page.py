@@ -1,9 +1,9 @@
-"""A page from its template, and what goes into one: results as a table, pictures, plots in one style.
+"""Pages rendered from templates, and their parts: results as a table, pictures, plots in one style.
 
     render("run.html", title="demo", ...)  ->  one HTML file        values  --escaped by Jinja2-->  text in it
 
-What a page says, and how, is in report/templates. Every value is text, whoever wrote it, and is escaped when
-it comes into the page: only the templates' own tags are markup.
+The text of the pages is in report/templates. All values are escaped as text, whatever their source: only the
+templates' own tags are markup.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 DARK, LIGHT = "#08519c", "#9ecae1"
 LONGEST_TEXT = 100_000
-"""Characters of one piece of text; what is longer is cut, and the page says so."""
+"""Characters of one value; longer text is cut, and the page says so."""
 
 
 @functools.cache
 def templates() -> Environment:
-    """Of report/templates: what they show is escaped, a value that is not given is an error."""
+    """The templates of report/templates, which escape all values; a missing value is an error."""
     environment = Environment(
         loader=PackageLoader("scaledit.report"),
         autoescape=True,
@@ -46,13 +46,13 @@ def templates() -> Environment:
 
 
 def render(template: str, **values: object) -> str:
-    """A page: `template`, a file of report/templates, filled with `values`."""
+    """Renders `template`, a file of report/templates, with `values`."""
     return templates().get_template(template).render(values)
 
 
 def readable(value: object) -> str:
-    """What a page shows of a value: what is no writing, or turns its direction, as its code; not more than
-    LONGEST_TEXT. What a template has made is left as it is."""
+    """A value as a page shows it: control characters and those that turn the direction of writing as their
+    codes, and at most LONGEST_TEXT characters. Markup is left as it is."""
     if isinstance(value, Markup):
         return value
     text = str(value)
@@ -62,7 +62,8 @@ def readable(value: object) -> str:
 
 
 class Results(NamedTuple):
-    """Results side by side: one row each. warnings: of any of them, each once. protocol: of the first."""
+    """Results side by side, one row each. warnings: of all results, without duplicates. protocol: of the
+    first."""
 
     header: list[str]
     rows: list[list[str]]
@@ -70,19 +71,15 @@ class Results(NamedTuple):
     protocol: Mapping[str, Any]
 
 
-def results(shown: Sequence[Result], real: str | None = None) -> Results:
-    """real: the name of a last row, with the real images' own figures, if they have some."""
-    header, rows = side_by_side(shown)
+def results(results: Sequence[Result], real: str | None = None) -> Results:
+    """real: the name of an additional last row with the metrics of real images, if known."""
+    header, rows = side_by_side(results)
     if real is not None:
-        rows.append([real, *(_real(shown[0], column) for column in range(len(header) - 1))])
-    warnings = dict.fromkeys(str(warning) for result in shown for warning in result.warnings)
-    return Results(header, rows, list(warnings), shown[0].protocol)
-
-
-def _real(result: Result, column: int) -> str:
-    shown = list(result.columns.values())[column]
-    value = result.metrics[shown.key].real
-    return "" if value is None else f"{value:.{shown.digits}g}"
+        columns = results[0].columns.values()
+        values = [(results[0].metrics[column.key].real, column.digits) for column in columns]
+        rows.append([real, *("" if value is None else f"{value:.{digits}g}" for value, digits in values)])
+    warnings = dict.fromkeys(str(warning) for result in results for warning in result.warnings)
+    return Results(header, rows, list(warnings), results[0].protocol)
 
 
 def png(picture: np.ndarray) -> bytes:
@@ -95,7 +92,7 @@ def png(picture: np.ndarray) -> bytes:
 
 
 def axes(width: float, height: float, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
-    """An empty plot in inches."""
+    """An empty plot; width and height in inches."""
     from matplotlib.figure import Figure  # 0.5 s to import
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -106,7 +103,8 @@ def axes(width: float, height: float, xlabel: str, ylabel: str) -> tuple[Figure,
     return figure, plot
 
 
-def rendered(figure: Figure) -> bytes:
+def rendered(figure: Figure, dpi: int = 160) -> bytes:
+    """The PNG of a plot."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160)
+    figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()

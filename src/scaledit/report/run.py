@@ -1,4 +1,4 @@
-"""report.html of a run: one file, pictures inside: how good the model is and how to make it again."""
+"""report.html of a run: one file with its pictures, on how good the model is and how to reproduce it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from scaledit.training import log
 
 REPORT = "report.html"
 GUIDANCE = (1.0, 1.5, 4.0)
-"""Shown side by side: none, the paper's best scale, and the scale of its pictures."""
-
-
-def _scales(pipeline: Pipeline) -> tuple[float, ...]:
-    """Those of GUIDANCE that the model can be sampled with."""
-    return GUIDANCE if pipeline.config.model.has_null_label else GUIDANCE[:1]
-
+"""Scales shown side by side: none, the paper's best, and that of the paper's sample figures."""
+MAX_EVENTS = 1_000_000
+MAX_TERMS = 8
+"""Terms of a loss that a page plots."""
+MAX_PLOTTED = 1e30
+FILM = 5
+"""Pictures of samples during training that a page shows."""
 
 Events = list[dict[str, Any]]
 
@@ -42,17 +42,17 @@ def write(
     progress: Progress | None = None,
     allow_import: Iterable[str] = (),
 ) -> Path:
-    """Makes run/report.html from the run's log and its latest checkpoint, and returns its path.
+    """Writes run/report.html from the run's log and its latest checkpoint, and returns its path.
     allow_import: as of `scaledit.load`."""
     pipeline = load(run, device, allow_import=allow_import)
-    events, foreign = logged(run)
+    events, foreign = read_events(run)
     sections: dict[str, object] = {"samples": None, "quality": None, "decoders": None}
     if judged_by_its_own(pipeline.config.evaluate.reference):
         judge = open_judge(pipeline.config.evaluate, pipeline.device)
-        found = _judged(pipeline, judge, events, progress)
-        sections |= {"samples": _samples(pipeline, judge), "quality": _quality(pipeline, found)}
+        results = _evaluated(pipeline, judge, events, progress)
+        sections |= {"samples": _samples(pipeline, judge), "quality": _quality(pipeline, results)}
         if pipeline.config.autoencoder.compare:
-            sections["decoders"] = _decoders(pipeline, judge, found[0], run, device)
+            sections["decoders"] = _decoders(pipeline, judge, results[0], run, device)
     html = page.render(
         "run.html",
         title=pipeline.config.name,
@@ -72,20 +72,19 @@ def write(
     return path
 
 
-MOST_EVENTS = 1_000_000
-
-
-def logged(run: Path) -> tuple[Events, list[str]]:
-    """The events of a run folder that a page can show, and what is left out: how many lines of its log are
-    none. A log may come from elsewhere, cut, edited or made up."""
+def read_events(run: Path) -> tuple[Events, list[str]]:
+    """The events of a run folder that a page can show, and a sentence on the lines of its log that it cannot.
+    The log may be cut, edited or forged."""
     lines = log.lines(run)
-    events = [one for one in lines.records[:MOST_EVENTS] if one["event"] != "evaluated" or _is_result(one)]
-    without = len(lines.records) - len(events) + len(lines.corrupt)
-    return events, [f"{without} lines of {log.LOG} that are no event of a run"] * bool(without)
+    events = [
+        event for event in lines.records[:MAX_EVENTS] if event["event"] != "evaluated" or _is_result(event)
+    ]
+    skipped = len(lines.records) - len(events) + len(lines.corrupt)
+    return events, [f"{skipped} lines of {log.LOG} that are no event of a run"] * bool(skipped)
 
 
 def _is_number(value: object) -> bool:
-    """Also "nan" and "inf", as which a log has them."""
+    """Includes "nan" and "inf", which a log has as strings."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return False
     try:
@@ -95,13 +94,13 @@ def _is_number(value: object) -> bool:
     return True
 
 
-def _is_result(line: Mapping[str, Any]) -> bool:
+def _is_result(event: Mapping[str, Any]) -> bool:
     try:
-        result = Result.from_json({"name": "", **line})
+        result = Result.from_json({"name": "", **event})
         page.results([result])
-    except Exception:  # whatever is wrong with it
+    except Exception:  # a forged event can raise anything
         return False
-    values = [value for figure in result.metrics.values() for value in figure if value is not None]
+    values = [value for metric in result.metrics.values() for value in metric if value is not None]
     return bool(result.metrics) and all(_is_number(value) and math.isfinite(value) for value in values)
 
 
@@ -113,51 +112,52 @@ def _headline(pipeline: Pipeline, events: Events) -> dict[str, str]:
     step = pipeline.origin["step"]
     rate = step * config.train.batch_size / seconds if seconds else float("nan")
     macs = counts.macs * flops.TRAIN_FORWARDS * rate
-    started = [event for event in events if event["event"] == "started"]
-    device = started[-1]["device"] if started else "a device that its log does not name"
-    skipped = sum(event["event"] == "skipped" for event in events)
+    devices = [event["device"] for event in events if event["event"] == "started"]
+    mfu = [float(event["mfu"]) for event in stepped if _is_number(event.get("mfu"))]  # older logs have none
+    share = f", {np.median(mfu):.0%} of the rate of large matrix products here" if mfu else ""
     return {
         "Model": f"{counts.params / 1e6:.2f} M parameters, {counts.macs / 1e6:.2f} M multiply-adds "
-        f"an image ({config.model.block.label()}, width {config.model.hidden_size}, depth "
+        f"per image ({config.model.block.label()}, width {config.model.hidden_size}, depth "
         f"{config.model.depth}, patch {config.model.patch_size})",
-        "Trained": f"{step} steps of batch {config.train.batch_size}, {seconds:.0f} s on {device}",
-        "Speed": f"{rate:.0f} images/s in training, {macs / 1e9:.1f} G multiply-adds/s{_mfu(stepped)}",
-        "Skipped steps": f"{skipped}",
+        "Trained": f"{step} steps of batch {config.train.batch_size}, {seconds:.0f} s on "
+        f"{devices[-1] if devices else 'an unknown device'}",
+        "Speed": f"{rate:.0f} images/s in training, {macs / 1e9:.1f} G multiply-adds/s{share}",
+        "Skipped steps": f"{sum(event['event'] == 'skipped' for event in events)}",
     }
 
 
-def _mfu(stepped: Events) -> str:
-    """The median of what was logged; older logs have none."""
-    shares = [float(event["mfu"]) for event in stepped if _is_number(event.get("mfu"))]
-    return f", {np.median(shares):.0%} of the rate of large matrix products here" if shares else ""
+def _scales(pipeline: Pipeline) -> tuple[float, ...]:
+    """The scales of GUIDANCE that the model can be sampled with."""
+    return GUIDANCE if pipeline.config.model.has_null_label else GUIDANCE[:1]
 
 
-def _guidance(scale: float) -> str:
+def _title(scale: float) -> str:
     return "unguided" if scale == 1 else f"guidance {scale}"
 
 
 def _samples(pipeline: Pipeline, judge: Judge) -> dict[str, object]:
-    """Samples at each guidance from the same noise, beside real held-out images."""
+    """Samples at each guidance scale from the same noise, beside held-out real images."""
     settings, real = pipeline.config.sample, judge.real
-    assert real is not None and real.labels is not None  # as every built-in reference has
-    per_class = settings.per_class
+    assert real is not None and real.labels is not None  # true of every built-in reference
     classes = settings.grid_classes(pipeline.config.model.num_classes)
-    rows = [np.flatnonzero(real.labels == c)[:per_class] for c in dict.fromkeys(classes)]
+    rows = [np.flatnonzero(real.labels == c)[: settings.per_class] for c in dict.fromkeys(classes)]
     sheets = {
-        f"Samples, {_guidance(scale)}": pipeline(
+        f"Samples, {_title(scale)}": pipeline(
             classes, seed=settings.seed, guidance=scaled(settings.guidance, scale)
         )
         for scale in _scales(pipeline)
     } | {"Real images (held out)": real.images[np.concatenate(rows)]}
-    shown = {title: page.png(images.grid(sheet, per_class)) for title, sheet in sheets.items()}
-    width = max(250, images.SMALLEST_SHOWN * min(per_class, 8))
     names = ", ".join(str(pipeline.class_names[c]) for c in dict.fromkeys(classes))
-    return {"pictures": shown, "width": width, "names": names}
+    return {**_pictures(sheets, settings.per_class), "names": names}
 
 
-def _judged(pipeline: Pipeline, judge: Judge, events: Events, progress: Progress | None) -> list[Result]:
-    """By the run's own judge, at each guidance; what training has measured at this step is taken from the
-    log."""
+def _pictures(sheets: Mapping[str, np.ndarray], per_class: int) -> dict[str, object]:
+    pictures = {title: page.png(images.grid(sheet, per_class)) for title, sheet in sheets.items()}
+    return {"pictures": pictures, "width": max(250, images.SMALLEST_SHOWN * min(per_class, 8))}
+
+
+def _evaluated(pipeline: Pipeline, judge: Judge, events: Events, progress: Progress | None) -> list[Result]:
+    """Evaluates the model at each guidance scale, unless the log has that result for this step."""
     config = pipeline.config
     logged = {
         json.dumps(result.protocol.get("guidance")): result
@@ -165,64 +165,57 @@ def _judged(pipeline: Pipeline, judge: Judge, events: Events, progress: Progress
         if event["event"] == "evaluated" and event["step"] == pipeline.origin["step"]
         for result in [Result.from_json(event)]
     }
-    found, each = [], config.evaluate.num * config.evaluate.seeds
+    results, num = [], config.evaluate.num * config.evaluate.seeds
     scales = _scales(pipeline)
     for i, scale in enumerate(scales):
         guidance = scaled(config.evaluate.guidance or config.sample.guidance, scale)
-        said = json.dumps([part.to_json() for part in guidance if not part.idle])
-        if said in logged:
-            found.append(replace(logged[said], name=_guidance(scale)))
-            continue
-        sets = sample_sets(judge, pipeline, replace(config.evaluate, guidance=guidance))
+        result = logged.get(json.dumps([part.to_json() for part in guidance if not part.idle]))
+        if result is None:
+            sets = sample_sets(judge, pipeline, replace(config.evaluate, guidance=guidance))
 
-        def on_image(done: int, _: int, before: int = i * each) -> None:
-            if progress is not None:
-                progress(before + done, len(scales) * each)
+            def on_image(done: int, _: int, before: int = i * num) -> None:
+                if progress is not None:
+                    progress(before + done, len(scales) * num)
 
-        found.append(replace(judge.evaluate(sets, on_image), name=_guidance(scale)))
-    return found
+            result = judge.evaluate(sets, on_image)
+        results.append(replace(result, name=_title(scale)))
+    return results
 
 
-def _quality(pipeline: Pipeline, found: list[Result]) -> dict[str, object]:
-    """At each guidance, and real held-out images judged the same way."""
+def _quality(pipeline: Pipeline, results: list[Result]) -> dict[str, object]:
     return {
-        "results": page.results(found, real="real, held out"),
+        "results": page.results(results, real="real, held out"),
         "evaluate": pipeline.config.evaluate,
         "sampler": in_words(pipeline.config.sample.sampler.to_json()),
-        "about": " ".join(column.about for column in found[0].columns.values() if column.about),
+        "about": " ".join(column.about for column in results[0].columns.values() if column.about),
     }
 
 
 def _decoders(
     pipeline: Pipeline, judge: Judge, unguided: Result, run: Path, device: str
 ) -> dict[str, object]:
-    """The same latents through two decoders (the paper's table 5). unguided: what the run's own scored."""
+    """The same latents through two decoders (the paper's table 5). unguided: the result with the run's own
+    decoder."""
     config = pipeline.config
-    other = load(
-        run,
-        device,
-        replace(config.autoencoder, path=config.autoencoder.compare),
-        allow_import=config.modules(),
-    )
-    assert pipeline.decoder is not None and other.decoder is not None  # only latents have decoders
-    own, others = (Path(one.decoder.where).name for one in (pipeline, other) if one.decoder is not None)
-    found = [
-        replace(unguided, name=own),
-        replace(
-            judge.evaluate(sample_sets(judge, other, replace(config.evaluate, guidance=()))), name=others
-        ),
-    ]
+    compared = replace(config.autoencoder, path=config.autoencoder.compare)
+    other = load(run, device, compared, allow_import=config.modules())
+    assert pipeline.decoder is not None and other.decoder is not None  # only runs on latents compare decoders
+    name, other_name = Path(pipeline.decoder.where).name, Path(other.decoder.where).name
+    result = judge.evaluate(sample_sets(judge, other, replace(config.evaluate, guidance=())))
+    results = [replace(unguided, name=name), replace(result, name=other_name)]
     classes = config.sample.grid_classes(config.model.num_classes)
-    shown = {}
-    for name, one in ((own, pipeline), (others, other)):
-        sheet = one(classes, seed=config.sample.seed)
-        shown[name] = page.png(images.grid(sheet, config.sample.per_class))
-    width = max(250, images.SMALLEST_SHOWN * min(config.sample.per_class, 8))
-    return {"pictures": shown, "width": width, "results": page.results(found, real="real, held out")}
+    sheets = {
+        title: source(classes, seed=config.sample.seed)
+        for title, source in ((name, pipeline), (other_name, other))
+    }
+    return {
+        **_pictures(sheets, config.sample.per_class),
+        "results": page.results(results, real="real, held out"),
+    }
 
 
 def _over_training(events: Events) -> dict[str, object] | None:
-    """The first figure of every evaluation in training, over steps; the last one's figures as a table."""
+    """A plot of the first metric of every evaluation during training, and all metrics of the last one."""
     evaluated = [event for event in events if event["event"] == "evaluated"]
     if not evaluated:
         return None
@@ -243,36 +236,30 @@ def _over_training(events: Events) -> dict[str, object] | None:
     return {"plot": page.rendered(figure), "alt": f"{title} over steps", "results": page.results([last])}
 
 
-MOST_TERMS = 8
-"""Terms of a loss that a page plots."""
-LARGEST = 1e30
-"""What is larger cannot be plotted."""
-
-
 def loss_curve(events: Events, kind: str = "stepped") -> bytes | None:
     """A plot of the loss of every logged step (events of this kind) and its running mean."""
-    stepped = [(event["step"], event["loss"]) for event in events if event["event"] == kind]
-    return _curve(stepped, "training loss", 7, 2.8)
+    losses = [(event["step"], event["loss"]) for event in events if event["event"] == kind]
+    return _curve(losses, "training loss", 7, 2.8)
 
 
 def loss_terms(events: Events, kind: str = "stepped") -> dict[str, bytes]:
-    """A small plot of each term of the loss, by its name; none where there is only one."""
+    """A small plot of each term of the loss, by its name; none if there is only one term."""
     terms: dict[str, list[tuple[int, float]]] = {}
     for event in events:
         if event["event"] == kind:
             for name, value in log.terms(event).items():
                 terms.setdefault(name, []).append((event["step"], value))
-    shown = list(terms.items())[:MOST_TERMS] if len(terms) > 1 else []
-    plots = {name: _curve(points, name, 3.4, 2.2) for name, points in shown}
+    plotted = list(terms.items())[:MAX_TERMS] if len(terms) > 1 else []
+    plots = {name: _curve(points, name, 3.4, 2.2) for name, points in plotted}
     return {name: png for name, png in plots.items() if png is not None}
 
 
 def _curve(points: list[tuple[int, float]], name: str, width: float, height: float) -> bytes | None:
-    """A plot in inches of the values among (step, value) that are finite and below LARGEST, and of their
-    running mean; None where there is none."""
+    """A plot, in inches, of the (step, value) whose value is finite and below MAX_PLOTTED, and of their
+    running mean; None if there are none."""
     steps, loss = np.array(points, dtype=float).reshape(-1, 2).T
-    shown = np.abs(loss) < LARGEST
-    steps, loss = steps[shown], loss[shown]
+    plotted = np.abs(loss) < MAX_PLOTTED
+    steps, loss = steps[plotted], loss[plotted]
     if not len(loss):
         return None
     figure, axes = page.axes(width, height, "step", name)
@@ -287,36 +274,31 @@ def _curve(points: list[tuple[int, float]], name: str, width: float, height: flo
     return page.rendered(figure)
 
 
-FILM = 5
-"""Pictures of samples in training that a page shows."""
-
-
 def _film(run: Path, events: Events) -> dict[str, object] | None:
-    """How the same noise turned into pictures over training."""
+    """Samples from the same noise over training."""
     sampled = {event["step"]: event["path"] for event in events if event["event"] == "sampled"}
-    there = [step for step, path in sorted(sampled.items()) if _may_be_there(run, path)]
-    if not there:
+    steps = [step for step, path in sorted(sampled.items()) if not _is_deleted(run, path)]
+    if not steps:
         return None
-    chosen = [there[i] for i in np.unique(np.linspace(0, len(there) - 1, FILM).round().astype(int))]
     pictures, reasons = {}, []
-    for step in chosen:
+    for i in np.unique(np.linspace(0, len(steps) - 1, FILM).round().astype(int)):
         try:
-            pictures[f"step {step}"] = picture_in(run, sampled[step])
+            pictures[f"step {steps[i]}"] = picture_in(run, sampled[steps[i]])
         except ValueError as reason:
-            reasons.append(f"step {step}: {reason}")
+            reasons.append(f"step {steps[i]}: {reason}")
     return {"pictures": pictures, "left_out": reasons}
 
 
-def _may_be_there(run: Path, path: str) -> bool:
-    """Not so of a picture that somebody deleted, which a page need not speak of."""
+def _is_deleted(run: Path, path: str) -> bool:
+    """Whether a picture is missing, which a page does not mention; False for a path that no file can have."""
     try:
-        return (run / path).exists()
+        return not (run / path).exists()
     except (OSError, ValueError):
-        return True
+        return False
 
 
 def _commands(config: RunConfig, run: Path) -> list[str]:
-    """What makes the run, its samples and its figures again."""
+    """The commands that reproduce the run, its samples and its evaluation."""
     settings, evaluate = config.sample, config.evaluate
     lines = [
         " ".join(["scaledit train", config.name, *changes(config)]),

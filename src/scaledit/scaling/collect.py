@@ -1,7 +1,7 @@
-"""From a study's folder of results to its table: rows, losses and pictures are a pure function of the files,
-whoever made them, in order; only `About.made` tells of where they were put together.
+"""Collects a study's folder of results into its table: rows, losses and pictures, and their order, are a pure
+function of the files; only `About.made` depends on the machine.
 
-results/KEY.json  (trainings: evaluations, losses)  +  (measurements: a Result each)  ->  Table
+results/KEY.json  (trainings: evaluations, losses)  +  (measurements: one Result each)  ->  Table
 """
 
 from __future__ import annotations
@@ -24,21 +24,15 @@ from scaledit.scaling.study import Study, StudyRun
 from scaledit.scaling.table import FINAL, TRAINING, About, Loss, Row, Table, cell
 from scaledit.scaling.work import RUNS, measurement_job, training_job
 
-OF_ONE_RUN = (
-    "samples",
-    "run",
-    "step",
-    "sha256",
-    "seed",
-    "sampler",
-    "guidance",
-    "decoder",
-)
-"""What a protocol says that the row's own columns say too, or that holds for one row only."""
+OF_ONE_RUN = ("samples", "run", "step", "sha256", "seed", "sampler", "guidance", "decoder")
+"""Keys of a protocol that the row's own columns repeat, or that hold for one row only."""
 
 
 def collect(study: Study, queue: Queue, command: str) -> tuple[Table, list[Job]]:
-    """The table of all results that are there, and the jobs whose results are not."""
+    """The table of all finished jobs, and the jobs without a result. command: reproduces the study.
+
+    Raises RunError for a corrupt result, UsageError for a result of another study.
+    """
     rows: list[Row] = []
     losses: list[Loss] = []
     pictures: dict[str, bytes] = {}
@@ -51,44 +45,43 @@ def collect(study: Study, queue: Queue, command: str) -> tuple[Table, list[Job]]
         if not queue.done(job.key):
             missing.append(job)
             continue
-        found = queue.result(job)
-        with queue.using(job):
-            seconds += _number(found, "seconds")
+        result = queue.result(job)
+        with queue.parsing(job):
+            seconds += _number(result, "seconds")
             loss_at[run.name] = {
-                step: None if loss is None else _number(found["loss_at"], step)
-                for step, loss in found["loss_at"].items()
+                step: None if loss is None else _number(result["loss_at"], step)
+                for step, loss in result["loss_at"].items()
             }
-            losses += [Loss(run.name, int(step), float(loss)) for step, loss in found["losses"]]
-            if found["pictures"]:
+            losses += [Loss(run.name, int(step), float(loss)) for step, loss in result["losses"]]
+            if result["pictures"]:
                 folder = queue.out / RUNS / run.key
-                path = (folder / found["pictures"]).resolve()
+                path = (folder / result["pictures"]).resolve()
                 if not path.is_relative_to(folder.resolve()):
-                    raise ValueError(f"its picture {shown(found['pictures'])} is outside of {folder}")
+                    raise ValueError(f"its picture {shown(result['pictures'])} is outside of {folder}")
                 pictures |= {run.name: path.read_bytes()} if path.is_file() else {}
-            for evaluation in found["evaluations"]:
+            for evaluation in result["evaluations"]:
                 key = _protocol(evaluation, protocols)
                 rows.append(_row(run, TRAINING, run.config, evaluation, loss_at[run.name], key))
     for measurement in study.measurements:
-        job = measurement_job(measurement)
-        if not queue.done(job.key) or measurement.run.name not in loss_at:
+        run, job = measurement.run, measurement_job(measurement)
+        if not queue.done(job.key) or run.name not in loss_at:
             missing.append(job)
             continue
-        found = queue.result(job)
-        run = measurement.run
-        with queue.using(job):
-            seconds += _number(found, "seconds")
-            key = _protocol(found, protocols)
-            rows.append(_row(run, measurement.part, measurement.config, found, loss_at[run.name], key))
-    rows.sort(key=lambda row: row.part != FINAL)  # stable: the results proper come first
-    every = columns(*protocols.values())
-    main = next((key for row in rows for key in every if key in row.metrics), "")
+        result = queue.result(job)
+        with queue.parsing(job):
+            seconds += _number(result, "seconds")
+            key = _protocol(result, protocols)
+            rows.append(_row(run, measurement.part, measurement.config, result, loss_at[run.name], key))
+    rows.sort(key=lambda row: row.part != FINAL)  # stable: final results come first
+    metrics = columns(*protocols.values())
+    main = next((key for row in rows for key in metrics if key in row.metrics), "")
     made = {**machine.described(), "hours": round(seconds / 3600, 2)}
-    del made["threads"]  # of this process: every worker has one
+    del made["threads"]  # of this process; every worker has one
     about = About(
         name=study.name,
         title=study.title,
         command=command,
-        distance=every[main].title if main else "",
+        distance=metrics[main].title if main else "",
         floor=next((row.metrics[f"{main}_real"] for row in rows if f"{main}_real" in row.metrics), None),
         sizes=study.sizes,
         protocols=protocols,
@@ -100,7 +93,7 @@ def collect(study: Study, queue: Queue, command: str) -> tuple[Table, list[Job]]
 
 
 def _number(table: Mapping[str, Any], key: str) -> float:
-    """Raises KeyError, ValueError."""
+    """Raises KeyError if the number is missing, ValueError if it is none."""
     value = table[key]
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{key} is {shown(value)}")
@@ -111,21 +104,19 @@ def _row(
     run: StudyRun,
     part: str,
     config: RunConfig,
-    found: Mapping[str, Any],
+    values: Mapping[str, Any],
     loss_at: Mapping[str, float | None],
     protocol: str,
 ) -> Row:
-    result, counts, model = Result.from_json(found), flops.count(config.model), config.model
-    main = next(iter(result.columns), None)
-    figure = result.metrics[main] if main else None
-    step, batch_size = int(found["step"]), config.train.batch_size
+    result, counts, model = Result.from_json(values), flops.count(config.model), config.model
+    main = next((result.metrics[key] for key in result.columns), None)
+    step, batch_size = int(values["step"]), config.train.batch_size
     metrics: dict[str, float] = {}
-    for key, one in result.metrics.items():
-        metrics |= {key: one.value}
-        metrics |= {f"{key}_std": one.std} if one.std is not None else {}
-        metrics |= {f"{key}_real": one.real} if one.real is not None else {}
-    settings, judged = config.sample, config.evaluate
-    passes = evaluations(settings.sampler, judged.guidance)
+    for key, metric in result.metrics.items():
+        metrics |= {key: metric.value}
+        metrics |= {f"{key}_std": metric.std} if metric.std is not None else {}
+        metrics |= {f"{key}_real": metric.real} if metric.real is not None else {}
+    sampler, evaluate = config.sample.sampler, config.evaluate
     return Row(
         name=run.name,
         part=part,
@@ -141,23 +132,23 @@ def _row(
         train_macs=flops.train_macs(counts.macs, batch_size * step),
         seed=config.train.seed,
         loss=loss_at.get(str(step)),
-        fd=figure.value if figure else None,
-        fd_std=figure.std if figure else None,
-        sampler=cell(assemble.sampler_json(settings.sampler, config.diffusion.schedule)),
-        guidance=cell([one.to_json() for one in judged.guidance]),
-        decoder=str(found["protocol"].get("decoder") or ""),
-        sampling_macs=passes * counts.macs,
-        num=judged.num,
-        sample_sets=judged.seeds,
+        fd=main.value if main else None,
+        fd_std=main.std if main else None,
+        sampler=cell(assemble.sampler_json(sampler, config.diffusion.schedule)),
+        guidance=cell([part.to_json() for part in evaluate.guidance]),
+        decoder=str(values["protocol"].get("decoder") or ""),
+        sampling_macs=evaluations(sampler, evaluate.guidance) * counts.macs,
+        num=evaluate.num,
+        sample_sets=evaluate.seeds,
         protocol=protocol,
         metrics=metrics,
         settings=run.settings,
     )
 
 
-def _protocol(found: Mapping[str, Any], protocols: dict[str, Mapping[str, Any]]) -> str:
-    """Adds the protocol of a result to `protocols`, unless it is there, and gives its key."""
-    said = {key: value for key, value in old.protocol(found["protocol"]).items() if key not in OF_ONE_RUN}
-    key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
-    protocols[key] = said
+def _protocol(values: Mapping[str, Any], protocols: dict[str, Mapping[str, Any]]) -> str:
+    """Adds the protocol of a result to `protocols` and returns its key."""
+    shared = {key: value for key, value in old.protocol(values["protocol"]).items() if key not in OF_ONE_RUN}
+    key = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:8]
+    protocols[key] = shared
     return key

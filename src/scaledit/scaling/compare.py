@@ -1,19 +1,19 @@
-"""Comparing models by their distance, with the noise of training as the yardstick.
+"""Comparison of models by their distance, relative to the noise of training.
 
     d = ln fd_b - ln fd_a      se = s sqrt(1/n_a + 1/n_b)      for: d > 2 se   against: d < -2 se   else a tie
 
 s is the standard deviation of ln fd over training seeds, pooled over all models that were trained with
-several; n_a, n_b: with how many each was. Where nothing was trained twice, s is unknown and taken as 0: any
-difference counts, and the verdict says so.
+several seeds; n_a and n_b are their numbers of seeds. If nothing was trained twice, s is unknown and taken as
+0: any difference counts, and the verdict says so.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
-from scaledit.scaling.table import FINAL, Row, Table, training
+from scaledit.scaling.table import FINAL, Row, Table, evaluated, grouped, training_key
 
 Outcome = Literal["holds", "does not hold", "undecided", "not measured"]
 SIGMAS = 2.0
@@ -28,8 +28,8 @@ class Mean(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """better is said to have the lower distance. ratio: worse / better, above 1 where it does. sided: 1 for,
-    -1 against, 0 within the noise."""
+    """better: the model that should have the lower distance. ratio: distance of worse / distance of better,
+    above 1 if so. sided: 1 for, -1 against, 0 within the noise."""
 
     better: str
     worse: str
@@ -38,12 +38,9 @@ class Comparison(NamedTuple):
 
 
 def noise(table: Table) -> float | None:
-    """s: the standard deviation of ln fd over training seeds; None where nothing was trained twice."""
-    groups: dict[Hashable, list[float]] = {}
-    for row in table.part(FINAL):
-        if row.fd is not None:
-            groups.setdefault(training(row), []).append(math.log(row.fd))
-    several = [values for values in groups.values() if len(values) > 1]
+    """s: the standard deviation of ln fd over training seeds; None if nothing was trained twice."""
+    groups = grouped(evaluated(table.part(FINAL)), training_key).values()
+    several = [[math.log(row.distance) for row in rows] for rows in groups if len(rows) > 1]
     if not several:
         return None
     squares = sum((value - sum(values) / len(values)) ** 2 for values in several for value in values)
@@ -52,11 +49,9 @@ def noise(table: Table) -> float | None:
 
 def means(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, Mean]:
     """By `key`, in the order of the rows; rows without a distance are left out."""
-    groups: dict[str, list[float]] = {}
-    for row in rows:
-        if row.fd is not None:
-            groups.setdefault(key(row), []).append(math.log(row.fd))
-    return {name: Mean(name, math.exp(sum(v) / len(v)), len(v)) for name, v in groups.items()}
+    groups = grouped(evaluated(rows), key)
+    logs = {name: [math.log(row.distance) for row in group] for name, group in groups.items()}
+    return {name: Mean(name, math.exp(sum(v) / len(v)), len(v)) for name, v in logs.items()}
 
 
 def compare(better: Mean, worse: Mean, s: float | None) -> Comparison:
@@ -67,11 +62,10 @@ def compare(better: Mean, worse: Mean, s: float | None) -> Comparison:
 
 
 def outcome(comparisons: Sequence[Comparison]) -> Outcome:
-    """holds: none is against, and at least half are for. does not hold: more are against than for. undecided:
-    anything else."""
+    """holds: none is against, and at least half are for. does not hold: more are against than for."""
     if not comparisons:
         return "not measured"
-    sides = [one.sided for one in comparisons]
+    sides = [pair.sided for pair in comparisons]
     if -1 not in sides and 2 * sides.count(1) >= len(sides):
         return "holds"
     return "does not hold" if sides.count(-1) > sides.count(1) else "undecided"
@@ -79,8 +73,8 @@ def outcome(comparisons: Sequence[Comparison]) -> Outcome:
 
 def counted(comparisons: Sequence[Comparison]) -> str:
     """'14 of 18 pairs for, 1 against (L/1 over B/1: 0.93), 3 within the noise'"""
-    sides = [one.sided for one in comparisons]
-    against = [f"{one.better} over {one.worse}: {one.ratio:.2f}" for one in comparisons if one.sided < 0]
+    sides = [pair.sided for pair in comparisons]
+    against = [f"{pair.better} over {pair.worse}: {pair.ratio:.2f}" for pair in comparisons if pair.sided < 0]
     named = f" ({'; '.join(against)})" if against else ""
     pro, con, ties = (sides.count(side) for side in (1, -1, 0))
     return f"{pro} of {len(sides)} pairs for, {con} against{named}, {ties} within the noise"

@@ -1,9 +1,9 @@
-"""Peak rates of devices as their vendors print them: dense matrix products, no sparsity; imports no torch.
+"""Peak rates of devices by their vendors' data sheets: dense matrix products, no sparsity; imports no torch.
 
     FLOP/s of one device in one precision; a multiply-add is two FLOP
 
-A vendor's headline number is often twice the dense one ("with sparsity"), or of another precision than the
-run's: an H100 does 989e12 in bf16 and half of it in tf32.
+A vendor's headline is often twice the dense peak ("with sparsity"), or of another precision than the run's:
+an H100 does 989e12 in bf16 and half of that in tf32.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ PEAKS: Mapping[str, Mapping[str, float]] = {
     "v100": {"fp32": 15.7 * T, "fp16": 125 * T},
     # AMD Instinct MI300X data sheet: matrix, dense.
     "mi300x": {"fp32": 163.4 * T, "tf32": 653.7 * T, "bf16": 1307.4 * T, "fp16": 1307.4 * T},
-    # Google Cloud's pages of each TPU, a chip (a v3 has two cores). A TPU's products of float32 numbers are
-    # made in bf16 unless more is asked for, so that this is what its tf32 would be.
+    # Google Cloud's page of each TPU, per chip (a v3 has two cores). By default a TPU multiplies float32
+    # numbers in bf16, so that rate stands for tf32.
     "tpu-v3": {"tf32": 123 * T, "bf16": 123 * T},
     "tpu-v4": {"tf32": 275 * T, "bf16": 275 * T},
     "tpu-v5e": {"tf32": 197 * T, "bf16": 197 * T},
@@ -46,42 +46,43 @@ PEAKS: Mapping[str, Mapping[str, float]] = {
 """By device and precision."""
 
 SAME = 0.01
-"""Two printed numbers of one rate differ by less: 989 and 989.4."""
+"""Printed values of one rate differ by less than this share: 989 and 989.4."""
 
 
 def peak(name: str, precision: str) -> float:
-    """Dense FLOP/s of one device. Raises UsageError for an unknown device, or one without the precision."""
+    """Dense FLOP/s of one device. Raises UsageError for an unknown device and for a precision that it
+    lacks."""
     known = PEAKS.get(name.lower())
     if known is None:
-        raise UsageError(f"unknown device {name!r}{did_you_mean(name.lower(), PEAKS)} (or give --peak)")
+        raise UsageError(f"unknown device {name!r}{did_you_mean(name.lower(), PEAKS)} (or pass --peak)")
     if precision not in known:
         raise UsageError(
             f"{name} has no {precision} peak (it has {', '.join(known)}); choose another train.precision, or "
-            "give --peak"
+            "pass --peak"
         )
     return known[precision]
 
 
-def misfit(rate: float, precision: str, name: str | None = None) -> str:
-    """What is wrong with `rate` as the peak of a device (any one unless named) in this precision, or "".
+def peak_warning(rate: float, precision: str, name: str | None = None) -> str:
+    """Why `rate` cannot be the peak of the device `name`, or of any if None, in this precision; "" if it can.
     Raises UsageError as `peak` does."""
-    if name is not None:
-        dense = peak(name, precision)
-        if rate <= dense * (1 + SAME):
+    if name is None:
+        if any(_same(rate, rates[precision]) for rates in PEAKS.values() if precision in rates):
             return ""
-        said = f"{terse(rate)} FLOP/s is more than the {precision} peak of {name.lower()}, {terse(dense)}"
-        other = _known_as(rate, precision, {name.lower(): PEAKS[name.lower()]})
-        return f"{said}; it is the {other}" if other else said
-    if any(_same(rate, rates[precision]) for rates in PEAKS.values() if precision in rates):
+        known = _known_as(rate, precision, PEAKS)
+        return f"{terse(rate)} FLOP/s is the {known}" if known else ""
+    name, dense = name.lower(), peak(name, precision)
+    if rate <= dense * (1 + SAME):
         return ""
-    other = _known_as(rate, precision, PEAKS)
-    return f"{terse(rate)} FLOP/s is the {other}" if other else ""
+    message = f"{terse(rate)} FLOP/s is more than the {precision} peak of {name}, {terse(dense)}"
+    known = _known_as(rate, precision, {name: PEAKS[name]})
+    return f"{message}; it is the {known}" if known else message
 
 
-def _known_as(rate: float, precision: str, among: Mapping[str, Mapping[str, float]]) -> str:
-    """'bf16 peak of h100, whose tf32 peak is 494.7e12', or "" for a number that is nothing known."""
+def _known_as(rate: float, precision: str, devices: Mapping[str, Mapping[str, float]]) -> str:
+    """'bf16 peak of h100, whose tf32 peak is 494.7e12', or "" for a rate that no device has."""
     for words, times in (("", 1), (" with sparsity", 2)):
-        for name, rates in among.items():
+        for name, rates in devices.items():
             for other, value in rates.items():
                 if _same(rate, times * value):
                     own = (
@@ -91,8 +92,8 @@ def _known_as(rate: float, precision: str, among: Mapping[str, Mapping[str, floa
     return ""
 
 
-def _same(one: float, other: float) -> bool:
-    return abs(one / other - 1) <= SAME
+def _same(rate: float, other: float) -> bool:
+    return abs(rate / other - 1) <= SAME
 
 
 def terse(rate: float) -> str:

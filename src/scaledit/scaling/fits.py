@@ -5,11 +5,10 @@
     RSS  = sum_i (ln y_i - ln f(x_i))^2 -> min                     p = 2 or 3 parameters, n points
     AICc = n ln(RSS / n) + 2 k + 2 k (k + 1) / (n - k - 1)         k = p + 1, the variance counted
 
-All intervals are 95 % and by simulation, with a generator seeded by an argument. Of r: the points drawn
-again with replacement (Efron 1979). Of a law: it is fitted again to ln y_i* = ln f(x_i) + s z_i with z
-standard normal and s^2 = RSS / chi^2 of n - p degrees of freedom, so that what is not known of s is in the
-interval too: without a floor it is Student's t interval. Points are sorted first: their order changes
-nothing.
+All intervals are 95 % intervals from a seeded simulation. For r the points are drawn again with replacement
+(Efron 1979). A law is fitted again to ln y_i* = ln f(x_i) + s z_i with z standard normal and s^2 = RSS /
+chi^2 of n - p degrees of freedom, so that the interval includes the uncertainty of s: without a floor it is
+Student's t interval. Points are sorted first, so their order changes nothing.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ from scaledit.scaling.floor import fit_floor
 
 Array = NDArray[np.float64]
 
-LEVELS = (2.5, 97.5)  # per cent: the ends of a 95 % interval
+LEVELS = (2.5, 97.5)  # percentiles
 PLAIN, FLOORED = 2, 3  # parameters of a law
-EXACT = 1e-12  # residuals below this are rounding: a law through all points is not infinitely better
+EXACT = 1e-12  # smaller residuals are rounding; a law through all points must not have an AICc of -inf
 
 
 class Estimate(NamedTuple):
@@ -38,9 +37,12 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self.value:.3g} (95 %: {self.low:.3g} to {self.high:.3g})"
+
 
 class Correlation(NamedTuple):
-    """r: Pearson's, of the logarithms of n points; low, high: its 95 % interval."""
+    """Pearson's r of the logarithms of n points, and its 95 % interval."""
 
     r: float
     low: float
@@ -52,10 +54,10 @@ class Correlation(NamedTuple):
 class PowerLaw:
     """y = floor + coefficient (x / scale)^-exponent.
 
-    scale: the geometric mean of the fitted x, in their unit. coefficient: what y has above the floor there,
-    in y's unit. floor: None for a law without one. residual: sqrt(RSS / (n - p)), of ln y: 0.1 is about
-    10 %. aicc: the lower, the better; inf with too few points to say (n < p + 3). n: points. draws: rows
-    (ln coefficient, exponent, floor, ln of a new point over the law), a row a simulated refit.
+    scale: the geometric mean of the fitted x. coefficient: y above the floor at x = scale. floor: None for a
+    law without one. residual: sqrt(RSS / (n - p)) of ln y; 0.1 is about 10 %. aicc: lower is better; inf with
+    too few points (n < p + 3). n: number of points. draws: one row per simulated refit: ln coefficient,
+    exponent, floor, ln of a new point over the law.
     """
 
     coefficient: float
@@ -68,31 +70,31 @@ class PowerLaw:
     draws: Array = field(repr=False, compare=False)
 
     def curve(self, x: ArrayLike) -> Array:
-        """y at each x, shaped as x."""
+        """y at each x, in the shape of x."""
         floor = 0.0 if self.floor is None else self.floor.value
         u = np.log(np.asarray(x, np.float64) / self.scale)
         return floor + np.exp(math.log(self.coefficient) - self.exponent.value * u)
 
     def band(self, x: ArrayLike) -> tuple[Array, Array]:
-        """(low, high) of the curve at each of the points x, (n,): where the law itself may lie."""
+        """The 95 % interval (low, high) of the law itself at each x, (n,)."""
         u = np.log(np.asarray(x, np.float64) / self.scale)
         level, exponent, floor, _ = self.draws.T[..., None]
         low, high = np.percentile(floor + np.exp(level - exponent * u), LEVELS, axis=0)
         return low, high
 
     def predict(self, x: float) -> Estimate:
-        """What a new result at x would be measured as; the interval holds the law's uncertainty and the
-        scatter of single results around it, not that the law may bend where nothing was measured."""
+        """The value of a new result at x. The interval covers the uncertainty of the law and the scatter of
+        single results around it, but not that the law may bend outside the measured range."""
         level, exponent, floor, new = self.draws.T
-        drawn = (floor + np.exp(level - exponent * math.log(x / self.scale))) * np.exp(new)
-        return _estimate(float(self.curve(x)), drawn)
+        simulated = (floor + np.exp(level - exponent * math.log(x / self.scale))) * np.exp(new)
+        return _estimate(float(self.curve(x)), simulated)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "coefficient": self.coefficient,
             "scale": self.scale,
-            "exponent": self.exponent._asdict(),
-            "floor": None if self.floor is None else self.floor._asdict(),
+            "exponent": as_dict(self.exponent),
+            "floor": as_dict(self.floor),
             "residual": self.residual,
             "aicc": self.aicc if math.isfinite(self.aicc) else None,
             "n": self.n,
@@ -100,7 +102,7 @@ class PowerLaw:
 
 
 class Miss(NamedTuple):
-    """A point that was not fitted. predicted: from the others; ratio: actual / predicted."""
+    """A point that was held out. predicted: by the law fitted to the others; ratio: actual / predicted."""
 
     x: float
     actual: float
@@ -109,47 +111,57 @@ class Miss(NamedTuple):
 
     @property
     def inside(self) -> bool:
-        """Whether the prediction's interval holds what was measured."""
+        """Whether the measured value lies within the prediction's interval."""
         return self.predicted.low <= self.actual <= self.predicted.high
+
+    def describe(self) -> str:
+        return f"{self.actual:.3g} was measured where the others predict {self.predicted}"
 
 
 class HeldOut(NamedTuple):
-    """law: fitted without the largest x; misses: a row each of those, from the smallest x on."""
+    """A law fitted without the largest x, and its misses of those, by rising x."""
 
     law: PowerLaw
     misses: tuple[Miss, ...]
 
 
-def correlation(x: ArrayLike, y: ArrayLike, seed: int = 0, resamples: int = 10_000) -> Correlation:
-    """Pearson's correlation of log x with log y, (n,) each. Resamples in which x or y is constant have no
-    correlation and are left out.
+def as_dict(value: Any) -> Any:
+    """A named tuple as a dict for JSON, with those among its fields; any other value unchanged."""
+    if not hasattr(value, "_asdict"):
+        return value
+    return {name: as_dict(field) for name, field in value._asdict().items()}
 
-    Raises UsageError for fewer than 3 points, numbers that are not positive, a constant x or y.
+
+def correlation(x: ArrayLike, y: ArrayLike, seed: int = 0, resamples: int = 10_000) -> Correlation:
+    """Pearson's correlation of log x with log y, (n,) each. Resamples in which x or y is constant are left
+    out.
+
+    Raises UsageError for fewer than 3 points, numbers that are not positive, and a constant x or y.
     """
     u, v = np.log(_sorted(x, y, least=3))
     if np.ptp(v) == 0:
         raise UsageError("all y are equal: they correlate with nothing")
-    chosen = np.random.default_rng(seed).integers(len(u), size=(resamples, len(u)))
-    drawn_u, drawn_v = u[chosen], v[chosen]
+    indices = np.random.default_rng(seed).integers(len(u), size=(resamples, len(u)))
+    drawn_u, drawn_v = u[indices], v[indices]
     varied = (np.ptp(drawn_u, axis=1) > 0) & (np.ptp(drawn_v, axis=1) > 0)
     low, high = np.percentile(_pearson(drawn_u[varied], drawn_v[varied]), LEVELS)
     return Correlation(float(_pearson(u, v)), float(low), float(high), len(u))
 
 
 def power_law(x: ArrayLike, y: ArrayLike, seed: int = 0, resamples: int = 1000) -> PowerLaw:
-    """The law without a floor through points x, y, (n,) each: a straight line in logarithms.
+    """Fits the law without a floor to points x, y, (n,) each: a straight line in logarithms.
 
-    Raises UsageError for fewer than 3 points, numbers that are not positive, a constant x.
+    Raises UsageError for fewer than 3 points, numbers that are not positive, and a constant x.
     """
     u, v = np.log(_sorted(x, y, least=PLAIN + 1))
     return _fitted(u, v, False, seed, resamples)
 
 
 def power_law_with_floor(x: ArrayLike, y: ArrayLike, seed: int = 0, resamples: int = 1000) -> PowerLaw:
-    """The law with a floor c >= 0, which may lie above single points, as a law's value may.
+    """Fits the law with a floor c >= 0, which may lie above single points.
 
-    Raises UsageError for fewer than 4 points, numbers that are not positive, a constant x, and where y does
-    not fall with x, so that there is nothing to level off.
+    Raises UsageError for fewer than 4 points, numbers that are not positive, a constant x, and y that does
+    not fall as x grows.
     """
     u, v = np.log(_sorted(x, y, least=FLOORED + 1))
     if _line(u - u.mean(), v)[1] <= 0:
@@ -158,8 +170,8 @@ def power_law_with_floor(x: ArrayLike, y: ArrayLike, seed: int = 0, resamples: i
 
 
 def best_law(x: ArrayLike, y: ArrayLike, seed: int = 0, resamples: int = 1000) -> PowerLaw:
-    """The law with or without a floor, whichever has the lower AICc; without one where a floor cannot be
-    told (fewer than 6 points, or y does not fall). Raises UsageError as `power_law` does."""
+    """The law with or without a floor, whichever has the lower AICc; without one if a floor cannot be fitted
+    (fewer than 6 points, or y does not fall). Raises UsageError as `power_law` does."""
     plain = power_law(x, y, seed, resamples)
     if plain.exponent.value <= 0 or plain.n < FLOORED + 3:
         return plain
@@ -169,9 +181,10 @@ def best_law(x: ArrayLike, y: ArrayLike, seed: int = 0, resamples: int = 1000) -
 def held_out(
     x: ArrayLike, y: ArrayLike, largest: int = 1, floor: bool = False, seed: int = 0, resamples: int = 1000
 ) -> HeldOut:
-    """Fits the law to all but the `largest` points of the largest x and predicts those.
+    """Fits the law to all points but the `largest` ones by x, and predicts those.
 
-    Raises UsageError for largest < 1, and for the points left as `power_law` (`power_law_with_floor`).
+    Raises UsageError for largest < 1, and as `power_law` (`power_law_with_floor`) does for the remaining
+    points.
     """
     if largest < 1:
         raise UsageError(f"at least the largest point must be held out, got {largest}")
@@ -186,15 +199,15 @@ def held_out(
 
 
 def _sorted(x: ArrayLike, y: ArrayLike, least: int) -> Array:
-    """(2, n): x and y by rising x, positive, at least so many."""
+    """(2, n): x and y by rising x. Raises UsageError for points that cannot be fitted."""
     points = [np.asarray(values, np.float64) for values in (x, y)]
     if points[0].ndim != 1 or points[0].shape != points[1].shape:
-        raise UsageError(f"x and y must be two lists of one length, got {[p.shape for p in points]}")
+        raise UsageError(f"x and y must be two lists of equal length, got {[p.shape for p in points]}")
     if len(points[0]) < least:
         raise UsageError(f"a fit needs at least {least} points, got {len(points[0])}")
     both = np.stack(points)
     if not (np.isfinite(both) & (both > 0)).all():
-        raise UsageError("x and y must be positive: leave out results that are missing or zero")
+        raise UsageError("x and y must be positive; leave out results that are missing or zero")
     if least > 1 and np.ptp(both[0]) == 0:
         raise UsageError("all x are equal: nothing can be fitted over them")
     return both[:, np.lexsort((both[1], both[0]))]
@@ -208,8 +221,8 @@ def _pearson(u: Array, v: Array) -> Array:
     return np.clip(r, -1, 1)
 
 
-def _estimate(value: float, drawn: Array) -> Estimate:
-    low, high = np.percentile(drawn, LEVELS)
+def _estimate(value: float, simulated: Array) -> Estimate:
+    low, high = np.percentile(simulated, LEVELS)
     return Estimate(value, float(low), float(high))
 
 
@@ -227,7 +240,7 @@ def _fitted(u: Array, v: Array, with_floor: bool, seed: int, resamples: int) -> 
     noise = deviation[:, None] * rng.standard_normal((resamples, n + 1))
     draws = np.column_stack([*fit(u, fitted + noise[:, :n]), noise[:, n]])
 
-    k = p + 1
+    k = p + 1  # the variance is a parameter, too
     room = n - k - 1
     return PowerLaw(
         coefficient=math.exp(level),
@@ -242,6 +255,6 @@ def _fitted(u: Array, v: Array, with_floor: bool, seed: int, resamples: int) -> 
 
 
 def _line(u: Array, v: Array) -> tuple[Array, Array, Array]:
-    """(ln a, b, 0) of v, (..., n), over u, (n,), whose mean is zero: least squares."""
+    """(ln a, b, 0) of v, (..., n), over u, (n,) with mean zero, by least squares."""
     level = v.mean(-1)
     return level, -(v @ u) / (u @ u), np.zeros_like(level)

@@ -3,9 +3,9 @@
     ln f(x) = ln(c + a x^-b) = level + g(t),      t = (ln x - ln x_1) / (ln x_n - ln x_1) in [0, 1]
     g(t)    = ln(share + (1 - share) exp(-steepness t)),      share = q exp(-drop),      g(1) = -drop
 
-The level is a mean. Two numbers are left: drop, which the points tell well, and q, the part of the law's
-last value that is floor, which they tell badly. All of a grid is tried, then ever finer ones around the
-best: that cannot end far off, as a descent can where the floor is hardly known.
+The level is a mean. Two parameters are left: drop, which the points determine well, and q, the share of the
+law's last value that is floor, which they determine badly. A full grid is evaluated, then ever finer grids
+around the best cell: unlike a descent, this cannot end far off where the floor is hardly determined.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-# Coordinates of the search: z = -ln(1 - q) and ln drop.
+# Coordinates of the search: z = -ln(1 - q) and ln(drop).
 DEPTHS, DROPS = np.linspace(0, 20, 51), np.linspace(math.log(0.01), math.log(16), 60)
 AROUND, SHRINK, ROUNDS = np.linspace(-1, 1, 7), 0.6, 26  # a 7 x 7 grid around the best, to 1e-6 of a cell
 
 
 def fit_floor(u: Array, v: Array) -> tuple[Array, Array, Array]:
-    """(ln a, b, c), (...) each, of the laws nearest to v = ln y, (..., n), over rising u = ln x, (n,). All
+    """(ln a, b, c), (...) each, of the laws closest to v = ln y, (..., n), over rising u = ln x, (n,). All
     rows are searched at once."""
     t = (u - u[0]) / (u[-1] - u[0])
     rows = v.reshape(-1, len(u))
@@ -44,18 +44,18 @@ def fit_floor(u: Array, v: Array) -> tuple[Array, Array, Array]:
     first = rows.mean(1) - _shape(t, z, drop).mean(1)  # ln f at the smallest x
     exponent = steepness / (u[-1] - u[0])
     level = first + np.log1p(-share) + exponent * u[0]
-    law = level, exponent, share * np.exp(first)
-    return law[0].reshape(v.shape[:-1]), law[1].reshape(v.shape[:-1]), law[2].reshape(v.shape[:-1])
+    floor, shape = share * np.exp(first), v.shape[:-1]
+    return level.reshape(shape), exponent.reshape(shape), floor.reshape(shape)
 
 
 def _share(z: Array, drop: Array) -> tuple[Array, Array]:
-    """(share, steepness) of z and ln drop."""
+    """(share, steepness) at z and ln(drop)."""
     last, rest = np.exp(-np.exp(drop)), np.exp(-z)
     return (1 - rest) * last, z + np.exp(drop) + np.log1p(-(1 - rest) * last)
 
 
 def _shape(t: Array, z: Array, drop: Array) -> Array:
-    """g(t), (..., n), of z and ln drop, (...)."""
+    """g(t), (..., n), at z and ln(drop), (...)."""
     share, steepness = (part[..., None] for part in _share(z, drop))
     return np.log(share + (1 - share) * np.exp(-steepness * t))
 

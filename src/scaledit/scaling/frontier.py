@@ -5,9 +5,9 @@
     iso-FLOP at C:   ln d = q_0 + q_1 ln N + q_2 (ln N)^2 over the models N;      N_opt = exp(-q_1 / 2 q_2)
     optimal size:    N_opt(C) proportional to C^a
 
-C: multiply-adds of training. N: a model's size: multiply-adds of a forward pass, or parameters, whichever
-the caller counts in. d: a distance, lower is better. Iso-FLOP profiles are those of Hoffmann et al. 2022
-(their second approach). Nothing is extrapolated: a model takes part where its own results reach.
+C: multiply-adds of training. N: the size of a model, in multiply-adds of a forward pass or in parameters, as
+the caller chooses. d: a distance, lower is better. Iso-FLOP profiles are those of Hoffmann et al. 2022 (their
+second approach). Nothing is extrapolated: a model takes part within the range of its own results.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import numpy as np
 from scaledit.errors import UsageError
 from scaledit.scaling.fits import Estimate, PowerLaw, power_law
 
-MINIMA = 3  # interior minima that a law of the optimal size needs
+MINIMA = 3  # interior minima that the law of the optimal size needs
 
 
 class Point(NamedTuple):
-    """A result: what training had cost by then, and the distance."""
+    """A result: the training compute up to it, and its distance."""
 
     name: str
     compute: float
@@ -41,10 +41,10 @@ class Curve(NamedTuple):
     distance: tuple[float, ...]
 
     def at(self, budget: float) -> float | None:
-        """The distance at this compute; None outside of what was measured."""
+        """The distance at this compute, interpolated; None outside the measured range."""
         if not self.compute or not self.compute[0] <= budget <= self.compute[-1]:
             return None
-        # As floats first: whole numbers of multiply-adds outgrow int64.
+        # As floats: whole numbers of multiply-adds may exceed int64.
         compute, distance = np.log(np.array([self.compute, self.distance], np.float64))
         return float(np.exp(np.interp(math.log(budget), compute, distance)))
 
@@ -55,10 +55,10 @@ Where = Literal["interior", "smallest", "largest", "unclear"]
 class IsoFlop(NamedTuple):
     """All models that can be compared at one budget.
 
-    points: (name, size, distance) by rising size. where: of the minimum: "interior"; at the "smallest" or
-    "largest" model, so that the optimum may lie beyond; "unclear" with fewer than three sizes, and where the
-    parabola has its minimum outside of them although the best model is not at an edge. size, distance: at
-    the parabola's minimum; None unless it is interior.
+    points: (name, size, distance) by rising size. where: the place of the minimum: "interior"; at the
+    "smallest" or "largest" model, so that the optimum may lie beyond; "unclear" with fewer than three sizes,
+    and if the parabola has its minimum outside the sizes although the best model is not at an edge. size,
+    distance: at the parabola's minimum; None unless it is interior.
     """
 
     budget: float
@@ -69,10 +69,10 @@ class IsoFlop(NamedTuple):
 
 
 class OptimalSize(NamedTuple):
-    """N_opt(C) = law(C), a power law of the minima at several budgets; exponent: how it grows.
+    """N_opt(C) = law(C), a power law through the minima at several budgets; exponent: of its growth.
 
-    Minima at different budgets come from the same trainings, so they are not independent: the interval is
-    that of the scatter around the law, and too narrow where the law itself is wrong.
+    Minima at different budgets come from the same trainings, so they are not independent: the interval
+    reflects the scatter around the law, and is too narrow if the law itself is wrong.
     """
 
     exponent: Estimate
@@ -83,7 +83,7 @@ class OptimalSize(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """A model sampled with so many steps. macs: of one forward pass; sampling_macs: of one image."""
+    """A sampled model. macs: of one forward pass; sampling_macs: of one image."""
 
     name: str
     macs: float
@@ -92,7 +92,7 @@ class Sampled(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A smaller model that was given more sampling compute than a larger one."""
+    """A smaller model with more sampling compute than a larger one."""
 
     small: Sampled
     large: Sampled
@@ -100,22 +100,22 @@ class Pair(NamedTuple):
 
 class SamplingAgainstModel(NamedTuple):
     """compared: all pairs in which the smaller model has more sampling compute. counterexamples: those in
-    which it also has the smaller distance, so that sampling compute did make up for model compute."""
+    which it also has the smaller distance, so that sampling compute made up for model compute."""
 
     compared: tuple[Pair, ...]
     counterexamples: tuple[Pair, ...]
 
 
 def best_within(points: Iterable[Point], budget: float) -> Point | None:
-    """The result of the smallest distance that costs no more than the budget; None if all cost more. Of
-    equal distances the cheaper."""
+    """The result with the smallest distance that costs no more than the budget, the cheaper one of equals;
+    None if all cost more."""
     affordable = [point for point in points if point.compute <= budget]
     return min(affordable, key=lambda point: (point.distance, point.compute), default=None)
 
 
 def staircase(points: Iterable[Point]) -> list[Point]:
-    """The results that no result of the same or less compute equals or beats, by rising compute: what is
-    best within each budget, as a function of the budget."""
+    """The results that no result of the same or less compute equals or beats, by rising compute: the best
+    within each budget."""
     steps: list[Point] = []
     for point in sorted(points, key=lambda point: (point.compute, point.distance)):
         if not steps or point.distance < steps[-1].distance:
@@ -124,8 +124,8 @@ def staircase(points: Iterable[Point]) -> list[Point]:
 
 
 def curve(name: str, size: float, results: Iterable[tuple[float, float]]) -> Curve:
-    """A `Curve` of (compute, distance) in any order. Raises UsageError for numbers that are not positive and
-    for two results at the same compute."""
+    """A `Curve` through (compute, distance) in any order. Raises UsageError for numbers that are not positive
+    and for two results at the same compute."""
     rising = sorted((float(compute), float(distance)) for compute, distance in results)
     if not all(number > 0 and math.isfinite(number) for pair in rising for number in (size, *pair)):
         raise UsageError(f"{name}: size, compute and distance must be positive")
@@ -136,14 +136,14 @@ def curve(name: str, size: float, results: Iterable[tuple[float, float]]) -> Cur
 
 
 def iso_flop(curves: Sequence[Curve], budgets: Iterable[float]) -> list[IsoFlop]:
-    """The profile at each budget: all models that reach it, and the minimum of a parabola through them, by
-    least squares in ln size and ln distance."""
+    """The profile at each budget: all models that reach it, and the minimum of a least-squares parabola
+    through them in ln size and ln distance."""
     return [_iso_flop(curves, budget) for budget in budgets]
 
 
 def _iso_flop(curves: Sequence[Curve], budget: float) -> IsoFlop:
     points = sorted(
-        ((one.name, one.size, distance) for one in curves if (distance := one.at(budget)) is not None),
+        ((c.name, c.size, distance) for c in curves if (distance := c.at(budget)) is not None),
         key=lambda point: point[1],
     )
     sizes = np.log(np.array([size for _, size, _ in points], np.float64))
@@ -163,32 +163,32 @@ def _iso_flop(curves: Sequence[Curve], budget: float) -> IsoFlop:
 
 
 def common_budgets(curves: Sequence[Curve], count: int = 8) -> list[float]:
-    """`count` budgets in equal ratios over the range in which at least three models of different sizes can
-    be compared; none where there is no such range."""
-    ends = sorted({float(end) for one in curves if one.compute for end in (one.compute[0], one.compute[-1])})
-    shared = [end for end in ends if len({one.size for one in curves if one.at(end) is not None}) >= 3]
+    """`count` budgets in equal ratios over the range in which at least three models of different sizes can be
+    compared; none if there is no such range."""
+    ends = sorted({float(end) for c in curves if c.compute for end in (c.compute[0], c.compute[-1])})
+    shared = [end for end in ends if len({c.size for c in curves if c.at(end) is not None}) >= 3]
     if len(shared) < 2:
         return shared
     return np.clip(np.geomspace(shared[0], shared[-1], count), shared[0], shared[-1]).tolist()
 
 
 def optimal_size(profiles: Iterable[IsoFlop], seed: int = 0, resamples: int = 1000) -> OptimalSize | None:
-    """The law of the optimal size from the interior minima; None with fewer than three of them."""
-    minima = [(one.budget, one.size) for one in profiles if one.size is not None]
+    """The law of the optimal size through the interior minima; None with fewer than three of them."""
+    minima = [(profile.budget, profile.size) for profile in profiles if profile.size is not None]
     if len(minima) < MINIMA:
         return None
     law = power_law(*zip(*minima, strict=True), seed=seed, resamples=resamples)
-    falls = law.exponent
-    return OptimalSize(Estimate(-falls.value, -falls.high, -falls.low), law)
+    value, low, high = law.exponent
+    return OptimalSize(Estimate(-value, -high, -low), law)
 
 
 def sampling_against_model(results: Iterable[Sampled]) -> SamplingAgainstModel:
-    """Every larger model against every smaller one that was given more sampling compute."""
-    known = sorted(results)
+    """Compares every larger model with every smaller one that has more sampling compute."""
+    ordered = sorted(results)
     compared = tuple(
         Pair(small, large)
-        for large in known
-        for small in known
+        for large in ordered
+        for small in ordered
         if small.macs < large.macs and small.sampling_macs > large.sampling_macs
     )
     counterexamples = tuple(pair for pair in compared if pair.small.distance < pair.large.distance)

@@ -1,8 +1,8 @@
-"""The paper's printed figures as data (paper.json), and its table 4 computed beside them; imports no torch.
+"""The paper's printed results as data (paper.json), and its table 4 computed beside them; imports no torch.
 
     agrees:  round(params / 1e6) = printed millions;   |macs / 1e9 - printed| <= max(0.1 %, half a last digit)
 
-The paper's Gflops are 1e9 multiply-adds of one forward pass at batch 1, the autoencoder left out.
+The paper's Gflops are 1e9 multiply-adds of one forward pass at batch 1, without the autoencoder.
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ from scaledit.models.flops import count
 
 GFLOPS_TOLERANCE = 1e-3
 LAST_DIGIT = 0.01  # table 4 prints two decimals throughout
-
-
 HEADER = ("model", "block", "px", "tokens", "Mparams", "paper", "Gflops", "paper", "agrees")
 """Columns of `Computed.cells`."""
 
 
 class Printed(NamedTuple):
-    """A row of table 4 as printed. block: spelled as `DiTConfig.conditioning` is. gflops: 1e9 multiply-adds.
+    """A row of table 4 as printed. block: spelled as `DiTConfig.conditioning`. gflops: 1e9 multiply-adds.
     fid: FID-50K after so many thousand steps of batch 256, with 250 DDPM steps and no guidance."""
 
     model: str
@@ -41,17 +39,8 @@ class Printed(NamedTuple):
         return DiTConfig.named(self.model, self.image_size, conditioning=self.block)
 
 
-class Throughput(NamedTuple):
-    """The training speed that the paper reports (section 4)."""
-
-    model: str
-    image_size: int
-    iterations_per_second: float
-    hardware: str
-
-
 class Computed(NamedTuple):
-    """A model of table 4, computed from its config, beside what is printed.
+    """A model of table 4, computed from its config, beside the printed values.
 
     tokens: patches of one image. params: trainable. macs: multiply-adds of one forward pass at batch 1.
     """
@@ -67,12 +56,12 @@ class Computed(NamedTuple):
 
     @property
     def params_agree(self) -> bool:
-        """To the printed million."""
+        """Whether they agree to the printed million."""
         return round(self.params / 1e6) == self.paper_params_millions
 
     @property
     def gflops_agree(self) -> bool:
-        """Within 0.1 %, or equal when rounded as printed."""
+        """Whether they agree within 0.1 % or when rounded as printed."""
         tolerance = max(GFLOPS_TOLERANCE * self.paper_gflops, LAST_DIGIT / 2)
         return abs(self.macs / 1e9 - self.paper_gflops) <= tolerance
 
@@ -106,12 +95,12 @@ class Computed(NamedTuple):
 
 @functools.cache
 def data() -> dict[str, Any]:
-    """paper.json: everything as printed."""
+    """paper.json: all values as printed."""
     return json.loads(files("scaledit.scaling").joinpath("paper.json").read_text(encoding="utf-8"))
 
 
 def printed() -> list[Printed]:
-    """Table 4 in the paper's order: all 19 rows, longer trainings of the same model among them."""
+    """All 19 rows of table 4 in the paper's order, longer trainings of the same model included."""
     return [
         Printed(
             model=row["model"],
@@ -128,18 +117,17 @@ def printed() -> list[Printed]:
 
 @functools.cache
 def designs() -> tuple[str, ...]:
-    """The block designs that the paper compares, from the best on (figure 5): by their FID in table 4, at the
-    model and the number of steps that it has most designs of."""
-    at: dict[tuple[str, int, int], list[Printed]] = {}
+    """The block designs that the paper compares (figure 5), best first: by their FID in table 4, at the model
+    and number of steps with the most designs."""
+    models: dict[tuple[str, int, int], list[Printed]] = {}
     for row in printed():
-        at.setdefault((row.model, row.image_size, row.steps_thousands), []).append(row)
-    compared = max(at.values(), key=len)
+        models.setdefault((row.model, row.image_size, row.steps_thousands), []).append(row)
+    compared = max(models.values(), key=len)
     return tuple(row.block for row in sorted(compared, key=lambda row: row.fid))
 
 
 def quality(image_size: tuple[int, ...]) -> list[Result]:
-    """The rows of tables 2 (256 x 256) and 3 (512 x 512) as printed, FID-50K and the rest; none for
-    others."""
+    """The rows of table 2 (256 x 256) or 3 (512 x 512) as printed; none for other sizes."""
     tables: dict[tuple[int, ...], str] = {(256, 256): "table2_imagenet256", (512, 512): "table3_imagenet512"}
     table = tables.get(image_size)
     return [] if table is None else _results(table, image_size)
@@ -174,26 +162,18 @@ def unets() -> list[dict[str, Any]]:
     return data()["table6_unets"]
 
 
-def throughput() -> Throughput:
-    return Throughput(**data()["training"]["throughput"])
-
-
 def table4() -> list[Computed]:
     """The sixteen models of table 4: twelve sizes at 256, the other three blocks at XL/2, XL/2 at 512."""
-    models = {(row.model, row.image_size, row.block): row for row in printed()}
-    return [_compute(row) for row in models.values()]
-
-
-def _compute(row: Printed) -> Computed:
-    config = row.config
-    params, macs = count(config)
-    return Computed(
-        name=row.model,
-        block=row.block,
-        image_size=row.image_size,
-        tokens=config.tokens,
-        params=params,
-        macs=macs,
-        paper_params_millions=row.params_millions,
-        paper_gflops=row.gflops,
-    )
+    rows = {(row.model, row.image_size, row.block): row for row in printed()}.values()
+    return [
+        Computed(
+            row.model,
+            row.block,
+            row.image_size,
+            row.config.tokens,
+            *count(row.config),
+            row.params_millions,
+            row.gflops,
+        )
+        for row in rows
+    ]

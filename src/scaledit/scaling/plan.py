@@ -1,13 +1,13 @@
-"""What a run will cost, from its config alone: multiply-adds, hours, money, memory; imports no torch.
+"""The cost of a run, from its config alone: multiply-adds, hours, money, memory; imports no torch.
 
     train_macs  = macs * batch * steps * 3                 a backward pass is two forward ones (section 4)
     train_flops = 2 train_macs                             vendors count a multiply-add as two
     hours       = train_flops / (peak * devices * utilisation) / 3600
-    state       = 20 B a parameter                         float32: weight, gradient, Adam's two, EMA
+    state       = 20 bytes per parameter                   float32: weight, gradient, Adam's two, EMA
     activations = micro-batch (4 wide + b narrow)          see `activation_bytes`; b = 4, or 2 in bf16
     sampling    = macs * evaluations                       twice that with guidance
 
-Left out: encoding the images, decoding the samples, reading data, the optimizer's own arithmetic.
+Not included: encoding images, decoding samples, reading data, the optimizer's arithmetic.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from scaledit.errors import UsageError
 from scaledit.models import flops
 from scaledit.models.config import DiTConfig
 from scaledit.models.description import Description
-from scaledit.scaling.devices import misfit, terse
+from scaledit.scaling.devices import peak_warning, terse
 
 STATE_BYTES_PER_PARAMETER = 5 * 4
 FLOPS_PER_MAC = 2
@@ -32,12 +32,12 @@ FLOPS_PER_MAC = 2
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a run is planned on.
+    """The devices that a run is planned for.
 
-    peak: dense FLOP/s of one device (a multiply-add is two), in the run's precision (`devices.peak` knows
-    some); None where it is not known. devices: how many. utilisation: the share of the peak that training is
-    assumed to reach, in (0, 1]. price: money per device-hour, in any currency, or None.
-    name: what the devices are, where `devices.PEAKS` has them; a peak above theirs is warned of.
+    peak: dense FLOP/s of one device in the run's precision (see `devices.peak`), None if unknown. devices:
+    how many. utilisation: the share of the peak that training is assumed to reach (MFU), in (0, 1]. price:
+    money per device-hour, in any currency, or None. name: of the device, as in `devices.PEAKS`; a higher peak
+    gives a warning.
 
     Raises UsageError for values out of range.
     """
@@ -59,23 +59,29 @@ class Hardware:
             raise UsageError(f"price of a device-hour must be at least 0, got {self.price}")
 
     def warnings(self, precision: str) -> tuple[str, ...]:
-        """Of a peak that these devices, or any, do not have in this precision."""
-        said = "" if self.peak is None else misfit(self.peak, precision, self.name)
-        return (said,) if said else ()
+        """Warns of a peak that these devices, or any, do not have in this precision."""
+        warning = "" if self.peak is None else peak_warning(self.peak, precision, self.name)
+        return (warning,) if warning else ()
+
+    @property
+    def macs_per_hour(self) -> float | None:
+        """Multiply-adds of training per hour on all devices; None without a peak."""
+        if self.peak is None:
+            return None
+        return 3600 * self.peak * self.devices * self.utilisation / FLOPS_PER_MAC
 
 
 @dataclass(frozen=True)
 class Plan:
     """The cost of a run.
 
-    macs: multiply-adds of one forward pass at batch 1; train_macs and train_flops: of the whole training.
+    macs: multiply-adds of one forward pass at batch 1; train_macs and train_flops: of the full training.
     peak: as in `Hardware`. utilisation: the share of it, None without a peak. iterations_per_second, hours,
-    device_hours: None where no speed is known. cost: device_hours * price, None without either.
-    warnings: what does not fit. micro_batch: images that go through a device at once.
-    state_bytes: on each device, exact. activation_bytes: on each device, an estimate of what one
-    micro-batch keeps for its backward pass; temporaries and the allocator's slack come on top.
-    sampling_evaluations: forward passes for one image (guidance takes two each time); sampling_macs: their
-    multiply-adds.
+    device_hours: None if no speed is known. cost: device_hours * price, None without either. micro_batch:
+    images per device and forward pass. state_bytes: per device, exact. activation_bytes: per device, an
+    estimate of what one micro-batch keeps for its backward pass, without temporaries and the allocator's
+    overhead. sampling_evaluations: forward passes for one image (guidance takes two per evaluation);
+    sampling_macs: their multiply-adds. warnings: of a peak that does not fit the device.
     """
 
     recipe: str
@@ -106,12 +112,12 @@ class Plan:
 
 
 def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | None = None) -> Plan:
-    """The cost of training `config` on `hardware`, at the speed that its peak and utilisation give or, the
-    inverse, at a measured one, which then gives the utilisation (None without a peak). Where neither is known
-    what needs no speed: multiply-adds and memory.
+    """The cost of training `config` on `hardware`, at the speed given by its peak and utilisation, or at a
+    measured `iterations_per_second`, which then gives the utilisation (None without a peak). With neither,
+    only multiply-adds and memory are known.
 
-    Raises UsageError where a measured speed is more than the peak allows, and where the batch does not divide
-    over devices and micro-batches.
+    Raises UsageError if the measured speed exceeds the peak, and if the batch does not divide over devices
+    and micro-batches.
     """
     train, model, devices = config.train, config.model, hardware.devices
     counts = flops.count(model)
@@ -156,7 +162,7 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
 def _speed(
     hardware: Hardware, flops_per_step: int, measured: float | None
 ) -> tuple[float | None, float | None]:
-    """Iterations per second, and the share of the peak they take; None for what is not known."""
+    """Iterations per second and utilisation; None for what is unknown."""
     peak = None if hardware.peak is None else hardware.peak * hardware.devices
     if measured is None:
         if peak is None:
@@ -176,18 +182,18 @@ def _speed(
 
 
 def evaluations(sampler: Sampler, guidance: Sequence[Guidance]) -> int:
-    """Forward passes for one image: the sampler's, times those of each part of the guidance."""
+    """Forward passes for one image: the sampler's, times those of each guidance part."""
     return sampler.total_evaluations() * math.prod(part.evaluations for part in guidance)
 
 
 def activation_bytes(model: DiTConfig, batch: int, precision: str) -> int:
-    """Bytes that a forward pass of `batch` images keeps for its backward pass, parameters not counted.
+    """Bytes that a forward pass of `batch` images keeps for its backward pass, without parameters.
 
-    An estimate for the network alone: what autograd saves of T tokens (in-context: two more) of width d, in
-    an MLP of width m, with a fused attention, which keeps no T x T matrix. A LayerNorm saves its input x,
-    a Linear its input, an attention q, k, v and its output, GELU its input, a modulation and a gate both
-    factors. Each layer of the network's description knows its own (`Layer.kept`, `Block.kept`); together
-    they are, numbers an image and block:
+    An estimate for the network alone: the tensors that autograd saves for T tokens (in-context: two more) of
+    width d, with an MLP of width m and fused attention, which stores no T x T matrix. A LayerNorm saves its
+    input x, a Linear its input, an attention q, k, v and its output, GELU its input, a modulation and a gate
+    both factors. Each layer of the network's description knows its own (`Layer.kept`, `Block.kept`); the sums
+    are, in values per image and block:
 
                           wide, 4 bytes        narrow, 4 bytes, or 2 under bf16 autocast
         in_context        2 T d  (x)         + 6 T d + 2 T m          LN x; q, k, v, attention; MLP
@@ -195,30 +201,30 @@ def activation_bytes(model: DiTConfig, batch: int, precision: str) -> int:
         adaln             4 T d  (x, LN x)   + 6 T d + 2 T m + 4 d    modulated LN x; q, k, v, attention; MLP
         adaln_zero        4 T d  (x, LN x)   + 8 T d + 2 T m + 10 d   and the gates' factors
 
-    (x, LN x and modulated LN x once a norm), and a few numbers a token for each norm and head. Narrow are
-    the factors and results of matrix products; bf16 autocast keeps a bf16 copy of the weights as well.
+    (x, LN x and modulated LN x once per norm), and a few values per token for each norm and head. Factors and
+    results of matrix products are narrow; bf16 autocast also keeps a bf16 copy of the weights.
     """
-    described = Description.of(model)
-    kept = described.kept()
+    description = Description.of(model)
+    kept = description.kept()
     if precision != "bf16":
         return batch * 4 * (kept.wide + kept.narrow)
-    return batch * (4 * kept.wide + 2 * kept.narrow) + 2 * described.multiplied
+    return batch * (4 * kept.wide + 2 * kept.narrow) + 2 * description.multiplied
 
 
 def scientific(count: float) -> str:
-    """1.86e18: how multiply-adds of a training are printed, in recipes too."""
+    """1.86e18, as multiply-adds of a training are printed, also in recipes."""
     return f"{count:.2e}".replace("e+", "e")
 
 
 def describe(plan: Plan) -> list[tuple[str, str]]:
-    """Label and value, with units, of all that a reader of a plan wants to know."""
+    """Labels and values with units, to print."""
     devices = f"{plan.devices:,} device{'s' if plan.devices > 1 else ''}"
     share = ""
     if plan.utilisation is not None and plan.peak is not None:
         share = f", {plan.utilisation:.1%} of their peak of {terse(plan.peak)} FLOP/s in {plan.precision}"
     rows = [
         ("parameters", f"{plan.params:,}"),
-        ("forward pass", f"{prefixed(plan.macs)} multiply-adds an image"),
+        ("forward pass", f"{prefixed(plan.macs)} multiply-adds per image"),
         (
             "training",
             f"{scientific(plan.train_macs)} multiply-adds, {scientific(plan.train_flops)} FLOP "
@@ -226,25 +232,25 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         ),
     ]
     if plan.iterations_per_second is None or plan.hours is None:
-        rows.append(("speed", "not known: give --gpu, --peak or --iterations-per-second, to hear the hours"))
+        rows.append(("speed", "unknown: pass --gpu, --peak or --iterations-per-second for the hours"))
     else:
         rows += [
             ("speed", f"{plan.iterations_per_second:,.3g} iterations/s on {devices}{share}"),
             ("time", f"{duration(plan.hours)}, {plan.device_hours:,.4g} device-hours"),
         ]
     if plan.cost is not None:
-        rows.append(("cost", f"{plan.cost:,.2f}, at {plan.price:,.2f} a device-hour"))
+        rows.append(("cost", f"{plan.cost:,.2f}, at {plan.price:,.2f} per device-hour"))
     return [
         *rows,
-        ("memory: state", f"{_bytes(plan.state_bytes)} a device"),
+        ("memory: state", f"{_bytes(plan.state_bytes)} per device"),
         (
             "memory: activations",
-            f"about {_bytes(plan.activation_bytes)} a device "
+            f"about {_bytes(plan.activation_bytes)} per device "
             f"({plan.micro_batch:,} image{'s' if plan.micro_batch > 1 else ''} at once, {plan.precision})",
         ),
         (
             "sampling",
-            f"{prefixed(plan.sampling_macs)} multiply-adds an image "
+            f"{prefixed(plan.sampling_macs)} multiply-adds per image "
             f"({plan.sampling_evaluations:,} forward passes)",
         ),
         *(("warning", text) for text in plan.warnings),

@@ -1,11 +1,11 @@
-"""Work that any number of processes, on any machines, share through a folder; nobody is in charge.
+"""Jobs that any number of processes, on any machines, share through a folder, without a coordinator.
 
-    OUT/results/KEY.json    a job is done when this file is there, whole          (written once, then renamed)
-    OUT/queue/KEY.lock      held by the process that does it       (the kernel lets go when the process ends)
-    OUT/queue/KEY.json      how far that process is
-    OUT/journal.jsonl       who began, finished or failed what, and when
+    OUT/results/KEY.json    a job is done when this file exists                   (written once, then renamed)
+    OUT/queue/KEY.lock      held by the process that does the job     (released by the kernel when it ends)
+    OUT/queue/KEY.json      the progress of that process
+    OUT/journal.jsonl       which process began, finished or failed which job, and when
 
-A process that is killed leaves a lock that is free again and no result: the next one to look takes the job.
+A process that is killed leaves a free lock and no result, so the next process takes the job.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from scaledit.files.atomic import atomic_bytes
 from scaledit.files.lock import Lock
 from scaledit.files.reading import read_json
 
-RESULT_FILE = ("the result of a job", "delete it, and the job is done again")
+RESULT_FILE = ("the result of a job", "delete it to do the job again")
 RESULTS, QUEUE, JOURNAL = "results", "queue", "journal.jsonl"
 
 
 @dataclass(frozen=True)
 class Job:
-    """key: a file's name. what: all that the result depends on, plain values. needs: keys of jobs that must
-    be done before. macs: multiply-adds, for the order and for what is left. as_now: makes today's words of
-    what an earlier version wrote as `what`."""
+    """key: a file name. inputs: all plain values that the result depends on. macs: multiply-adds, for the
+    order. needs: keys of jobs that must be done before. upgrade: converts the inputs that an earlier version
+    wrote."""
 
     key: str
-    what: Mapping[str, Any]
+    inputs: Mapping[str, Any]
     macs: float
     needs: tuple[str, ...] = ()
-    as_now: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+    upgrade: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
 
 
 @dataclass
 class Queue:
-    """Jobs in a folder. Raises UsageError where it holds results of other jobs under their keys."""
+    """Jobs in a folder. Raises UsageError if it holds results of other jobs under their keys."""
 
     out: Path
     jobs: Sequence[Job]
@@ -65,25 +65,22 @@ class Queue:
         return self._path(key).is_file()
 
     def result(self, job: Job) -> dict[str, Any]:
-        """What was found. Raises UsageError where it is of another job of that name, RunError where it is
-        corrupt."""
+        """The result of a job that is done. Raises UsageError if the file is of a job with other inputs,
+        RunError if it is corrupt."""
         path = self._path(job.key)
-        with self.using(job):
-            held = read_json(path, *RESULT_FILE)
-            there, found = held["job"], held["found"]
-            if not isinstance(there, dict):
-                raise ValueError(f"job is {shown(there)}")
-            if not isinstance(found, dict):
-                raise ValueError(f"found is {shown(found)}")
-        wanted = json.loads(json.dumps(job.what))
-        changed = _difference(job.as_now(there), wanted)
+        with self.parsing(job):
+            content = read_json(path, *RESULT_FILE)
+            for key in ("job", "found"):
+                if not isinstance(content[key], dict):
+                    raise ValueError(f"{key} is {shown(content[key])}")
+        changed = _difference(job.upgrade(content["job"]), json.loads(json.dumps(job.inputs)))
         if changed:
             raise UsageError(f"{path} is of another study ({changed}); choose another --out, or delete it")
-        return found
+        return content["found"]
 
     @contextmanager
-    def using(self, job: Job) -> Iterator[None]:
-        """Around what takes a result apart: RunError where it does not hold what it should."""
+    def parsing(self, job: Job) -> Iterator[None]:
+        """Turns any error raised while a result is taken apart into a RunError that names its file."""
         with reading(self._path(job.key), *RESULT_FILE):
             try:
                 yield
@@ -92,25 +89,23 @@ class Queue:
 
     @property
     def left(self) -> list[Job]:
-        """Not done, dearest chain first: what others wait for comes before what nobody needs."""
-        waiting = [job for job in self.jobs if not self.done(job.key)]
-        after = {
-            job.key: max((o.macs for o in waiting if job.key in o.needs), default=0.0) for job in waiting
-        }
-        return sorted(waiting, key=lambda job: -(job.macs + after[job.key]))
+        """Jobs that are not done, by falling multiply-adds of the job and the costliest one that needs it."""
+        left = [job for job in self.jobs if not self.done(job.key)]
+        after = {job.key: max((o.macs for o in left if job.key in o.needs), default=0.0) for job in left}
+        return sorted(left, key=lambda job: -(job.macs + after[job.key]))
 
     @contextmanager
     def next(self) -> Iterator[Job | None]:
-        """A job that nobody else does, ours while the block lasts; None where there is none at present (all
-        are done, failed here, in other hands, or wait for such). `finish` it inside the block."""
+        """A job that this process holds while the block lasts, to be passed to `finish` inside it; None if
+        there is none at present (each is done, failed here, held by another process, or needs such a job)."""
         for job in self.left:
             if job.key in self.failed or not all(self.done(key) for key in job.needs):
                 continue
             lock = Lock(self.out / QUEUE / f"{job.key}.lock")
             try:
-                if not lock.take() or self.done(job.key):  # done: by who held the lock a moment ago
+                if not lock.take() or self.done(job.key):  # done by the process that just released the lock
                     continue
-                self._note("began", job)
+                self._log("began", job)
                 yield job
                 return
             finally:
@@ -118,34 +113,33 @@ class Queue:
                 lock.release()
         yield None
 
-    def moved(self, job: Job, share: float) -> None:
-        """Tells others how much of a job in our hands is done, in [0, 1]."""
+    def report_progress(self, job: Job, share: float) -> None:
+        """Tells other processes what share of a job held by this one is done, in [0, 1]."""
         atomic_bytes(self.out / QUEUE / f"{job.key}.json", json.dumps({"share": share}).encode())
 
-    def share(self, key: str) -> float:
-        """As `moved` says; 0 where nobody is at it."""
+    def progress(self, key: str) -> float:
+        """The share last passed to `report_progress`; 0 if no process holds the job."""
         try:
-            share = float(read_json(self.out / QUEUE / f"{key}.json", "how far a job is")["share"])
+            share = float(read_json(self.out / QUEUE / f"{key}.json", "the progress of a job")["share"])
         except (OSError, RunError, ValueError, KeyError, TypeError, OverflowError):
             return 0.0
         return min(max(share, 0.0), 1.0) if math.isfinite(share) else 0.0
 
-    def finish(self, job: Job, found: Mapping[str, Any]) -> None:
+    def finish(self, job: Job, result: Mapping[str, Any]) -> None:
         self._path(job.key).parent.mkdir(parents=True, exist_ok=True)
-        atomic_bytes(
-            self._path(job.key), (json.dumps({"job": job.what, "found": found}, indent=1) + "\n").encode()
-        )
-        self._note("finished", job)
+        text = json.dumps({"job": job.inputs, "found": result}, indent=1) + "\n"
+        atomic_bytes(self._path(job.key), text.encode())
+        self._log("finished", job)
 
     def fail(self, job: Job, why: str) -> None:
-        """Not tried again by this process; the next one tries."""
+        """Records a failure. This process does not try the job again; another one may."""
         self.failed.add(job.key)
-        self._note("failed", job, why=why)
+        self._log("failed", job, why=why)
 
-    def _note(self, event: str, job: Job, **more: str) -> None:
+    def _log(self, event: str, job: Job, **more: str) -> None:
         at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        who = {"process": os.getpid(), "host": socket.gethostname()}
-        line = json.dumps({"event": event, "job": job.key, "time": at, **who, **more}) + "\n"
+        process = {"process": os.getpid(), "host": socket.gethostname()}
+        line = json.dumps({"event": event, "job": job.key, "time": at, **process, **more}) + "\n"
         with (self.out / JOURNAL).open("a", encoding="utf-8") as file:
             file.write(line)  # one short write with O_APPEND: lines of several processes do not mix
 
@@ -153,11 +147,10 @@ class Queue:
         return self.out / RESULTS / f"{key}.json"
 
 
-def _difference(there: Any, wanted: Any, name: str = "") -> str:
+def _difference(old: Any, new: Any, name: str = "") -> str:
     """The first 'key: old -> new' by which two nested tables differ, or ""."""
-    if isinstance(there, Mapping) and isinstance(wanted, Mapping):
-        for key in sorted(there.keys() | wanted.keys()):
-            if found := _difference(there.get(key), wanted.get(key), f"{name}.{key}" if name else key):
-                return found
-        return ""
-    return "" if there == wanted else f"{name or 'job'}: {shown(there)} -> {shown(wanted)}"
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = sorted(old.keys() | new.keys())
+        below = (_difference(old.get(key), new.get(key), f"{name}.{key}" if name else key) for key in keys)
+        return next(filter(None, below), "")
+    return "" if old == new else f"{name or 'job'}: {shown(old)} -> {shown(new)}"

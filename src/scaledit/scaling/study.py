@@ -1,23 +1,23 @@
-"""A study: a grid of runs and what is measured of each, declared in TOML.
+"""A study: a grid of runs and the measurements of each, declared in TOML.
 
-    runs = union over [[runs]] of (size x patch x block x seed x ...)        each a recipe with changes
+    runs = union over [[runs]] of (size x patch x block x seed x ...)        each the recipe with changes
     results = runs x [[measure]]                                            each a run with other [sample] ...
 
     title = "..."
     recipe = "digits-paper"
-    [sizes.S]                          # a name for some keys of [model]; in order from the smallest
+    [sizes.S]                          # keys of [model] under a name; smallest size first
     depth = 3
     [common]                           # changes to the recipe that all runs share
     train.steps = 3000
     [[runs]]                           # a list is a choice: all combinations are run
     size = ["S", "B"]
     model.patch_size = [4, 2, 1]
-    [[measure]]                        # [sample], [evaluate] and [autoencoder] may change, lists are choices
+    [[measure]]                        # may change [sample], [evaluate] and [autoencoder]; lists are choices
     part = "sampling"
-    where.train.seed = 0               # of which runs; all where it says nothing
+    where.train.seed = 0               # selects runs; without it all are measured
     sample.sampler.steps = [16, 32, 64]
 
-A list that is a value, such as optimizer.betas, is written as a list of one list. Imports no torch.
+A value that is itself a list, such as optimizer.betas, is written as a list of one list. Imports no torch.
 """
 
 from __future__ import annotations
@@ -36,15 +36,16 @@ from scaledit.scaling.table import DECODER, FINAL, GUIDANCE, SAMPLING, file_name
 STUDIES = Path(__file__).parent.parent / "studies"
 KEYS = ("title", "extends", "recipe", "sizes", "common", "runs", "measure")
 MEASURED = ("sample", "evaluate", "autoencoder")
-"""Sections that a measurement may change: none of them changes the training."""
+"""Sections that a measurement may change; none affects the training."""
 IN_NAME = ("model.patch_size", "model.name", "model.conditioning", "train.seed", "train.steps")
-"""Keys that a run's name and the table's own columns tell already."""
+"""Keys that the name of a run and the table's own columns include."""
 MOST_RUNS = 10_000
 
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One training. size: as in the table. settings: what else the study varies, by 'section.key'."""
+    """One training. size: as in the table. settings: the other keys that the study varies, by
+    'section.key'."""
 
     name: str
     size: str
@@ -53,13 +54,14 @@ class StudyRun:
 
     @property
     def key(self) -> str:
-        """As a file's name."""
+        """The name as a file name."""
         return file_name(self.name)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One result of a finished run: its config with other [sample], [evaluate] or [autoencoder] sections."""
+    """One result of a finished run, whose config has changed [sample], [evaluate] or [autoencoder]
+    sections."""
 
     run: StudyRun
     part: str
@@ -74,7 +76,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Study:
-    """sizes: from the smallest on. declared: its TOML, and that of the study it extends before it."""
+    """sizes: smallest first. declared: its TOML, after that of the study that it extends."""
 
     name: str
     title: str
@@ -85,15 +87,15 @@ class Study:
 
 
 def names() -> list[str]:
-    """The studies that come with scaledit."""
+    """The built-in studies."""
     return sorted(path.stem for path in STUDIES.glob("*.toml"))
 
 
 def load(study: str) -> Study:
-    """A study by name or by path of a .toml file.
+    """Loads a study by name or by the path of a .toml file.
 
     Raises UsageError for an unknown study, key or size, for runs that the recipe cannot express, for two runs
-    of one name, and for a measurement of no run.
+    with the same name, and for a measurement that selects no run.
     """
     table, declared = _read(study)
     for key in table:
@@ -109,21 +111,18 @@ def load(study: str) -> Study:
     for size, shape in sizes.items():
         _mapping(study, f"sizes.{size}", shape)
     runs = tuple(_runs(study, table, sizes))
-    found = dict.fromkeys(run.size for run in runs)
-    order = [size for size in sizes if size in found]
-    if not sizes:
-        order = sorted(
-            found, key=lambda size: min(run.config.model.hidden_size for run in runs if run.size == size)
-        )
+    rising = dict.fromkeys(run.size for run in sorted(runs, key=lambda run: run.config.model.hidden_size))
+    order = [size for size in sizes or rising if size in rising]
     name = Path(study).stem
     measurements = tuple(_measurements(study, table.get("measure", [{"part": FINAL}]), runs))
     return Study(name, str(table.get("title", name)), runs, measurements, tuple(order), declared)
 
 
 def _read(study: str, extended_by: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
-    """A study over the one it extends (tables are merged, lists replaced), and the text of both."""
+    """A study merged over the one that it extends (tables are merged, lists replaced), and the text of
+    both."""
     if study in extended_by:
-        raise UsageError(f"studies extend each other in a circle: {' -> '.join([*extended_by, study])}")
+        raise UsageError(f"studies extend each other in a cycle: {' -> '.join([*extended_by, study])}")
     path = Path(study) if study.endswith(".toml") or "/" in study else STUDIES / f"{study}.toml"
     if not path.is_file():
         raise UsageError(f"unknown study {study!r}{did_you_mean(study, names())}")
@@ -133,23 +132,20 @@ def _read(study: str, extended_by: tuple[str, ...] = ()) -> tuple[dict[str, Any]
         return table, text
     if not isinstance(base, str):
         raise UsageError(f"{path}: extends must be a study's name or path, got {shown(base)}")
-    merged, before = _read(base, (*extended_by, study))
-    for key, value in table.items():
-        inner = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _over(merged[key], value) if inner else value
-    return merged, f"{before}\n{text}"
+    below, base_text = _read(base, (*extended_by, study))
+    return _merged(below, table), f"{base_text}\n{text}"
 
 
-def _over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    out = dict(base)
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
     for key, value in changes.items():
-        inner = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
-        out[key] = _over(out[key], value) if inner else value
-    return out
+        nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if nested else value
+    return merged
 
 
 def _choices(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """All combinations of {'section.key': value}, where a list stands for each of its values."""
+    """All combinations of {'section.key': value}; a list is a choice of its values."""
     flat = configs.flatten(table)
     lists = [value if isinstance(value, list) else [value] for value in flat.values()]
     for values in itertools.product(*lists):
@@ -158,24 +154,24 @@ def _choices(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _runs(study: str, table: Mapping[str, Any], sizes: Mapping[str, Any]) -> Iterator[StudyRun]:
     common = configs.flatten(_mapping(study, "common", table.get("common", {})))
-    chosen: list[dict[str, Any]] = []
+    choices: list[dict[str, Any]] = []
     for block in _tables(study, "runs", table["runs"]):
         for choice in itertools.islice(_choices(block), MOST_RUNS):
-            if choice not in chosen:
-                chosen.append(choice)
-    if len(chosen) >= MOST_RUNS:
-        raise UsageError(f"{study} asks for {MOST_RUNS:,} runs or more; choose fewer values")
-    varied = [key for key in dict.fromkeys(k for choice in chosen for k in choice) if key != "size"]
-    seeds = [choice.get("train.seed", common.get("train.seed", 0)) for choice in chosen]
+            if choice not in choices:
+                choices.append(choice)
+    if len(choices) >= MOST_RUNS:
+        raise UsageError(f"{study} declares {MOST_RUNS:,} runs or more; choose fewer values")
+    varied = [key for key in dict.fromkeys(k for choice in choices for k in choice) if key != "size"]
+    seeds = [choice.get("train.seed", common.get("train.seed", 0)) for choice in choices]
     seen: dict[str, dict[str, Any]] = {}
-    for choice, seed in zip(chosen, seeds, strict=True):
+    for choice, seed in zip(choices, seeds, strict=True):
         run = _run(study, str(table["recipe"]), common, choice, sizes, varied, first=seed == seeds[0])
-        same = [other for other in seen.values() if other == run.config.to_json()]
-        if same:
+        config = run.config.to_json()
+        if config in seen.values():
             continue  # two [[runs]] overlap
         if run.name in seen:
             raise UsageError(f"{study}: two different runs would be called {run.name!r}")
-        seen[run.name] = run.config.to_json()
+        seen[run.name] = config
         yield run
 
 
@@ -188,7 +184,7 @@ def _run(
     varied: Iterable[str],
     first: bool,
 ) -> StudyRun:
-    """first: of the first seed, which a name need not tell."""
+    """first: whether it has the first seed, which its name omits."""
     size = choice.get("size")
     of_size: Mapping[str, Any] = {}
     if size is not None:
@@ -202,11 +198,11 @@ def _run(
         raise UsageError(f"{study}: {error}") from None
     model = config.model
     if size is None:
-        named = str(choice.get("model.name", ""))
-        size = named.removeprefix("DiT-").partition("/")[0] or f"{model.depth}x{model.hidden_size}"
+        name = str(choice.get("model.name", ""))
+        size = name.removeprefix("DiT-").partition("/")[0] or f"{model.depth}x{model.hidden_size}"
     words = [f"{size}/{model.patch_size}"]
-    usual = configs.load(recipe).model.block if "model.conditioning" in choice else model.block
-    words += [model.block.label()] if model.block != usual else []
+    default = configs.load(recipe).model.block if "model.conditioning" in choice else model.block
+    words += [model.block.label()] if model.block != default else []
     words += [f"{config.train.steps} steps"] if "train.steps" in choice else []
     words += [] if first else [f"seed {config.train.seed}"]
     settings = {key: choice[key] for key in varied if key in choice and key not in IN_NAME}
@@ -225,30 +221,29 @@ def _measurements(study: str, blocks: Any, runs: tuple[StudyRun, ...]) -> Iterat
             near = did_you_mean(shown(part), parts)
             raise UsageError(f"{study}: unknown part {shown(part)} of a measure{near}")
         for section in block:
-            if section in MEASURED:
-                _mapping(study, section, block[section])
-            else:
+            if section not in MEASURED:
                 raise UsageError(f"{study}: a measure changes {', '.join(MEASURED)}, not {shown(section)}")
+            _mapping(study, section, block[section])
         choices = list(itertools.islice(_choices(block), MOST_RUNS))
         if len(choices) == MOST_RUNS:
-            raise UsageError(f"{study} asks for {MOST_RUNS:,} measurements or more; choose fewer values")
-        of = [run for run in runs if _fits(study, run, where)]
-        if not of:
-            raise UsageError(f"{study}: no run is {where}, of which {part} is to be measured")
-        for run, changes in itertools.product(of, choices):
-            made = Measurement(run, part, _changed(study, run.config, changes), changes)
-            if made.key not in seen:
-                seen.add(made.key)
-                yield made
+            raise UsageError(f"{study} declares {MOST_RUNS:,} measurements or more; choose fewer values")
+        selected = [run for run in runs if _selected(study, run, where)]
+        if not selected:
+            raise UsageError(f"{study}: no run is {where}, which the measure of {part} selects")
+        for run, changes in itertools.product(selected, choices):
+            measurement = Measurement(run, part, _changed(study, run.config, changes), changes)
+            if measurement.key not in seen:
+                seen.add(measurement.key)
+                yield measurement
 
 
-def _fits(study: str, run: StudyRun, where: Mapping[str, Any]) -> bool:
+def _selected(study: str, run: StudyRun, where: Mapping[str, Any]) -> bool:
     values = {**configs.flatten(run.config.to_json()), "size": run.size}
-    for said, wanted in where.items():
-        key = ".".join(old.RENAMED.get(tuple(said.split(".")), (said,)))
+    for name, value in where.items():
+        key = ".".join(old.RENAMED.get(tuple(name.split(".")), (name,)))
         if key not in values:
             raise UsageError(f"{study}: unknown key {key!r} in where{did_you_mean(key, values)}")
-        if values[key] not in (wanted if isinstance(wanted, list) else [wanted]):
+        if values[key] not in (value if isinstance(value, list) else [value]):
             return False
     return True
 

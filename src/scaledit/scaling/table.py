@@ -1,8 +1,8 @@
-"""A study's table: a row a result, with what it cost and how it was measured; CSV and SQLite.
+"""The table of a study: one row per result, with its cost and how it was measured; CSV and SQLite.
 
     images = batch_size * steps      train_macs = 3 macs * images      sampling_macs = macs * passes
 
-A folder holds all that figures and verdicts are made from:
+A folder holds everything that figures and verdicts are made from:
 
     table.csv   losses.csv   study.json (what was run, on what; protocols and configs by key)   pictures/
 """
@@ -15,11 +15,11 @@ import io
 import json
 import math
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 from scaledit import part
 from scaledit.config import old
@@ -34,19 +34,23 @@ SQLITE = "table.sqlite"
 FINAL, TRAINING, SAMPLING, GUIDANCE, DECODER = "final", "training", "sampling", "guidance", "decoder"
 """Parts of a table: at the end of training, during it, over sampling steps, over guidance, over decoders."""
 
+T = TypeVar("T")
+Key = TypeVar("Key", bound=Hashable)
+
 
 @dataclass(frozen=True)
 class Row:
     """One result.
 
-    name: the run's, such as "XL/1" or "XL/2 adaln seed 1". part: one of the names above. size: "XL", or
-    depth x width where a study names no sizes. macs: multiply-adds of one forward pass at batch 1. steps,
+    name: of the run, such as "XL/1" or "XL/2 adaln seed 1". part: one of the names above. size: "XL", or
+    depth x width if the study names no sizes. macs: multiply-adds of one forward pass at batch 1. steps,
     images, train_macs: of training, up to this result. loss: mean training loss of the last tenth of those
-    steps. fd: the study's distance (`About.distance`), fd_std over sample seeds. num: images a sample seed;
-    sample_sets: how many sample seeds. sampling_macs: of one image. metrics: every figure by its name in
-    evaluation.metric.columns, with "_std" over sample seeds and "_real" of real held-out images. settings:
-    what else the study varies, by 'section.key'. protocol: a key of `About.protocols`. sampler, guidance: the
-    parts whole, as JSON (`cell`): {"name": "ddpm", "steps": 250, ...} and a list of such.
+    steps. fd: the study's distance (`About.distance`); fd_std: its deviation over sample seeds. num: images
+    per sample seed; sample_sets: number of sample seeds. sampling_macs: of one image. metrics: every metric
+    by its name in evaluation.metric.columns, with "_std" over sample seeds and "_real" of held-out real
+    images. settings: what else the study varies, by 'section.key'. protocol: a key of `About.protocols`.
+    sampler, guidance: the complete parts as JSON (`cell`): {"name": "ddpm", "steps": 250, ...}, and a list of
+    such.
     """
 
     name: str
@@ -81,36 +85,46 @@ class Row:
         return f"{self.size}/{self.patch_size}"
 
     @property
+    def area(self) -> int:
+        """Pixels, or latents, of an input; results compare only at equal input sizes."""
+        return self.tokens * self.patch_size**2
+
+    @property
+    def distance(self) -> float:
+        """`fd` of a row that was evaluated."""
+        assert self.fd is not None
+        return self.fd
+
+    @property
     def sampling_steps(self) -> int:
-        """Of the sampler."""
         return json.loads(self.sampler).get("steps", 0)
 
     @property
     def method(self) -> str:
-        """The sampler whole but for its steps, as JSON."""
+        """The sampler without its steps, as JSON."""
         return cell({key: value for key, value in json.loads(self.sampler).items() if key != "steps"})
 
     @property
     def sampler_title(self) -> str:
-        """The sampler's name for people."""
+        """The sampler's name in captions."""
         name = json.loads(self.sampler)["name"]
         known = part.members(Sampler).get(name)
         return name if known is None else known.TITLE
 
     @property
     def guidance_scale(self) -> float:
-        """Of classifier-free guidance; 1 where there is none."""
+        """The scale of classifier-free guidance; 1 without it."""
         return float(self._classifier_free.get("scale", 1.0))
 
     @property
     def guided_channels(self) -> str:
-        """The first ones that classifier-free guidance is of, "3", or "all"."""
+        """How many channels classifier-free guidance acts on, such as "3", or "all"."""
         return str(self._classifier_free.get("channels", "all"))
 
     @property
     def _classifier_free(self) -> dict[str, Any]:
         parts = json.loads(self.guidance)
-        return next((one for one in parts if one["name"] == ClassifierFree.NAME), {})
+        return next((entry for entry in parts if entry["name"] == ClassifierFree.NAME), {})
 
     @property
     def gflops(self) -> float:
@@ -118,17 +132,16 @@ class Row:
         return self.macs / 1e9
 
     def metric(self, name: str) -> float | None:
-        """A figure of `metrics`, or None where this result has none."""
         return self.metrics.get(name)
 
 
-def cell(said: Any) -> str:
-    """A part, or a list of parts, as a cell of a table: plain values as JSON."""
-    return json.dumps(said)
+def cell(value: Any) -> str:
+    """A part, or a list of parts, as plain values, as the cell of a table."""
+    return json.dumps(value)
 
 
 class Loss(NamedTuple):
-    """Training loss of a run: the mean over the logged steps since the loss before it in the list."""
+    """Training loss of a run: the mean over the logged steps since the previous entry of the run."""
 
     name: str
     steps: int
@@ -137,12 +150,12 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True)
 class About:
-    """What a study is.
+    """The description of a study.
 
-    command: makes it again. distance: what `fd` is, as printed ("FD-digits"). floor: `fd` of real held-out
-    images, None if unknown. sizes: from the smallest on. protocols, configs: by the key that rows carry and
-    by the run's name. made: processor and versions where the table was put together, and the hours of all
-    workers. declared: the study's TOML.
+    command: reproduces it. distance: the title of `fd` ("FD-digits"). floor: `fd` of held-out real images,
+    None if unknown. sizes: by rising size. protocols, configs: by the key that rows carry and by the run's
+    name. made: processor and versions where the table was collected, and the hours of all workers. declared:
+    the study's TOML.
     """
 
     name: str
@@ -159,7 +172,8 @@ class About:
 
 @dataclass(frozen=True)
 class Table:
-    """rows, losses in the order of the study. pictures: PNGs of the same noise and labels, by run."""
+    """rows, losses: in the order of the study. pictures: by run, PNGs of samples from the same noise and
+    labels."""
 
     about: About
     rows: tuple[Row, ...]
@@ -170,46 +184,57 @@ class Table:
         return [row for row in self.rows if row.part == part and where(row)]
 
     def models(self) -> list[Row]:
-        """The grid of sizes and patches after all of its training: of what else varies (block design, steps,
-        image size, settings) the value that most results have, a row a (size, patch), seeds averaged; from
-        the fewest multiply-adds on."""
-        rows = self.part(FINAL)
-        for of in _BESIDES:
-            values = [of(row) for row in rows]
-            usual = max(values, key=values.count, default=None)
-            rows = [row for row, value in zip(rows, values, strict=True) if value == usual]
+        """The grid of sizes and patches at the end of training, one row per (size, patch), seeds averaged, by
+        rising multiply-adds. Of everything else that varies (block design, steps, input size, settings) the
+        most frequent value is taken."""
+        rows = usual(
+            self.part(FINAL),
+            lambda row: row.conditioning,
+            lambda row: row.steps,
+            lambda row: row.area,
+            lambda row: dict(row.settings),
+        )
         return sorted(over_seeds(rows, lambda row: (row.size, row.patch_size)), key=lambda row: row.macs)
 
     def trained(self) -> list[Row]:
         """Every training at its end, seeds averaged, in the study's order."""
-        return over_seeds(self.part(FINAL), training)
+        return over_seeds(self.part(FINAL), training_key)
 
     def blocks(self) -> list[Row]:
-        """The block designs at the model that has most of them, a row each, seeds averaged."""
-
-        def model(row: Row) -> tuple[Any, ...]:
-            return (row.size, row.patch_size, row.tokens, row.steps, str(dict(row.settings)))
-
-        final = self.part(FINAL)
-        designs: dict[tuple[Any, ...], set[str]] = {}
-        for row in final:
-            designs.setdefault(model(row), set()).add(row.conditioning)
-        most = max(designs, key=lambda key: len(designs[key]), default=None)
-        rows = [row for row in final if model(row) == most]
-        return over_seeds(rows, lambda row: (row.conditioning,))
+        """One row per block design, seeds averaged, at the model that was trained with most of them."""
+        models = grouped(
+            self.part(FINAL),
+            lambda row: (row.size, row.patch_size, row.tokens, row.steps, str(dict(row.settings))),
+        )
+        rows = max(models.values(), key=lambda rows: len({row.conditioning for row in rows}), default=[])
+        return over_seeds(rows, lambda row: row.conditioning)
 
 
-_BESIDES: tuple[Callable[[Row], Any], ...] = (
-    lambda row: row.conditioning,
-    lambda row: row.steps,
-    lambda row: row.tokens * row.patch_size**2,
-    lambda row: dict(row.settings),
-)
-"""What a grid of sizes and patches is read at one value of."""
+def evaluated(rows: Iterable[Row]) -> list[Row]:
+    """The rows that have a distance."""
+    return [row for row in rows if row.fd is not None]
 
 
-def training(row: Row) -> tuple[Any, ...]:
-    """What two trainings share that differ in their seed only."""
+def usual(rows: Iterable[Row], *keys: Callable[[Row], Any]) -> list[Row]:
+    """The rows with the most frequent value of each key, one key after the other; the first of several."""
+    rows = list(rows)
+    for key in keys:
+        values = [key(row) for row in rows]
+        most = max(values, key=values.count, default=None)
+        rows = [row for row, value in zip(rows, values, strict=True) if value == most]
+    return rows
+
+
+def grouped(items: Iterable[T], key: Callable[[T], Key]) -> dict[Key, list[T]]:
+    """The items by their key; keys and items in order of appearance."""
+    groups: dict[Key, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def training_key(row: Row) -> tuple[Any, ...]:
+    """Equal for trainings that differ only in their seed."""
     return (
         row.size,
         row.patch_size,
@@ -221,13 +246,10 @@ def training(row: Row) -> tuple[Any, ...]:
     )
 
 
-def over_seeds(rows: Iterable[Row], key: Callable[[Row], tuple[Any, ...]]) -> list[Row]:
-    """A row a key: loss, fd and metrics are means over the rows of that key, fd_std the deviation over them
-    where there are several, named after the first."""
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault(key(row), []).append(row)
-    return [_mean(group) for group in groups.values()]
+def over_seeds(rows: Iterable[Row], key: Callable[[Row], Hashable]) -> list[Row]:
+    """One row per key, named after the first of its rows: loss, fd and metrics are means over them, fd_std is
+    the deviation over them if there are several."""
+    return [_mean(group) for group in grouped(rows, key).values()]
 
 
 def _mean(group: Sequence[Row]) -> Row:
@@ -243,37 +265,41 @@ def _mean(group: Sequence[Row]) -> Row:
     spread = None
     if fd is not None and len(known) > 1:
         spread = math.sqrt(sum((value - fd) ** 2 for value in known) / (len(known) - 1))
-    metrics = {
-        name: value
-        for name in group[0].metrics
-        if (value := mean(row.metric(name) for row in group)) is not None
-    }
+    means = {name: mean(row.metric(name) for row in group) for name in group[0].metrics}
+    metrics = {name: value for name, value in means.items() if value is not None}
     return dataclasses.replace(
         group[0], loss=mean(row.loss for row in group), fd=fd, fd_std=spread, metrics=metrics
     )
 
 
 PLAIN = tuple(f.name for f in dataclasses.fields(Row) if f.name not in ("metrics", "settings"))
+POSITIVE = ("fd", "patch_size", "tokens", "params", "macs", "batch_size")
+"""Columns that are divided by, or whose logarithm is taken."""
+MAX_DIGITS = 30
+"""Of a whole number in a table."""
+MAX_CSV_BYTES = 1 << 27
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """A header and a line a row; metrics and settings are columns of their own names. Numbers as Python's
+    """A header and one line per row; metrics and settings are columns of their own. Numbers are written by
     repr, which reads back as the same number."""
     columns = _columns(rows)
+    return _csv(columns, (_cells(row, columns) for row in rows))
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow(_cells(row, columns))
+    writer.writerow(header)
+    writer.writerows(rows)
     return text.getvalue()
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:
     names = {name for row in rows for name in row.metrics}
     own = [name for name in with_spreads(known()) if name in names]
-    metrics = [*own, *sorted(names - set(own))]
     settings = sorted({name for row in rows for name in row.settings})
-    return [*PLAIN, *metrics, *settings]
+    return [*PLAIN, *own, *sorted(names - set(own)), *settings]
 
 
 def _cells(row: Row, columns: Sequence[str]) -> list[Any]:
@@ -281,80 +307,75 @@ def _cells(row: Row, columns: Sequence[str]) -> list[Any]:
     return ["" if values.get(column) is None else values[column] for column in columns]
 
 
-POSITIVE = ("fd", "patch_size", "tokens", "params", "macs", "batch_size")
-"""What laws and figures take the logarithm of, or divide by."""
-DIGITS = 30
-"""Of a whole number: more multiply-adds than there will be."""
-
-
 def with_spreads(keys: Iterable[str]) -> list[str]:
-    """The columns of metrics: each, its deviation over sample seeds, and that of real images."""
+    """The columns of metrics: each, its deviation over sample seeds, and its value for real images."""
     return [name for key in keys for name in (key, f"{key}_std", f"{key}_real")]
 
 
 def from_csv(text: str, name: str, metrics: Mapping[str, Column] | None = None) -> list[Row]:
     """The inverse of `to_csv`. name: of the file, for messages. metrics: the columns that hold metrics, None
     for scaledit's own. Raises UsageError."""
-    known_metrics = frozenset(with_spreads(known() if metrics is None else metrics))
+    metric_columns = frozenset(with_spreads(known() if metrics is None else metrics))
     hints = get_type_hints(Row)
     rows = []
     with reading(name, "a study's table", error=UsageError):
         lines = csv.DictReader(io.StringIO(text))
         columns = list(lines.fieldnames or ())
-        twice = [column for column in columns if columns.count(column) > 1]
-        if twice:
-            raise UsageError(f"{name}: the column {shown(twice[0])} is there twice")
-        for number, values in enumerate(lines, start=2):
+        duplicates = [column for column in columns if columns.count(column) > 1]
+        if duplicates:
+            raise UsageError(f"{name}: the column {shown(duplicates[0])} appears twice")
+        for number, line in enumerate(lines, start=2):
             try:
-                values = old.row(values)
+                rows.append(_row(old.row(line), hints, metric_columns))
             except ValueError as error:
                 raise UsageError(f"{name}, line {number}: {error}") from None
-            missing = [column for column in PLAIN if values.get(column) is None]
-            if missing:
-                raise UsageError(f"{name}, line {number}: no column {missing[0]}; is it a study's table?")
-            if None in values:
-                raise UsageError(f"{name}, line {number} has more cells than there are columns")
-            try:
-                plain = {column: _read(hints[column], column, values.pop(column)) for column in PLAIN}
-                filled = {key: value for key, value in values.items() if value}
-                found = {key: _finite(key, value) for key, value in filled.items() if key in known_metrics}
-            except ValueError as error:
-                raise UsageError(f"{name}, line {number}: {error}") from None
-            settings = {key: value for key, value in filled.items() if key not in known_metrics}
-            rows.append(Row(**plain, metrics=found, settings=settings))
     return rows
 
 
-def _read(kind: Any, column: str, text: str) -> Any:
-    """A cell of one of a Row's own columns. Raises ValueError."""
+def _row(cells: dict[Any, Any], hints: Mapping[str, Any], metric_columns: frozenset[str]) -> Row:
+    """Raises ValueError."""
+    missing = [column for column in PLAIN if cells.get(column) is None]
+    if missing:
+        raise ValueError(f"no column {missing[0]}; is it a study's table?")
+    if None in cells:
+        raise ValueError("it has more cells than there are columns")
+    plain = {column: _parse(hints[column], column, cells.pop(column)) for column in PLAIN}
+    filled = {key: text for key, text in cells.items() if text}
+    metrics = {key: _finite(key, text) for key, text in filled.items() if key in metric_columns}
+    settings = {key: text for key, text in filled.items() if key not in metric_columns}
+    return Row(**plain, metrics=metrics, settings=settings)
+
+
+def _parse(kind: Any, column: str, text: str) -> Any:
+    """The value of a cell of one of a Row's own columns. Raises ValueError."""
     if column in ("sampler", "guidance"):
-        return _read_parts(column, text)
+        return _parse_parts(column, text)
     if kind is str:
         return text
     if kind is int:
-        if not (text.isascii() and text.isdigit() and len(text) <= DIGITS):
-            raise ValueError(f"{column} must be a whole number from 0 on, it is {shown(text)}")
+        if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS):
+            raise ValueError(f"{column} must be a whole number of at least 0, it is {shown(text)}")
         return int(text)
     if text == "" and kind is not float:  # float | None
         return None
     return _finite(column, text)
 
 
-def _read_parts(column: str, text: str) -> str:
+def _parse_parts(column: str, text: str) -> str:
     """A part, or for "guidance" a list of parts, as `cell` writes them. Raises ValueError."""
     try:
-        said = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
         raise ValueError(f"{column} must be JSON of parts, it is {shown(text)}") from None
-    for one in said if column == "guidance" and isinstance(said, list) else [said]:
-        if not isinstance(one, dict) or not isinstance(one.get("name"), str):
+    for entry in value if column == "guidance" and isinstance(value, list) else [value]:
+        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
             raise ValueError(f"{column} must be JSON of parts, each with its name; it is {shown(text)}")
-        if type(one.get("steps", 0)) is not int or one.get("steps", 0) < 0:
-            raise ValueError(f"{column} has steps {shown(one['steps'])}, which is no whole number from 0 on")
-        scale = one.get("scale", 1.0)
+        steps, scale = entry.get("steps", 0), entry.get("scale", 1.0)
+        if type(steps) is not int or steps < 0:
+            raise ValueError(f"{column} has steps {shown(steps)}, which must be a whole number of at least 0")
         if type(scale) not in (int, float) or not math.isfinite(scale):
-            raise ValueError(f"{column} has the scale {shown(scale)}, which is no finite number")
-    return cell(said)
+            raise ValueError(f"{column} has scale {shown(scale)}, which must be a finite number")
+    return cell(value)
 
 
 def _finite(column: str, text: str) -> float:
@@ -368,86 +389,75 @@ def _finite(column: str, text: str) -> float:
 
 
 def write(table: Table, folder: Path) -> None:
-    """Makes folder/table.csv, losses.csv, study.json and pictures/."""
+    """Writes folder/table.csv, losses.csv, study.json and pictures/."""
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)
-    losses = io.StringIO()
-    writer = csv.writer(losses, lineterminator="\n")
-    writer.writerow(Loss._fields)
-    writer.writerows(table.losses)  # every digit: what is drawn from the file is what was drawn before
     about = json.dumps(dataclasses.asdict(table.about), indent=1) + "\n"
-    for name, text in ((TABLE, to_csv(table.rows)), (LOSSES, losses.getvalue()), (ABOUT, about)):
+    losses = _csv(Loss._fields, table.losses)
+    for name, text in ((TABLE, to_csv(table.rows)), (LOSSES, losses), (ABOUT, about)):
         atomic_bytes(folder / name, text.encode())
     for name, png in table.pictures.items():
         atomic_bytes(folder / PICTURES / f"{file_name(name)}.png", png)
 
 
 def read(folder: Path) -> Table:
-    """The inverse of `write`. Raises UsageError where a study's files are missing or corrupt."""
+    """The inverse of `write`. Raises UsageError if files are missing or corrupt."""
+    path = folder / TABLE
     for name in (TABLE, ABOUT):
         if not (folder / name).is_file():
-            raise UsageError(f"{folder} holds no study: there is no {folder / name}")
-    made = _about(folder / ABOUT)
-    with reading(folder / ABOUT, "what a study is", error=UsageError):
-        metrics = columns(*made.protocols.values())
-    rows = tuple(from_csv(_text(folder / TABLE), str(folder / TABLE), metrics))
+            raise UsageError(f"{folder} holds no study: {folder / name} is missing")
+    about = _about(folder / ABOUT)
+    with reading(folder / ABOUT, "the description of a study", error=UsageError):
+        metrics = columns(*about.protocols.values())
+    rows = tuple(from_csv(_text(path), str(path), metrics))
     for number, row in enumerate(rows, start=2):
         for column in POSITIVE:
             value = getattr(row, column)
             if value is not None and value <= 0:
-                raise UsageError(
-                    f"{folder / TABLE}, line {number}: {column} is {value}, which must be above 0"
-                )
-    losses = _losses(folder / LOSSES)
-    names = dict.fromkeys(row.name for row in rows)
-    files = {name: f"{PICTURES}/{file_name(name)}.png" for name in names}
+                raise UsageError(f"{path}, line {number}: {column} is {value}, which must be above 0")
+    files = {row.name: f"{PICTURES}/{file_name(row.name)}.png" for row in rows}
     try:
-        pictures = {
-            name: picture_in(folder, file) for name, file in files.items() if (folder / file).exists()
-        }
+        pictures = {run: picture_in(folder, file) for run, file in files.items() if (folder / file).exists()}
     except ValueError as reason:
-        raise UsageError(f"{folder}: a study's picture cannot be shown: {reason}") from None
-    return Table(made, rows, losses, pictures)
-
-
-LARGEST_CSV = 1 << 27
-"""Bytes."""
+        raise UsageError(f"{folder}: a picture of the study cannot be shown: {reason}") from None
+    return Table(about, rows, _losses(folder / LOSSES), pictures)
 
 
 def _text(path: Path) -> str:
     with reading(path, "a study's table", error=UsageError):
-        if path.stat().st_size > LARGEST_CSV:
+        if path.stat().st_size > MAX_CSV_BYTES:
             raise ValueError(f"it has {path.stat().st_size / 1e6:.0f} MB")
         return path.read_text(encoding="utf-8")
 
 
 def _losses(path: Path) -> tuple[Loss, ...]:
+    losses = []
     with reading(path, "a study's losses", error=UsageError):
-        found = []
         for number, line in enumerate(csv.DictReader(io.StringIO(_text(path))), start=2):
             if any(line.get(column) is None for column in Loss._fields):
                 raise ValueError(f"line {number} lacks one of {', '.join(Loss._fields)}")
             try:
-                loss = Loss(line["name"], _read(int, "steps", line["steps"]), _finite("loss", line["loss"]))
+                steps, loss = _parse(int, "steps", line["steps"]), _finite("loss", line["loss"])
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from None
-            found.append(loss)
-    return tuple(found)
+            losses.append(Loss(line["name"], steps, loss))
+    return tuple(losses)
 
 
 def _about(path: Path) -> About:
     """Raises UsageError."""
-    what = "what a study is"
+    what = "the description of a study"
     about = read_json(path, what, error=UsageError)
     with reading(path, what, error=UsageError):
-        wrong = {key: shown(value) for key, value in about.items() if not _fits(key, value)}
-        if wrong:
-            raise ValueError(f"{next(iter(wrong))} is {next(iter(wrong.values()))}")
-        json.dumps(about, ensure_ascii=False).encode()  # what is no text cannot be written again
+        for key, value in about.items():
+            if not _fits(key, value):
+                raise ValueError(f"{key} is {shown(value)}")
+        json.dumps(about, ensure_ascii=False).encode()  # lone surrogates could not be written again
         return About(**{**about, "sizes": tuple(about.get("sizes", ()))})
 
 
 def _fits(key: str, value: Any) -> bool:
-    """Whether a key of study.json holds what About says of it; unknown keys are About's to refuse."""
+    """Whether the value of a key of study.json has the type of the field of About, which refuses unknown
+    keys."""
     match key:
         case "name" | "title" | "command" | "distance" | "declared":
             return isinstance(value, str)
@@ -463,7 +473,7 @@ def _fits(key: str, value: Any) -> bool:
 
 
 def to_sqlite(table: Table, path: Path) -> None:
-    """Tables results, losses, protocols and configs, for those who would rather ask in SQL."""
+    """Writes the tables results, losses, protocols and configs, for queries in SQL."""
     columns = _columns(table.rows)
     with atomic_path(path) as partial, closing(sqlite3.connect(partial)) as base:
         base.execute(f"CREATE TABLE results ({', '.join(_quoted(column) for column in columns)})")
@@ -480,7 +490,7 @@ def to_sqlite(table: Table, path: Path) -> None:
 
 
 def _in_sql(cell: Any) -> Any:
-    """A cell as SQLite holds it, whose whole numbers have 64 bits: larger ones are rounded to floats."""
+    """A cell for SQLite, whose integers have 64 bits: larger ones are rounded to floats."""
     if isinstance(cell, int) and cell >= 1 << 63:
         return float(cell)
     return None if cell == "" else cell
@@ -491,5 +501,5 @@ def _quoted(column: str) -> str:
 
 
 def file_name(run: str) -> str:
-    """'XL/1 adaln' -> 'XL-1-adaln': a run's name as a file's."""
+    """A run's name as the name of a file: 'XL/1 adaln' -> 'XL-1-adaln'."""
     return run.replace("/", "-").replace(" ", "-").replace(":", "-")  # as in my_blocks:Parallel

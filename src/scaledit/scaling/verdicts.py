@@ -1,15 +1,15 @@
-"""The paper's claims as tests on a study's table, with what came out.
+"""The paper's claims as tests on a study's table.
 
-    claim  --rule, written down here-->  holds | does not hold | undecided | not measured,  and the figures
+    claim  --rule, written down here-->  holds | does not hold | undecided | not measured,  and its evidence
 
-The rules know nothing of a study: the same code judges the paper's own printed tables.
+The rules do not depend on the study: the same code judges the paper's own printed tables.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,30 +17,44 @@ import numpy as np
 
 from scaledit.scaling import fits, paper
 from scaledit.scaling.compare import Comparison, Mean, Outcome, compare, counted, means, noise, outcome
-from scaledit.scaling.table import DECODER, FINAL, GUIDANCE, SAMPLING, TRAINING, Row, Table
+from scaledit.scaling.frontier import Curve
+from scaledit.scaling.table import (
+    DECODER,
+    FINAL,
+    GUIDANCE,
+    SAMPLING,
+    TRAINING,
+    Row,
+    Table,
+    evaluated,
+    grouped,
+)
 
 EQUAL_GFLOPS = 1.2
-"""Models count as of equal compute when their multiply-adds differ by less than this factor."""
+"""Models have equal compute if their multiply-adds differ by less than this factor."""
 ALIKE = 1.25
-"""Distances count as alike within this factor."""
+"""Distances are alike within this factor."""
 STRONG = -0.7
-"""A correlation counts as strong when all of its interval is below this."""
+"""A correlation is strong if its interval lies below this."""
 FEWEST_MODELS = 5
 DESIGNS = paper.designs()
-"""From the best on, by the paper (figure 5)."""
+"""The paper's block designs, best first (figure 5)."""
+PAPER_CHANNELS = "3"
+"""The paper guides three of four channels."""
 
 
-class Found(NamedTuple):
-    """outcome, and the figures it rests on, as a sentence; numbers: the same for programs."""
+class Evidence(NamedTuple):
+    """outcome, and what it rests on: summary, a sentence, and numbers, the same for programs."""
 
     outcome: Outcome
-    said: str
+    summary: str
     numbers: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """claim: the paper's, with its place. rule: when it holds. figure: which of the study's shows it."""
+    """claim: the paper's, with its place. rule: when it holds. figure: the figure of the study that shows it.
+    outcome, said, numbers: as of `Evidence`."""
 
     key: str
     claim: str
@@ -51,7 +65,7 @@ class Verdict:
     numbers: dict[str, Any]
 
 
-NOTHING = Found("not measured", "the table holds nothing on this", {})
+NOTHING = Evidence("not measured", "the table holds nothing on this", {})
 
 
 def verdicts(table: Table) -> list[Verdict]:
@@ -61,176 +75,168 @@ def verdicts(table: Table) -> list[Verdict]:
     ]
 
 
-def to_json(table: Table, found: Sequence[Verdict]) -> dict[str, Any]:
+def to_json(table: Table, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     return {
         "study": table.about.name,
         "distance": table.about.distance,
         "noise": noise(table),
-        "verdicts": [vars(verdict) for verdict in found],
+        "verdicts": [vars(verdict) for verdict in verdicts],
     }
 
 
-def _pairs(table: Table, comparisons: Sequence[Comparison]) -> Found:
-    unknown = "" if noise(table) is not None else "; nothing was trained twice, so any difference counts"
-    numbers = {"pairs": [one._asdict() for one in comparisons]}
-    return Found(outcome(comparisons), counted(comparisons) + unknown, numbers) if comparisons else NOTHING
-
-
-def _grid(table: Table) -> list[Row]:
-    """All rows, of all seeds, of the models of `Table.models`."""
-    names = {(row.size, row.patch_size, row.conditioning, row.steps, row.tokens) for row in table.models()}
-    return table.part(FINAL, lambda r: (r.size, r.patch_size, r.conditioning, r.steps, r.tokens) in names)
-
-
-def size_helps(table: Table) -> Found:
-    found, s = means(_grid(table), lambda row: row.model), noise(table)
+def size_helps(table: Table) -> Evidence:
     sizes, patches = _axes(table)
-    return _pairs(
+    return _compare_models(
         table,
         [
-            compare(found[f"{large}/{patch}"], found[f"{small}/{patch}"], s)
+            (f"{large}/{patch}", f"{small}/{patch}")
             for patch in patches
             for small, large in itertools.combinations(sizes, 2)
-            if {f"{large}/{patch}", f"{small}/{patch}"} <= found.keys()
         ],
     )
 
 
-def tokens_help(table: Table) -> Found:
-    found, s = means(_grid(table), lambda row: row.model), noise(table)
+def tokens_help(table: Table) -> Evidence:
     sizes, patches = _axes(table)
-    return _pairs(
+    return _compare_models(
         table,
         [
-            compare(found[f"{size}/{fine}"], found[f"{size}/{coarse}"], s)
+            (f"{size}/{fine}", f"{size}/{coarse}")
             for size in sizes
             for fine, coarse in itertools.combinations(sorted(patches), 2)
-            if {f"{size}/{fine}", f"{size}/{coarse}"} <= found.keys()
         ],
     )
 
 
 def _axes(table: Table) -> tuple[list[str], list[int]]:
+    """Sizes and patch sizes of the grid, both by rising compute."""
     rows = table.models()
     sizes = [size for size in table.about.sizes if size in {row.size for row in rows}]
     return sizes, sorted({row.patch_size for row in rows}, reverse=True)
 
 
-def gflops_predict(table: Table) -> Found:
-    rows = [row for row in table.models() if row.fd is not None]
+def _compare_models(table: Table, pairs: Iterable[tuple[str, str]]) -> Evidence:
+    """pairs: (better, worse) models by the claim; those without a distance are skipped."""
+
+    def key(row: Row) -> tuple[Any, ...]:
+        return row.size, row.patch_size, row.conditioning, row.steps, row.tokens
+
+    grid = {key(row) for row in table.models()}
+    models = means(table.part(FINAL, lambda row: key(row) in grid), lambda row: row.model)
+    s = noise(table)
+    return _judge_pairs(
+        table, [compare(models[a], models[b], s) for a, b in pairs if {a, b} <= models.keys()]
+    )
+
+
+def _judge_pairs(table: Table, comparisons: Sequence[Comparison]) -> Evidence:
+    if not comparisons:
+        return NOTHING
+    unknown = "" if noise(table) is not None else "; nothing was trained twice, so any difference counts"
+    numbers = {"pairs": [pair._asdict() for pair in comparisons]}
+    return Evidence(outcome(comparisons), counted(comparisons) + unknown, numbers)
+
+
+def _decide(holds: bool, fails: bool) -> Outcome:
+    if holds:
+        return "holds"
+    return "does not hold" if fails else "undecided"
+
+
+def gflops_predict(table: Table) -> Evidence:
+    rows = evaluated(table.models())
     if len(rows) < FEWEST_MODELS:
         return NOTHING
     fd = np.array([row.fd for row in rows], dtype=np.float64)
     by_macs = fits.correlation(np.array([row.macs for row in rows]), fd)
     by_params = fits.correlation(np.array([row.params for row in rows]), fd)
-    strong, weaker = by_macs.high < STRONG, by_params.r > by_macs.high
-    said = (
+    result = _decide(by_macs.high < STRONG and by_params.r > by_macs.high, by_macs.low > STRONG)
+    summary = (
         f"r(log Gflops, log {table.about.distance}) = {_interval(by_macs)} over {by_macs.n} models, "
         f"r(log parameters, log {table.about.distance}) = {_interval(by_params)}"
     )
-    result: Outcome = (
-        "holds" if strong and weaker else ("does not hold" if by_macs.low > STRONG else "undecided")
-    )
-    return Found(result, said, {"gflops": by_macs._asdict(), "params": by_params._asdict()})
+    return Evidence(result, summary, {"gflops": by_macs._asdict(), "params": by_params._asdict()})
 
 
-def _interval(found: fits.Correlation) -> str:
-    return f"{found.r:.3f} ({found.low:.3f} to {found.high:.3f})"
+def _interval(correlation: fits.Correlation) -> str:
+    return f"{correlation.r:.3f} ({correlation.low:.3f} to {correlation.high:.3f})"
 
 
-def equal_gflops(table: Table) -> Found:
-    rows = [row for row in table.models() if row.fd is not None]
-    pairs = []
-    for a, b in itertools.combinations(rows, 2):
+def equal_gflops(table: Table) -> Evidence:
+    pairs: list[dict[str, Any]] = []
+    for a, b in itertools.combinations(evaluated(table.models()), 2):
         if a.size != b.size and max(a.macs, b.macs) < EQUAL_GFLOPS * min(a.macs, b.macs):
-            low, high = sorted((a, b), key=lambda row: row.fd or 0.0)
-            pairs.append((low.model, high.model, (high.fd or 0.0) / (low.fd or 1.0)))
+            low, high = sorted((a, b), key=lambda row: row.distance)
+            pairs.append({"a": low.model, "b": high.model, "ratio": high.distance / low.distance})
     if not pairs:
         return NOTHING
-    alike = sum(ratio <= ALIKE for _, _, ratio in pairs)
-    said = f"{alike} of {len(pairs)} pairs within a factor {ALIKE}: " + ", ".join(
-        f"{a} and {b} {ratio:.2f}" for a, b, ratio in pairs
-    )
-    result: Outcome = (
-        "holds" if alike == len(pairs) else ("does not hold" if 2 * alike < len(pairs) else "undecided")
-    )
-    return Found(result, said, {"pairs": [{"a": a, "b": b, "ratio": ratio} for a, b, ratio in pairs]})
+    alike = sum(pair["ratio"] <= ALIKE for pair in pairs)
+    listed = ", ".join(f"{pair['a']} and {pair['b']} {pair['ratio']:.2f}" for pair in pairs)
+    summary = f"{alike} of {len(pairs)} pairs within a factor {ALIKE}: {listed}"
+    return Evidence(_decide(alike == len(pairs), 2 * alike < len(pairs)), summary, {"pairs": pairs})
 
 
-def compute_efficient(table: Table) -> Found:
-    """At the largest training compute that both have been measured at, interpolated in logarithms."""
+def compute_efficient(table: Table) -> Evidence:
+    """Compares at the largest training compute that both were measured at, interpolated in logarithms."""
     sizes, patches = _axes(table)
-    names = {row.model for row in table.models()}
-    block = next((row.conditioning for row in table.models()), "")
-    s, comparisons = noise(table), []
+    models = table.models()
+    names, s, comparisons = {row.model for row in models}, noise(table), []
     for patch in patches:
         for small, large in itertools.combinations(sizes, 2):
-            if not {f"{small}/{patch}", f"{large}/{patch}"} <= names:
+            pair = [f"{large}/{patch}", f"{small}/{patch}"]
+            if not names.issuperset(pair):
                 continue
-            curves = [_curve(table, size, patch, block) for size in (large, small)]
-            if all(len(curve) > 1 for curve in curves):
-                budget = min(curve[-1][0] for curve in curves)
-                if budget >= max(curve[0][0] for curve in curves):
-                    at = [_at(budget, curve) for curve in curves]
-                    better, worse = (
-                        Mean(f"{z}/{patch}", fd, 1) for z, fd in zip((large, small), at, strict=True)
-                    )
-                    comparisons.append(compare(better, worse, s))
-    return _pairs(table, comparisons)
+            curves = [_curve(table, model, models[0].conditioning) for model in pair]
+            if any(len(curve.compute) < 2 for curve in curves):
+                continue
+            budget = min(curve.compute[-1] for curve in curves)
+            better, worse = (curve.at(budget) for curve in curves)
+            if better is not None and worse is not None:
+                comparisons.append(compare(Mean(pair[0], better, 1), Mean(pair[1], worse, 1), s))
+    return _judge_pairs(table, comparisons)
 
 
-def _curve(table: Table, size: str, patch: int, block: str) -> list[tuple[float, float]]:
-    """(training compute, distance) of a model over its training, of its first seed."""
-    rows = table.part(TRAINING, lambda r: (r.size, r.patch_size, r.conditioning) == (size, patch, block))
+def _curve(table: Table, model: str, block: str) -> Curve:
+    """A model over its training, of its first seed."""
+    rows = table.part(TRAINING, lambda row: (row.model, row.conditioning) == (model, block))
     first = min((row.seed for row in rows), default=0)
-    return sorted((float(row.train_macs), row.fd) for row in rows if row.seed == first and row.fd is not None)
+    points = sorted((float(row.train_macs), row.distance) for row in evaluated(rows) if row.seed == first)
+    return Curve(model, 0.0, tuple(x for x, _ in points), tuple(y for _, y in points))
 
 
-def _at(budget: float, curve: Sequence[tuple[float, float]]) -> float:
-    x, y = np.log(np.array(curve)).T
-    return float(np.exp(np.interp(math.log(budget), x, y)))
+def blocks_order(table: Table) -> Evidence:
+    def key(row: Row) -> tuple[Any, ...]:
+        return row.size, row.patch_size, row.tokens, row.steps
 
-
-def blocks_order(table: Table) -> Found:
     rows = table.blocks()
     if len(rows) < 2:
         return NOTHING
-    first = rows[0]
-    same = table.part(
-        FINAL,
-        lambda r: (
-            (r.size, r.patch_size, r.tokens, r.steps)
-            == (first.size, first.patch_size, first.tokens, first.steps)
-        ),
-    )
-    found, s = means(same, lambda row: row.conditioning), noise(table)
-    there = [design for design in DESIGNS if design in found]  # of others the paper claims nothing
-    if len(there) < 2:
+    same = table.part(FINAL, lambda row: key(row) == key(rows[0]))
+    designs, s = means(same, lambda row: row.conditioning), noise(table)
+    known = [designs[name] for name in DESIGNS if name in designs]  # the paper makes no claim on others
+    if len(known) < 2:
         return NOTHING
-    result = _pairs(table, [compare(found[a], found[b], s) for a, b in itertools.combinations(there, 2)])
-    listed = ", ".join(f"{name} {found[name].fd:.4g}" for name in there)
-    return result._replace(said=f"{listed}; {result.said}")
+    evidence = _judge_pairs(table, [compare(a, b, s) for a, b in itertools.combinations(known, 2)])
+    listed = ", ".join(f"{design.name} {design.fd:.4g}" for design in known)
+    return evidence._replace(summary=f"{listed}; {evidence.summary}")
 
 
-def loss_follows(table: Table) -> Found:
+def loss_follows(table: Table) -> Evidence:
     rows = [row for row in table.models() if row.loss is not None]
     if len(rows) < FEWEST_MODELS:
         return NOTHING
     loss = np.array([row.loss for row in rows], dtype=np.float64)
-    found = fits.correlation(np.array([row.macs for row in rows]), loss)
-    result: Outcome = "holds" if found.high < STRONG else ("does not hold" if found.low > 0 else "undecided")
-    return Found(result, f"r(log Gflops, log loss) = {_interval(found)}", found._asdict())
+    by_macs = fits.correlation(np.array([row.macs for row in rows]), loss)
+    summary = f"r(log Gflops, log loss) = {_interval(by_macs)}"
+    return Evidence(_decide(by_macs.high < STRONG, by_macs.low > 0), summary, by_macs._asdict())
 
 
-def sampling_compute(table: Table) -> Found:
-    """Each model at its most sampling steps, against each larger one at the most steps with which that one
-    still spends less."""
-    rows = [row for row in table.part(SAMPLING) if row.fd is not None]
-    models: dict[str, list[Row]] = {}
-    for row in rows:
-        models.setdefault(row.name, []).append(row)
+def sampling_compute(table: Table) -> Evidence:
+    """Compares each model at its most sampling steps with each larger one at the most steps that cost
+    less."""
+    models = grouped(evaluated(table.part(SAMPLING)), lambda row: row.name).values()
     s, comparisons = noise(table), []
-    for small, large in itertools.permutations(models.values(), 2):
+    for small, large in itertools.permutations(models, 2):
         if large[0].macs < EQUAL_GFLOPS * small[0].macs:
             continue
         most = max(small, key=lambda row: row.sampling_macs)
@@ -238,54 +244,47 @@ def sampling_compute(table: Table) -> Found:
         if less:
             best = max(less, key=lambda row: row.sampling_macs)
             better, worse = (
-                Mean(f"{row.name} with {row.sampling_steps} steps", row.fd or 0.0, 1) for row in (best, most)
+                Mean(f"{row.name} with {row.sampling_steps} steps", row.distance, 1) for row in (best, most)
             )
             comparisons.append(compare(better, worse, s))
-    return _pairs(table, comparisons)
+    return _judge_pairs(table, comparisons)
 
 
-def guidance_helps(table: Table) -> Found:
-    rows = sorted(_longest(table), key=lambda row: row.guidance_scale)
+def guidance_helps(table: Table) -> Evidence:
+    rows = sorted(_longest_sweep(table), key=lambda row: row.guidance_scale)
     if len(rows) < 3:
         return NOTHING
     scales = [row.guidance_scale for row in rows]
-    fd = [row.fd or math.nan for row in rows]
+    fd = [row.distance for row in rows]
     best = int(np.argmin(fd))
     spread = math.sqrt(sum((row.fd_std or 0.0) ** 2 for row in rows) / len(rows))
-    gain = fd[0] - fd[best]
-    precision = [row.metric("precision") for row in rows]
-    recall = [row.metric("recall") for row in rows]
+    precision, recall = ([row.metric(name) for row in rows] for name in ("precision", "recall"))
+    ends = (precision[0], precision[-1], recall[0], recall[-1])
     trades = None
-    if None not in (precision[0], precision[-1], recall[0], recall[-1]):
-        trades = precision[-1] > precision[0] and recall[-1] < recall[0]  # type: ignore[operator]
-    said = (
+    if None not in ends:
+        trades = ends[1] > ends[0] and ends[3] < ends[2]  # type: ignore[operator]
+    summary = (
         f"{table.about.distance} {fd[0]:.3g} unguided, lowest {fd[best]:.3g} at {scales[best]:g}, "
         f"{fd[-1]:.3g} at {scales[-1]:g} (± {spread:.2g} over sample seeds); precision {_ends(precision)}, "
         f"recall {_ends(recall)}"
     )
     numbers = {"scales": scales, "fd": fd, "precision": precision, "recall": recall, "spread": spread}
-    if gain > 2 * spread and trades:
+    if fd[0] - fd[best] > 2 * spread and trades:
         if best < len(rows) - 1:
-            return Found("holds", said, numbers)
-        return Found("undecided", f"{said}; no larger scale was measured, so no point where it ends", numbers)
+            return Evidence("holds", summary, numbers)
+        summary += "; no larger scale was measured, so no point where it ends"
+        return Evidence("undecided", summary, numbers)
     rises = best == 0 and fd[1] - fd[0] > 2 * spread
-    return Found("does not hold" if rises or trades is False else "undecided", said, numbers)
+    return Evidence(_decide(False, rises or trades is False), summary, numbers)
 
 
-def _longest(table: Table) -> list[Row]:
-    """Guidance of the run with most scales; on three channels where both ways were tried."""
-    rows = table.part(GUIDANCE, lambda row: row.fd is not None)
-    tried = {row.guided_channels for row in rows if row.guidance_scale != 1}
-    chosen = THREE if THREE in tried else next(iter(tried), THREE)
-    runs: dict[tuple[str, int], list[Row]] = {}
-    for row in rows:
-        if row.guided_channels == chosen or row.guidance_scale == 1:
-            runs.setdefault((row.name, row.steps), []).append(row)
-    return max(runs.values(), key=len, default=[])
-
-
-THREE = "3"
-"""Of four channels: the paper's guidance."""
+def _longest_sweep(table: Table) -> list[Row]:
+    """Guidance of the run with the most scales; on the paper's channels if several choices were tried."""
+    rows = evaluated(table.part(GUIDANCE))
+    tried = [row.guided_channels for row in rows if row.guidance_scale != 1]
+    channels = PAPER_CHANNELS if PAPER_CHANNELS in tried or not tried else tried[0]
+    swept = [row for row in rows if row.guided_channels == channels or row.guidance_scale == 1]
+    return max(grouped(swept, lambda row: (row.name, row.steps)).values(), key=len, default=[])
 
 
 def _ends(values: Sequence[float | None]) -> str:
@@ -294,37 +293,37 @@ def _ends(values: Sequence[float | None]) -> str:
     return f"{values[0]:.2f} to {values[-1]:.2f}"
 
 
-def guidance_channels(table: Table) -> Found:
-    """fd at scale 1 + x on three channels, and at 1 + 3x/4 on all, where both were measured."""
+def guidance_channels(table: Table) -> Evidence:
+    """Compares scale 1 + x on three channels with 1 + 3x/4 on all, where both were measured."""
     rows = {
         (row.name, row.guided_channels, round(row.guidance_scale, 6)): row
         for row in table.part(GUIDANCE)
-        if row.fd is not None
+        if row.fd
     }
     pairs = []
     for (name, channels, scale), row in rows.items():
         other = rows.get((name, "all", round(1 + 0.75 * (scale - 1), 6)))
-        if channels == THREE and scale != 1 and other is not None and other.fd and row.fd:
-            pairs.append((name, scale, other.guidance_scale, row.fd / other.fd))
+        if channels == PAPER_CHANNELS and scale != 1 and other is not None:
+            pairs.append((name, scale, other.guidance_scale, row.distance / other.distance))
     if not pairs:
         return NOTHING
     alike = all(1 / ALIKE <= ratio <= ALIKE for *_, ratio in pairs)
-    said = ", ".join(
+    summary = ", ".join(
         f"{name}: {scale:g} on three over {other:g} on all {ratio:.2f}" for name, scale, other, ratio in pairs
     )
-    return Found("holds" if alike else "does not hold", said, {"pairs": pairs})
+    return Evidence(_decide(alike, not alike), summary, {"pairs": pairs})
 
 
-def decoders_alike(table: Table) -> Found:
+def decoders_alike(table: Table) -> Evidence:
     fd = {row.decoder: row.fd for row in table.part(DECODER) if row.fd}
     if len(fd) < 2:
         return NOTHING
     ratio = max(fd.values()) / min(fd.values())
-    said = ", ".join(f"{name} {value:.4g}" for name, value in fd.items())
-    return Found("holds" if ratio <= ALIKE else "does not hold", f"{said}: a factor {ratio:.2f}", {"fd": fd})
+    listed = ", ".join(f"{name} {value:.4g}" for name, value in fd.items())
+    return Evidence(_decide(ratio <= ALIKE, ratio > ALIKE), f"{listed}: a factor {ratio:.2f}", {"fd": fd})
 
 
-Test = Callable[[Table], Found]
+Test = Callable[[Table], Evidence]
 PAIRS = (
     "Holds if no pair is against and at least half are for, by more than twice the noise of training; does "
     "not if more are against than for."

@@ -1,9 +1,9 @@
-"""What a study's jobs do: train a run, and judge it once it is trained.
+"""The jobs of a study: train a run, and evaluate it once it is trained.
 
-    train XL/1      ->  the run folder, its evaluations on the way, its loss curve
-    measure XL/1    ->  one Result of its final weights, drawn as the measurement says
+    train XL/1      ->  the run folder, its evaluations during training, its loss curve
+    measure XL/1    ->  one Result of its final weights, sampled as the measurement declares
 
-Every number depends on the study alone: not on which process did a job, nor on what else it did.
+Every value depends on the study alone, not on the process that did the job.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ RUNS = "runs"
 CURVE_POINTS = 60
 """Of a loss curve, evenly spaced in the logarithm of the step."""
 RECENT = 0.1
-"""The share of the steps so far over which a result's loss is a mean."""
-NOTED = 1.0
-"""Seconds between two notes of how far a job is."""
+"""The loss of a result is the mean over this last share of the steps so far."""
+REPORT_EVERY = 1.0
+"""Seconds between reports of progress."""
 POLL = 0.5
 
 
@@ -52,7 +52,7 @@ class Ended(NamedTuple):
 
 class Failed(NamedTuple):
     job: Job
-    why: str
+    reason: str
 
 
 def jobs(study: Study) -> list[Job]:
@@ -60,36 +60,36 @@ def jobs(study: Study) -> list[Job]:
 
 
 def training_job(run: StudyRun) -> Job:
-    config = run.config
-    images = config.train.batch_size * config.train.steps
-    looks = -(-config.train.steps // config.evaluate.every) if config.evaluate.every else 0
-    macs = flops.train_macs(flops.count(config.model).macs, images)
-    return Job(run.key, {"train": _said(config)}, macs + looks * sampling_macs(run.config), as_now=as_now)
+    train, evaluate = run.config.train, run.config.evaluate
+    times = -(-train.steps // evaluate.every) if evaluate.every else 0
+    macs = flops.train_macs(flops.count(run.config.model).macs, train.batch_size * train.steps)
+    macs += times * sampling_macs(run.config)
+    return Job(run.key, {"train": _inputs(run.config)}, macs, upgrade=upgraded)
 
 
 def measurement_job(measurement: Measurement) -> Job:
-    what = {"measure": _said(measurement.config), "of": measurement.run.key, "part": measurement.part}
-    return Job(
-        measurement.key, what, sampling_macs(measurement.config), needs=(measurement.run.key,), as_now=as_now
-    )
+    config, run = measurement.config, measurement.run.key
+    inputs = {"measure": _inputs(config), "of": run, "part": measurement.part}
+    return Job(measurement.key, inputs, sampling_macs(config), needs=(run,), upgrade=upgraded)
 
 
-def as_now(what: Mapping[str, Any]) -> dict[str, Any]:
-    """What a job of an earlier version depends on, in today's words; what it is not stays as it is."""
-    now = dict(what)
+def upgraded(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs of a job of an earlier version as this version writes them; unknown configs stay as they
+    are."""
+    now = dict(inputs)
     for key in ("train", "measure"):
         if isinstance(now.get(key), Mapping):
             with suppress(UsageError):
-                now[key] = _said(RunConfig.from_json(now[key]))
+                now[key] = _inputs(RunConfig.from_json(now[key]))
     return json.loads(json.dumps(now))
 
 
-def _said(config: RunConfig) -> dict[str, Any]:
-    """What a job depends on of a config: guidance that changes nothing is none."""
-    said = config.to_json()
+def _inputs(config: RunConfig) -> dict[str, Any]:
+    """The config without guidance that changes nothing."""
+    values = config.to_json()
     for key, guidance in (("sample", config.sample.guidance), ("evaluate", config.evaluate.guidance)):
-        said[key]["guidance"] = [part.to_json() for part in guidance if not part.idle]
-    return said
+        values[key]["guidance"] = [part.to_json() for part in guidance if not part.idle]
+    return values
 
 
 def sampling_macs(config: RunConfig) -> float:
@@ -99,8 +99,8 @@ def sampling_macs(config: RunConfig) -> float:
 
 
 def work(study: Study, queue: Queue, device: str, stop: StopRequest) -> Iterator[Ended | Failed]:
-    """Does jobs until all are done or failed here, or a signal has come. Raises UsageError for a job that
-    cannot be done as it was asked for."""
+    """Does jobs until all are done or failed here, or a signal arrives. Raises UsageError for a job that
+    cannot be done as declared."""
     runs = {run.key: run for run in study.runs}
     measurements = {measurement.key: measurement for measurement in study.measurements}
     while stop.signal is None:
@@ -109,9 +109,9 @@ def work(study: Study, queue: Queue, device: str, stop: StopRequest) -> Iterator
                 began = time.monotonic()
                 try:
                     if job.key in runs:
-                        found = trained(runs[job.key], queue, job, device, stop)
+                        result = train_run(runs[job.key], queue, job, device, stop)
                     else:
-                        found = measured(measurements[job.key], queue, job, device, stop)
+                        result = measure(measurements[job.key], queue, job, device, stop)
                 except Stopping:
                     return
                 except RunError as error:
@@ -119,69 +119,56 @@ def work(study: Study, queue: Queue, device: str, stop: StopRequest) -> Iterator
                     yield Failed(job, str(error))
                     continue
                 seconds = time.monotonic() - began
-                queue.finish(job, {**found, "seconds": round(seconds, 1)})
+                queue.finish(job, {**result, "seconds": round(seconds, 1)})
                 yield Ended(job, seconds)
                 continue
-        left = queue.left
-        if not left or all(_blocked(one, queue) for one in left):
+        if all(not queue.failed.isdisjoint((job.key, *job.needs)) for job in queue.left):
             return
-        time.sleep(POLL)  # what is left is in other processes' hands, or waits for such
+        time.sleep(POLL)  # other processes hold the remaining jobs or those that they need
 
 
-def _blocked(job: Job, queue: Queue) -> bool:
-    """Whether a job will not be done by anybody that this process knows of."""
-    return job.key in queue.failed or any(key in queue.failed for key in job.needs)
-
-
-def trained(run: StudyRun, queue: Queue, job: Job, device: str, stop: StopRequest) -> dict[str, Any]:
-    """Trains a run, or goes on with it, and gives what its log says. Raises Stopping, with everything saved;
+def train_run(run: StudyRun, queue: Queue, job: Job, device: str, stop: StopRequest) -> dict[str, Any]:
+    """Trains a run, or resumes it, and returns what its log records. Raises Stopping after saving;
     RunError."""
     folder, steps = queue.out / RUNS / run.key, run.config.train.steps
     folder.mkdir(parents=True, exist_ok=True)
-    tell, noted, last = log.JsonLog(folder), 0.0, None
+    record, reported, event = log.JsonLog(folder), 0.0, None
     context = RunContext(Ranks(assemble.device(device)), stop)
-    for event in train(run.config, folder, resume="auto", context=context):  # to its end: it holds the folder
-        tell(event)
-        last = event
-        if isinstance(event, Stepped | Evaluated) and time.monotonic() > noted + NOTED:
-            noted = time.monotonic()
-            queue.moved(job, event.step / steps)
-    if isinstance(last, Stopped):
+    for event in train(run.config, folder, resume="auto", context=context):
+        record(event)
+        if isinstance(event, Stepped | Evaluated) and time.monotonic() > reported + REPORT_EVERY:
+            reported = time.monotonic()
+            queue.report_progress(job, event.step / steps)
+    if isinstance(event, Stopped):
         raise Stopping
-    logged = log.read(folder)
-    losses = [(event["step"], event["loss"]) for event in logged if event["event"] == "stepped"]
-    looks = [_evaluation(event) for event in logged if event["event"] == "evaluated"]
+    events = log.read(folder)
+    losses = [(event["step"], event["loss"]) for event in events if event["event"] == "stepped"]
+    results = [event for event in events if event["event"] == "evaluated"]
+    evaluated = {*(result["step"] for result in results), steps}
+    pictures = [event["path"] for event in events if event["event"] == "sampled"]
     return {
-        "evaluations": looks,
-        "losses": curve(losses),
-        "loss_at": {str(step): recent(losses, step) for step in {*(look["step"] for look in looks), steps}},
-        "skipped": sum(event["event"] == "skipped" for event in logged),
-        "pictures": _last_pictures(logged),
+        "evaluations": [{key: v for key, v in result.items() if key != "event"} for result in results],
+        "losses": loss_curve(losses),
+        "loss_at": {str(step): recent_loss(losses, step) for step in evaluated},
+        "skipped": sum(event["event"] == "skipped" for event in events),
+        "pictures": pictures[-1] if pictures else None,  # the sample grid of the last step
     }
 
 
-def _evaluation(event: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in event.items() if key != "event"}
-
-
-def _last_pictures(events: Sequence[Mapping[str, Any]]) -> str | None:
-    """The sample grid of the last step, relative to the run folder."""
-    paths = [event["path"] for event in events if event["event"] == "sampled"]
-    return paths[-1] if paths else None
-
-
-def recent(logged: Sequence[tuple[int, float]], step: int) -> float | None:
-    """The mean of the logged losses of the last tenth of the steps up to `step`."""
+def recent_loss(logged: Sequence[tuple[int, float]], step: int) -> float | None:
+    """The mean of the logged losses in the last tenth of the steps up to `step`."""
     values = [
         loss for at, loss in logged if (1 - RECENT) * step < at <= step and isinstance(loss, int | float)
     ]
     return float(np.mean(values)) if values else None
 
 
-def curve(logged: Sequence[tuple[int, float]], points: int = CURVE_POINTS) -> list[list[float]]:
-    """(step, loss) of every logged step -> at most `points` of (step, mean loss since the point before), with
-    steps evenly spaced in their logarithm. The means of all points together hold every logged step once."""
-    values = [(step, loss) for step, loss in logged if isinstance(loss, int | float)]  # "nan" is a string
+def loss_curve(logged: Sequence[tuple[int, float]], points: int = CURVE_POINTS) -> list[list[float]]:
+    """(step, loss) of every logged step -> at most `points` of (step, mean loss since the previous point),
+    with steps evenly spaced in their logarithm. Every logged step is part of exactly one mean."""
+    values = [
+        (step, loss) for step, loss in logged if isinstance(loss, int | float)
+    ]  # a log has NaN as the string "nan"
     if not values:
         return []
     steps = np.array([step for step, _ in values], dtype=np.float64)
@@ -195,23 +182,23 @@ def curve(logged: Sequence[tuple[int, float]], points: int = CURVE_POINTS) -> li
     ]
 
 
-def measured(
+def measure(
     measurement: Measurement, queue: Queue, job: Job, device: str, stop: StopRequest
 ) -> dict[str, Any]:
-    """Draws from a trained run and judges. Raises Stopping between two batches; RunError for a corrupt
-    checkpoint."""
+    """Samples from a trained run and evaluates the samples. Raises Stopping between two batches; RunError for
+    a corrupt checkpoint."""
     config = measurement.config
     run = queue.out / RUNS / measurement.run.key
     pipeline = load(run, device, config.autoencoder, allow_import=config.modules())
     judge = _judge(replace(config.evaluate, num=2, seeds=1, seed=0, every=0), str(pipeline.device))
-    noted = 0.0
+    reported = 0.0
 
     def progress(done: int, total: int) -> None:
-        nonlocal noted
+        nonlocal reported
         stop.check()
-        if time.monotonic() > noted + NOTED:
-            noted = time.monotonic()
-            queue.moved(job, done / total)
+        if time.monotonic() > reported + REPORT_EVERY:
+            reported = time.monotonic()
+            queue.report_progress(job, done / total)
 
     settings = replace(config.sample, guidance=config.evaluate.guidance)
     result = judge.evaluate(sample_sets(judge, pipeline, config.evaluate, settings), progress)
@@ -220,5 +207,5 @@ def measured(
 
 @functools.lru_cache(maxsize=4)
 def _judge(config: EvaluateConfig, device: str) -> Judge:
-    """One judge for all runs that are judged alike: what is drawn plays no part in it."""
+    """One judge for all runs that are evaluated alike, however they are sampled."""
     return open_judge(config, torch.device(device))

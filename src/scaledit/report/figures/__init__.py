@@ -1,8 +1,8 @@
-"""Every figure of a study, after the paper's: numbers as the paper numbers them.
+"""All figures of a study, numbered like the paper's.
 
-    Table --all_figures--> {"08-compute": Drawn(name, title, caption, figure), ...}
+    Table --all_figures--> {"08-compute.png": Plot(name, title, caption, figure), ...}
 
-A figure is a function of a table that gives None where the table lacks what it shows.
+A figure is a function of a table that returns None if the table lacks the results it shows.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def all_figures(
     by_params: Fit = NONE,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Plot]:
-    """What the table holds enough for, by file name, in the paper's order. rivals: results by name to show
-    instead of the table's best. by_gflops, by_params: the fits of the figure of compute. progress: called
-    with (done, total) after each."""
+    """The figures that the table has enough results for, by file name, in the paper's order. rivals: results
+    by name to show instead of the table's best. by_gflops, by_params: fits for the figure of compute.
+    progress: called with (done, total) after each figure."""
     figures: tuple[Callable[[], Plot | None], ...] = (
         lambda: best(table, rivals),
         lambda: blocks(table),
@@ -62,10 +62,10 @@ def all_figures(
         lambda: losses(table),
         lambda: guidance(table),
     )
-    drawn = {}
+    plots = {}
     for done, figure in enumerate(figures):
-        one = figure()
-        if one is not None:
-            drawn[f"{one.name}.png"] = one
+        plot = figure()
+        if plot is not None:
+            plots[f"{plot.name}.png"] = plot
         progress(done + 1, len(figures))
-    return drawn
+    return plots

@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from scaledit.report.figures.axes import dress, linear
+from matplotlib.axes import Axes
+
+from scaledit.report.figures.axes import linear, set_labels
 from scaledit.report.figures.style import FAINT, INK, OKABE_ITO, SMALL
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 HEIGHT = 0.2
-"""Inches that a bar needs."""
+"""Inches per bar."""
 
 
 class Bar(NamedTuple):
-    """ours: drawn dark."""
+    """highlighted: dark instead of grey."""
 
     name: str
     value: float
     std: float | None = None
-    ours: bool = True
+    highlighted: bool = True
 
 
-def draw(plot: Axes, bars: Sequence[Bar], xlabel: str) -> None:
-    """From the first at the top on. std is the line at a bar's end."""
+def plot_bars(plot: Axes, bars: Sequence[Bar], xlabel: str) -> None:
+    """Plots the bars from top to bottom, with std as an error bar."""
     places = range(len(bars))
     plot.barh(
         places,
         [bar.value for bar in bars],
         xerr=[bar.std or 0.0 for bar in bars],
         height=0.68,
-        color=[OKABE_ITO[0] if bar.ours else FAINT for bar in bars],
+        color=[OKABE_ITO[0] if bar.highlighted else FAINT for bar in bars],
         error_kw={"linewidth": 0.8, "ecolor": INK},
     )
     for place, bar in zip(places, bars, strict=True):
@@ -47,7 +46,7 @@ def draw(plot: Axes, bars: Sequence[Bar], xlabel: str) -> None:
         )
     plot.set_xlim(0, max(bar.value + (bar.std or 0.0) for bar in bars) * 1.16)  # room for the number
     plot.set_ylim(len(bars) - 0.5, -0.5)
-    dress(plot, xlabel, "")
+    set_labels(plot, xlabel, "")
     linear(plot, "x", 5)
     plot.set_yticks(list(places), [bar.name for bar in bars])
     plot.tick_params(axis="y", length=0)

@@ -1,33 +1,31 @@
-"""The paper's figure 5: the block designs, over training where the table holds it, else at its end."""
+"""The paper's figure 5: the block designs, over training if the table holds it, else at its end."""
 
 from __future__ import annotations
 
 from scaledit.report.figures import axes, bars, labels, style, words
-from scaledit.report.figures.curves import Curve, curves, fd
+from scaledit.report.figures.curves import Curve, curves
 from scaledit.scaling import paper
-from scaledit.scaling.table import TRAINING, Row, Table
+from scaledit.scaling.table import TRAINING, Row, Table, evaluated
 
 NAME, TITLE = "05-blocks", "Block designs"
 COLOURS = tuple(style.OKABE_ITO[i] for i in (3, 1, 4, 2))
 """From light to dark, the paper's own design in black."""
 OTHERS = tuple(colour for colour in style.OKABE_ITO if colour not in COLOURS)
-"""Of designs that the paper does not have."""
+"""Colours of designs that the paper does not have."""
 HEIGHT = 2.5
 
 
 def blocks(table: Table) -> style.Plot | None:
-    final = [row for row in table.blocks() if row.fd is not None]
+    final = evaluated(table.blocks())
     if len(final) < 2:
         return None
-    of = final[0]
-    rows = table.part(
-        TRAINING, lambda row: (row.size, row.patch_size, row.tokens) == (of.size, of.patch_size, of.tokens)
-    )
-    lines = curves(rows, lambda row: row.steps, lambda row: (row.conditioning,))
-    return _during(table, lines) if len(lines) > 1 else _after(table, final)
+    model = (final[0].size, final[0].patch_size, final[0].tokens)
+    rows = table.part(TRAINING, lambda row: (row.size, row.patch_size, row.tokens) == model)
+    lines = curves(rows, lambda row: row.steps, lambda row: row.conditioning)
+    return _over_training(table, lines) if len(lines) > 1 else _at_end(table, final)
 
 
-def _during(table: Table, lines: list[Curve]) -> style.Plot:
+def _over_training(table: Table, lines: list[Curve]) -> style.Plot:
     figure = style.figure(style.ONE_COLUMN, HEIGHT)
     plot = figure.subplots()
     unit = axes.steps_unit([row for line in lines for row in line.rows])
@@ -44,9 +42,9 @@ def _during(table: Table, lines: list[Curve]) -> style.Plot:
         look = {"marker": marker, "linestyle": dashes, "color": colour}
         x = [row.steps / unit.divisor for row in line.rows]
         axes.line(plot, x, line.rows, line.runs, markersize=3, linewidth=1.2, **look)
-        notes.append((fd(line.rows[-1]), words.design(design), colour))
-    axes.real(plot, table.about.floor)
-    axes.dress(plot, unit.name, words.distance(table, lines[0].rows))
+        notes.append((line.rows[-1].distance, words.design(design), colour))
+    axes.mark_real(plot, table.about.floor)
+    axes.set_labels(plot, unit.name, words.distance(table, lines[0].rows))
     axes.linear(plot, "x", 5)
     axes.logarithmic(plot, "y", HEIGHT - 0.6)
     labels.ends(plot, notes)
@@ -55,13 +53,13 @@ def _during(table: Table, lines: list[Curve]) -> style.Plot:
         f"Block designs of {rows[0].model} over training. {words.averaged([line.runs for line in lines])}"
         f"{words.floor(table)} {words.protocol(table, rows)}"
     )
-    return style.finished(NAME, TITLE, caption, figure)
+    return style.finish(NAME, TITLE, caption, figure)
 
 
-def _after(table: Table, rows: list[Row]) -> style.Plot:
-    rows = sorted(rows, key=lambda row: -fd(row))
+def _at_end(table: Table, rows: list[Row]) -> style.Plot:
+    rows = sorted(rows, key=lambda row: -row.distance)
     figure = style.figure(style.ONE_COLUMN, 0.6 + bars.HEIGHT * len(rows))
-    shown = [bars.Bar(words.design(row.conditioning), fd(row), row.fd_std) for row in rows]
-    bars.draw(figure.subplots(), shown, words.distance(table, rows))
+    entries = [bars.Bar(words.design(row.conditioning), row.distance, row.fd_std) for row in rows]
+    bars.plot_bars(figure.subplots(), entries, words.distance(table, rows))
     caption = f"Block designs of {rows[0].model} after {words.trained(rows)}. {words.protocol(table, rows)}"
-    return style.finished(NAME, TITLE, caption, figure)
+    return style.finish(NAME, TITLE, caption, figure)

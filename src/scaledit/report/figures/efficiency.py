@@ -1,4 +1,4 @@
-"""The paper's figure 9: distance against training compute, a line a model; and the frontier of them all.
+"""The paper's figure 9: distance over training compute, one line per model, and the frontier of all.
 
 training compute = 3 macs * images        frontier: the least distance at that compute or less
 """
@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scaledit.report.figures import axes, labels, style, words
-from scaledit.report.figures.curves import Curve, at_ends, fd, over_training
-from scaledit.scaling.table import Row, Table
+from scaledit.report.figures.curves import Curve, at_ends, over_training
+from scaledit.scaling.comparable import points
+from scaledit.scaling.frontier import staircase
+from scaledit.scaling.table import Table
 
 HEIGHT = 3.4
 
 
 def efficiency(table: Table) -> style.Plot | None:
-    """From curves in training; where there are none, from trainings of different lengths."""
+    """From curves over training, or else from trainings of different lengths."""
     curves = over_training(table)
     if sum(len(curve.rows) > 1 for curve in curves) < 2:
         curves = at_ends(table)
@@ -26,10 +28,10 @@ def efficiency(table: Table) -> style.Plot | None:
     unit = axes.unit([row.train_macs for row in rows], "flops")
     figure = style.figure(style.TWO_COLUMNS, HEIGHT)
     plot = figure.subplots()
-    front = frontier(rows)
+    frontier = staircase(points(rows))
     [line] = plot.plot(
-        [row.train_macs / unit.divisor for row in front],
-        [fd(row) for row in front],
+        [point.compute / unit.divisor for point in frontier],
+        [point.distance for point in frontier],
         color=style.FAINT,
         linewidth=5,
         solid_capstyle="round",
@@ -39,8 +41,8 @@ def efficiency(table: Table) -> style.Plot | None:
     for curve in curves:
         x = [row.train_macs / unit.divisor for row in curve.rows]
         axes.line(plot, x, curve.rows, curve.runs, **look.line(curve.first))
-    axes.real(plot, table.about.floor)
-    axes.dress(
+    axes.mark_real(plot, table.about.floor)
+    axes.set_labels(
         plot, f"training compute ({unit.name}: 3 x forward pass x images)", words.distance(table, rows)
     )
     plot.set_xscale("log")
@@ -48,35 +50,21 @@ def efficiency(table: Table) -> style.Plot | None:
     plot.margins(x=0.08, y=0.06)
     axes.logarithmic(plot, "x", style.TWO_COLUMNS - 1.6)
     axes.logarithmic(plot, "y", HEIGHT - 0.6)
-    axes.key(plot, [*look.keys(rows), line])
-    labels.place(
-        plot,
-        [
-            labels.Label(last.train_macs / unit.divisor, fd(last), last.model)
-            for last in (curve.rows[-1] for curve in curves)
-        ],
-    )
-    return style.finished("09-efficiency", "Distance over training compute", _caption(table, curves), figure)
-
-
-def frontier(rows: Sequence[Row]) -> list[Row]:
-    """Rows that nothing of the same compute or less beats, from the least compute on."""
-    found: list[Row] = []
-    for row in sorted(rows, key=lambda row: (row.train_macs, row.fd)):
-        if row.fd is not None and (not found or row.fd < (fd(found[-1]))):
-            found.append(row)
-    return found
+    axes.legend(plot, [*look.handles(rows), line])
+    ends = [curve.rows[-1] for curve in curves]
+    labels.place(plot, [labels.Label(r.train_macs / unit.divisor, r.distance, r.model) for r in ends])
+    return style.finish("09-efficiency", "Distance over training compute", _caption(table, curves), figure)
 
 
 def _caption(table: Table, curves: Sequence[Curve]) -> str:
     rows = [row for curve in curves for row in curve.rows]
     several = sum(len(curve.rows) > 1 for curve in curves)
-    what = (
+    coverage = (
         f"{len(curves)} models during training. {words.averaged([curve.runs for curve in curves])}"
         if several > 1
         else f"{len(curves)} models at the end of trainings; lines join trainings of different lengths."
     )
     return (
-        f"{what} Grey: the frontier, the least distance for that much training compute or less."
+        f"{coverage} Grey: the frontier, the least distance for that much training compute or less."
         f"{words.floor(table)} {words.FLOPS} {words.protocol(table, rows)}"
     )

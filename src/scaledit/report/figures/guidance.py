@@ -1,19 +1,18 @@
 """Classifier-free guidance: distance, and precision against recall, over its scale.
 
-The paper gives no figure of it; its tables 2 and 3 hold three scales. Ringed: the best scale.
+The paper has no such figure; its tables 2 and 3 have three scales. The best scale is ringed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
 
 from scaledit.report.figures import axes, labels, style, words
-from scaledit.report.figures.curves import Curve, curves, fd
+from scaledit.report.figures.curves import Curve, curves
 from scaledit.scaling.table import GUIDANCE, Table
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 HEIGHT = 2.6
 RING = {"marker": "o", "markersize": 8, "markerfacecolor": "none", "color": style.INK, "markeredgewidth": 0.8}
@@ -21,15 +20,14 @@ SHOWN = ("precision", "recall")
 
 
 def guidance(table: Table) -> style.Plot | None:
-    rows = table.part(GUIDANCE)
     lines = curves(
-        rows,
+        table.part(GUIDANCE),
         lambda row: row.guidance_scale,
         lambda row: (row.model, row.tokens, row.conditioning, row.decoder, row.guided_channels),
     )
     if not any(len(line.rows) > 1 for line in lines):
         return None
-    shown = [row for line in lines for row in line.rows]
+    rows = [row for line in lines for row in line.rows]
     both = any(sum(row.metric(key) is not None for row in line.rows) > 1 for line in lines for key in SHOWN)
     figure = style.figure(style.TWO_COLUMNS if both else style.ONE_COLUMN, HEIGHT)
     plots = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
@@ -41,52 +39,51 @@ def guidance(table: Table) -> style.Plot | None:
             handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=style.SMALL
         )
     else:
-        labels.ends(plots[0], [(fd(lines[0].rows[-1]), lines[0].first.model, style.INK)])
+        labels.ends(plots[0], [(lines[0].rows[-1].distance, lines[0].first.model, style.INK)])
     labels.ends(plots[-1], trade)
     caption = (
-        f"Classifier-free guidance: {words.measured(table, shown)}, its best scale ringed"
-        f"{', and precision and recall' if both else ''}; after {words.trained(shown)}.{words.floor(table)} "
-        f"{words.protocol(table, shown)}"
+        f"Classifier-free guidance: {words.measured(table, rows)}, its best scale ringed"
+        f"{', and precision and recall' if both else ''}; after {words.trained(rows)}.{words.floor(table)} "
+        f"{words.protocol(table, rows)}"
     )
-    return style.finished("14-guidance", "Guidance", caption, figure)
+    return style.finish("14-guidance", "Guidance", caption, figure)
 
 
 def _distance(plot: Axes, table: Table, lines: Sequence[Curve]) -> None:
     for line, look, name in _each(table, lines):
         axes.line(plot, [row.guidance_scale for row in line.rows], line.rows, line.runs, **look, label=name)
         if len(line.rows) > 1:
-            least = min(line.rows, key=fd)
-            plot.plot([least.guidance_scale], [fd(least)], linestyle="", **RING)
-    axes.real(plot, table.about.floor)
-    axes.dress(plot, "guidance scale (1: none)", words.distance(table, lines[0].rows))
+            least = min(line.rows, key=lambda row: row.distance)
+            plot.plot([least.guidance_scale], [least.distance], linestyle="", **RING)
+    axes.mark_real(plot, table.about.floor)
+    axes.set_labels(plot, "guidance scale (1: none)", words.distance(table, lines[0].rows))
     axes.logarithmic(plot, "y", HEIGHT - 0.8)
 
 
 def _trade(plot: Axes, table: Table, lines: Sequence[Curve]) -> list[tuple[float, str, str]]:
-    """What to write at the ends of lines."""
+    """Returns the labels for the ends of the lines."""
     notes = []
     for line, look, _ in _each(table, lines):
         for key, dash in zip(SHOWN, ("-", (0, (3, 1.5))), strict=True):
-            found = [
-                (row.guidance_scale, value) for row in line.rows if (value := row.metric(key)) is not None
-            ]
-            if len(found) > 1:
-                x, y = zip(*found, strict=True)
+            points = [(row.guidance_scale, v) for row in line.rows if (v := row.metric(key)) is not None]
+            if len(points) > 1:
+                x, y = zip(*points, strict=True)
                 plot.plot(x, y, **{**look, "linestyle": dash})
                 notes.append((y[-1], key, look["color"]))
-    axes.dress(plot, "guidance scale (1: none)", "precision, recall (fraction)")
+    axes.set_labels(plot, "guidance scale (1: none)", "precision, recall (fraction)")
     return notes
 
 
 def _each(table: Table, lines: Sequence[Curve]) -> Iterator[tuple[Curve, dict[str, Any], str]]:
-    """(line, look, name): a model looks as everywhere, its next lines differ in marker, the second hollow."""
-    everywhere = style.Look.of(table)
+    """(line, look, name): the first line of a model has its usual look, further ones have other markers,
+    every second one hollow."""
+    usual = style.Look.of(table)
     seen: list[str] = []
     for line in lines:
         before = seen.count(line.first.model)
         seen.append(line.first.model)
-        look = everywhere.line(line.first)
+        look = usual.line(line.first)
         marker = style.MARKERS[(style.MARKERS.index(look["marker"]) + before) % len(style.MARKERS)]
         fill = {"markerfacecolor": "white"} if before % 2 else {}
-        name = words.named(line.first, [one.first for one in lines])
+        name = words.named(line.first, [other.first for other in lines])
         yield line, {**look, "marker": marker, **fill}, name

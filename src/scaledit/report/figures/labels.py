@@ -1,8 +1,8 @@
-"""Texts beside points and at the ends of lines, where they cover nothing; the same places each time.
+"""Labels beside points and at the ends of lines, placed deterministically where they cover nothing.
 
-    cost = outside + texts covered + points covered + lines crossed + distance        the cheapest place wins
+    cost = outside + labels covered + points covered + lines crossed + distance        the cheapest place wins
 
-Places are offsets in points, found when the axes are laid out: these come last in a figure.
+Places are offsets in points for the current layout of the axes, so labels are added last.
 """
 
 from __future__ import annotations
@@ -10,28 +10,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from scaledit.report.figures.style import INK, QUIET, SMALL
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    Box = tuple[float, float, float, float]  # left, bottom, right, top
+Box = tuple[float, float, float, float]  # left, bottom, right, top
 
 POINTS = 72.0
-DIRECTIONS = (0, 45, -45, 180, 135, -135, 90, -90)  # degrees; the right first, where one looks for a label
+DIRECTIONS = (0, 45, -45, 180, 135, -135, 90, -90)  # degrees; readers look to the right first
 GAPS = (3.0, 6.0, 10.0, 15.0, 21.0)  # points from the point to the text
-LEADER = 9.0  # from this gap on a line leads from the text to its point
+LEADER = 9.0  # least gap at which a line leads from the text to its point
 ROUNDS = 4
-SPACE = 1.15  # from one line of text to the next, in heights
+SPACE = 1.15  # between lines of text, in heights
 
 
 class Label(NamedTuple):
-    """text beside the point (x, y) of the axes. radius: of what is drawn there, in points."""
+    """A text beside the point (x, y) of the axes. radius: of the marker there, in points."""
 
     x: float
     y: float
@@ -40,7 +38,8 @@ class Label(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Where a text can go, in dots of the figure. leader: points along its line, none where it needs none."""
+    """A possible place of a text, in dots of the figure. leader: points along its line, empty without a
+    line."""
 
     box: Box
     gap: float
@@ -48,7 +47,7 @@ class _Place(NamedTuple):
 
 
 def place(plot: Axes, labels: Sequence[Label]) -> None:
-    """Writes every label beside its point, clear of other labels and, where it can be, of what is drawn."""
+    """Writes every label beside its point, clear of other labels and, if possible, of markers and lines."""
     if not labels:
         return
     scale = _laid_out(plot) / POINTS
@@ -61,18 +60,18 @@ def place(plot: Axes, labels: Sequence[Label]) -> None:
         _options(anchor, _size(plot, label.text), label.radius, scale)
         for anchor, label in zip(anchors, labels, strict=True)
     ]
-    own = [[_own_cost(option, frame, discs, lines) for option in some] for some in options]
-    chosen = [int(np.argmin(costs)) for costs in own]
-    for _ in range(ROUNDS):  # each in turn where it suits best while the others stay
-        for i, some in enumerate(options):
-            others = [options[j][chosen[j]] for j in range(len(labels)) if j != i]
+    own = [[_own_cost(place, frame, discs, lines) for place in places] for places in options]
+    best = [int(np.argmin(costs)) for costs in own]
+    for _ in range(ROUNDS):  # moves each label in turn to its best place while the others stay
+        for i, places in enumerate(options):
+            others = [options[j][best[j]] for j in range(len(labels)) if j != i]
             costs = [
-                cost + 1e4 * sum(_meet(option, other, scale) for other in others)
-                for cost, option in zip(own[i], some, strict=True)
+                cost + 1e4 * sum(_meet(place, other, scale) for other in others)
+                for cost, place in zip(own[i], places, strict=True)
             ]
-            chosen[i] = int(np.argmin(costs))
-    for label, anchor, some, k in zip(labels, anchors, options, chosen, strict=True):
-        box = some[k].box
+            best[i] = int(np.argmin(costs))
+    for label, anchor, places, k in zip(labels, anchors, options, best, strict=True):
+        box = places[k].box
         middle = ((box[0] + box[2]) / 2 - anchor[0], (box[1] + box[3]) / 2 - anchor[1])
         leader = {"arrowstyle": "-", "linewidth": 0.4, "color": QUIET, "shrinkA": 0, "shrinkB": label.radius}
         plot.annotate(
@@ -80,21 +79,22 @@ def place(plot: Axes, labels: Sequence[Label]) -> None:
             (label.x, label.y),
             xytext=(middle[0] / scale, middle[1] / scale),
             textcoords="offset points",
-            arrowprops=leader if len(some[k].leader) else None,
+            arrowprops=leader if len(places[k].leader) else None,
             **_type("center"),
         ).set_in_layout(False)
 
 
 def ends(plot: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
-    """(y, text, colour): a text right of the axes for a line that ends at y, moved up or down until none
-    touches another; a thin line of that colour leads to it."""
+    """Labels lines at their ends by (y, text, colour): writes the text right of the axes, moved up or down so
+    that no two touch; a thin line of that colour leads to it from y."""
     if not labels:
         return
-    made = []
-    for y, text, colour in sorted(labels):
+    labels = sorted(labels)
+    notes = []
+    for y, text, colour in labels:
         leader = {"arrowstyle": "-", "linewidth": 0.6, "color": colour, "shrinkA": 0, "shrinkB": 0}
         leader |= {"relpos": (0, 0.5)}
-        made.append(
+        notes.append(
             plot.annotate(
                 text,
                 (1.0, y),
@@ -105,26 +105,27 @@ def ends(plot: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
                 **_type("left"),
             )
         )
-    scale = _laid_out(plot) / POINTS  # with the texts, which the axes make room for
-    wanted = [float(plot.transData.transform((1, y))[1]) for y, *_ in sorted(labels)]
+    scale = _laid_out(plot) / POINTS  # after the texts, for which the axes make room
+    heights = [float(plot.transData.transform((1, y))[1]) for y, *_ in labels]
     height = SPACE * max(_size(plot, text)[1] for _, text, _ in labels)
     frame = plot.get_window_extent()
-    for note, y, place in zip(made, wanted, spread(wanted, height, frame.y0, frame.y1), strict=True):
+    for note, y, place in zip(notes, heights, spread(heights, height, frame.y0, frame.y1), strict=True):
         note.set_position((10, (place - y) / scale))
 
 
-def spread(wanted: Sequence[float], height: float, bottom: float, top: float) -> list[float]:
-    """Ascending places at least `height` apart that lie as near to those wanted as can be, within [bottom,
-    top] if they fit."""
-    groups: list[tuple[float, int]] = []  # middle, how many
-    for y in wanted:
+def spread(heights: Sequence[float], height: float, bottom: float, top: float) -> list[float]:
+    """Ascending places at least `height` apart, as close as possible to `heights`, within [bottom, top] if
+    they fit."""
+
+    def inside(middle: float, count: int) -> tuple[float, int]:
+        half = (count - 1) * height / 2
+        return max(bottom + half, min(top - half, middle)), count
+
+    groups: list[tuple[float, int]] = []  # middle, number of places
+    for y in heights:
         groups.append((y, 1))
         while True:
-            fitted = []
-            for middle, count in groups:
-                half = (count - 1) * height / 2
-                fitted.append((max(bottom + half, min(top - half, middle)), count))
-            groups = fitted
+            groups = [inside(*group) for group in groups]
             if len(groups) < 2:
                 break
             (below, m), (above, n) = groups[-2:]
@@ -143,7 +144,7 @@ def _figure(plot: Axes) -> Figure:
 
 
 def _laid_out(plot: Axes) -> float:
-    """Gives the axes their places; the figure's dots an inch."""
+    """Lays the axes out and returns the figure's dots per inch."""
     figure = _figure(plot)
     figure.draw_without_rendering()
     return figure.dpi
@@ -157,8 +158,8 @@ def _size(plot: Axes, text: str) -> tuple[float, float]:
 
 
 def _options(anchor: np.ndarray, size: tuple[float, float], radius: float, scale: float) -> list[_Place]:
-    """The places around a point, from the best on."""
-    found = []
+    """The places around a point, best first."""
+    places = []
     for gap in GAPS:
         for degrees in DIRECTIONS:
             reach, angle = (radius + gap) * scale, math.radians(degrees)
@@ -166,29 +167,26 @@ def _options(anchor: np.ndarray, size: tuple[float, float], radius: float, scale
             x = anchor[0] + reach * dx + size[0] / 2 * np.sign(round(dx, 6))
             y = anchor[1] + reach * dy + size[1] / 2 * dy
             box = (x - size[0] / 2, y - size[1] / 2, x + size[0] / 2, y + size[1] / 2)
-            along = (
-                np.arange(radius + 1, radius + gap, 1.5)[:, None] * scale
-                if gap >= LEADER
-                else np.empty((0, 1))
-            )
-            found.append(_Place(box, gap, anchor + along * [dx, dy]))
-    return found
+            reaches = np.arange(radius + 1, radius + gap, 1.5) if gap >= LEADER else np.empty(0)
+            leader = anchor + reaches[:, None] * scale * [dx, dy]
+            places.append(_Place(box, gap, leader))
+    return places
 
 
-def _own_cost(option: _Place, frame: Any, discs: np.ndarray, lines: np.ndarray) -> float:
-    """Of a place, whatever the other labels do. discs: (N, 3) of x, y, radius; lines: (N, 2)."""
-    box = option.box
+def _own_cost(place: _Place, frame: Any, discs: np.ndarray, lines: np.ndarray) -> float:
+    """The cost of a place without other labels. discs: (N, 3) of x, y, radius; lines: (N, 2)."""
+    box = place.box
     beyond = (frame[0] - box[0], frame[1] - box[1], box[2] - frame[2], box[3] - frame[3])
     outside = sum(max(0.0, excess) for excess in beyond)
     dx = np.maximum(0, np.maximum(box[0] - discs[:, 0], discs[:, 0] - box[2]))
     dy = np.maximum(0, np.maximum(box[1] - discs[:, 1], discs[:, 1] - box[3]))
     covered = np.sum(np.hypot(dx, dy) < discs[:, 2])
-    led = np.hypot(*(option.leader[:, None] - discs[None, :, :2]).T) < discs[:, 2:]
-    return 1e6 * outside + 2e3 * float(covered + led.any(1).sum()) + 20.0 * _inside(lines, box) + option.gap
+    led = np.hypot(*(place.leader[:, None] - discs[None, :, :2]).T) < discs[:, 2:]
+    return 1e6 * outside + 2e3 * float(covered + led.any(1).sum()) + 20.0 * _inside(lines, box) + place.gap
 
 
 def _meet(a: _Place, b: _Place, gap: float) -> bool:
-    """Whether texts or the lines that lead to them touch."""
+    """Whether the texts or their leaders touch."""
     (left, bottom, right, top), other = a.box, b.box
     apart = (
         left >= other[2] + gap or other[0] >= right + gap or bottom >= other[3] + gap or other[1] >= top + gap
@@ -197,14 +195,14 @@ def _meet(a: _Place, b: _Place, gap: float) -> bool:
 
 
 def _inside(points: np.ndarray, box: Box) -> int:
-    if not len(points):  # most places need no leader
+    if not len(points):  # most places have no leader
         return 0
     x, y = points.T
     return int(np.sum((box[0] < x) & (x < box[2]) & (box[1] < y) & (y < box[3])))
 
 
 def _plotted_points(plot: Axes) -> tuple[np.ndarray, np.ndarray]:
-    """(points with their radius, lines as points 4 dots apart or less), in dots of the figure."""
+    """(points with their radius, lines as points at most 4 dots apart), in dots of the figure."""
     scale = _figure(plot).dpi / POINTS
     points, lines = [np.empty((0, 3))], [np.empty((0, 2))]
     for line in plot.get_lines():
@@ -213,9 +211,9 @@ def _plotted_points(plot: Axes) -> tuple[np.ndarray, np.ndarray]:
             points.append(np.column_stack([at, np.full(len(at), line.get_markersize() / 2 * scale)]))
         if line.get_linestyle() not in ("", "None"):
             lines += [np.linspace(a, b, 2 + int(np.hypot(*(b - a)) / 4)) for a, b in pairwise(at)]
-    for some in plot.collections:
-        at = plot.transData.transform(np.asarray(some.get_offsets()))
-        sizes = getattr(some, "get_sizes", list)()  # bands have none
+    for collection in plot.collections:
+        at = plot.transData.transform(np.asarray(collection.get_offsets()))
+        sizes = getattr(collection, "get_sizes", list)()  # bands have no sizes
         if len(at) and len(sizes):
             radius = np.sqrt(np.broadcast_to(sizes, len(at))) / 2 * scale
             points.append(np.column_stack([at, radius]))

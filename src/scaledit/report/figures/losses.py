@@ -1,6 +1,6 @@
-"""The paper's figure 13: training loss, all of it and the last part enlarged.
+"""The paper's figure 13: training loss, over all of training and over the last part, enlarged.
 
-shown at s = mean of the losses logged in (0.8 s, s], each weighted by the steps it is the mean of
+loss at s = mean of the losses logged in (0.8 s, s], each weighted by the steps it is the mean of
 """
 
 from __future__ import annotations
@@ -9,19 +9,17 @@ from collections.abc import Sequence
 
 from scaledit.report.figures import axes, labels, style
 from scaledit.report.figures.curves import grid
-from scaledit.scaling.table import Loss, Row, Table
+from scaledit.scaling.table import Loss, Row, Table, grouped
 
 WINDOW = 0.2
-"""Share of the steps so far that a point is the mean of: the same width everywhere on a logarithmic axis."""
+"""A point is the mean over this share of the steps so far: constant width on a logarithmic axis."""
 LAST = 0.25
 """The second panel begins at this share of training."""
 HEIGHT = 3.0
 
 
 def losses(table: Table) -> style.Plot | None:
-    logged: dict[str, list[Loss]] = {}
-    for loss in table.losses:
-        logged.setdefault(loss.name, []).append(loss)
+    logged = grouped(table.losses, lambda loss: loss.name)
     runs: dict[tuple[str, int], Row] = {}
     for row in sorted(grid(table.rows), key=lambda row: row.seed):
         if len(logged.get(row.name, [])) > 1:
@@ -31,11 +29,11 @@ def losses(table: Table) -> style.Plot | None:
     look = style.Look.of(table)
     figure = style.figure(style.TWO_COLUMNS, HEIGHT)
     left, right = figure.subplots(1, 2)
-    shown = sorted(runs.values(), key=lambda row: row.macs)
-    longest = max(loss.steps for row in shown for loss in logged[row.name])
-    unit = axes.steps_unit(shown)
+    models = sorted(runs.values(), key=lambda row: row.macs)
+    longest = max(loss.steps for row in models for loss in logged[row.name])
+    unit = axes.steps_unit(models)
     tails, last = [], []
-    for row in shown:
+    for row in models:
         steps, values = smoothed(logged[row.name])
         for plot in (left, right):
             plot.plot(
@@ -45,8 +43,8 @@ def losses(table: Table) -> style.Plot | None:
         tails += [v for s, v in zip(steps, values, strict=True) if s >= LAST * longest]
     for plot, name in ((left, "all of training"), (right, f"from {LAST:.0%} of training on")):
         plot.set_xscale("log")
-        axes.dress(plot, unit.name, "training loss (mean over a batch)" if plot is left else "")
-        axes.heading(plot, name)
+        axes.set_labels(plot, unit.name, "training loss (mean over a batch)" if plot is left else "")
+        axes.set_title(plot, name)
     if tails:
         right.set_xlim(LAST * longest / unit.divisor, 1.02 * longest / unit.divisor)
         edge = 0.06 * (max(tails) - min(tails))
@@ -57,22 +55,22 @@ def losses(table: Table) -> style.Plot | None:
     axes.linear(right, "y", 6)
     labels.ends(right, last)
     caption = (
-        f"Training loss of {len(shown)} models, one run each. A point is the mean over the {WINDOW:.0%} of "
+        f"Training loss of {len(models)} models, one run each. A point is the mean over the {WINDOW:.0%} of "
         "training so far that end there. Right: the last part, enlarged."
     )
-    return style.finished("13-losses", "Training loss", caption, figure)
+    return style.finish("13-losses", "Training loss", caption, figure)
 
 
 def smoothed(logged: Sequence[Loss]) -> tuple[list[int], list[float]]:
-    """(steps, loss): as the module says. A loss is the mean over the steps since the one before it."""
+    """(steps, losses), smoothed as above. A loss is the mean over the steps since the previous one."""
     ordered = sorted(logged, key=lambda loss: loss.steps)
     begins = [0, *(loss.steps for loss in ordered)]
     values = []
-    for here in ordered:
+    for point in ordered:
         within = [
             (loss.loss, loss.steps - begin)
             for loss, begin in zip(ordered, begins, strict=False)
-            if (1 - WINDOW) * here.steps < loss.steps <= here.steps
+            if (1 - WINDOW) * point.steps < loss.steps <= point.steps
         ]
         values.append(sum(value * weight for value, weight in within) / sum(weight for _, weight in within))
     return [loss.steps for loss in ordered], values

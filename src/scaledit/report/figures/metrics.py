@@ -1,59 +1,60 @@
-"""The paper's figure 12: every metric over Gflops, dashed what real held-out images score."""
+"""The paper's figure 12: every metric over Gflops; dashed: held-out real images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
 
 from scaledit.evaluation.metric import Column, columns
 from scaledit.report.figures import axes, style, words
 from scaledit.scaling.table import Row, Table
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 COLUMNS, HEIGHT = 4, 1.6
 DECADE = 10.0
-"""Ratio of largest to smallest from which on a distance has a logarithmic axis."""
+"""A distance whose largest value is this many times the smallest has a logarithmic axis."""
 
 
 def metrics(table: Table) -> style.Plot | None:
     models = table.models()
-    shown = [one for one in columns(*table.about.protocols.values()).values() if not one.aside]
-    shown = [one for one in shown if sum(row.metric(one.key) is not None for row in models) >= 2]
-    if len(shown) < 2:
+    plotted = [
+        column
+        for column in columns(*table.about.protocols.values()).values()
+        if not column.aside and sum(row.metric(column.key) is not None for row in models) >= 2
+    ]
+    if len(plotted) < 2:
         return None
     look = style.Look.of(table)
     unit = axes.unit([row.macs for row in models], "flops")
-    rows = -(-len(shown) // COLUMNS)
+    rows = -(-len(plotted) // COLUMNS)
     figure = style.figure(style.TWO_COLUMNS, rows * HEIGHT + 0.3)
     plots = figure.subplots(rows, COLUMNS, squeeze=False, sharex=True).ravel()
-    for i, (plot, column) in enumerate(zip(plots, shown, strict=False)):
+    for i, (plot, column) in enumerate(zip(plots, plotted, strict=False)):
         _panel(plot, look, unit, column, models)
-        plot.tick_params(axis="x", labelbottom=i >= len(shown) - COLUMNS)  # the lowest of its column
+        plot.tick_params(axis="x", labelbottom=i >= len(plotted) - COLUMNS)  # the lowest of its column
     axes.logarithmic(plots[0], "x", 1.6)
-    for plot in plots[len(shown) :]:
+    for plot in plots[len(plotted) :]:
         plot.set_axis_off()
     figure.supxlabel(f"model compute ({unit.name} of a forward pass)", fontsize=style.TEXT, color=style.INK)
-    keyed = look.keys(models, lines=False)
-    figure.legend(handles=keyed, loc="outside upper center", ncols=9, frameon=False, fontsize=style.SMALL)
+    handles = look.handles(models, lines=False)
+    figure.legend(handles=handles, loc="outside upper center", ncols=9, frameon=False, fontsize=style.SMALL)
     caption = (
         f"Every metric of {len(models)} models after {words.trained(models)}; dashed: real held-out images. "
         f"{words.FLOPS} {words.protocol(table, models)}"
     )
-    return style.finished("12-metrics", "Every metric", caption, figure)
+    return style.finish("12-metrics", "Every metric", caption, figure)
 
 
 def _panel(plot: Axes, look: style.Look, unit: axes.Unit, column: Column, models: Sequence[Row]) -> None:
     key = column.key
-    shown = [(row, value) for row in models if (value := row.metric(key)) is not None]
-    for row, value in shown:
+    points = [(row, value) for row in models if (value := row.metric(key)) is not None]
+    for row, value in points:
         plot.plot([row.macs / unit.divisor], [value], **look.dots(row))
-    real = [value for row, _ in shown if (value := row.metric(f"{key}_real")) is not None]
-    axes.real(plot, real[0] if real else None, name="")
-    axes.dress(plot, "", "")
-    axes.heading(plot, f"{column.title}\n({sense(column)})")
-    values = [value for _, value in shown]
+    real = [value for row, _ in points if (value := row.metric(f"{key}_real")) is not None]
+    axes.mark_real(plot, real[0] if real else None, name="")
+    axes.set_labels(plot, "", "")
+    axes.set_title(plot, f"{column.title}\n({sense(column)})")
+    values = [value for _, value in points]
     distance = column.better == "lower" and min(values + real) > 0  # an unbiased estimate can be below
     if column.fraction:
         plot.set_ylim(0, 1.03)

@@ -1,6 +1,6 @@
-"""The paper's figure 7: the same noise and labels through every model.
+"""The paper's figure 7: samples of every model from the same noise and labels.
 
-Sizes from left to right, patches from above, large ones first: compute grows to the right and below.
+Sizes rise from left to right, patch sizes fall from top to bottom: compute grows to the right and down.
 """
 
 from __future__ import annotations
@@ -9,30 +9,32 @@ import io
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from scaledit.report.figures import axes, style, words
 from scaledit.report.figures.curves import grid
 from scaledit.scaling.table import Row, Table
 
 LEFT, TOP, GAP, BELOW = 0.45, 0.25, 0.12, 0.18
-"""Inches for the names of rows and columns, between columns, and below a picture for its model's name."""
+"""Inches left and above for the names of rows and columns, between columns, and below a picture for its
+name."""
 TALLEST, NARROWEST = 8.5, 1.05
-"""Inches: of the figure, so that it fits a page; and of a picture, so that its model's name fits below."""
+"""Inches: height of the figure, so that it fits a page; width of a picture, so that its name fits below."""
 FINE = 600
-"""Dots an inch to which whole pixels are enlarged, so that none is wider than another when it is printed."""
+"""Dots per inch to which pixels are enlarged by a whole factor, so that all print equally wide."""
 
 
 def samples(table: Table) -> style.Plot | None:
     look = style.Look.of(table)
-    shown: dict[tuple[str, int], Row] = {}
-    for row in grid(sorted(table.rows, key=lambda row: -row.steps)):  # at the end of their training
+    models: dict[tuple[str, int], Row] = {}
+    for row in grid(sorted(table.rows, key=lambda row: -row.steps)):  # the end of training first
         if row.name in table.pictures:
-            shown.setdefault((row.size, row.patch_size), row)
-    if len(shown) < 2:
+            models.setdefault((row.size, row.patch_size), row)
+    if len(models) < 2:
         return None
-    sizes = [size for size in look.sizes if any(size == one for one, _ in shown)]
-    patches = sorted({patch for _, patch in shown}, reverse=True)
-    pictures = {key: _read(table.pictures[row.name]) for key, row in shown.items()}
+    sizes = [size for size in look.sizes if any(size == other for other, _ in models)]
+    patches = sorted({patch for _, patch in models}, reverse=True)
+    pictures = {key: _read(table.pictures[row.name]) for key, row in models.items()}
     shape = next(iter(pictures.values())).shape
     wide = (style.TWO_COLUMNS - LEFT) / max(len(sizes), 2) - GAP
     wide = min(wide, max(NARROWEST, ((TALLEST - TOP) / len(patches) - BELOW) * shape[1] / shape[0]))
@@ -42,11 +44,11 @@ def samples(table: Table) -> style.Plot | None:
     figure.set_layout_engine("none")
 
     def at(x: float, y: float) -> tuple[float, float]:
-        """Inches from the left and from the top, in the figure's own measure."""
+        """Inches from the left and the top as shares of the figure from the left and the bottom."""
         return x / width, 1 - y / height
 
-    unit = axes.unit([row.macs for row in shown.values()], "flops")
-    for (size, patch), row in shown.items():
+    unit = axes.unit([row.macs for row in models.values()], "flops")
+    for (size, patch), row in models.items():
         left, top = LEFT + sizes.index(size) * (wide + GAP), TOP + patches.index(patch) * (tall + BELOW)
         plot = figure.add_axes((*at(left, top + tall), wide / width, tall / height))
         zoom = max(1, round(wide * FINE / shape[1]))
@@ -62,12 +64,12 @@ def samples(table: Table) -> style.Plot | None:
     for i, patch in enumerate(patches):
         place = at(0.4 * LEFT, TOP + i * (tall + BELOW) + tall / 2)
         figure.text(*place, f"patch {patch}", rotation=90, va="center", **_type(style.TEXT))
-    rows = list(shown.values())
+    trained = words.trained(list(models.values()))
     caption = (
-        f"Samples of {len(rows)} models from the same noise and labels after {words.trained(rows)}: "
+        f"Samples of {len(models)} models from the same noise and labels after {trained}: "
         f"larger models to the right, more tokens below. {words.FLOPS}"
     )
-    return style.finished("07-samples", "The same noise through every model", caption, figure)
+    return style.finish("07-samples", "The same noise through every model", caption, figure)
 
 
 def _type(size: float) -> dict[str, Any]:
@@ -75,6 +77,4 @@ def _type(size: float) -> dict[str, Any]:
 
 
 def _read(png: bytes) -> np.ndarray:
-    from PIL import Image
-
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))

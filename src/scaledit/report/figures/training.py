@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from matplotlib.axes import Axes
 
 from scaledit.report.figures import axes, style, words
-from scaledit.report.figures.curves import Curve, ends_of_training, fd, over_training
-from scaledit.scaling.table import Table
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from scaledit.report.figures.curves import Curve, over_training
+from scaledit.scaling.table import Table, evaluated
 
 HEIGHT = 2.05
-"""Of a row of panels."""
+"""Inches of a row of panels."""
 
 
 def training(table: Table) -> style.Plot | None:
-    longest = max((row.steps for row in ends_of_training(table)), default=0)
+    longest = max((row.steps for row in evaluated(table.models())), default=0)
     lines = [line for line in over_training(table, longest) if len(line.rows) > 1]
     if len(lines) < 2:
         return None
@@ -27,32 +24,31 @@ def training(table: Table) -> style.Plot | None:
         [(f"patch {p}", [line for line in lines if line.first.patch_size == p]) for p in patches],
         [(f"size {s}", [line for line in lines if line.first.size == s]) for s in sizes],
     ]
-    unit = axes.steps_unit([row for line in lines for row in line.rows])
+    rows = [row for line in lines for row in line.rows]
+    unit = axes.steps_unit(rows)
     floor = [] if table.about.floor is None else [table.about.floor]
-    values = [*floor, *(fd(row) for line in lines for row in line.rows)]
+    values = [*floor, *(row.distance for row in rows)]
     figure = style.figure(style.TWO_COLUMNS, 2 * HEIGHT)
     for band, cut in zip(figure.subfigures(2, 1, squeeze=False)[:, 0], cuts, strict=True):
         plots = band.subplots(1, len(cut), squeeze=False, sharex=True, sharey=True)[0]
-        for plot, (name, shown) in zip(plots, cut, strict=True):
-            _panel(plot, look, shown, unit)
-            axes.real(plot, table.about.floor)
-            axes.dress(plot, "", "")
+        for plot, (name, cut_lines) in zip(plots, cut, strict=True):
+            _panel(plot, look, cut_lines, unit)
+            axes.mark_real(plot, table.about.floor)
+            axes.set_labels(plot, "", "")
             axes.linear(plot, "x", 4)
-            axes.heading(plot, name)
+            axes.set_title(plot, name)
         band.supxlabel(unit.name, fontsize=style.TEXT, color=style.INK)
         band.supylabel(words.distance(table, lines[0].rows), fontsize=style.TEXT, color=style.INK)
         plots[0].set_ylim(0.85 * min(values), 1.15 * max(values))
         for plot in plots:
             axes.logarithmic(plot, "y", HEIGHT - 0.6)
-        keys = look.size_keys(sizes) if cut is cuts[0] else look.patch_keys(patches)
-        axes.key(plots[-1], keys)
-    rows = [row for line in lines for row in line.rows]
+        axes.legend(plots[-1], look.size_handles(sizes) if cut is cuts[0] else look.patch_handles(patches))
     caption = (
         f"{len(lines)} models over training. Above: sizes at one patch size, so at one number of tokens; "
         f"below: patch sizes at one model size. {words.averaged([line.runs for line in lines])}"
         f"{words.floor(table)} {words.protocol(table, rows)}"
     )
-    return style.finished("06-training", "Size and patch over training", caption, figure)
+    return style.finish("06-training", "Size and patch over training", caption, figure)
 
 
 def _panel(plot: Axes, look: style.Look, lines: list[Curve], unit: axes.Unit) -> None:

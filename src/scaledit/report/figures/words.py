@@ -1,4 +1,4 @@
-"""What captions say: of how many images, how they were drawn, of how many runs."""
+"""Phrases of captions: how many images, how they were sampled, how many runs."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from scaledit.models.blocks import Block
 from scaledit.part import members
 from scaledit.scaling.table import Row, Table
 
-COUNT = r"-\d+K$"  # of images, at the end of a distance's name
+COUNT = r"-\d+K$"  # the number of images at the end of a distance's name
 FLOPS = "Flops are multiply-adds, as the paper counts them."
 
 
 def design(conditioning: str) -> str:
-    """A block design as its class spells it, with the paper; its name where there is no spelling."""
-    own = members(Block).get(conditioning)
-    return own.TITLE if own is not None and own.TITLE else conditioning
+    """The title of a block design, as the paper spells it; its name if it has no title."""
+    block = members(Block).get(conditioning)
+    return block.TITLE if block is not None and block.TITLE else conditioning
 
 
 def measured(table: Table, rows: Sequence[Row]) -> str:
-    """The distance's name; one that tells of how many images, tells of how many these are: FID-10K."""
+    """The distance's name, with the number of images of these rows if it has one: FID-10K."""
     numbers = {row.num for row in rows}
     if len(numbers) == 1:
         return re.sub(COUNT, f"-{max(numbers) // 1000}K", table.about.distance)
@@ -33,17 +33,17 @@ def distance(table: Table, rows: Sequence[Row]) -> str:
 
 
 def named(row: Row, among: Sequence[Row]) -> str:
-    """The model, and of what else differs among those rows what it is: XL/2, all channels."""
-    said = [row.model]
-    if len({one.conditioning for one in among}) > 1:
-        said.append(design(row.conditioning))
-    if len({one.tokens * one.patch_size**2 for one in among}) > 1:
-        said.append(f"{row.tokens:,} tokens")
-    if len({one.method for one in among}) > 1:
-        said.append(row.sampler_title)
-    if len({one.guided_channels for one in among}) > 1:
-        said.append(f"{row.guided_channels} channels")
-    return ", ".join(said)
+    """The model, and whatever else differs among those rows: "XL/2, all channels"."""
+    names = [row.model]
+    if len({other.conditioning for other in among}) > 1:
+        names.append(design(row.conditioning))
+    if len({other.area for other in among}) > 1:
+        names.append(f"{row.tokens:,} tokens")
+    if len({other.method for other in among}) > 1:
+        names.append(row.sampler_title)
+    if len({other.guided_channels for other in among}) > 1:
+        names.append(f"{row.guided_channels} channels")
+    return ", ".join(names)
 
 
 def protocol(table: Table, rows: Sequence[Row]) -> str:
@@ -67,7 +67,7 @@ def trained(rows: Sequence[Row]) -> str:
 
 
 def averaged(runs: Sequence[int]) -> str:
-    """How many runs a line is the mean of; nothing where all are single runs."""
+    """How many runs each line is the mean of."""
     several = [n for n in runs if n > 1]
     if not several:
         return "One run a line."
