@@ -164,6 +164,27 @@ def test_links_are_followed_and_lead_nowhere_twice(tmp_path: Path):
         open_source(folder)
 
 
+def test_links_that_fan_out_are_refused_at_once(tmp_path: Path):
+    """Two links at each of 40 levels make 2^40 paths to one folder; a ring of folders that link to each other
+    makes a path for every order of them."""
+    fan, ring = tmp_path / "fan", tmp_path / "ring"
+    filled(fan, "40/a/1.png")
+    for level in reversed(range(40)):
+        (fan / f"{level}").mkdir()
+        for side in ("left", "right"):
+            (fan / f"{level}" / side).symlink_to(fan / f"{level + 1}")
+    for i in range(12):
+        filled(ring, f"{i}/1.png")
+        for k in range(12):
+            (ring / f"{i}" / f"to{k}").symlink_to(ring / f"{k}")
+    for folder in (fan, fan / "0", ring):
+        with pytest.raises(UsageError, match=r"symbolic links that lead to \S+ by more than 16 paths"):
+            open_source(folder)
+    twice = filled(tmp_path / "twice", "a/1.png")
+    (twice / "b").symlink_to(twice / "a")  # a folder may be two classes
+    assert open_source(twice).class_names == ("a", "b")
+
+
 def test_a_folder_without_images_is_a_class_or_is_told(tmp_path: Path):
     folder = filled(tmp_path / "set", "wrapped/a/1.png", "wrapped/b/1.png", "wrapped/c/1.heic")
     with pytest.raises(UsageError, match=r"class 'c' has no images that can be read .*c/1\.heic"):

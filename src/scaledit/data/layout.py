@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from scaledit.data.decode import SUFFIXES
 from scaledit.data.names import hidden, parts_of, suffix_of
 from scaledit.data.splits import SHARD
 from scaledit.data.unused import HIDDEN, SHOWN, TABLES, LeftOut
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, shown
 from scaledit.files.reading import read_json
 
 TARS = (".tar",)
@@ -29,6 +30,9 @@ CLASSES = "classes.txt"
 """Beside shards: the classes' names, one per line."""
 STATE = "state.json"
 """What `datasets` writes beside the tables that it saved: their names."""
+MOST_PATHS = 16
+"""Paths by which symbolic links may lead to one folder. Links that fan out double the paths at every level, so
+that a few dozen of them would be walked for ever."""
 CYCLE, NOT_PLAIN, NOT_NAMED = (
     "links back to a folder around them",
     "neither files nor folders",
@@ -53,12 +57,14 @@ class Layout(NamedTuple):
 
 
 def walk(folder: Path, left: LeftOut) -> Listing:
-    """Everything below a folder, links followed; what leads back to a folder around itself is not. Raises
-    UsageError for a link to what is not there and may have been a class."""
+    """Lists everything below a folder. Symbolic links are followed, unless they lead back to a folder around
+    them. Raises UsageError if a link that may be a class is broken, or if links lead to one folder by more than
+    MOST_PATHS paths."""
     files: list[str] = []
     folders: list[str] = []
     begin = os.stat(folder)
     todo = [(str(folder), "", frozenset({(begin.st_dev, begin.st_ino)}))]
+    paths: Counter[tuple[int, int]] = Counter()
     while todo:
         at, prefix, around = todo.pop()
         with os.scandir(at) as entries:
@@ -84,6 +90,12 @@ def walk(folder: Path, left: LeftOut) -> Listing:
                 if here in around:
                     left.add(CYCLE, name)
                 else:
+                    paths[here] += 1
+                    if paths[here] > MOST_PATHS:
+                        raise UsageError(
+                            f"{folder} has symbolic links that lead to {os.path.realpath(entry.path)} by more "
+                            f"than {MOST_PATHS} paths ({shown(name)} is one); remove the links that repeat it"
+                        )
                     folders.append(name)
                     todo.append((entry.path, f"{name}/", around | {here}))
             elif entry.is_file():
