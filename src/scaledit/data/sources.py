@@ -24,12 +24,11 @@ import numpy as np
 from scaledit.data import layout, splits
 from scaledit.data.decode import SUFFIXES, BadImage
 from scaledit.data.names import as_text, encoded, natural_key, parts_of, suffix_of
-from scaledit.data.unused import ARCHIVES, PICTURE, TABLES, LeftOut, Unused, first, kind_of
+from scaledit.data.unused import ARCHIVES, PACKED, PICTURE, TABLES, LeftOut, Unused, first, kind_of
 from scaledit.errors import UsageError, shown
 
 LARGEST_FILE = 1 << 28
 """Maximum bytes of one encoded image, checked before it is read."""
-PACKED = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".tzst", ".lz4", ".7z", ".rar")
 
 
 @dataclass(frozen=True)

@@ -16,21 +16,9 @@ EXAMPLES = 20
 SHOWN = 3
 """Names listed in a message."""
 TABLES = (".parquet", ".arrow")
-ARCHIVES = (
-    ".7z",
-    ".bz2",
-    ".gz",
-    ".lz4",
-    ".rar",
-    ".tar",
-    ".tbz2",
-    ".tgz",
-    ".txz",
-    ".tzst",
-    ".xz",
-    ".zip",
-    ".zst",
-)
+PACKED = (".7z", ".bz2", ".gz", ".lz4", ".rar", ".tbz2", ".tgz", ".txz", ".tzst", ".xz", ".zst")
+"""Archives that are compressed as a whole, so that no image in them can be read alone."""
+ARCHIVES = (".tar", ".zip", *PACKED)
 TEXTS = (".csv", ".htm", ".html", ".json", ".jsonl", ".md", ".rst", ".tsv", ".txt", ".xml", ".yaml", ".yml")
 PICTURES = (".arw", ".cr2", ".dng", ".eps", ".exr", ".hdr", ".heic", ".heif", ".ico", ".jp2", ".jxl", ".nef")
 PICTURES += (".orf", ".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".psd", ".raf", ".raw", ".rw2", ".svg", ".tga")
