@@ -1,4 +1,4 @@
-"""Autoencoders: equal to diffusers' own, trained resumably, loaded by diffusers, refused by name."""
+"""Autoencoders: equal to diffusers, training resumes, diffusers loads the result, bad ones are refused."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def tiny(*overrides: str) -> AutoencoderRun:
 
 
 def run(config: AutoencoderRun, out: Path, until_step: int | None = None, **options) -> list[Event]:
-    """All events, or those until a step, as if killed then. What was being saved is still written to its end:
-    when that is told of depends on how fast it is, so `Saved` is no event to stop at."""
+    """All events, or those until a step, as if the run was killed then. A checkpoint in progress is still
+    written; the time of its `Saved` event depends on the speed of the disk, so runs never stop at it."""
     events, listen = [], JsonLog(out)
     for event in train(
         config, out, device="cpu", dataset=pictures(20), held_out=pictures(6, seed=1), **options
@@ -187,7 +187,7 @@ def test_a_hub_id_without_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
-        UsageError, match="someone/some-vae is no local folder, and the Hugging Face hub did not"
+        UsageError, match="someone/some-vae is not a local folder, and the Hugging Face hub did not"
     ):
         open_autoencoder("someone/some-vae")
 

@@ -1,4 +1,4 @@
-"""Files: complete or not there, held against their hashes, the same bytes in every version."""
+"""Files are complete or missing, are compared with their hashes, and have the same bytes in every version."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ SHA256 = {
     "model.safetensors": "41630fd8dd6467180927059b59951f8c5f86e3da93d0301b2d5e19b8cdc4f245",
     "optimizer.safetensors": "9d0c3d7ad7793baa99de67fb049138af8abc9dd315a0543b7e5b2e46a7903b0a",
 }
-"""Of what scaledit 0.1.0 wrote from the same values."""
+"""The hashes of what scaledit 0.1.0 wrote from the same values."""
 
 
 def written(folder: Path) -> dict[str, str]:
-    """The SHA-256 of a file of each kind that this scaledit writes into `folder`, by name."""
+    """Writes a file of each kind into `folder`, and returns {name: SHA-256}."""
     saved = checkpoint.save(folder / "checkpoints", 3, PARTS, {"name": "x"}, losses=[0.5], class_names=["a"])
     index = Index(
         autoencoder=AutoencoderInfo("kl", "0" * 64, "1" * 64, 0.18215, 4, 8),
@@ -63,11 +63,11 @@ def written(folder: Path) -> dict[str, str]:
         counts=(2, 1),
         mean=(0.5, 0.0, -0.25, 1.5),
         std=(1.0, 0.5, 0.25, 2.0),
-        skipped=("c.png is corrupt",),
+        skipped=("c.png is damaged",),
         shards=(ShardFile("000000.safetensors", 3, 1000, "2" * 64),),
     )
     index.write(folder)
-    part = Part(index.shards[0], (2, 1), ((24.0, 0.5, 0.25, 1.0),) * 4, ("c.png is corrupt",))
+    part = Part(index.shards[0], (2, 1), ((24.0, 0.5, 0.25, 1.0),) * 4, ("c.png is damaged",))
     part.write(folder / "parts" / "000000.json")
     with (folder / "exported.safetensors").open("wb") as file:
         write_safetensors(
@@ -80,7 +80,7 @@ def written(folder: Path) -> dict[str, str]:
     }
 
 
-def test_files_have_the_bytes_that_they_always_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_files_have_the_same_bytes_in_every_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(checkpoint, "__version__", "0.1.0")
     assert written(tmp_path) == SHA256
 
@@ -95,7 +95,7 @@ def test_checkpoints_are_read_by_the_library_as_they_were_saved(tmp_path: Path):
 
 
 def test_a_header_says_where_each_tensor_begins(tmp_path: Path):
-    """In files of the library, which sorts by type, and in ours."""
+    """In files of the library, which sorts by type, and of scaledit."""
     save_file(PARTS["optimizer"], tmp_path / "x.safetensors")
     ours = checkpoint.save(tmp_path / "checkpoints", 3, PARTS, {}) / "optimizer.safetensors"
     for path in (tmp_path / "x.safetensors", ours):
@@ -116,7 +116,7 @@ def test_a_header_says_where_each_tensor_begins(tmp_path: Path):
         (b"abcd", ""),
     ],
 )
-def test_a_file_is_held_against_its_hash(data: bytes | None, says: str, tmp_path: Path):
+def test_a_file_is_compared_with_its_hash(data: bytes | None, says: str, tmp_path: Path):
     path = tmp_path / "x"
     if data is not None:
         path.write_bytes(data)
@@ -172,7 +172,7 @@ def test_a_folder_whose_rename_fails_is_as_it_was(tmp_path: Path, monkeypatch: p
 
 
 def test_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Each file in it, each folder, and after the rename the folder that names it."""
+    """Every file and folder in it and, after the rename, its parent folder."""
     synced: list[str] = []
     fsync = os.fsync
 

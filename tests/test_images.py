@@ -184,8 +184,8 @@ def test_alpha_of_16_bits():
         (tiff(bytes(64), 4, 4, [32], 1), "integers of 32 bits"),
         (tiff(bytes(32), 4, 4, [16], 1, sample_format=[2]), "signed integers"),
         (tiff(bytes(16), 4, 4, [8], 1, sample_format=[2]), "signed integers"),
-        (tiff(bytes(192), 4, 4, [32] * 3, 2, sample_format=[3] * 3), "TIFF of a kind that is not read"),
-        (tiff(bytes(32), 4, 4, [16], 1, sample_format=[3]), "TIFF of a kind that is not read"),
+        (tiff(bytes(192), 4, 4, [32] * 3, 2, sample_format=[3] * 3), "TIFF of an unsupported kind"),
+        (tiff(bytes(32), 4, 4, [16], 1, sample_format=[3]), "TIFF of an unsupported kind"),
     ],
     ids=["float", "int32", "uint32", "int16", "int8", "float rgb", "half"],
 )
@@ -196,20 +196,20 @@ def test_without_a_known_white_it_is_refused_by_name(data: bytes, says: str, loo
 
 
 def test_a_transparent_color_of_16_bits_is_refused():
-    """Whose lower bytes Pillow does not give."""
+    """Pillow does not return its lower bytes."""
     with pytest.raises(BadImage, match="x has one transparent color of 16 bits per channel"):
         decode(png(COLOR_16, 16, COLOR, tRNS=bytes(6)), "x")
 
 
 def test_the_ramp_through_inspect_encode_and_train(tmp_path: Path, capsys):
-    """What a stranger would do with folders of 16-bit grey: the same values everywhere."""
+    """Folders of 16-bit grey give the same values in every command."""
     for i, name in enumerate(("a", "b")):
         (tmp_path / "tree" / name).mkdir(parents=True)
         (tmp_path / "tree" / name / "0.png").write_bytes(png(np.roll(RAMP, i)[:32, :32], 16, GREY))
     assert main(["data", "inspect", str(tmp_path / "tree"), "--image-size", "32"]) == 0
-    said = capsys.readouterr().out
-    assert "2 images of grey with more than 8 bits: scaled to 8" in said
-    assert "nothing would be refused" in said
+    output = capsys.readouterr().out
+    assert "2 images of grey with more than 8 bits: scaled to 8" in output
+    assert "nothing would be refused" in output
     expected = SCALED[:32, :32] / 127.5 - 1
     x0 = ImageFiles(open_source(tmp_path / "tree"), 32).batch(np.array([0]), range(1), 0).x0
     np.testing.assert_allclose(x0[0, 1], expected, atol=1e-6)
@@ -229,8 +229,8 @@ def test_an_autoencoder_of_other_than_rgb_images_is_refused(
     net.save_pretrained(tmp_path / "ae")
     words = ["encode", str(tree(tmp_path / "tree")), "--autoencoder", str(tmp_path / "ae")]
     assert main([*words, "--image-size", "16", "--out", str(tmp_path / "latents")]) == 2
-    said = f"ae takes images of {channels[0]} and makes images of {channels[1]} channels; only"
-    assert said in capsys.readouterr().err
+    message = f"ae takes images of {channels[0]} and makes images of {channels[1]} channels; only"
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "latents").exists()
 
 
@@ -248,7 +248,7 @@ def test_an_autoencoder_of_three_latent_channels_serves(tmp_path: Path):
 
 
 def test_few_bits_palettes_and_other_colors():
-    """'1', L of 2 and 4 bits, P, CMYK, YCbCr, LAB: what they mean, by their formulas."""
+    """'1', L of 2 and 4 bits, P, CMYK, YCbCr, LAB equal their formulas."""
     three = lambda grey: np.repeat(np.asarray(grey, np.uint8)[..., None], 3, -1)  # noqa: E731
     for bits in (1, 2, 4):
         values = np.arange(64).reshape(8, 8) % (1 << bits)
@@ -339,7 +339,7 @@ def test_every_way_to_be_transparent():
 
 
 def transparent(folder: Path) -> Path:
-    """Two classes: red that is seen a quarter; and without alpha."""
+    """Two classes: red with an alpha of a quarter, and without alpha."""
     red = np.zeros((32, 32, 4), np.uint8)
     red[..., 0], red[..., 3] = 200, 64
     for name, image in (("a", red), ("b", red[..., :3])):
@@ -352,8 +352,8 @@ def test_the_background_through_inspect_encode_and_train(tmp_path: Path, capsys)
     folder = transparent(tmp_path / "tree")
     inspect = ["data", "inspect", str(folder), "--image-size", "32", "--sheet", str(tmp_path / "s.png")]
     assert main([*inspect, "--background", "black"]) == 0
-    said = capsys.readouterr().out
-    assert "1 image with an alpha channel or a transparent color: they are composited on black" in said
+    output = capsys.readouterr().out
+    assert "1 image with an alpha channel or a transparent color: they are composited on black" in output
     assert np.asarray(Image.open(tmp_path / "s.png"))[10, 160].tolist() == [50, 0, 0]
     assert main([*inspect, "--background", "grey"]) == 2
     assert "a background is white, black" in capsys.readouterr().err
@@ -381,8 +381,8 @@ def steps(config, out: Path, resume: bool = False) -> list[float]:
 
 
 def test_a_run_keeps_the_background_that_it_began_with(tmp_path: Path):
-    """New runs begin on white. One from before there was a background dropped alpha: it goes on so, bit for
-    bit, unless told otherwise, which is another run."""
+    """New runs use white. A run from before the option dropped alpha; it resumes like that, bit for bit.
+    Another background is another run."""
     folder = transparent(tmp_path / "tree")
     steps(on_images(folder, "train.steps=1"), tmp_path / "new")
     assert json.loads((tmp_path / "new" / "config.json").read_text())["data"]["background"] == "white"
@@ -400,8 +400,8 @@ def test_a_run_keeps_the_background_that_it_began_with(tmp_path: Path):
         tiny("data.background=black")
 
 
-def test_an_encoding_from_before_goes_on_without_a_background(tmp_path: Path, capsys):
-    """Its request.json says none. What would come out otherwise, 16-bit grey, is not mixed in."""
+def test_an_old_encoding_continues_without_a_background(tmp_path: Path, capsys):
+    """Its request.json has no background. 16-bit grey, which would come out differently, is refused."""
     folder = transparent(tmp_path / "tree")
     words = ["encode", str(folder), "--autoencoder", "pixels", "--image-size", "32", "--per-file", "1"]
     assert main([*words, "--out", str(tmp_path / "one"), "--background", "drop"]) == 0
@@ -416,7 +416,7 @@ def test_an_encoding_from_before_goes_on_without_a_background(tmp_path: Path, ca
 
 
 def test_samples_and_references_are_never_silently_white(tmp_path: Path):
-    """Of evaluation's own rules: 8-bit RGB or grey without alpha, whatever says that it is transparent."""
+    """Evaluation accepts only 8-bit RGB or grey without any kind of transparency."""
     small = np.zeros((4, 4), np.uint16)
     cases = {
         "the mode I;16": png(small, 16, GREY),
@@ -436,7 +436,7 @@ def test_samples_and_references_are_never_silently_white(tmp_path: Path):
 
 
 def adm(image: Image.Image, side: int) -> np.ndarray:
-    """ADM's crop as it is written down: all of the image is made."""
+    """ADM's crop as published, which computes the full image."""
     while min(image.size) >= 2 * side:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = side / min(image.size)
@@ -475,7 +475,7 @@ def test_extreme_shapes_are_cropped_as_adm_does_to_a_rounding(short, ratio, rest
 
 @pytest.mark.parametrize(("width", "height"), [(20_000, 1), (1, 5_000), (1_000_000, 3), (30, 60_000)])
 def test_an_extreme_shape_takes_no_more_than_itself_and_the_result(width: int, height: int):
-    """It took 12.7 GB to make the first one 256 x 256. In a process of its own, for its peak."""
+    """The first one took 12.7 GB at 256 x 256. It runs in its own process to measure the peak."""
     code = f"""
 import io, numpy as np
 from PIL import Image
@@ -504,10 +504,10 @@ def test_inspect_tells_extreme_shapes_and_frames(tmp_path: Path, capsys):
         saved(frames[1], "TIFF", save_all=True, append_images=frames[2:])
     )
     assert main(["data", "inspect", str(folder), "--image-size", "32"]) == 0
-    said = capsys.readouterr().out
-    assert "1 image more than 16 times as long as wide: only the middle is used" in said
-    assert "2 images of several frames or pages: the first is used" in said
-    assert "PNG 9" in said and "nothing would be refused" in said
+    output = capsys.readouterr().out
+    assert "1 image more than 16 times as long as wide: only the middle is used" in output
+    assert "2 images of several frames or pages: the first is used" in output
+    assert "PNG 9" in output and "nothing would be refused" in output
     np.testing.assert_array_equal(decoded((folder / "sky" / "moves.webp").read_bytes()), picture(0))
     np.testing.assert_array_equal(decoded((folder / "sky" / "pages.tif").read_bytes()), picture(1))
 
@@ -531,7 +531,7 @@ SEEDS = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", SEEDS)
 def test_damage_is_a_bad_image_or_an_image(kind: str):
-    """150 seeded damages of each kind; nothing else is ever raised."""
+    """150 seeded damages of each kind raise nothing but BadImage."""
     data, rng = SEEDS[kind](), random.Random(kind)
     refused = 0
     for _ in range(150):
@@ -557,5 +557,5 @@ def test_whatever_a_plugin_raises_is_a_bad_image(error, monkeypatch: pytest.Monk
         raise error
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fails)
-    with pytest.raises(BadImage, match=r"^x cannot be read as an image: .+; save it anew"):
+    with pytest.raises(BadImage, match=r"^x cannot be read as an image: .+; save it again"):
         decode(encoded(0)[1], "x")

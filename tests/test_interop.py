@@ -284,7 +284,7 @@ def test_the_official_samplers_pictures(scale: float, tmp_path: Path):
     assert np.abs(keyed.numpy() - expected).max() > 0.1 * np.abs(expected).max()
     with pytest.raises(UsageError, match="leave start at 0"):
         pipeline.latents(classes, settings, start=3)
-    with pytest.raises(UsageError, match="say --decoder"):
+    with pytest.raises(UsageError, match="choose one with --decoder"):
         pipeline(classes, seed=seed)
     with pytest.raises(ValueError, match="in order"):
         OfficialNoise(0, 1, (1,)).step(3)

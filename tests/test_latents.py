@@ -1,4 +1,4 @@
-"""Encoded images: what training draws of them, what makes them, and that no damage to them is believed."""
+"""Caches of encoded images: what training reads, how they are made, and that damage is always detected."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ def files(images: Path, side: int = SIDE, flip: bool = False) -> ImageFiles:
 
 @pytest.fixture
 def cache(images: Path, tmp_path: Path) -> Path:
-    """Five images a file: 5, 5, 2."""
-    made = encode(files(images), GAUSSIAN, tmp_path / "cache", Encoding(per_file=5, dtype="float32"))
-    assert made.complete
-    return made.out
+    """Five images per file: 5, 5, 2."""
+    encoded = encode(files(images), GAUSSIAN, tmp_path / "cache", Encoding(per_file=5, dtype="float32"))
+    assert encoded.complete
+    return encoded.out
 
 
-# What training draws
+# What training reads
 
 
 def test_latents_are_drawn_from_the_posterior_and_scaled(cache: Path, images: Path):
@@ -95,21 +95,21 @@ def test_latents_are_drawn_from_the_posterior_and_scaled(cache: Path, images: Pa
     drawn = x0 / SCALE - pixels / 2
     assert drawn.std().item() == pytest.approx(np.exp(-2), rel=0.02)
     assert drawn.mean().item() == pytest.approx(0, abs=0.01)
-    again, _ = latents.batch(indices[2:3], range(102, 103), seed=3)  # another batch, the same position
+    again, _ = latents.batch(indices[2:3], range(102, 103), seed=3)  # another batch, same position
     assert torch.equal(again[0], x0[2])
-    later, _ = latents.batch(indices[2:3], range(202, 203), seed=3)  # seen again: drawn anew
+    later, _ = latents.batch(indices[2:3], range(202, 203), seed=3)  # drawn again when seen again
     assert not torch.equal(later[0], x0[2])
 
 
 def test_from_the_cache_as_from_the_images(cache: Path, images: Path):
-    """Flips and draws are the same; the moments were kept in float32 here."""
+    """Flips and random numbers are equal; the moments are stored in float32 here."""
     cached = Latents.open(cache, flip=True)
     fly = EncodedImages(files(images, flip=True), GAUSSIAN)
     assert (fly.shape, fly.class_names, len(fly)) == (cached.shape, cached.class_names, len(cached))
     indices = np.arange(40) % N
-    ours, theirs = (one.batch(indices, range(1000, 1040), seed=5) for one in (cached, fly))
-    assert torch.equal(ours.x0, theirs.x0)
-    assert torch.equal(ours.y, theirs.y)
+    a, b = (dataset.batch(indices, range(1000, 1040), seed=5) for dataset in (cached, fly))
+    assert torch.equal(a.x0, b.x0)
+    assert torch.equal(a.y, b.y)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -134,7 +134,7 @@ def test_index_tells_what_is_inside(cache: Path, images: Path):
     assert index.image_size == (SIDE, SIDE)
 
 
-# Making it
+# Encoding
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -150,7 +150,7 @@ def test_two_shards_make_what_one_process_makes(images: Path, autoencoder: Path,
     assert main(command(images, autoencoder, tmp_path / "one")) == 0
     shards = [command(images, autoencoder, tmp_path / "two", "--shard", f"{i}/2") for i in (1, 0)]
     both = [scaledit(*words, beside=tmp_path / "two") for words in shards]
-    assert [one.wait() for one in both] == [0, 0], both[0].said()
+    assert [process.wait() for process in both] == [0, 0], both[0].said()
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
     assert len(contents(tmp_path / "one")) == N // 2 + 2
 
@@ -158,7 +158,7 @@ def test_two_shards_make_what_one_process_makes(images: Path, autoencoder: Path,
 def test_killed_and_run_again_it_makes_the_same(images: Path, autoencoder: Path, tmp_path: Path):
     assert main(command(images, autoencoder, tmp_path / "one")) == 0
     out = tmp_path / "killed"
-    # Killed when so many files are there: before the next one has its name, before its note has.
+    # Killed when `there` files exist: before the next file or its record is renamed.
     for there, point in ((1, "000001.safetensors"), (4, "000003.json")):
         gate = Gate(tmp_path / f"gate-{there}")
         before = At("os:replace", gate, argument=f"*/{point}")
@@ -172,7 +172,7 @@ def test_killed_and_run_again_it_makes_the_same(images: Path, autoencoder: Path,
             Latents.open(out, flip=False)
     before = {p: p.stat().st_mtime_ns for p in (out / "parts").glob("0*.json")}
     assert main(command(images, autoencoder, out)) == 0
-    assert all(p.stat().st_mtime_ns == when for p, when in before.items())  # what was there is kept
+    assert all(p.stat().st_mtime_ns == when for p, when in before.items())  # existing files are kept
     named = contents(out)
     assert {k: v for k, v in named.items() if not k.startswith(".")} == contents(tmp_path / "one")
     after = {p: p.stat().st_mtime_ns for p in out.iterdir()}
@@ -184,10 +184,10 @@ def test_killed_and_run_again_it_makes_the_same(images: Path, autoencoder: Path,
 def test_other_layouts_give_the_same_latents(layout: str, images: Path, autoencoder: Path, tmp_path: Path):
     assert main(command(images, autoencoder, tmp_path / "tree")) == 0
     assert main(command(LAYOUTS[layout](tmp_path), autoencoder, tmp_path / "other")) == 0
-    ours, theirs = contents(tmp_path / "tree"), contents(tmp_path / "other")
-    shards = [name for name in ours if name.endswith(".safetensors")]
+    from_tree, other = contents(tmp_path / "tree"), contents(tmp_path / "other")
+    shards = [name for name in from_tree if name.endswith(".safetensors")]
     assert len(shards) == N // 2
-    assert all(ours[name] == theirs[name] for name in shards)
+    assert all(from_tree[name] == other[name] for name in shards)
 
 
 def test_bad_images_stop_it_or_are_left_out(images: Path, tmp_path: Path, capsys):
@@ -204,14 +204,14 @@ def test_bad_images_stop_it_or_are_left_out(images: Path, tmp_path: Path, capsys
     assert "chelsea/007.jpg is cut short" in capsys.readouterr().err
     capsys.readouterr()
     assert main(command(folder, "pixels", tmp_path / "skipped", *skipping, "2", "--json")) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["images"], len(told["skipped"])) == (N - 2, 2)
+    report = json.loads(capsys.readouterr().out)
+    assert (report["images"], len(report["skipped"])) == (N - 2, 2)
     index = Latents.open(tmp_path / "skipped", flip=False).index
     assert index.counts == (4, 2, 4)
     assert [name.split()[0] for name in index.skipped] == ["chelsea/001.jpg", "chelsea/007.jpg"]
 
 
-def test_another_request_does_not_mix_with_what_is_there(images: Path, tmp_path: Path, capsys):
+def test_another_request_does_not_mix_with_existing_files(images: Path, tmp_path: Path, capsys):
     out = tmp_path / "out"
     assert main(command(images, "pixels", out)) == 0
     for more, says in (
@@ -235,7 +235,7 @@ def test_images_that_do_not_fit_the_autoencoder(images: Path, autoencoder: Path,
 
 
 def test_a_full_disk_leaves_no_file_that_looks_whole(images: Path, tmp_path: Path):
-    """Files may grow to 20 kB here, a shard has 49 kB: writing fails as on a full disk."""
+    """Files may have 20 kB here, but a shard has 49 kB, so writing fails as on a full disk."""
     out = tmp_path / "full"
 
     def limit() -> None:
@@ -270,7 +270,7 @@ def flipped_byte(path: Path, at: int, value: int) -> bytes:
 
 
 def test_every_flipped_byte_is_detected(cache: Path):
-    """200 of them, anywhere in the shards and the index; a fifth of them in headers and labels."""
+    """200 flipped bytes anywhere in the shards and the index; a fifth of them in headers and labels."""
     rng = random.Random(0)
     paths = [*sorted(cache.glob("*.safetensors")), cache / INDEX]
     for i in range(200):
@@ -319,7 +319,7 @@ def test_repair_encodes_what_is_damaged_and_only_that(images: Path, tmp_path: Pa
 
 
 def edited(path: Path, change: Callable[[dict], None], seal: bool) -> None:
-    """A record or an index, changed by hand, and sealed again or not."""
+    """Changes a record or an index by hand, and seals it again or not."""
     value = json.loads(path.read_text())
     value.pop("sha256", None)
     change(value)
@@ -332,16 +332,18 @@ def miscounted(record: dict) -> None:
 
 
 @pytest.mark.parametrize("seal", [False, True])
-def test_records_are_believed_only_where_sealed_and_right(seal: bool, images: Path, tmp_path: Path, capsys):
-    """Records of the first versions were not sealed: files are counted again, not made again."""
+def test_records_are_trusted_only_if_sealed_and_right(seal: bool, images: Path, tmp_path: Path, capsys):
+    """Records of the first versions were not sealed: they are computed again, but not the files."""
     one, out = tmp_path / "one", tmp_path / "out"
     assert main(command(images, "pixels", one)) == 0
     assert main(command(images, "pixels", out, "--shard", "0/2")) == 0
     edited(out / "parts" / "000000.json", miscounted, seal)
     edited(out / "parts" / "000002.json", lambda record: None, seal=False)
-    kept = (out / "000000.safetensors").stat().st_mtime_ns
+    mtime = (out / "000000.safetensors").stat().st_mtime_ns
     capsys.readouterr()
-    if seal:  # whoever seals a lie: found where the index is made, since the labels count otherwise
+    if (
+        seal
+    ):  # a sealed wrong record is noticed before the index is written, because it contradicts the labels
         assert main(command(images, "pixels", out)) == 1
         assert "000000.safetensors" in (said := capsys.readouterr().err) and "--repair" in said
         assert not (out / INDEX).exists()
@@ -350,14 +352,14 @@ def test_records_are_believed_only_where_sealed_and_right(seal: bool, images: Pa
         assert main(command(images, "pixels", out)) == 0
     assert "counted again" in capsys.readouterr().out or seal
     assert contents(out) == contents(one)
-    assert (out / "000000.safetensors").stat().st_mtime_ns == kept
+    assert (out / "000000.safetensors").stat().st_mtime_ns == mtime
     assert {p.name: p.read_bytes() for p in (out / "parts").iterdir()} == {
         p.name: p.read_bytes() for p in (one / "parts").iterdir()
     }
 
 
-def test_a_record_of_another_file_is_not_believed(images: Path, tmp_path: Path):
-    """An unsealed record beside a file that is not what was written: the file is made again."""
+def test_a_record_of_another_file_is_not_trusted(images: Path, tmp_path: Path):
+    """A file that changed beside an unsealed record is encoded again."""
     one, out = tmp_path / "one", tmp_path / "out"
     assert main(command(images, "pixels", one)) == 0
     assert main(command(images, "pixels", out, "--shard", "0/2")) == 0
@@ -368,7 +370,7 @@ def test_a_record_of_another_file_is_not_believed(images: Path, tmp_path: Path):
 
 
 def test_repair_finds_a_wrong_index(images: Path, tmp_path: Path, capsys):
-    """Sealed, and so believed by everybody else: counts, mean, std, names of classes, a file's hash."""
+    """The index is sealed, so only --repair notices wrong counts, mean, std, class names or hashes."""
     out = tmp_path / "out"
     assert main(command(images, "pixels", out)) == 0
     right = contents(out)
@@ -389,7 +391,7 @@ def test_repair_finds_a_wrong_index(images: Path, tmp_path: Path, capsys):
         assert main(command(images, "pixels", out, "--repair")) == 0
         assert f"{INDEX} was wrong" in capsys.readouterr().out
         assert contents(out) == right
-    # And with it records that say something else of a file than what it is.
+    # The same with records that contradict their files.
     edited(out / "parts" / "000001.json", miscounted, seal=True)
     edited(out / "parts" / "000002.json", lambda record: record["file"].update(sha256="0" * 64), seal=True)
     edited(out / "parts" / "000003.json", lambda record: record["file"].update(sha256=[]), seal=True)
@@ -469,7 +471,7 @@ def test_training_does_not_start_on_damage(cache: Path, tmp_path: Path):
     ],
 )
 def test_an_index_that_cannot_be_meant_is_refused(key: str, value: object, cache: Path):
-    """Its hash is right: somebody else wrote it."""
+    """Its hash is right, but another program wrote it."""
     index = json.loads((cache / INDEX).read_bytes())
     del index["sha256"]
     (cache / INDEX).write_bytes(sealed({**index, key: value}))
@@ -489,7 +491,7 @@ def losses(config) -> list[float]:
 
 
 def test_the_same_loss_from_the_cache_and_from_images(images: Path, autoencoder: Path, tmp_path: Path):
-    """At the same seed; the cache rounds moments to float16."""
+    """With the same seed; the cache rounds moments to float16."""
     out = tmp_path / "cache"
     assert main(command(images, autoencoder, out)) == 0
     shape = [
@@ -517,7 +519,7 @@ def test_the_same_loss_from_the_cache_and_from_images(images: Path, autoencoder:
 def test_from_a_folder_to_decoded_samples(
     where: str, images: Path, autoencoder: Path, tmp_path: Path, capsys
 ):
-    """The README's way: inspect, encode, train, sample, decode; classes by their names."""
+    """The README's example: inspect, encode, train, sample, decode; classes by their names."""
     assert main(["data", "inspect", str(images), "--image-size", str(SIDE)]) == 0
     out, run = tmp_path / "latents", tmp_path / "run"
     if where == "cache":

@@ -1,5 +1,5 @@
-"""What of a folder or an archive is the set: which files are read, as which classes, and what is said of the
-rest. Nothing is left out, joined or renumbered without a word."""
+"""Which files of a folder or an archive are the set, as which classes, and how the other files are reported.
+Nothing is left out, joined or renumbered silently."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def table(path: Path, *, labels: object = None, images: object = None, count: in
 
 
 def unused(source: Source) -> dict[str, tuple[int, tuple[str, ...]]]:
-    return {one.reason: (one.count, one.examples) for one in source.unused}
+    return {unused.reason: (unused.count, unused.examples) for unused in source.unused}
 
 
 # Which layout a folder has
@@ -122,31 +122,31 @@ def test_two_layouts_that_may_be_meant_are_refused(tmp_path: Path):
     assert unused(source) == {"images beside the shards or tables": (1, ("preview.png",))}
 
 
-def test_inspect_and_encode_tell_what_is_not_used(tmp_path: Path, capsys):
+def test_inspect_and_encode_report_what_is_not_used(tmp_path: Path, capsys):
     folder = filled(
         tree(tmp_path / "tree"), ".DS_Store", "sky/.thumb.png", "__MACOSX/sky/._1.png", "sky/a.heic"
     )
     filled(folder, *(f"bark/{i:02d}.txt" for i in range(30)))
     assert main(["data", "inspect", str(folder), "--image-size", "16", "--json"]) == 0
-    found = {one["reason"]: one for one in json.loads(capsys.readouterr().out)["unused"]}
-    assert {reason: one["count"] for reason, one in found.items()} == {
+    reported = {entry["reason"]: entry for entry in json.loads(capsys.readouterr().out)["unused"]}
+    assert {reason: entry["count"] for reason, entry in reported.items()} == {
         "hidden": 3,
         "text files": 30,
         "pictures in formats that are not read": 1,
     }
-    assert found["hidden"]["examples"] == [".DS_Store", "__MACOSX", "sky/.thumb.png"]
-    assert found["text files"]["examples"] == [f"bark/{i:02d}.txt" for i in range(20)]
+    assert reported["hidden"]["examples"] == [".DS_Store", "__MACOSX", "sky/.thumb.png"]
+    assert reported["text files"]["examples"] == [f"bark/{i:02d}.txt" for i in range(20)]
     assert main(["data", "inspect", str(folder), "--image-size", "16"]) == 0
     assert "text files: 30 (bark/00.txt, bark/01.txt, bark/02.txt, ...)" in capsys.readouterr().out
     out = str(tmp_path / "latents")
     where = ["encode", str(folder), "--autoencoder", "pixels", "--image-size", "16", "--out", out]
     assert main(where) == 0
-    said = capsys.readouterr().err
-    assert "not used: " in said
-    assert "pictures in formats that are not read: 1 (sky/a.heic)" in said
+    errors = capsys.readouterr().err
+    assert "not used: " in errors
+    assert "pictures in formats that are not read: 1 (sky/a.heic)" in errors
 
 
-def test_links_are_followed_and_lead_nowhere_twice(tmp_path: Path):
+def test_links_are_followed_but_not_in_circles(tmp_path: Path):
     real = filled(tmp_path / "real", "1.png", "2.png")
     folder = filled(tmp_path / "set", "a/1.png")
     (folder / "b").symlink_to(real)
@@ -164,7 +164,28 @@ def test_links_are_followed_and_lead_nowhere_twice(tmp_path: Path):
         open_source(folder)
 
 
-def test_a_folder_without_images_is_a_class_or_is_told(tmp_path: Path):
+def test_links_that_fan_out_are_refused_at_once(tmp_path: Path):
+    """Two links at each of 40 levels make 2^40 paths to one folder; a ring of folders that link to each other
+    makes a path for every order of them."""
+    fan, ring = tmp_path / "fan", tmp_path / "ring"
+    filled(fan, "40/a/1.png")
+    for level in reversed(range(40)):
+        (fan / f"{level}").mkdir()
+        for side in ("left", "right"):
+            (fan / f"{level}" / side).symlink_to(fan / f"{level + 1}")
+    for i in range(12):
+        filled(ring, f"{i}/1.png")
+        for k in range(12):
+            (ring / f"{i}" / f"to{k}").symlink_to(ring / f"{k}")
+    for folder in (fan, fan / "0", ring):
+        with pytest.raises(UsageError, match=r"symbolic links that lead to \S+ by more than 16 paths"):
+            open_source(folder)
+    twice = filled(tmp_path / "twice", "a/1.png")
+    (twice / "b").symlink_to(twice / "a")  # a folder may be two classes
+    assert open_source(twice).class_names == ("a", "b")
+
+
+def test_a_folder_without_images_is_refused_or_reported(tmp_path: Path):
     folder = filled(tmp_path / "set", "wrapped/a/1.png", "wrapped/b/1.png", "wrapped/c/1.heic")
     with pytest.raises(UsageError, match=r"class 'c' has no images that can be read .*c/1\.heic"):
         open_source(folder)
@@ -172,14 +193,14 @@ def test_a_folder_without_images_is_a_class_or_is_told(tmp_path: Path):
     source = open_source(folder)
     assert (source.class_names, source.notes) == (
         ("a", "b"),
-        ("the folder wrapped/c holds no images and is no class",),
+        ("the folder wrapped/c holds no images and is not a class",),
     )
     (folder / "wrapped/c/readme.txt").unlink()
     with pytest.raises(UsageError, match="class 'c' has no images"):
         open_source(folder)
 
 
-def test_folders_that_are_joined_are_told(tmp_path: Path):
+def test_joined_folders_are_reported(tmp_path: Path):
     source = open_source(filled(tmp_path / "set", "a/x/1.png", "a/y/1.png", "b/1.png"))
     assert (source.class_names, source.labels.tolist()) == (("a", "b"), [0, 0, 1])
     (note,) = source.notes
@@ -189,12 +210,12 @@ def test_folders_that_are_joined_are_told(tmp_path: Path):
 # Splits
 
 
-def test_of_a_hub_data_set_one_split_is_read(tmp_path: Path, capsys):
+def test_one_split_of_a_hub_data_set_is_read(tmp_path: Path, capsys):
     folder = parquet(tmp_path / "set")
     table(folder / "data" / "test-00000-of-00001.parquet", count=5)
     table(folder / "data" / "valid.parquet", count=3)
-    for asked, n, name in (("", N, "train"), ("test", 5, "test"), ("validation", 3, "validation")):
-        source = open_source(folder, asked)
+    for split, n, name in (("", N, "train"), ("test", 5, "test"), ("validation", 3, "validation")):
+        source = open_source(folder, split)
         assert (len(source), source.split) == (n, name)
     assert unused(open_source(folder))["files of the split test"] == (
         1,
@@ -203,12 +224,12 @@ def test_of_a_hub_data_set_one_split_is_read(tmp_path: Path, capsys):
     with pytest.raises(UsageError, match=r"no split 'extra': it has test, train, validation"):
         open_source(folder, "extra")
     assert main(["data", "inspect", str(folder), "--headers", "--split", "test", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["images"], found["split"]) == (5, "test")
+    report = json.loads(capsys.readouterr().out)
+    assert (report["images"], report["split"]) == (5, "test")
     (folder / "data" / "valid.parquet").unlink()
     for file in (folder / "data").glob("train-*"):
         file.unlink()
-    assert open_source(folder).split == "test"  # the only one, and said
+    assert open_source(folder).split == "test"  # the only one
 
 
 def test_a_tree_of_splits_has_no_classes_train_and_val(tmp_path: Path):
@@ -235,7 +256,7 @@ def test_a_tree_of_splits_has_no_classes_train_and_val(tmp_path: Path):
         open_source(vehicles, "test")
 
 
-def test_splits_of_files_are_told_by_their_names():
+def test_splits_of_files_are_recognised_by_their_names():
     expected = {
         "data/train-00000-of-00001.parquet": "train",
         "train-00000-of-00001-a1b2c3.parquet": "train",
@@ -250,7 +271,7 @@ def test_splits_of_files_are_told_by_their_names():
 
 
 def test_what_datasets_saved_beside_its_caches(tmp_path: Path):
-    """save_to_disk of a set in two splits, one of which was mapped afterwards."""
+    """A set with two splits written by save_to_disk; one split was mapped afterwards."""
     import pyarrow as pa
 
     for split, count in (("train", 3), ("test", 2)):
@@ -286,7 +307,7 @@ def test_a_sample_has_one_image():
         open_source(CASES / "second-image-of-a-key.tar", image_key="png")
 
 
-def test_an_image_that_is_not_known_is_refused(tmp_path: Path):
+def test_a_sample_with_an_ambiguous_image_is_refused(tmp_path: Path):
     for i, (one, other) in enumerate((("0.jpg", "0.png"), ("0.in.png", "0.out.png"), ("0.1.png", "0.2.png"))):
         path = tar(tmp_path / f"{i}.tar", {one: PNG, other: PNG, "0.cls": b"0"})
         with pytest.raises(UsageError, match=f"the sample 0 has several images .{one}, {other}"):
@@ -313,7 +334,7 @@ def test_a_label_that_is_no_number(text: bytes, tmp_path: Path):
 
 
 def test_labels_beside_images_and_what_is_none(tmp_path: Path):
-    """The .cls counts before the .json; a description of the whole is no sample."""
+    """The .cls takes precedence over the .json; a description of the set is not a sample."""
     entries = {"0.png": PNG, "0.cls": b"0", "0.json": b'{"caption": "x"}', "info.json": b"[]", "1.txt": b""}
     source = open_source(tar(tmp_path / "0.tar", entries))
     assert source.labels.tolist() == [0]
@@ -340,7 +361,7 @@ def test_class_lists_in_every_encoding(data: bytes, guessed: bool, tmp_path: Pat
     assert source.class_names == ("été", "zoo")
     assert ["Latin-1" in note for note in source.notes] == [True] * guessed
     (tmp_path / "classes.txt").write_bytes(b"one\0\0\0\xff")
-    with pytest.raises(UsageError, match=r"classes\.txt is no text"):
+    with pytest.raises(UsageError, match=r"classes\.txt is not text"):
         open_source(tmp_path)
 
 
@@ -349,7 +370,7 @@ def test_class_lists_in_every_encoding(data: bytes, guessed: bool, tmp_path: Pat
     [{"0.png": PNG, "0.json": b'{"label": "owl"}'}, {"owl/0.png": PNG, "elk/1.png": PNG}],
     ids=["words", "folders"],
 )
-def test_a_class_list_that_is_not_needed_is_said(entries: dict[str, bytes], tmp_path: Path):
+def test_a_class_list_that_is_not_needed_is_reported(entries: dict[str, bytes], tmp_path: Path):
     tar(tmp_path / "0.tar", entries)
     (tmp_path / "classes.txt").write_text("zoo\n")
     source = open_source(tmp_path)
@@ -388,7 +409,7 @@ def test_damage_inside_a_shard_loses_no_sample(tmp_path: Path):
     with tarfile.open(path) as archive:
         at = archive.getmembers()[6].offset
     path.write_bytes(whole[: at + 3] + b"!" + whole[at + 4 :])
-    with pytest.raises(UsageError, match=r"0000\.tar goes on after the end of its archive"):
+    with pytest.raises(UsageError, match=r"0000\.tar continues after the end of its archive"):
         open_source(tmp_path / "shards")
     path.write_bytes(whole + whole)
     with pytest.raises(UsageError, match="several archives were joined"):
@@ -414,7 +435,7 @@ def test_zips_that_cannot_be_read_are_refused_in_a_sentence(tmp_path: Path):
         "is encrypted": (directory + 8, b"\1"),
         r"cannot be read here \(method 9\)": (directory + 10, b"\x09"),
         "is corrupt: it has 7 entries, and lists 2": (len(whole) - 12, b"\7"),
-        "is no .zip, or is cut short": (0, whole[: directory - 5]),
+        "is not a .zip, or is cut short": (0, whole[: directory - 5]),
     }
     for says, (at, data) in cases.items():
         path.write_bytes(data if at == 0 else whole[:at] + data + whole[at + len(data) :])
@@ -423,7 +444,7 @@ def test_zips_that_cannot_be_read_are_refused_in_a_sentence(tmp_path: Path):
 
 
 def test_a_zip_is_not_read_beyond_what_it_declares(tmp_path: Path):
-    """16 MB of zeros that say that they are 100 bytes; and an entry that says that it has 300 MB."""
+    """16 MB of zeros that declare 100 bytes, and an entry that declares 300 MB."""
     path = packed(tmp_path / "bomb.zip", {"a/1.png": bytes(1 << 24)})
     data = bytearray(path.read_bytes())
     directory = data.index(b"PK\1\2")
@@ -450,7 +471,7 @@ def test_labels_that_are_no_classes_are_refused(tmp_path: Path):
         r"column label is list": [[0], [1]],
         r"column label is bool": [True, False],
         r"has the label -1; classes are numbered from 0": [0, -1],
-        r"has the label 18446744073709551615, which is no class number": pa.array(
+        r"has the label 18446744073709551615, which is not a class number": pa.array(
             [0, 2**64 - 1], pa.uint64()
         ),
         r"row 1 has no label": [0, None],
@@ -469,7 +490,7 @@ def test_labels_that_are_no_classes_are_refused(tmp_path: Path):
 
 
 def test_a_label_in_a_tar_costs_no_memory(tmp_path: Path):
-    """numpy would count 10^15 classes, one by one."""
+    """numpy would allocate counts for 10^15 classes."""
     for label in (b"1000000000000000", b"-1"):
         path = tar(tmp_path / "0.tar", {"0.png": PNG, "0.cls": b"0", "1.png": PNG, "1.cls": label})
         with pytest.raises(UsageError, match=r"class '1' has no images|has the label -1"):
@@ -497,8 +518,8 @@ def test_numbers_in_names_are_ordered_as_numbers(tmp_path: Path):
     assert open_source(tar(tmp_path / "words.tar", words)).class_names == ("2", "10")
 
 
-def test_what_earlier_versions_began_keeps_its_numbers(tmp_path: Path):
-    """They numbered class folders by their text: 1, 10, 2."""
+def test_runs_and_encodings_of_earlier_versions_keep_their_numbers(tmp_path: Path):
+    """Earlier versions numbered class folders as text: 1, 10, 2."""
     folder = tmp_path / "set"
     for i, name in enumerate(("1", "2", "10")):
         for k in range(3):
@@ -532,7 +553,7 @@ def test_what_earlier_versions_began_keeps_its_numbers(tmp_path: Path):
     assert (cached.class_names, cached.labels.tolist()) == (new.class_names, new.labels.tolist())
 
 
-def test_training_says_what_it_reads_and_old_configs_open(tmp_path: Path):
+def test_training_reports_what_it_reads_and_old_configs_open(tmp_path: Path):
     folder = filled(tmp_path / "set", "train/a/1.png", "train/b/1.png", "val/a/1.png", "train/a/old.tar")
     images = ("data.name=images", f"data.path={folder}", "data.image_size=16", "data.workers=0")
     small = (*images, "model.in_channels=3", "model.input_size=16", "model.num_classes=2", "train.steps=1")
@@ -572,7 +593,7 @@ def test_names_that_are_not_utf8(tmp_path: Path, capsys):
     assert main([*where, "--on-bad", "skip"]) == 0
     assert "left out: caf\\udce9/\\udcff.png" in capsys.readouterr().out
     assert json.loads((out / "index.json").read_bytes())["skipped"][0].startswith(f"{odd}/\udcff.png")
-    assert main([*where, "--on-bad", "skip"]) == 0  # its own request is known again
+    assert main([*where, "--on-bad", "skip"]) == 0  # its own request is recognised
 
 
 def test_more_formats(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Reading ahead in processes: the same items and the same training; what goes wrong in a worker is named."""
+"""Reading ahead in processes gives the same items and the same training; errors name the worker."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def same(a: object, b: object) -> bool:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_is_read_right_from_several_processes(layout: str, tmp_path: Path):
-    """Files are opened before the workers are forked: one that shared its position with them would mix up
-    what they read. No two pictures are equal, so equal items are the right ones."""
+    """Files are opened before the workers are forked; a shared file position would mix up what they read. No
+    two pictures are equal, so equal items are the right ones."""
     read = reader(LAYOUTS[layout](tmp_path))
     steps = [range(BATCH * i, BATCH * (i + 1)) for i in range(40)]
     by_hand = [read(positions) for positions in steps]
@@ -124,7 +124,7 @@ def test_an_error_of_a_worker_is_that_error(tmp_path: Path):
 
 @dataclass(frozen=True)
 class Hooked(Images):
-    """The digits, with something that happens where they are read."""
+    """The digits, with an action that is run when they are read."""
 
     at: Callable[[range], None] = lambda positions: None
 

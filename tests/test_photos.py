@@ -1,4 +1,4 @@
-"""The built-in photographs: which crops there are, the same everywhere, and what is held out."""
+"""The built-in photographs: the crops are the same everywhere, and some are held out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scaledit.errors import UsageError
 
 
 def covered(label: int, held_out: bool) -> np.ndarray:
-    """Which pixels of the scaled photograph any crop shows."""
+    """The pixels of the scaled photograph that any crop shows."""
     height, width, _ = load(PHOTOGRAPHS[label]).shape
     mask = np.zeros((height, width), bool)
     for top, left in corners(label, width, height, held_out, range(64 if held_out else 512)):
@@ -49,7 +49,7 @@ def test_crops_are_those_of_their_photograph_and_in_range():
 
 
 def test_the_list_of_crops_is_fixed():
-    """Pinned: a change of these makes every latent cache and every figure of the photos recipes another's."""
+    """Pinned, since every latent cache and every metric of the photos recipes depends on them."""
     assert corners(2, 289, 192, False, range(3)).tolist() == [[46, 133], [105, 152], [119, 165]]
     assert corners(2, 289, 192, True, range(3)).tolist() == [[101, 7], [124, 6], [67, 3]]
 

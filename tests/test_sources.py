@@ -1,4 +1,4 @@
-"""Images from every layout: the same pictures and classes; what is wrong with one is said by its name."""
+"""Every layout gives the same images and classes; errors name the image that is wrong."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def test_every_layout_holds_the_same(layout: str, tmp_path: Path):
 
 
 def test_the_digits_are_those_of_scikit_learn():
-    """Whose file is read without its package."""
+    """Their file is read without importing scikit-learn."""
     images, labels = load_digits(return_X_y=True)
     for held_out in (False, True):
         chosen = (np.arange(1797) % 5 == 4) == held_out
-        found = digits(held_out=held_out)
-        assert torch.equal(found.labels, torch.from_numpy(labels[chosen]))
+        subset = digits(held_out=held_out)
+        assert torch.equal(subset.labels, torch.from_numpy(labels[chosen]))
         assert torch.equal(
-            ((found.images.double() + 1) * 8).reshape(-1, 64), torch.from_numpy(images[chosen])
+            ((subset.images.double() + 1) * 8).reshape(-1, 64), torch.from_numpy(images[chosen])
         )
 
 
 def test_adm_crop():
-    """By hand, 200 x 100 to 20: halved with BOX to 50 x 25, BICUBIC to 40 x 20, the middle."""
+    """200 x 100 to 20 by hand: halved with BOX to 50 x 25, BICUBIC to 40 x 20, then the middle."""
     image = Image.fromarray(picture(0, 200, 100))
     halved = image.resize((100, 50), Image.Resampling.BOX).resize((50, 25), Image.Resampling.BOX)
     small = np.asarray(halved.resize((40, 20), Image.Resampling.BICUBIC))
@@ -75,7 +75,7 @@ def test_pixels_and_flips(tmp_path: Path):
     assert bool((mirrored ^ straight).all())
     assert 60 < int(mirrored.sum()) < 140
     apart = torch.cat([flipping.batch(np.zeros(1, int), range(i, i + 1), seed=1).x0 for i in range(20)])
-    assert torch.equal(apart, repeated[:20])  # whatever the batch
+    assert torch.equal(apart, repeated[:20])  # independent of the batch
 
 
 def bomb() -> bytes:
@@ -94,7 +94,7 @@ def bomb() -> bytes:
 
 
 def bad_images() -> dict[str, tuple[str, bytes]]:
-    """By what must be said: a file's name and bytes."""
+    """{text of the message: (name and bytes of a file)}."""
     (_, png), (_, jpeg) = encoded(0), encoded(1)
     inside = bytearray(png)
     inside[len(png) // 2] ^= 0xFF
@@ -104,7 +104,7 @@ def bad_images() -> dict[str, tuple[str, bytes]]:
         "declares": ("bomb.png", bomb()),
         "is corrupt": ("inside.png", bytes(inside)),
         "is empty": ("empty.png", b""),
-        "is no image": ("text.jpg", b"<html>not found</html>" * 20),
+        "is not a readable image": ("text.jpg", b"<html>not found</html>" * 20),
     }
 
 
@@ -120,10 +120,10 @@ def test_a_bad_image_fails_by_name(says: str, tmp_path: Path, capsys):
     with pytest.raises(RunError, match=f"sky/{name}"):
         files.batch(np.array([at]), range(1), seed=0)
     assert main(["data", "inspect", str(folder), "--image-size", "32", "--json"]) == 1
-    found = json.loads(capsys.readouterr().out)
-    assert [name in line and says.rsplit("jpg ")[-1] in line for line in found["refused"]] == [True]
-    assert found["images"] == N + 1
-    assert found["classes"] == {"bark": 4, "chelsea": 4, "sky": 5}
+    report = json.loads(capsys.readouterr().out)
+    assert [name in line and says.rsplit("jpg ")[-1] in line for line in report["refused"]] == [True]
+    assert report["images"] == N + 1
+    assert report["classes"] == {"bark": 4, "chelsea": 4, "sky": 5}
 
 
 def test_inspect_counts_and_shows(tmp_path: Path, capsys):
@@ -132,7 +132,7 @@ def test_inspect_counts_and_shows(tmp_path: Path, capsys):
     turned[decode.ORIENTATION] = 6
     Image.fromarray(picture(3)).save(folder / "sky" / "turned.jpg", exif=turned)
     assert main(["data", "inspect", str(folder), "--sheet", str(sheet)]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for part in (
         "13",
         "PNG 8, JPEG 5",
@@ -140,10 +140,10 @@ def test_inspect_counts_and_shows(tmp_path: Path, capsys):
         "13 images are smaller than 256",
         "1 image is turned on the side",
     ):
-        assert part in said
-    drawn = np.asarray(Image.open(sheet))
+        assert part in output
+    contact_sheet = np.asarray(Image.open(sheet))
     thumbnail = decode.crop(Image.open(folder / "bark" / "000.png").convert("RGB"), 64)
-    np.testing.assert_array_equal(drawn[:64, 150 : 150 + 64], thumbnail)
+    np.testing.assert_array_equal(contact_sheet[:64, 150 : 150 + 64], thumbnail)
 
 
 def without(folder: Path, *names: str) -> Path:
@@ -162,7 +162,7 @@ def rewritten(path: Path, entries: dict[str, bytes]) -> Path:
     return path
 
 
-def test_sets_that_are_none_are_refused(tmp_path: Path):
+def test_invalid_sets_are_refused(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="holds no images"):
         open_source(tmp_path / "empty")
@@ -180,13 +180,13 @@ def test_sets_that_are_none_are_refused(tmp_path: Path):
     with pytest.raises(UsageError, match="unpack it"):
         open_source(tmp_path / "a.tar.gz")
     (tmp_path / "text.zip").write_text("no archive")
-    with pytest.raises(UsageError, match=r"text.zip is no .zip"):
+    with pytest.raises(UsageError, match=r"text.zip is not a .zip"):
         open_source(tmp_path / "text.zip")
     (tmp_path / "text.parquet").write_text("no table")
     with pytest.raises(UsageError, match=r"text.parquet cannot be read"):
         open_source(tmp_path / "text.parquet")
     (tmp_path / "words.txt").touch()
-    with pytest.raises(UsageError, match="is no set of images"):
+    with pytest.raises(UsageError, match="is not a set of images"):
         open_source(tmp_path / "words.txt")
 
 

@@ -1,13 +1,14 @@
-"""Images <-> latents: nothing (pixels), or KL autoencoders in diffusers' format.
+"""Images <-> latents: the identity ("pixels"), or KL autoencoders in diffusers' format.
 
     moments = encode(images)      z = scale (mean + exp(logvar / 2) eps)      images = decode(z)
 
-An autoencoder is opened by `open_autoencoder`; training one's own is scaledit.training.autoencoder.
+`open_autoencoder` opens an autoencoder; scaledit.training.autoencoder trains one.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from scaledit.autoencoders.kinds import named
 
@@ -17,49 +18,31 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
-class Autoencoder(Protocol):
-    """What a latent cache and a pipeline need to know. `scale` is the one owner of 0.18215."""
+@dataclass(frozen=True)
+class Autoencoder:
+    """scale: the factor of the latents, 0.18215 in latent diffusion. channels: of the latents. downsampling:
+    pixels per latent along one side. sha256: of the weights file. encoder_sha256: of the encoder's weights;
+    equal for autoencoders whose decoders can be swapped."""
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def scale(self) -> float: ...
-
-    @property
-    def channels(self) -> int:
-        """C of the latents."""
-        ...
-
-    @property
-    def downsampling(self) -> int:
-        """Pixels a latent, along one side."""
-        ...
-
-    @property
-    def sha256(self) -> str:
-        """Of the weights file."""
-        ...
-
-    @property
-    def encoder_sha256(self) -> str:
-        """Of what makes the latents: equal for autoencoders whose decoders can be swapped."""
-        ...
+    name: str
+    scale: float
+    channels: int
+    downsampling: int
+    sha256: str
+    encoder_sha256: str
 
     def encode(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) in [-1, 1] -> raw posterior moments (N, 2C, h, w) float32: means, log variances."""
-        ...
+        raise NotImplementedError
 
     def decode(self, z: Tensor) -> Tensor:
         """Scaled latents (N, C, h, w) -> (N, 3, H, W) float32 in [-1, 1]."""
-        ...
+        raise NotImplementedError
 
 
 def open_autoencoder(
     where: str, *, device: str = "cpu", precision: Precision = "fp32", tiled: bool = False
 ) -> Autoencoder:
-    """ "pixels", a folder (diffusers' own, or an autoencoder's run folder), or a hub id.
-
-    Raises UsageError in one sentence where there is none, or one that is not supported.
-    """
+    """Opens "pixels", a folder (of diffusers, or the run folder of an autoencoder), or a hub id. tiled: see
+    `KLAutoencoder`. Raises UsageError if there is no such autoencoder or it is not supported."""
     return named(where).open(device, precision, tiled)

@@ -1,4 +1,4 @@
-"""What the training of an autoencoder is: the sections of its recipes. Imports no torch, as scaledit.config.
+"""The config of an autoencoder's training. Like scaledit.config, imports no torch.
 
 recipe with trains = "autoencoder"  +  section.key=value overrides  ->  AutoencoderRun  ->  config.json
 """
@@ -24,10 +24,12 @@ from scaledit.values import field as bounded
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """An AutoencoderKL. Each width but the last halves the resolution: three make an f4, four an f8.
+    """An AutoencoderKL. Each width except the last halves the resolution: three widths make an f4, four an
+    f8.
 
-    channels: of the latents. layers: residual blocks a resolution (the decoder has one more). groups: of the
-    group normalisation, a divisor of every width. attention: one in the middle, as latent diffusion's.
+    channels: of the latents. layers: residual blocks per resolution (the decoder has one more). groups: of
+    the group normalisation, a divisor of every width. attention: a layer in the middle, as in latent
+    diffusion.
     """
 
     channels: int = bounded(4, ge=1)
@@ -39,7 +41,7 @@ class AutoencoderConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The weights of scaledit.autoencoders.losses. gradient_weight 0 leaves differences of neighbours out."""
+    """The weights of the terms in scaledit.autoencoders.losses."""
 
     kl_weight: float = bounded(1e-6, ge=0)
     gradient_weight: float = bounded(0.0, ge=0)
@@ -47,11 +49,11 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class AutoencoderTrainConfig(TrainConfig):
-    """init: an autoencoder to start from (a folder or hub id), which must be what [model] says. decoder_only:
-    leave the encoder and the scale of `init` as they are, so that both decoders fit the same latents.
+    """init: a folder or hub id of an autoencoder to start from, which must have the shape in [model].
+    decoder_only: keep the encoder and the scale of `init`, so that both decoders fit the same latents.
 
-    crop: side of the random part of each image that a step sees, 0 for the whole: steps on small crops are
-    cheap, and convolutions do not mind.
+    crop: side of the random crop of each image that a step sees, 0 for the full image. Small crops make steps
+    cheap, and convolutions work at any size.
     """
 
     steps: int = bounded(10_000, ge=1)
@@ -63,8 +65,8 @@ class AutoencoderTrainConfig(TrainConfig):
 
 @dataclass(frozen=True)
 class ReconstructionConfig:
-    """How the run is judged: every so many steps (0 for only at the end) on `num` held-out images, spread
-    evenly over them."""
+    """The evaluation of the run: every `every` steps (0 means only at the end) on `num` held-out images,
+    evenly spaced in their list."""
 
     every: int = bounded(0, ge=0)
     num: int = bounded(96, ge=1)
@@ -72,7 +74,7 @@ class ReconstructionConfig:
 
 @dataclass(frozen=True)
 class AutoencoderRun(Config):
-    """The training of an autoencoder."""
+    """The config of an autoencoder's training."""
 
     TRAINS: ClassVar[str] = "autoencoder"
 
@@ -94,7 +96,7 @@ class AutoencoderRun(Config):
             raise UsageError(f"model.widths must be multiples of model.groups {groups}, got {list(widths)}")
         if self.train.decoder_only and not self.train.init:
             raise UsageError(
-                "train.decoder_only needs the autoencoder whose encoder stays: train.init=FOLDER"
+                "train.decoder_only needs an autoencoder whose encoder it keeps; set train.init=FOLDER"
             )
         if self.data.name == "latents":
             raise UsageError('an autoencoder is trained on images: data.name="photos", for instance')

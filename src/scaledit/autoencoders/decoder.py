@@ -1,4 +1,4 @@
-"""The way back to pictures: an autoencoder that is opened when the first latents come.
+"""Decodes latents by an autoencoder that is opened on first use.
 
 z --decode--> x in [-1, 1],     by any autoencoder whose encoder is the one that made the latents
 """
@@ -18,8 +18,7 @@ from scaledit.errors import UsageError
 
 @dataclass(frozen=True)
 class Decoder:
-    """where: a folder or a hub id. autoencoder_info: the autoencoder of the latents that the model was
-    trained on."""
+    """where: a folder or a hub id. autoencoder_info: the autoencoder of the model's training latents."""
 
     where: str
     autoencoder_info: AutoencoderInfo
@@ -29,10 +28,10 @@ class Decoder:
 
     @cached_property
     def autoencoder(self) -> Autoencoder:
-        """Raises UsageError where it is not there, or decodes other latents."""
+        """Raises UsageError if the autoencoder is missing or decodes other latents."""
         if not self.where:
             raise UsageError(
-                "this model makes latents, and nobody has said which autoencoder decodes them: say --decoder "
+                "this model makes latents, but its autoencoder is unknown; choose one with --decoder "
                 "AE (official DiT and SiT weights go with stabilityai/sd-vae-ft-mse or -ema)"
             )
         try:
@@ -41,18 +40,18 @@ class Decoder:
             )
         except UsageError as error:
             raise UsageError(
-                f"{error}; it decodes what this model makes: say where it is now (autoencoder.path=AE in "
-                "training, --decoder AE after)"
+                f"{error}; it decodes the latents of this model: set its current path (autoencoder.path=AE "
+                "in training, --decoder AE after)"
             ) from None
         check_same_latents(opened, self.autoencoder_info)
         return opened
 
     @property
     def name(self) -> str:
-        """For protocols: with the hash of its weights, and without the way to it on this machine."""
+        """The name in protocols: with a hash of the weights, without an absolute path of this machine."""
         sha256, where = self.autoencoder.sha256, Path(self.where)
-        said = where.name if where.is_absolute() else self.where
-        return f"{said}, {self.precision}{', tiled' if self.tiled else ''}, SHA-256 {sha256[:16]}"
+        name = where.name if where.is_absolute() else self.where
+        return f"{name}, {self.precision}{', tiled' if self.tiled else ''}, SHA-256 {sha256[:16]}"
 
     def __call__(self, z: Tensor) -> Tensor:
         """Scaled latents (N, C, h, w) -> (N, 3, H, W) float32 on the CPU."""
@@ -60,27 +59,20 @@ class Decoder:
 
 
 def autoencoder_info(autoencoder: Autoencoder) -> AutoencoderInfo:
-    return AutoencoderInfo(
-        autoencoder.name,
-        autoencoder.sha256,
-        autoencoder.encoder_sha256,
-        autoencoder.scale,
-        autoencoder.channels,
-        autoencoder.downsampling,
-    )
+    return AutoencoderInfo(*(getattr(autoencoder, name) for name in AutoencoderInfo._fields))
 
 
 def check_same_latents(opened: Autoencoder, info: AutoencoderInfo) -> None:
-    """Raises UsageError where an autoencoder is not of the latents that `info` describes: shape, scale, and
-    the encoder itself, where it is known (of converted weights it is not). (The decoder may be another: the
-    paper's table 5.)"""
-    maker = info.name or "official ones"
+    """Raises UsageError if an autoencoder does not fit the latents that `info` describes: their channels,
+    their scale, and their encoder, which is unknown for converted weights. The decoder may differ, as in the
+    paper's table 5."""
     for key in ("channels", "downsampling", "scale"):
-        theirs, ours = getattr(opened, key), getattr(info, key)
-        if theirs != ours:
-            raise UsageError(f"{opened.name} has the {key} {theirs}; these latents have {ours} ({maker})")
+        actual, expected = getattr(opened, key), getattr(info, key)
+        if actual != expected:
+            maker = info.name or "official ones"
+            raise UsageError(f"{opened.name} has the {key} {actual}; these latents have {expected} ({maker})")
     if info.encoder_sha256 and opened.encoder_sha256 != info.encoder_sha256:
         raise UsageError(
-            f"{opened.name} has another encoder than {info.name}, which made these latents: its decoder "
-            "would show something else"
+            f"{opened.name} has another encoder than {info.name}, which made these latents, so its decoder "
+            "does not fit them"
         )

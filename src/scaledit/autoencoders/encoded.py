@@ -1,8 +1,8 @@
-"""Images encoded while training reads them: nothing to prepare, and everything to pay at every step.
+"""Images that are encoded at every training step, without a cache to prepare.
 
 x_0 = scale (mean + exp(logvar / 2) eps),   (mean, logvar) = encode(flip(image))
 
-The same draws as from a cache of the same images (`scaledit encode`).
+The random numbers are those of a cache of the same images (`scaledit encode`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scaledit.diffusion.noise import Stream, normal
 
 @dataclass(frozen=True)
 class EncodedImages:
-    """A training set of latents. images: (3, H, W) in [-1, 1], with its own flips."""
+    """A training set of latents. images: a set of (3, H, W) images in [-1, 1], which does the flips."""
 
     images: TrainingSet
     autoencoder: Autoencoder
@@ -47,6 +47,6 @@ class EncodedImages:
         return Batch(self.encoded(images, positions, seed), y)
 
     def encoded(self, images: Tensor, positions: range, seed: int) -> Tensor:
-        """The latents of the images at these positions, (N, C, h, w)."""
+        """(N, C, h, w) latents of the images at these positions of the training stream."""
         eps = normal(seed, positions, self.shape, Stream.TRAIN_LATENT)
         return sample(self.autoencoder.encode(images), eps, self.autoencoder.scale)

@@ -1,4 +1,4 @@
-"""Kinds of autoencoders: what a string like "pixels", a folder or a hub id means. Imports no torch."""
+"""Kinds of autoencoders, by name: "pixels", or a folder or hub id of a KL autoencoder. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 
 class AutoencoderKind(Part, kind="autoencoder", home="scaledit.autoencoders.kinds", needs=("open",)):
-    """Opens an autoencoder. Where it lies is its own field, how it computes is the caller's."""
+    """Opens an autoencoder. Its location is a field; device and precision are the caller's choice."""
 
     def open(self, device: str = "cpu", precision: Precision = "fp32", tiled: bool = False) -> Autoencoder:
-        """Raises UsageError where there is none, or one that is not supported."""
+        """Raises UsageError if the autoencoder is missing or not supported."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class NoAutoencoder(AutoencoderKind, name="pixels"):
-    """None: the latents are the pixels."""
+    """No autoencoder: the latents are the pixels."""
 
     def open(self, device: str = "cpu", precision: Precision = "fp32", tiled: bool = False) -> Autoencoder:
         from scaledit.autoencoders.pixels import Pixels
@@ -33,7 +33,7 @@ class NoAutoencoder(AutoencoderKind, name="pixels"):
 class KL(AutoencoderKind, name="kl"):
     """A KL autoencoder in diffusers' format (Rombach et al. 2022)."""
 
-    path: str = field(doc="a folder (diffusers' own, or an autoencoder's run folder), or a hub id")
+    path: str = field(doc="a folder (of diffusers, or the run folder of an autoencoder), or a hub id")
 
     def open(self, device: str = "cpu", precision: Precision = "fp32", tiled: bool = False) -> Autoencoder:
         from scaledit.autoencoders.kl import KLAutoencoder
@@ -42,7 +42,7 @@ class KL(AutoencoderKind, name="kl"):
 
 
 def named(where: str) -> AutoencoderKind:
-    """What a recipe or a cache of latents means by `where`: the name of a kind that needs no path, or the
-    path of a KL autoencoder. It imports nothing of a user's own: caches come from elsewhere too."""
+    """The autoencoder that a recipe or a cache calls `where`: the name of a kind without a path, or the path
+    of a KL autoencoder. Never imports user modules, since caches may be of foreign origin."""
     kind = members(AutoencoderKind).get(where)
     return KL(where) if kind is None or kind is KL else kind()

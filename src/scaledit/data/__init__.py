@@ -1,1 +1,1 @@
-"""What a model is trained on, and in which order."""
+"""Training data: where images lie, how they are read, and in which order a model sees them."""

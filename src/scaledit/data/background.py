@@ -1,8 +1,8 @@
-"""What is seen where an image is transparent.
+"""The color behind transparent images.
 
     pixel = round((alpha color + (255 - alpha) background) / 255)
 
-Imports nothing large, so that a wrong word is refused at once.
+Imports nothing large, so that an invalid name is refused at once.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ Color = tuple[int, int, int]
 
 NAMED: dict[str, Color] = {"white": (255, 255, 255), "black": (0, 0, 0)}
 DROP = "drop"
-"""What scaledit did before it composited: the alpha channel is dropped, and whatever color a file keeps under
-its transparent pixels is seen. Only there to continue runs and encodings begun then without a change."""
+"""Drop the alpha channel, so that whatever color a file stores under its transparent pixels becomes visible.
+Early versions did this; the option exists to resume their runs and encodings unchanged."""
 DEFAULT = "white"
 BACKGROUNDS = 'white, black, "#rrggbb", or drop (the alpha channel is ignored)'
 
 
 def background_color(text: str) -> Color | None:
-    """What a word of BACKGROUNDS means: a color, or None for "drop"; "" is white. Raises UsageError."""
+    """The color that one of BACKGROUNDS names; None for "drop"; white for "". Raises UsageError."""
     text = text or DEFAULT
     if text == DROP:
         return None

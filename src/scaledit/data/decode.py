@@ -1,16 +1,17 @@
-"""One encoded image: looked at by its header, decoded to 8 bits and RGB, cropped as ADM crops.
+"""One encoded image: its header, its pixels as 8-bit RGB, and ADM's centre crop of them.
 
     bytes --header--> size, mode, refusals --decode--> RGB
     v of n bits --> round(255 v / (2^n - 1))
     c, alpha, background b --> round((alpha c + (255 - alpha) b) / 255)
     RGB --halve with BOX while twice too large, then BICUBIC--> shorter side S --centre--> (S, S, 3) uint8
 
-Dhariwal & Nichol 2021 (ADM); an orientation written by a camera is left alone, as ADM leaves it.
+The crop is that of ADM (Dhariwal & Nichol 2021). Like ADM, it ignores an orientation written by a camera.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,36 +27,38 @@ from scaledit.files.reading import check_png
 
 SUFFIXES = (".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP", *(("AVIF",) if features.check("avif") else ()))
-"""Of a GIF the first frame. AVIF where this Pillow was built with it; elsewhere it is refused by name."""
+"""AVIF only if this Pillow was built with it; otherwise such images are refused by name."""
 LARGEST_PIXELS = 1 << 26
-"""8192 x 8192, 200 MB decoded: what declares more is taken for a decompression bomb. Pillow warns later."""
+"""8192 x 8192, 200 MB decoded. Larger images count as decompression bombs; Pillow allows more."""
 ORIENTATION = 0x0112
 """The EXIF tag."""
 ENDS = {b"\xff\xd8\xff": ("JPEG", b"\xff\xd9"), b"\x89PNG\r\n": ("PNG", b"IEND\xaeB`\x82")}
-"""By how a file begins: its format, and how a whole one ends (after which there may be padding)."""
+"""{first bytes: (format, last bytes of a complete file)}. Padding may follow the last bytes."""
 TAIL = 4096
+"""Bytes at the end of a file in which its last bytes are searched."""
 TILE = 512
-"""Side of the squares in which deep and transparent images become RGB, so that no second copy is held."""
+"""Side of the tiles in which deep and transparent images are converted, to save a second copy in memory."""
 EXTREME = 16
-"""How many times as long as wide an image may be before `crop` makes only its centre and `inspect` warns."""
+"""Aspect ratio above which `crop` computes only the centre and `inspect` warns."""
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
-"""Pillow's names of modes of 8 bits per channel, or fewer."""
+"""Pillow's names of the modes with at most 8 bits per channel."""
 GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N")
 PNG_DEPTH = 24
-"""Where a PNG's header says its bits per channel."""
+"""Offset of the bits per channel in a PNG file."""
 BITS, WHITE_IS_ZERO, SAMPLE_FORMAT, SIGNED = 258, 262, 339, 2
-"""TIFF's tags BitsPerSample, PhotometricInterpretation (0: white is zero) and SampleFormat, and its value."""
+"""TIFF's tags BitsPerSample, PhotometricInterpretation (0 means that white is zero) and SampleFormat, and the
+SampleFormat of signed integers."""
 
 
 class BadImage(RunError):
-    """An image that cannot be used; the message names it and says why."""
+    """An image that cannot be used. The message names it and gives the reason."""
 
 
 class Header(NamedTuple):
-    """What is known of an image before it is decoded.
+    """What is known about an image before it is decoded.
 
-    turned: a camera says that it lies on its side. bits: of a channel, in the file. alpha: it has an alpha
-    channel or a transparent color. frames: there are more than the first.
+    turned: its EXIF orientation is not upright. bits: per channel, in the file. alpha: whether it has an
+    alpha channel or a transparent color. frames: whether it has several frames or pages.
     """
 
     format: str
@@ -69,50 +72,42 @@ class Header(NamedTuple):
 
     @property
     def extreme(self) -> bool:
-        """So long that the centre crop shows less than 1 / EXTREME of it."""
+        """Whether the centre crop shows less than 1 / EXTREME of the image."""
         return max(self.width, self.height) > EXTREME * min(self.width, self.height)
 
 
 def header(data: bytes, name: str) -> Header:
-    """Raises BadImage for what is no image, declares too many pixels, is cut short, or has pixels whose range
-    is not known."""
+    """Reads the header of an encoded image; `name` is used in messages. Raises BadImage if `data` is not an
+    image, is cut short, declares too many pixels, or has pixels of unknown range."""
     with _reading(name), _opened(data, name) as image:
         frames, orientation = False, 1
-        # Neither changes what is decoded, and damage to what says so is no damage to the picture.
+        # Neither changes the decoded pixels, so corrupt metadata does not make an image unusable.
         with suppress(Exception):
             frames = bool(getattr(image, "is_animated", False))
         with suppress(Exception):
             if image.format in ("JPEG", "MPO", "TIFF", "WEBP"):
                 orientation = image.getexif().get(ORIENTATION, 1)
-        bits = _checked_bits(image, data, name)
-        return Header(
-            str(image.format),
-            image.width,
-            image.height,
-            image.mode,
-            orientation != 1,
-            bits,
-            _transparent(image),
-            frames,
-        )
+        bits, turned = _checked_bits(image, data, name), orientation != 1
+        shape = (image.width, image.height, image.mode)
+        return Header(str(image.format), *shape, turned, bits, _transparent(image), frames)
 
 
 def decode(data: bytes, name: str, background: Color | None = NAMED["white"]) -> Image.Image:
-    """The image (the first, of several frames) as RGB with 8 bits per channel.
+    """The image as RGB with 8 bits per channel; the first frame if there are several.
 
-    Grey of 12 or 16 bits is scaled by its range; of color of 16 bits the upper byte is kept, as Pillow does.
-    Transparent images are composited on `background`; for None their alpha is dropped, as scaledit did in its
-    first versions, and grey of more than 8 bits, which those read as white, is refused.
+    Grey with 12 or 16 bits is scaled by its range. Color with 16 bits keeps the upper byte, as in Pillow.
+    Transparent images are composited on `background`. None drops their alpha channel, as the first versions
+    of scaledit did, and refuses grey with more than 8 bits, which those versions read as white.
 
-    Raises BadImage as `header` does, and for damage inside.
+    Raises BadImage as `header` does, and if the pixels are corrupt.
     """
     with _reading(name), _opened(data, name) as image:
         bits = _checked_bits(image, data, name)
         deep = image.mode not in MODES
         if background is None and deep:
             raise BadImage(
-                f"{name} has {bits} bits per channel, which the scaledit that this was begun with read as "
-                "white; begin anew (with a background)"
+                f"{name} has {bits} bits per channel, which the version of scaledit that began this read as "
+                "white; start again with a background"
             )
         if image.format == "PNG":
             check_png(data)
@@ -123,23 +118,24 @@ def decode(data: bytes, name: str, background: Color | None = NAMED["white"]) ->
 
 
 def _flattened(image: Image.Image, bits: int, name: str, background: Color) -> Image.Image:
-    """A deep or transparent image on `background`, tile by tile."""
+    """Converts a deep or transparent image on `background`, tile by tile."""
     keyed = image.mode in ("1", "L", "RGB", "I", *GREY_16)
     key = image.info.pop("transparency", None) if keyed else None
     if key is not None and image.format == "PNG":
         if image.mode == "RGB" and bits == 16:
             raise BadImage(
-                f"{name} has one transparent color of 16 bits per channel, of which only the upper bytes are "
-                "read; save it with 8 bits or with an alpha channel"
+                f"{name} has one transparent color of 16 bits per channel, but only upper bytes are read; "
+                "save it with 8 bits or with an alpha channel"
             )
         key = _in_eight_bits(key, bits) if image.mode in ("1", "L", "RGB") else key
-    inverted = image.format == "TIFF" and _tag(image, WHITE_IS_ZERO, 0) == 0
+    inverted = image.format == "TIFF" and _tag(image, WHITE_IS_ZERO, 0) == (0,)
     levels = _levels(bits)[::-1] if inverted else _levels(bits)
-    canvas = Image.new("RGB", image.size, background)
-    for box in _tiles(*image.size):
+    canvas, (width, height) = Image.new("RGB", image.size, background), image.size
+    corners = itertools.product(range(0, height, TILE), range(0, width, TILE))
+    for box in ((left, top, min(left + TILE, width), min(top + TILE, height)) for top, left in corners):
         part = image.crop(box)
         if not keyed:
-            # Pillow knows no way from premultiplied grey to RGBA.
+            # Pillow cannot convert premultiplied grey to RGBA directly.
             rgba = (part.convert("LA") if part.mode == "La" else part).convert("RGBA")
             canvas.paste(rgba.convert("RGB"), box, rgba.getchannel("A"))
             continue
@@ -156,7 +152,7 @@ def _flattened(image: Image.Image, bits: int, name: str, background: Color) -> I
 
 
 def _in_eight_bits(key: int | tuple[int, ...], bits: int) -> int | tuple[int, ...]:
-    """A PNG's transparent color, which is told in the file's bits, as Pillow gives its pixels: in 8."""
+    """A PNG's transparent color, from the file's bits per channel to the 8 bits of Pillow's pixels."""
     if isinstance(key, tuple):
         return tuple(channel & 255 for channel in key)
     return key & 255 if bits in (1, 8) else (key & (1 << bits) - 1) * 255 // ((1 << bits) - 1)
@@ -164,21 +160,15 @@ def _in_eight_bits(key: int | tuple[int, ...], bits: int) -> int | tuple[int, ..
 
 @cache
 def _levels(bits: int) -> np.ndarray:
-    """(2^bits,) uint8: round(255 v / (2^bits - 1)) of each v; of 16 bits round(v / 257)."""
+    """(2^bits,) uint8: round(255 v / (2^bits - 1)) for each value v, which is round(v / 257) for 16 bits."""
     most = (1 << bits) - 1
     return ((np.arange(most + 1) * 255 + most // 2) // most).astype(np.uint8)
 
 
-def _tiles(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
-    for top in range(0, height, TILE):
-        for left in range(0, width, TILE):
-            yield left, top, min(left + TILE, width), min(top + TILE, height)
-
-
 @contextmanager
 def _reading(name: str) -> Iterator[None]:
-    """Whatever Pillow's plugins raise, as a BadImage."""
-    with reading(name, "an image", "save it anew, or leave it out", BadImage):
+    """Turns whatever Pillow's plugins raise into a BadImage."""
+    with reading(name, "an image", "save it again, or leave it out", BadImage):
         try:
             yield
         except (OSError, SyntaxError, ValueError, IndexError, EOFError) as error:
@@ -196,10 +186,10 @@ def _opened(data: bytes, name: str) -> Image.Image:
             raise BadImage(f"{name} is empty") from None
         if data.startswith((b"II*\0", b"MM\0*")):
             raise BadImage(
-                f"{name} is a TIFF of a kind that is not read (several channels of floats, for instance), or "
-                "is corrupt; save it with 8 or 16 bits per channel"
+                f"{name} is corrupt or a TIFF of an unsupported kind (several channels of floats, for "
+                "instance); save it with 8 or 16 bits per channel"
             ) from None
-        raise BadImage(f"{name} is no image that can be read ({', '.join(FORMATS)})") from None
+        raise BadImage(f"{name} is not a readable image ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
         raise BadImage(f"{name} declares far more than {LARGEST_PIXELS} pixels") from None
     if image.width * image.height > LARGEST_PIXELS:
@@ -211,19 +201,19 @@ def _opened(data: bytes, name: str) -> Image.Image:
 
 
 def _checked_bits(image: Image.Image, data: bytes, name: str) -> int:
-    """Bits of a channel in the file. Raises BadImage for pixels of which nobody says which value is white."""
+    """Bits per channel in the file. Raises BadImage if the file does not define which value is white."""
     mode, bits, signed = image.mode, 8, False
     if image.format == "PNG":
         bits = data[PNG_DEPTH]
     elif image.format == "TIFF":
-        bits = max(_numbers(_tag(image, BITS, 1)))
-        signed = SIGNED in _numbers(_tag(image, SAMPLE_FORMAT, 1))
+        bits = max(_tag(image, BITS, 1))
+        signed = SIGNED in _tag(image, SAMPLE_FORMAT, 1)
     if signed or not (mode in MODES or mode in GREY_16 or (mode == "I" and image.format == "PNG")):
-        what = {"F": "floats", "I": "integers of 32 bits, or signed ones"}.get(mode, f"of the mode {mode}")
-        what = "signed integers" if signed else what
+        kind = {"F": "floats", "I": "integers of 32 bits, or signed ones"}.get(mode, f"of the mode {mode}")
+        kind = "signed integers" if signed else kind
         raise BadImage(
-            f"{name} has pixels that are {what}: no value is known to be white; scale it to 8 or 16 bits per "
-            "channel (unsigned)"
+            f"{name} has pixels that are {kind}, so it is unknown which value is white; scale it to 8 or 16 "
+            "unsigned bits per channel"
         )
     if not 1 <= bits <= 16:
         raise BadImage(f"{name} is corrupt: it claims {bits} bits per channel")
@@ -231,25 +221,22 @@ def _checked_bits(image: Image.Image, data: bytes, name: str) -> int:
 
 
 def _transparent(image: Image.Image) -> bool:
-    """Whether there is an alpha channel, or a transparent color. (All of it may be opaque.)"""
+    """Whether there is an alpha channel or a transparent color, even if every pixel is opaque."""
     palette = image.mode == "P" and image.palette is not None and image.palette.mode.endswith("A")
     return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info or palette
 
 
-def _tag(image: Image.Image, tag: int, default: int) -> int | tuple[int, ...]:
-    return getattr(image, "tag_v2", {}).get(tag, default)
-
-
-def _numbers(value: int | tuple[int, ...]) -> tuple[int, ...]:
+def _tag(image: Image.Image, tag: int, default: int) -> tuple[int, ...]:
+    value = getattr(image, "tag_v2", {}).get(tag, default)
     return value if isinstance(value, tuple) else (value,)
 
 
 def crop(image: Image.Image, side: int) -> np.ndarray:
-    """ADM's centre crop: (side, side, 3) uint8. Smaller images are enlarged.
+    """ADM's centre crop, (side, side, 3) uint8. Smaller images are enlarged.
 
-    Bit for bit what ADM makes, up to EXTREME times as long as wide. Beyond, ADM's way would enlarge the
-    whole image (20,000 x 1 pixels to 5,120,000 x 256) to keep its middle: only the middle is made, which
-    rounds some values otherwise (by 1 or 2 in smooth pictures, tests/test_images.py).
+    Equal to ADM's bit for bit up to an aspect ratio of EXTREME. Beyond it, ADM would enlarge the full image
+    (20,000 x 1 pixels to 5,120,000 x 256) and keep its middle. Here only the middle is computed, which rounds
+    some values differently (by 1 or 2 in smooth pictures, tests/test_images.py).
     """
     while min(image.size) >= 2 * side:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
@@ -263,8 +250,8 @@ def crop(image: Image.Image, side: int) -> np.ndarray:
 
 
 def _middle(image: Image.Image, size: tuple[int, int], side: int) -> Image.Image:
-    """The (side, side) centre of image.resize(size, BICUBIC). The source is cut out first, with all pixels
-    that the filter reaches: Pillow keeps a box in float32, which is exact enough for small numbers only."""
+    """The (side, side) centre of image.resize(size, BICUBIC). The source is cropped first to the pixels that
+    the filter reaches: Pillow keeps a box in float32, which is exact enough only for small coordinates."""
     source, box = [], []
     for length, full in zip(image.size, size, strict=True):
         step = length / full

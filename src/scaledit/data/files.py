@@ -1,6 +1,6 @@
-"""Images read from where they lie, decoded and cropped when they are wanted.
+"""Image files as a training set: read, decoded and cropped on demand.
 
-indices --read, in threads--> (S, S, 3) uint8, or what is wrong --> x_0 = pixels / 127.5 - 1
+indices --read, in threads--> (S, S, 3) uint8 or BadImage --> x_0 = pixels / 127.5 - 1
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,39 +22,11 @@ from scaledit.data.sources import Source
 from scaledit.errors import RunError
 
 
-class Readable(Protocol):
-    """Images that can be read one by one, as `scaledit encode` wants them. names: of the images."""
-
-    @property
-    def names(self) -> Sequence[str]: ...
-
-    @property
-    def labels(self) -> Tensor: ...
-
-    @property
-    def class_names(self) -> tuple[str, ...]: ...
-
-    @property
-    def shape(self) -> tuple[int, int, int]: ...
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    @property
-    def background(self) -> str:
-        """What is seen where an image is transparent: "#rrggbb"; "drop" where no alpha is looked at."""
-        ...
-
-    def read(self, indices: Sequence[int]) -> list[Tensor | BadImage]:
-        """(3, S, S) float32 in [-1, 1] of each index, or what is wrong with it."""
-        ...
-
-
 @dataclass(frozen=True)
 class ImageFiles:
-    """A training set of a Source's images at side x side. threads: that read and decode; more than one must
-    not be used before a process is forked (training has processes instead). behind: a word of
-    background.BACKGROUNDS, what is seen where an image is transparent."""
+    """A training set of a Source's images at side x side pixels. threads: for reading and decoding; use only
+    one before a process is forked (training reads in worker processes instead). behind: the color behind
+    transparent images, one of background.BACKGROUNDS. Raises UsageError if it is none of them."""
 
     source: Source
     side: int
@@ -64,7 +35,7 @@ class ImageFiles:
     behind: str = DEFAULT
 
     def __post_init__(self) -> None:
-        background_color(self.behind)  # a wrong word is refused now
+        background_color(self.behind)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -91,15 +62,17 @@ class ImageFiles:
 
     @property
     def background(self) -> str:
+        """The color behind transparent images, "#rrggbb", or "drop" if the alpha channel is ignored."""
         color = background_color(self.behind)
         return DROP if color is None else "#{:02x}{:02x}{:02x}".format(*color)
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a person who trains on them should know: which split is read, which files are not."""
+        """What a user should know before training: the split that is read, files that are not used."""
         return self.source.remarks()
 
     def read(self, indices: Sequence[int]) -> list[Tensor | BadImage]:
+        """(3, S, S) float32 in [-1, 1] for each index, or the reason why the image cannot be used."""
         if self.threads == 1:
             return [self._read(i) for i in indices]
         return list(_pool(self.threads).map(self._read, indices))
@@ -121,8 +94,10 @@ class ImageFiles:
             if isinstance(image, BadImage):
                 raise RunError(f"{image}; scaledit data inspect {self.source.path} lists all such images")
             images.append(image)
-        x0 = flipped_at(torch.stack(images), positions, seed) if self.flip else torch.stack(images)
-        return Batch(x0, self.labels[torch.from_numpy(indices)])
+        x0 = torch.stack(images)
+        return Batch(
+            flipped_at(x0, positions, seed) if self.flip else x0, self.labels[torch.from_numpy(indices)]
+        )
 
 
 @lru_cache(maxsize=1)
@@ -130,37 +105,22 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="scaledit-read")
 
 
-@dataclass(frozen=True)
 class BuiltIn:
-    """A set that is in memory, read like files. Grey images get three equal channels."""
+    """A built-in set, read like image files. Grey images get three equal channels."""
 
-    name: str
-    images: Images
+    background = DROP
 
-    @property
-    def names(self) -> Sequence[str]:
-        return [f"{self.name} {i}" for i in range(len(self.images))]
-
-    @property
-    def labels(self) -> Tensor:
-        return self.images.labels
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.images.class_names
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        _, h, w = self.images.shape
-        return 3, h, w
-
-    @property
-    def fingerprint(self) -> str:
-        return hashlib.sha256(self.images.images.numpy().tobytes()).hexdigest()
-
-    @property
-    def background(self) -> str:
-        return DROP
+    def __init__(self, name: str, images: Images):
+        _, h, w = images.shape
+        self.shape = (3, h, w)
+        self.names = [f"{name} {i}" for i in range(len(images))]
+        self.labels, self.class_names = images.labels, images.class_names
+        self.fingerprint = hashlib.sha256(images.images.numpy().tobytes()).hexdigest()
+        self._pixels = images.images
 
     def read(self, indices: Sequence[int]) -> list[Tensor | BadImage]:
-        return [self.images.images[i].expand(self.shape) for i in indices]
+        return [self._pixels[i].expand(self.shape) for i in indices]
+
+
+Readable = ImageFiles | BuiltIn
+"""Labelled images that `scaledit encode` can read one by one."""

@@ -1,12 +1,13 @@
-"""What a set holds, before anybody trains on it: counts, sizes, a contact sheet, and what would be refused.
+"""Inspects a set before training: counts, sizes, a contact sheet, and the files that would be refused.
 
-images   every header (and, unless only those are asked for, every pixel)    latents   every byte's hash
+images   every header and, unless headers_only, every pixel            latents   the hash of every file
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from PIL import Image, ImageDraw
 from scaledit.callbacks import Progress
 from scaledit.data.background import DEFAULT, Color, background_color
 from scaledit.data.decode import EXTREME, BadImage, Header, crop, decode, header
-from scaledit.data.latents import Index, ShardFile
+from scaledit.data.latents import Index
 from scaledit.data.sources import Source, open_source
 from scaledit.data.unused import Unused
 from scaledit.errors import printable
@@ -26,13 +27,14 @@ from scaledit.files.manifest import mismatch
 
 THUMBNAIL, A_ROW, ROWS, MARGIN = 64, 8, 40, 150
 SHOWN = 20
-"""Lines of a list in the terminal; --json has all."""
+"""Lines of a list in the terminal; --json lists everything."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """facts: what is there, in words. refused: what training or encoding would not take, and why. warnings:
-    what they take and people may not expect. unused: files that lie there and are left out."""
+    """facts: for people, by title. classes: images per class. refused: files that training and encoding would
+    refuse, with the reason. warnings: how they treat unusual images. sheet: a contact sheet, (H, W, 3) uint8.
+    unused: files that are not part of the set."""
 
     facts: Mapping[str, Any]
     classes: Mapping[str, int]
@@ -47,21 +49,22 @@ class Inspection:
             "classes": dict(self.classes),
             "refused": list(self.refused),
             "warnings": list(self.warnings),
-            "unused": [asdict(one) for one in self.unused],
+            "unused": [asdict(unused) for unused in self.unused],
         }
 
     def lines(self) -> list[str]:
-        shown = [f"{key:<14}{value}" for key, value in self.facts.items()]
-        shown += _listed(
-            "1 class" if len(self.classes) == 1 else f"{len(self.classes)} classes",
-            [f"{name}  {count}" for name, count in self.classes.items()],
-        )
-        shown += _listed("not used", [str(one) for one in self.unused])
-        shown += [f"warning: {warning}" for warning in self.warnings]
-        return shown + (_listed(f"{len(self.refused)} refused", self.refused) or ["nothing would be refused"])
+        count = len(self.classes)
+        classes = [f"{name}  {images}" for name, images in self.classes.items()]
+        return [
+            *(f"{key:<14}{value}" for key, value in self.facts.items()),
+            *_listed("1 class" if count == 1 else f"{count} classes", classes),
+            *_listed("not used", list(map(str, self.unused))),
+            *(f"warning: {warning}" for warning in self.warnings),
+            *(_listed(f"{len(self.refused)} refused", self.refused) or ["nothing would be refused"]),
+        ]
 
 
-def _listed(title: str, lines: list[str] | tuple[str, ...]) -> list[str]:
+def _listed(title: str, lines: Sequence[str]) -> list[str]:
     if not lines:
         return []
     rest = [f"  ... and {len(lines) - SHOWN} more (--json lists all)"] if len(lines) > SHOWN else []
@@ -79,31 +82,22 @@ def images(
     split: str = "",
     image_key: str = "",
 ) -> Inspection:
-    """Of a Source. image_size: that the images are wanted at; smaller ones are warned of. background: a word
-    of background.BACKGROUNDS. split, image_key: of `open_source`. Raises UsageError where there is no
-    Source."""
+    """Inspects the images at `path`. image_size: side of the training images; smaller images cause a warning.
+    headers_only: do not decode pixels. workers: threads. background: one of background.BACKGROUNDS. split,
+    image_key: see `open_source`. Raises UsageError if there are no images."""
     color = background_color(background)
     source = open_source(path, split, image_key)
     headers: list[Header] = []
     refused: list[str] = []
     with ThreadPoolExecutor(workers) as pool:
-        for done, seen in enumerate(
-            pool.map(lambda i: _look(source, i, headers_only, color), range(len(source)))
-        ):
-            if isinstance(seen, Header):
-                headers.append(seen)
+        results = pool.map(lambda i: _look(source, i, headers_only, color), range(len(source)))
+        for done, result in enumerate(results, 1):
+            if isinstance(result, Header):
+                headers.append(result)
             else:
-                refused.append(str(seen))
+                refused.append(str(result))
             if progress is not None:
-                progress(done + 1, len(source))
-    small = sum(min(one.width, one.height) < image_size for one in headers)
-    turned = sum(one.turned for one in headers)
-    warnings = list(source.notes)
-    if small:
-        warnings.append(f"{_images(small)} smaller than {image_size} pixels and would be enlarged")
-    if turned:
-        warnings.append(f"{_images(turned)} turned on the side by an EXIF tag, which is not followed")
-    warnings += _converted(headers, background)
+                progress(done, len(source))
     counts = np.bincount(source.labels, minlength=len(source.class_names)).tolist()
     return Inspection(
         facts={
@@ -112,52 +106,52 @@ def images(
             **({"split": source.split} if source.split else {}),
             "images": len(source),
             "looked at": "headers" if headers_only else "every pixel",
-            "formats": _counted(one.format for one in headers),
-            "modes": _counted(one.mode for one in headers),
-            "bits": _counted(one.bits for one in headers),
+            "formats": _counted(image.format for image in headers),
+            "modes": _counted(image.mode for image in headers),
+            "bits": _counted(image.bits for image in headers),
             **_sizes(headers),
         },
         classes=dict(zip(source.class_names, counts, strict=True)),
         refused=tuple(refused),
-        warnings=tuple(warnings),
+        warnings=(*source.notes, *_warnings(headers, image_size, background)),
         sheet=_sheet(source, color),
         unused=source.unused,
     )
 
 
-def _images(count: int) -> str:
-    return f"{count} image is" if count == 1 else f"{count} images are"
-
-
-def _converted(headers: list[Header], background: str) -> list[str]:
-    """What is done to images that are no plain ones of 8 bits, kind by kind."""
-    ignored = background_color(background) is None
-    shown = "their alpha is ignored" if ignored else f"they are composited on {background}"
-    deep = [one for one in headers if one.bits > 8]
-    grey = [one for one in deep if one.mode.startswith("I")]
-    kinds = (
-        (
-            [one for one in headers if one.alpha],
-            f"with an alpha channel or a transparent color: {shown} (--background, data.background)",
-        ),
-        (grey, "of grey with more than 8 bits: scaled to 8"),
-        ([one for one in deep if one not in grey], "of color with 16 bits per channel: the upper 8 are used"),
-        (
-            [one for one in headers if one.extreme],
-            f"more than {EXTREME} times as long as wide: only the middle is used",
-        ),
-        ([one for one in headers if one.frames], "of several frames or pages: the first is used"),
+def _warnings(headers: list[Header], image_size: int, background: str) -> list[str]:
+    """A line for each kind of image that is changed more than by scaling down and cropping."""
+    dropped = background_color(background) is None
+    alpha = "their alpha is ignored" if dropped else f"they are composited on {background}"
+    deep = [image for image in headers if image.bits > 8]
+    grey = sum(image.mode.startswith("I") for image in deep)
+    small = sum(min(image.width, image.height) < image_size for image in headers)
+    turned, transparent, extreme, frames = (
+        sum(getattr(image, flag) for image in headers) for flag in ("turned", "alpha", "extreme", "frames")
     )
-    return [f"{len(some)} image{'' if len(some) == 1 else 's'} {what}" for some, what in kinds if some]
+    kinds = {
+        f"are smaller than {image_size} pixels and would be enlarged": small,
+        "are turned on the side by an EXIF tag, which is not followed": turned,
+        f"with an alpha channel or a transparent color: {alpha} (--background, data.background)": transparent,
+        "of grey with more than 8 bits: scaled to 8": grey,
+        "of color with 16 bits per channel: the upper 8 are used": len(deep) - grey,
+        f"more than {EXTREME} times as long as wide: only the middle is used": extreme,
+        "of several frames or pages: the first is used": frames,
+    }
+    return [
+        f"1 image {re.sub('^are', 'is', text)}" if count == 1 else f"{count} images {text}"
+        for text, count in kinds.items()
+        if count
+    ]
 
 
 def _look(source: Source, i: int, header_only: bool, background: Color | None) -> Header | BadImage:
     try:
         data = source.read(i)
-        found = header(data, source.names[i])
+        result = header(data, source.names[i])
         if not header_only:
             decode(data, source.names[i], background)
-        return found
+        return result
     except BadImage as error:
         return error
     except OSError as error:
@@ -171,7 +165,7 @@ def _counted(values: Any) -> str:
 def _sizes(headers: list[Header]) -> dict[str, str]:
     if not headers:
         return {}
-    widths, heights = np.array([(one.width, one.height) for one in headers]).T
+    widths, heights = np.array([(image.width, image.height) for image in headers]).T
     return {
         side: f"{values.min()} to {values.max()}, median {int(np.median(values))}"
         for side, values in (("width", widths), ("height", heights))
@@ -179,7 +173,7 @@ def _sizes(headers: list[Header]) -> dict[str, str]:
 
 
 def _sheet(source: Source, background: Color | None) -> np.ndarray:
-    """The first images of each class in a row, the class's name before them."""
+    """A row per class: its name and its first images."""
     rows = min(len(source.class_names), ROWS)
     sheet = Image.new("RGB", (MARGIN + A_ROW * THUMBNAIL, rows * THUMBNAIL), "white")
     for row in range(rows):
@@ -189,21 +183,20 @@ def _sheet(source: Source, background: Color | None) -> np.ndarray:
             try:
                 pixels = crop(decode(source.read(i), str(source.names[i]), background), THUMBNAIL)
             except (BadImage, OSError):
-                continue  # it is in the list of what is refused
+                continue  # listed as refused
             sheet.paste(Image.fromarray(pixels), (MARGIN + column * THUMBNAIL, row * THUMBNAIL))
     return np.asarray(sheet)
 
 
 def latents(folder: Path, progress: Progress | None = None) -> Inspection:
-    """Of a cache: every file's size and SHA-256. Raises RunError where its index is corrupt."""
+    """Inspects the size and SHA-256 of every file of a cache. Raises RunError if its index is corrupt."""
     index = Index.read(folder)
     refused = []
-    for done, shard in enumerate(index.shards):
-        wrong = _wrong(folder, shard)
-        if wrong:
-            refused.append(wrong)
+    for done, shard in enumerate(index.shards, 1):
+        if wrong := mismatch(folder / shard.file, shard.size, shard.sha256):
+            refused.append(f"{folder / shard.file} {wrong}")
         if progress is not None:
-            progress(done + 1, len(index.shards))
+            progress(done, len(index.shards))
     info = index.autoencoder
     rounded = ", ".join(f"{mean:.3f} ({std:.3f})" for mean, std in zip(index.mean, index.std, strict=True))
     return Inspection(
@@ -222,9 +215,3 @@ def latents(folder: Path, progress: Progress | None = None) -> Inspection:
         refused=tuple(refused),
         warnings=tuple(f"left out: {name}" for name in index.skipped),
     )
-
-
-def _wrong(folder: Path, shard: ShardFile) -> str:
-    path = folder / shard.file
-    wrong = mismatch(path, shard.size, shard.sha256)
-    return wrong and f"{path} {wrong}"

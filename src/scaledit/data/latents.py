@@ -1,9 +1,10 @@
-"""Encoded images: posterior moments of an autoencoder, drawn anew each time they are seen.
+"""A cache of encoded images: posterior moments of an autoencoder, sampled anew each time they are seen.
 
     x_0 = scale (mean + exp(clamp(logvar, -30, 20) / 2) eps)          (paper, section 4: drawn, not the mode)
 
-A folder that `scaledit encode` fills (docs/data.md): index.json, and shards of safetensors with moments
-(N, 2C, h, w), labels (N,) int64 and, for mirrored images, moments_flipped. Read memory-mapped, in any order.
+`scaledit encode` writes such a folder (docs/data.md): index.json, and safetensors shards with moments (N, 2C,
+h, w), labels (N,) int64 and, for mirrored images, moments_flipped. Shards are memory-mapped and read in any
+order.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from scaledit.data.sets import Batch, flips
 from scaledit.diffusion.noise import Stream, normal
 from scaledit.errors import RunError, UsageError, reading
 from scaledit.files.atomic import atomic_bytes
-from scaledit.files.manifest import mismatch, read_sealed, sealed
+from scaledit.files.manifest import is_sha256, mismatch, read_sealed, sealed
 from scaledit.files.tensors import header
 
 INDEX = "index.json"
@@ -35,17 +36,18 @@ FORMAT = 1
 MOMENTS, FLIPPED, LABELS = "moments", "moments_flipped", "labels"
 DType = Literal["float16", "bfloat16", "float32"]
 STORED = {
-    "F16": (np.float16, torch.float16),
-    "BF16": (np.uint16, torch.bfloat16),
-    "F32": (np.float32, torch.float32),
+    "float16": ("F16", np.float16, torch.float16),
+    "bfloat16": ("BF16", np.uint16, torch.bfloat16),
+    "float32": ("F32", np.float32, torch.float32),
 }
-"""By safetensors' names: how numpy maps the bytes, and what torch then sees in them."""
+"""{dtype: (safetensors' name, the type as which numpy maps the bytes, torch's type)}."""
 BLOCK = 1 << 22
+"""Bytes hashed at once."""
 REPAIR = "run scaledit encode again with --repair"
 
 
 class ShardFile(NamedTuple):
-    """A file of the cache. size in bytes."""
+    """A file of the cache. images: their number. size: in bytes."""
 
     file: str
     images: int
@@ -54,7 +56,8 @@ class ShardFile(NamedTuple):
 
 
 class AutoencoderInfo(NamedTuple):
-    """The autoencoder of a cache. encoder_sha256: of what makes the moments; decoders may be swapped."""
+    """The autoencoder of a cache. sha256: of its weights file. encoder_sha256: of the weights that compute
+    the moments; autoencoders that share them can decode each other's latents."""
 
     name: str
     sha256: str
@@ -66,8 +69,9 @@ class AutoencoderInfo(NamedTuple):
 
 @dataclass(frozen=True)
 class Index:
-    """What index.json holds. shape: of one sample's moments. counts: images a class. mean, std: a channel's,
-    of the latents, drawn but not scaled. skipped: images that could not be used, and why."""
+    """The contents of index.json. image_size: (height, width). shape: of the moments of one sample. counts:
+    images per class. mean, std: of each channel of the latents, drawn but not scaled. skipped: images that
+    could not be used, with the reason."""
 
     autoencoder: AutoencoderInfo
     class_names: tuple[str, ...]
@@ -85,26 +89,23 @@ class Index:
         value = json.loads(json.dumps(asdict(self)))
         value["autoencoder"] = self.autoencoder._asdict()
         value["shards"] = [shard._asdict() for shard in self.shards]
-        value = {"format": FORMAT, **value}
-        atomic_bytes(folder / INDEX, sealed(value))
+        atomic_bytes(folder / INDEX, sealed({"format": FORMAT, **value}))
 
     @classmethod
     def read(cls, folder: Path) -> Index:
-        """Raises UsageError where there is none, RunError where it is not what was written, or says what
-        cannot be."""
+        """Raises UsageError if `folder` has no index or one of another format, RunError if the index is
+        corrupt or impossible."""
         path = folder / INDEX
         if not path.is_file():
             raise UsageError(f"{folder} holds no encoded images: there is no {INDEX}")
         with reading(path, "an index of encoded images", REPAIR):
-            value, is_as_written = read_sealed(path, "an index of encoded images", REPAIR)
+            value, intact = read_sealed(path, "an index of encoded images", REPAIR)
             if "format" not in value:
                 raise UsageError(f"{path} is not an index of encoded images")
-            if not is_as_written:
+            if not intact:
                 raise RunError(f"{path} does not match its SHA-256; {REPAIR}")
             if value.pop("format") != FORMAT:
-                raise UsageError(
-                    f"{path} has another format than this scaledit reads ({FORMAT}); encode again"
-                )
+                raise UsageError(f"{path} has an unknown format (this scaledit reads {FORMAT}); encode again")
             value["autoencoder"] = AutoencoderInfo(**value["autoencoder"])
             value["shards"] = [ShardFile(**shard) for shard in value["shards"]]
             plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}
@@ -113,55 +114,50 @@ class Index:
         return index
 
     def _check(self) -> None:
-        """Raises ValueError for what no encoding writes, whoever has sealed it."""
+        """Raises ValueError for contents that no encoding writes, whoever sealed them."""
         info, channels = self.autoencoder, self.shape[0] if self.shape else 0
-        _must(_all(info[:3], str), "its autoencoder has no name or hashes")
-        _must(_positive(info.scale), f"its scale is {info.scale!r}")
-        _must(
+        _require(_all(info[:3], str), "its autoencoder has no name or hashes")
+        scale_is_number = isinstance(info.scale, float | int) and not isinstance(info.scale, bool)
+        _require(scale_is_number and 0 < info.scale < math.inf, f"its scale is {info.scale!r}")
+        _require(
             _integers([*self.image_size, *self.shape, info.channels, info.downsampling], 1)
             and (len(self.image_size), len(self.shape), channels) == (2, 3, 2 * info.channels)
             and self.image_size == tuple(side * info.downsampling for side in self.shape[1:]),
             f"moments of {self.shape} are not those of images of {self.image_size}",
         )
-        _must(self.dtype in _SAFETENSORS, f"its dtype is {self.dtype!r}")
-        _must(isinstance(self.flip, bool), f"its flip is {self.flip!r}")
-        _must(_all(self.class_names, str) and bool(self.class_names), "its class names are no words")
-        _must(
+        _require(self.dtype in STORED, f"its dtype is {self.dtype!r}")
+        _require(isinstance(self.flip, bool), f"its flip is {self.flip!r}")
+        _require(_all(self.class_names, str) and bool(self.class_names), "its class names are not words")
+        _require(
             _integers(self.counts, 0) and len(self.counts) == len(self.class_names),
-            "its counts are not one whole number a class",
+            "its counts are not one whole number per class",
         )
-        _must(
+        _require(
             _all((*self.mean, *self.std), float)
             and all(map(math.isfinite, [*self.mean, *self.std]))
             and min(self.std, default=-1) >= 0
             and len(self.mean) == len(self.std) == channels // 2,
-            "its mean and std are not one finite number a channel",
+            "its mean and std are not one finite number per channel",
         )
-        _must(_all(self.skipped, str), "what it says was left out are no words")
-        a_row = math.prod(self.shape) * STORED[_SAFETENSORS[self.dtype]][1].itemsize * (1 + self.flip) + 8
-        for shard in self.shards:
-            _must(
-                isinstance(shard.file, str) and re.fullmatch(r"[0-9]+\.safetensors", shard.file) is not None,
-                f"{shard.file!r} is no name of a file of its",
-            )
-            _must(
-                _integers([shard.images, shard.size], 0) and shard.size >= shard.images * a_row,
-                f"{shard.file} cannot have {shard.images!r} images in {shard.size!r} bytes",
-            )
-            _must(
-                isinstance(shard.sha256, str) and re.fullmatch("[0-9a-f]{64}", shard.sha256) is not None,
-                f"{shard.file} has no SHA-256",
-            )
-        names = [shard.file for shard in self.shards]
-        _must(sum(self.counts) > 0, "it has no images")
-        _must(len(set(names)) == len(names), "it names a file twice")
+        _require(_all(self.skipped, str), "its skipped images are not words")
+        row_size = math.prod(self.shape) * STORED[self.dtype][2].itemsize * (1 + self.flip) + 8
+        for file, images, size, sha256 in self.shards:
+            named = isinstance(file, str) and re.fullmatch(r"[0-9]+\.safetensors", file) is not None
+            _require(named, f"{file!r} is not the name of one of its files")
+            fits = _integers([images, size], 0) and size >= images * row_size
+            _require(fits, f"{file} cannot have {images!r} images in {size!r} bytes")
+            _require(is_sha256(sha256), f"{file} has no SHA-256")
+        _require(sum(self.counts) > 0, "it has no images")
+        _require(len({shard.file for shard in self.shards}) == len(self.shards), "it names a file twice")
         images = sum(shard.images for shard in self.shards)
-        _must(sum(self.counts) == images, f"its classes have {sum(self.counts)} images, its files {images}")
+        _require(
+            sum(self.counts) == images, f"its classes have {sum(self.counts)} images, its files {images}"
+        )
 
 
-def _must(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise ValueError(otherwise)
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
 
 
 def _all(values: Sequence[object], kind: type) -> bool:
@@ -172,13 +168,12 @@ def _integers(values: Sequence[object], least: int) -> bool:
     return all(type(v) is int and v >= least for v in values)
 
 
-def _positive(value: object) -> bool:
-    return isinstance(value, float | int) and not isinstance(value, bool) and 0 < value < math.inf
-
-
 @dataclass(frozen=True)
 class Latents:
-    """Shards opened for reading: a batch touches its own samples only."""
+    """A cache opened for reading. A batch touches only its own samples.
+
+    tables: the memory-mapped tensors of each shard. labels: (N,) int64. flip: mirror half of the images.
+    """
 
     folder: Path
     index: Index
@@ -187,19 +182,14 @@ class Latents:
     flip: bool
 
     @cached_property
-    def ends(self) -> np.ndarray:
-        """ends[k]: samples in shards 0..k."""
-        return np.cumsum([shard.images for shard in self.index.shards])
-
-    @cached_property
     def starts(self) -> np.ndarray:
-        """starts[k]: samples before shard k."""
-        return self.ends - [shard.images for shard in self.index.shards]
+        """starts[k]: samples before shard k. One more entry has the number of all samples."""
+        return np.cumsum([0, *(shard.images for shard in self.index.shards)])
 
     @cached_property
     def rows(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """The shards' moments, straight and mirrored, with one flat row a sample: half of the time that rows
-        of three axes take."""
+        """The moments of each shard, straight and mirrored, with one flat row per sample, which takes half of
+        the time that rows with three axes take."""
         names = (MOMENTS, FLIPPED if self.index.flip else MOMENTS)
         straight, mirrored = (
             [table[name].reshape(len(table[LABELS]), -1) for table in self.tables] for name in names
@@ -208,18 +198,21 @@ class Latents:
 
     @classmethod
     def open(cls, path: str | Path, *, flip: bool) -> Latents:
-        """Checks the index and every shard's size and shape; `verify` checks every byte. Raises UsageError
-        for what does not fit, RunError naming a shard that is corrupt."""
+        """Checks the index, and the size and shapes of every shard; `verify` checks every byte.
+
+        flip: mirror half of the images. Raises UsageError if they were not encoded mirrored too, RunError
+        naming a shard that is corrupt.
+        """
         folder = Path(path)
         index = Index.read(folder)
         if flip and not index.flip:
-            raise UsageError(f"{folder} holds no mirrored images; encode with flips or set data.flip=false")
+            raise UsageError(f"{folder} has no mirrored images; encode with flips or set data.flip=false")
         tables = tuple(_map(folder, shard, index) for shard in index.shards)
         labels = torch.from_numpy(np.concatenate([table[LABELS] for table in tables]))
         return cls(folder, index, tables, labels, flip)
 
     def __len__(self) -> int:
-        return int(self.ends[-1])
+        return int(self.starts[-1])
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -230,12 +223,8 @@ class Latents:
         channels, h, w = self.index.shape
         return channels // 2, h, w
 
-    @property
-    def scale(self) -> float:
-        return self.index.autoencoder.scale
-
     def verify(self) -> Iterator[tuple[int, int]]:
-        """Hashes every shard, yielding (bytes done, of all). Raises RunError naming those that differ."""
+        """Hashes every shard and yields (bytes done, all bytes). Raises RunError naming a corrupt shard."""
         total, done, wrong = sum(shard.size for shard in self.index.shards), 0, []
         for shard in self.index.shards:
             digest = hashlib.sha256()
@@ -247,53 +236,46 @@ class Latents:
             if digest.hexdigest() != shard.sha256:
                 wrong.append(shard.file)
         if wrong:
-            raise corrupt(self.folder, wrong)
+            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            raise RunError(f"{self.folder / wrong[0]}{more} does not match its SHA-256; {REPAIR}")
 
     def batch(self, indices: np.ndarray, positions: range, seed: int) -> Batch:
         mirrored = flips(positions, seed).tolist() if self.flip else [False] * len(indices)
         moments = self.moments(indices, mirrored)
         eps = normal(seed, positions, self.shape, Stream.TRAIN_LATENT)
-        return Batch(sample(moments, eps, self.scale), self.labels[torch.from_numpy(indices)])
+        return Batch(
+            sample(moments, eps, self.index.autoencoder.scale), self.labels[torch.from_numpy(indices)]
+        )
 
     def moments(self, indices: Sequence[int] | np.ndarray, mirrored: Sequence[bool]) -> Tensor:
-        """(N, 2C, h, w) in the type that they are stored in; `draw` and `split` compute in float32."""
-        at = np.asarray(indices)
-        which = np.searchsorted(self.ends, at, side="right")
-        tables, size = self.rows, self.rows[0][0].shape[1]
-        out = np.empty((len(at), size), tables[0][0].dtype)
-        rows = (at - self.starts[which]).tolist()
-        for place, f, k, row in zip(out, mirrored, which.tolist(), rows, strict=True):
-            place[:] = tables[f][k][row]
-        _, as_torch = STORED[_SAFETENSORS[self.index.dtype]]
-        return torch.from_numpy(out.reshape(-1, *self.index.shape)).view(as_torch)
-
-
-_SAFETENSORS = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
-
-
-def corrupt(folder: Path, files: Sequence[str]) -> RunError:
-    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-    return RunError(f"{folder / files[0]}{more} does not match its SHA-256; {REPAIR}")
+        """The moments of the samples `indices`, mirrored or not: (N, 2C, h, w) in the stored type."""
+        indices = np.asarray(indices)
+        shards = np.searchsorted(self.starts, indices, side="right") - 1
+        rows, sources = (indices - self.starts[shards]).tolist(), self.rows
+        moments = np.empty((len(indices), sources[0][0].shape[1]), sources[0][0].dtype)
+        for target, flip, shard, row in zip(moments, mirrored, shards.tolist(), rows, strict=True):
+            target[:] = sources[flip][shard][row]
+        return torch.from_numpy(moments.reshape(-1, *self.index.shape)).view(STORED[self.index.dtype][2])
 
 
 def _map(folder: Path, shard: ShardFile, index: Index) -> dict[str, np.ndarray]:
-    """A shard's tensors, memory-mapped where safetensors' header says that they lie; the labels read."""
+    """A shard's tensors, memory-mapped at the offsets in its header. The labels are copied into memory."""
     path = folder / shard.file
     if wrong := mismatch(path, shard.size):
         raise RunError(f"{path} {wrong}; {REPAIR}")
-    moments = (shard.images, *index.shape)
-    expected = {MOMENTS: (_SAFETENSORS[index.dtype], moments), LABELS: ("I64", (shard.images,))}
+    dtype, as_numpy, _ = STORED[index.dtype]
+    moments = (dtype, as_numpy, (shard.images, *index.shape))
+    expected = {MOMENTS: moments, LABELS: ("I64", np.int64, (shard.images,))}
     if index.flip:
-        expected[FLIPPED] = expected[MOMENTS]
+        expected[FLIPPED] = moments
     with reading(path, "encoded images", REPAIR):
-        found, tables = header(path), {}
-        for name, (dtype, shape) in expected.items():
-            if found[name][:2] != (dtype, shape):
-                raise ValueError(f"{name} is {found[name].dtype} {list(found[name].shape)}")
-            kind = np.int64 if name == LABELS else STORED[dtype][0]
-            empty = np.empty(shape, kind)  # what cannot be mapped
-            mapped = np.memmap(path, kind, "r", found[name].start, shape) if shard.images else empty
-            tables[name] = np.asarray(mapped)  # a plain array: memmap's own indexing is ten times slower
+        stored, tables = header(path), {}
+        for name, (dtype, as_numpy, shape) in expected.items():
+            if stored[name][:2] != (dtype, shape):
+                raise ValueError(f"{name} is {stored[name].dtype} {list(stored[name].shape)}")
+            empty = np.empty(shape, as_numpy)  # cannot be mapped
+            mapped = np.memmap(path, as_numpy, "r", stored[name].start, shape) if shard.images else empty
+            tables[name] = np.asarray(mapped)  # indexing a plain array is ten times faster than a memmap
     labels, last = np.array(tables[LABELS]), len(index.class_names) - 1
     if ((labels < 0) | (labels > last)).any():
         raise RunError(f"{path} is corrupt (labels outside 0..{last}); {REPAIR}")

@@ -1,12 +1,13 @@
-"""Reading ahead: processes make the samples of the next steps while the present one is computed.
+"""Reads ahead: worker processes make the samples of the next steps during the current one.
 
-    step i reads  first + i stride ...,      worker k makes what the steps i with i mod workers = k read
+    step i reads  first + i stride ...,      worker k makes the samples of the steps i with i mod workers = k
 
-What is read is a function of the positions alone, so the number of workers changes nothing.
+Samples depend only on their positions, so the number of workers does not change them.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -17,27 +18,27 @@ from dataclasses import dataclass
 from multiprocessing import active_children, get_context
 from typing import Any, Generic, TypeVar
 
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from scaledit.errors import RunError
 
 Item = TypeVar("Item")
 AHEAD = 2
-"""Steps that each worker is ahead."""
+"""Steps that each worker reads ahead."""
 SLICES = 20
-"""In which a worker is waited for: seconds in which this process was stopped (Ctrl-Z) shorten one of them
-only, not all the time that the worker has."""
+"""The timeout is split into so many waits. A pause of this process (Ctrl-Z) then uses up one of them, not the
+worker's complete timeout."""
 PATIENCE = 0.75
-"""Of engine.timeout: who waits for a worker should find out before it seems stuck itself."""
+"""Fraction of engine.timeout to wait for a worker, so that it is reported before this process seems stuck."""
 
 
 class Loader(Generic[Item]):
-    """`take(positions)` gives `read(positions)`. With workers, what comes next is assumed to be the positions
-    `stride` further on; anything else is right as well, and starts them anew.
+    """`take(positions)` returns `read(positions)`. Workers assume that the next positions are `stride`
+    further on; any others are correct too, but restart them.
 
     timeout: seconds to wait for a worker. Raises what `read` raises, and RunError naming a worker that was
-    killed or is stuck. (One that is stopped after it announced an item is waited for without end, in torch's
-    passing on of shared memory; that is the watch's to find.)
+    killed or is stuck. A worker that is stopped after it announced an item is waited for without end, inside
+    torch's transfer of shared memory; training.watch reports that.
     """
 
     def __init__(self, read: Callable[[range], Item], stride: int, workers: int = 0, timeout: float = 600.0):
@@ -49,7 +50,7 @@ class Loader(Generic[Item]):
 
     @property
     def source(self) -> str:
-        """What the next item comes from, for messages."""
+        """Where the next item comes from, for messages."""
         if self.workers == 0 or self._pids is None:
             return "the data"
         worker = self._taken % self.workers
@@ -59,88 +60,85 @@ class Loader(Generic[Item]):
         if self.workers == 0:
             return self.read(positions)
         if self._items is None or positions != self._next:
-            self._items, self._taken = self._started(positions), 0
-        self._next = None  # what failed is not gone on from
-        item = self._waited_for(self._items)
+            self._items, self._taken = self._start(positions), 0
+        self._next = None  # start again after an error
+        item = self._wait(self._items)
         if isinstance(item, _Failed):
             raise item.error
-        self._next = _further(positions, self.stride)
+        self._next = _shifted(positions, self.stride)
         self._taken += 1
         return item
 
-    def _waited_for(self, items: Iterator[Item | _Failed]) -> Item | _Failed:
-        waited = 0
+    def _wait(self, items: Iterator[Item | _Failed]) -> Item | _Failed:
+        waits = 0
         while True:
             try:
                 return next(items)
-            except (OSError, EOFError) as error:  # of a connection to a worker
+            except (OSError, EOFError) as error:  # of the connection to a worker
                 raise self._lost() from error
             except RuntimeError as error:
                 if "timed out" not in str(error):
                     raise killed(error) or error from error
-                waited += 1
-                if waited == SLICES:
+                waits += 1
+                if waits == SLICES:
                     raise RunError(
                         f"{self.source} has made nothing for {self.timeout:g} s: the storage is stuck, or "
                         "engine.timeout is too short"
                     ) from error
 
     def _lost(self) -> RunError:
-        """Which worker has ended, waiting a moment until that can be seen."""
-        gone: list[str] = []
+        """Names the worker that has ended, waiting a moment until that is visible."""
+        ended: list[str] = []
         deadline = time.monotonic() + 2
-        while not gone and time.monotonic() < deadline:
-            there = {child.pid for child in active_children()}
-            gone = [str(pid) for pid in self._pids if pid and pid not in there]
+        while not ended and time.monotonic() < deadline:
+            alive = {child.pid for child in active_children()}
+            ended = [str(pid) for pid in self._pids if pid and pid not in alive]
             time.sleep(0.01)
-        return RunError(f"loader worker (process {', '.join(gone) or 'unknown'}) has ended")
+        return RunError(f"loader worker (process {', '.join(ended) or 'unknown'}) has ended")
 
-    def _started(self, first: range) -> Iterator[Item | _Failed]:
+    def _start(self, first: range) -> Iterator[Item | _Failed]:
         context = get_context("fork")
         pids = self._pids = context.Array("i", self.workers)
 
-        def note(worker: int) -> None:
+        def record_pid(worker: int) -> None:
             pids[worker] = os.getpid()
 
         return iter(
             DataLoader(
                 _Reading(self.read),
                 batch_size=None,
-                sampler=_Onward(first, self.stride),
+                sampler=(_shifted(first, step * self.stride) for step in itertools.count()),
                 num_workers=self.workers,
                 prefetch_factor=AHEAD,
                 timeout=self.timeout / SLICES,
                 multiprocessing_context=context,
-                worker_init_fn=note,
+                worker_init_fn=record_pid,
             )
         )
 
 
 def killed(error: BaseException) -> RunError | None:
-    """What to say of a worker's death. torch raises it from a signal handler: anywhere, not only in
-    `take`."""
-    found = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", str(error))
-    if found is None:
-        return None
-    return RunError(f"loader worker (process {found[1]}) {found[2].rstrip('. ')}")
+    """The message for torch's error about a dead worker; None for other errors. torch raises it from a signal
+    handler, so it may come from anywhere, not only from `take`."""
+    match = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", str(error))
+    return match and RunError(f"loader worker (process {match[1]}) {match[2].rstrip('. ')}")
 
 
 def end_workers() -> None:
-    """Ends all workers of this process at once. One that is stopped would not hear anything gentler, and
-    would be waited for."""
+    """Kills all workers of this process. A stopped worker would not react to a gentler signal."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise for each
     for child in active_children():
         child.kill()
 
 
-def _further(positions: range, stride: int) -> range:
+def _shifted(positions: range, stride: int) -> range:
     return range(positions.start + stride, positions.stop + stride)
 
 
 @dataclass(frozen=True)
 class _Failed:
-    """An error on its way to the training process; torch would wrap it into a traceback."""
+    """An error on its way to the training process, since torch would turn it into a traceback."""
 
     error: Exception
 
@@ -154,16 +152,3 @@ class _Reading(Dataset[Any]):
             return self.read(positions)
         except RunError as error:
             return _Failed(error)
-
-
-class _Onward(Sampler[range]):
-    """first, first + stride, first + 2 stride, ... without end."""
-
-    def __init__(self, first: range, stride: int):
-        self.first, self.stride = first, stride
-
-    def __iter__(self) -> Iterator[range]:
-        positions = self.first
-        while True:
-            yield positions
-            positions = _further(positions, self.stride)

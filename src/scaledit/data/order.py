@@ -1,8 +1,8 @@
-"""The order of training: one endless stream of positions, the same for every batch size and rank count.
+"""The order of training: one endless stream of positions, independent of batch size and number of ranks.
 
     sample at position p  =  permutation(seed, p // size)[p % size]
 
-Step i of batch size B reads the positions i B .. (i + 1) B - 1. Nothing is dropped at an epoch's end.
+Step i of batch size B reads the positions i B .. (i + 1) B - 1. No sample is dropped at the end of an epoch.
 """
 
 from __future__ import annotations
@@ -17,5 +17,5 @@ _cached_permutation = lru_cache(maxsize=2)(permutation)
 
 
 def samples_at(positions: range, size: int, seed: int) -> np.ndarray:
-    """Indices into a set of `size` samples, int64 (len(positions),)."""
+    """Indices into a set of `size` samples, (len(positions),) int64."""
     return np.array([_cached_permutation(seed, p // size, size)[p % size] for p in positions])

@@ -1,18 +1,18 @@
-"""Real photographs without a download: twelve that come inside scikit-image's wheel, one a class.
+"""Crops of twelve real photographs that come with scikit-image's wheel, one class per photograph.
 
     photograph --BICUBIC--> shorter side S --> | training crops                | held-out crops |
                                                | 64x64, left of the line       | in 72 columns  |
 
-A crop lies wholly on one side of the line, so training sees no pixel of the held-out region. Where crop i of
-a class lies is keyed by (SEED, i): the same list on every machine. Whom each photograph is by, and its terms,
-is in the docstring of scikit-image's function (skimage.data.chelsea.__doc__).
+Every crop lies entirely on one side of the line, so training never sees a pixel of the held-out region. The
+position of crop i of a class is keyed by (SEED, i) and is the same on every machine. The docstring of
+scikit-image's function states the author and license of a photograph (skimage.data.chelsea.__doc__).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,15 +23,15 @@ from scaledit.errors import UsageError
 
 SIDE = 64
 HELD_OUT_WIDTH = 72
-"""Columns at one edge of each photograph that training crops never touch."""
+"""Columns at one edge of each photograph that no training crop touches."""
 TRAINING_CROPS, HELD_OUT_CROPS, FRESH_CROPS = 512, 64, 16
-"""A class."""
+"""Crops per class."""
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """A class: scikit-image's function in skimage.data, the shorter side it is scaled to, and the edge whose
+    """A class. function: in skimage.data. shorter_side: in pixels, after scaling. held_out: the edge whose
     columns are held out."""
 
     name: str
@@ -40,8 +40,8 @@ class Photograph:
     held_out: Literal["left", "right"] = "right"
 
 
-# So that a crop shows what the photograph is of. What is held out should look like the rest: at the right of
-# chelsea and coffee are blurred cloth and bare wood.
+# The sizes let a crop show the subject. The held-out region should look like the rest, so it is at the left
+# of chelsea and coffee, whose right edges show blurred cloth and bare wood.
 PHOTOGRAPHS = (
     Photograph("astronaut", "astronaut", 192),
     Photograph("brick", "brick", 256),
@@ -60,18 +60,15 @@ CLASS_NAMES = tuple(photograph.name for photograph in PHOTOGRAPHS)
 
 
 def fresh_photos() -> Images:
-    """More crops of the regions that are trained on, 12 x 16, none of them in the training list: at which
-    distance from it lies what is of the same kind."""
+    """12 x 16 further crops of the training regions that are not in the training list. Their distance to it
+    is that of a perfect model."""
     images, labels = _crops(False, TRAINING_CROPS, FRESH_CROPS)
     return Images(images, labels, CLASS_NAMES)
 
 
 def photos(*, held_out: bool = False, flip: bool = False) -> Images:
-    """The crops of all classes: 12 x 512 to train on or 12 x 64 held out, (N, 3, 64, 64) in [-1, 1].
-
-    Classes follow each other: crop i is of class i // (crops a class). Grey photographs have three equal
-    channels. Raises UsageError with what to install where scikit-image is missing.
-    """
+    """The crops of all classes, 12 x 512 for training or 12 x 64 held out: (N, 3, 64, 64) in [-1, 1], sorted
+    by class. Grey photographs have three equal channels. Raises UsageError if scikit-image is missing."""
     images, labels = _crops(held_out, 0, HELD_OUT_CROPS if held_out else TRAINING_CROPS)
     return Images(images, labels, CLASS_NAMES, flip)
 
@@ -89,7 +86,7 @@ def _crops(held_out: bool, first: int, each: int) -> tuple[torch.Tensor, torch.T
 
 
 def corners(label: int, width: int, height: int, held_out: bool, numbers: range) -> np.ndarray:
-    """(N, 2) int64: the upper left corner (top, left) of the numbered crops of a class."""
+    """(N, 2) int64: the upper left corner (top, left) of each numbered crop of a class."""
     at_right = PHOTOGRAPHS[label].held_out == "right"
     columns = HELD_OUT_WIDTH if held_out else width - HELD_OUT_WIDTH
     first = width - columns if held_out == at_right else 0
@@ -102,19 +99,15 @@ def load(photograph: Photograph) -> np.ndarray:
     """The scaled photograph, (H, W, 3) uint8."""
     from PIL import Image
 
-    pixels = getattr(_skimage_data(), photograph.function)()
-    pixels = pixels[0] if isinstance(pixels, tuple) else pixels  # of a stereo pair, the left one
-    image = Image.fromarray(pixels).convert("RGB")
-    scale = photograph.shorter_side / min(image.size)
-    size = (round(image.width * scale), round(image.height * scale))
-    return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
-
-
-def _skimage_data() -> Any:
     try:
-        import skimage.data
+        from skimage import data
     except ImportError:
         raise UsageError(
             'the photographs come with scikit-image, which is not installed: pip install "scaledit[photos]"'
         ) from None
-    return skimage.data
+    pixels = getattr(data, photograph.function)()
+    pixels = pixels[0] if isinstance(pixels, tuple) else pixels  # the left one of a stereo pair
+    image = Image.fromarray(pixels).convert("RGB")
+    scale = photograph.shorter_side / min(image.size)
+    size = (round(image.width * scale), round(image.height * scale))
+    return np.asarray(image.resize(size, Image.Resampling.BICUBIC))

@@ -1,7 +1,7 @@
-"""The Gaussian that an encoder gives for an image, from its raw moments.
+"""The Gaussian posterior that an encoder predicts for an image, given by its raw moments.
 
 z = scale (mean + exp(clamp(logvar, -30, 20) / 2) eps)
-KL = 1/2 sum over latents of  mean^2 + exp(logvar) - 1 - logvar            (nats an image)
+KL = 1/2 sum over latents of  mean^2 + exp(logvar) - 1 - logvar            (nats per image)
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
-"""As latent diffusion's autoencoders clamp it."""
+"""The range to which latent diffusion's autoencoders clamp the log variance."""
 
 
 def split(moments: Tensor) -> tuple[Tensor, Tensor]:
@@ -20,7 +20,7 @@ def split(moments: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sample(moments: Tensor, eps: Tensor, scale: float = 1.0) -> Tensor:
-    """Latents (N, C, h, w) of raw moments (N, 2C, h, w) and standard normal eps, scaled."""
+    """Raw moments (N, 2C, h, w) and standard normal eps -> scaled latents (N, C, h, w)."""
     mean, log_variance = split(moments)
     return scale * (mean + torch.exp(0.5 * log_variance) * eps)
 

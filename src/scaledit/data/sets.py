@@ -1,5 +1,5 @@
-"""Training sets. A set turns (indices, positions) into images or latents and labels; what it draws at
-random (flips, latents) is keyed by the position in the training stream, never by the batch.
+"""Training sets. A set turns (indices, positions) into images or latents, and labels. Its random numbers
+(flips, latents) are keyed by the position in the training stream, never by the batch.
 
     x_0 = flip(image)                                        digits and other images, in [-1, 1]
     x_0 = scale (mean + exp(logvar / 2) eps)                 latents: drawn, not the mode (paper, section 4)
@@ -22,7 +22,7 @@ from scaledit.errors import UsageError
 
 DIGITS_SIDE = 8
 DIGITS_HELD_OUT_EVERY = 5
-"""Every fifth digit of scikit-learn's order is held out: 1,438 to train on, 359 to test with."""
+"""Every fifth digit in scikit-learn's order is held out: 1,438 for training, 359 for testing."""
 
 
 class Batch(NamedTuple):
@@ -33,7 +33,7 @@ class Batch(NamedTuple):
 
 
 class TrainingSet(Protocol):
-    """What training reads from."""
+    """Data that a model can be trained on."""
 
     def __len__(self) -> int: ...
 
@@ -50,7 +50,7 @@ class TrainingSet(Protocol):
 
 @dataclass(frozen=True)
 class Images:
-    """Images held in memory: (N, C, H, W) float32 in [-1, 1], labels (N,) int64."""
+    """Images in memory: (N, C, H, W) float32 in [-1, 1], labels (N,) int64."""
 
     images: Tensor
     labels: Tensor
@@ -72,19 +72,19 @@ class Images:
 
 
 def flips(positions: range, seed: int) -> Tensor:
-    """(N,) bool: which positions of the training stream see their image mirrored."""
+    """(N,) bool: whether the image at each position of the training stream is mirrored."""
     return uniform(seed, positions, Stream.TRAIN_FLIP) < 0.5
 
 
 def flipped_at(x0: Tensor, positions: range, seed: int) -> Tensor:
-    """(N, C, H, W), those at mirrored positions flipped left to right."""
+    """(N, C, H, W) with the images at mirrored positions flipped left to right."""
     return torch.where(flips(positions, seed)[:, None, None, None], x0.flip(-1), x0)
 
 
 @lru_cache(maxsize=1)
 def _load_digits() -> tuple[np.ndarray, np.ndarray]:
-    """(1797, 64) in 0..16 and (1797,), of the file that scikit-learn's load_digits reads, without the second
-    or two that importing it takes."""
+    """(1797, 64) in 0..16 and (1797,), from the file that scikit-learn's load_digits reads, without the
+    second or two that importing scikit-learn takes."""
     package = find_spec("sklearn")
     assert package is not None and package.submodule_search_locations is not None  # a dependency
     file = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
@@ -93,7 +93,8 @@ def _load_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def digits(*, held_out: bool = False, flip: bool = False) -> Images:
-    """scikit-learn's 1,797 handwritten digits (UCI, Alpaydin & Kaynak 1998): 8x8, grey 0..16 to [-1, 1]."""
+    """scikit-learn's 1,797 handwritten digits (UCI, Alpaydin & Kaynak 1998), 8x8 pixels, grey 0..16 mapped to
+    [-1, 1]. held_out: the test digits instead of the training digits."""
     images, labels = _load_digits()
     is_held_out = np.arange(len(labels)) % DIGITS_HELD_OUT_EVERY == DIGITS_HELD_OUT_EVERY - 1
     chosen = is_held_out if held_out else ~is_held_out
@@ -105,8 +106,8 @@ def digits(*, held_out: bool = False, flip: bool = False) -> Images:
 def check_fits(
     dataset: TrainingSet, shape: tuple[int, int, int], num_classes: int, *, may_have_more: bool = False
 ) -> None:
-    """Raises UsageError where a set's samples or labels are not a model's. may_have_more: the model may have
-    classes that the data does not (a run that was begun so goes on)."""
+    """Raises UsageError if the samples or the labels of a set do not fit a model. may_have_more: the model
+    may have classes without data, as in a run that began so and is resumed."""
     if dataset.shape != shape:
         raise UsageError(
             f"the data's samples are {'x'.join(map(str, dataset.shape))} (channels x height x width), the "

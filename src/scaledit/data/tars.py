@@ -1,11 +1,11 @@
-"""Tar shards, read where they lie: an entry's bytes are found by its offset, in any order.
+"""Tar shards, read in place: the bytes of an entry are read by their offset, in any order.
 
 KEY.jpg  KEY.cls (a class number)  or  KEY.json ({"label": ...})      WebDataset: files that share a key
 CLASS/image.jpg                                                       a tree in a tar
 classes.txt beside the shards                                         the classes' names, one per line
 
-A key ends at the first dot of the file's name. A sample has one image: the only one, KEY.jpg before
-KEY.mask.png, or the one that is asked for.
+A key ends at the first dot of the file's name. A sample has one image: the only one, KEY.jpg rather than
+KEY.mask.png, or the one that `image_key` selects.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import posixpath
 import re
 import tarfile
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -24,27 +25,22 @@ from scaledit.data.decode import SUFFIXES, BadImage
 from scaledit.data.layout import CLASSES
 from scaledit.data.names import decoded, hidden, lines, parts_of, suffix_of
 from scaledit.data.sources import Source, by_folder, check_size, numbered
-from scaledit.data.unused import HIDDEN, SHOWN, LeftOut
+from scaledit.data.unused import HIDDEN, NOT_PLAIN, SHOWN, TWICE, LeftOut
 from scaledit.errors import UsageError, reading
 
 LABEL_KEYS = ("label", "cls", "class")
 END = bytes(512)
 LARGEST_LABEL = 1 << 20
-"""Bytes of a .cls or .json."""
+"""Maximum bytes of a .cls or .json."""
 BLOCK = 1 << 20
 HOPS = 16
-"""Links that are followed from one to the next."""
-OTHER_IMAGE, NO_IMAGE, TWICE, LINKS, NOT_PLAIN = (
-    "other images of a sample",
-    "labels of no image",
-    "earlier files of the same name",
-    "links to what is not in the shard",
-    "neither files nor folders",
-)
+"""Maximum length of a chain of links."""
+OTHER_IMAGE, NO_IMAGE = "other images of a sample", "labels of no image"
+LINKS = "links to what is not in the shard"
 
 
 class Key(NamedTuple):
-    """WebDataset's: the files of one sample share it."""
+    """WebDataset's key, which the files of one sample share."""
 
     shard: int
     name: str
@@ -59,7 +55,7 @@ class Place(NamedTuple):
 
 
 class Image(NamedTuple):
-    """name: the whole, as in the shard. member: what follows the key's dot."""
+    """name: the full name in the shard. member: what follows the key and its dot."""
 
     name: str
     key: Key
@@ -68,82 +64,74 @@ class Image(NamedTuple):
 
 
 def open_shards(
-    path: Path,
-    shards: list[Path],
-    *,
-    split: str = "",
-    within: str = "",
-    image_key: str = "",
-    left: LeftOut | None = None,
+    path: Path, shards: list[Path], split: str, inner_split: str, image_key: str, left: LeftOut
 ) -> Source:
-    """split: of the shards. within: the split that is wanted of trees inside them. image_key: see
-    `open_source`.
+    """The images in `shards`, which belong to `split`. path: of the set. inner_split: the split to read of
+    trees inside the shards. image_key: see `open_source`. left: files that are not used.
 
-    Raises UsageError naming a shard that is corrupt, an image without a label, and a sample of several images
-    none of which is said to be the one.
+    Raises UsageError naming a shard that is corrupt, an image without a label, or a sample with several
+    images among which `image_key` does not select one.
     """
-    left = LeftOut() if left is None else left
-    files = [shard.open("rb") for shard in shards]
+    handles = [shard.open("rb") for shard in shards]
 
     def bytes_at(place: Place) -> bytes:
-        data = os.pread(files[place.shard].fileno(), place.size, place.offset)
+        data = os.pread(handles[place.shard].fileno(), place.size, place.offset)
         if len(data) != place.size:
             raise BadImage(f"{shards[place.shard]} is cut short")
         return data
 
     images: list[Image] = []
-    given: dict[Key, dict[str, tuple[str, Place]]] = {}  # .cls and .json of a key
+    labels_of: dict[Key, dict[str, tuple[str, Place]]] = defaultdict(dict)  # .cls and .json of a key
     others: list[str] = []
     folders: list[str] = []
     for k, shard in enumerate(shards):
         for name, place in _members(k, shard, folders, left):
-            key, member = _split(k, name)
-            suffix = suffix_of(name)
+            folder, slash, base = name.rpartition("/")
+            stem, _, member = base.partition(".")
+            key, suffix = Key(k, f"{folder}{slash}{stem}"), suffix_of(name)
             if suffix in SUFFIXES:
                 images.append(Image(name, key, member, place))
             elif suffix in (".cls", ".json"):
-                given.setdefault(key, {})[suffix] = name, place
+                labels_of[key][suffix] = name, place
             else:
                 others.append(name)
-    keys = {image.key for image in images}
-    for key in sorted(given.keys() - keys):
-        left.add(NO_IMAGE, *sorted(name for name, _ in given.pop(key).values()))
+    for key in sorted(labels_of.keys() - {image.key for image in images}):
+        left.add(NO_IMAGE, *sorted(name for name, _ in labels_of.pop(key).values()))
 
-    def label(key: Key) -> int | str | None:
-        """The number in its .cls, else what its .json says."""
-        found = given.get(key, {})
-        for suffix in (".cls", ".json"):
-            if suffix in found:
-                name, place = found[suffix]
-                where = f"{shards[key.shard]}: {name}"
-                if place.size > LARGEST_LABEL:
-                    raise UsageError(f"{where} has {place.size} bytes; that is no label")
-                return _label(bytes_at(place), suffix, where)
-        return None
+    def label(image: Image) -> int | str:
+        files = labels_of.get(image.key)
+        if files is None:
+            raise UsageError(f"{path}: {image.name} has no label (a .cls or .json of the same name)")
+        suffix = min(files)  # .cls counts before .json
+        name, place = files[suffix]
+        where = f"{shards[place.shard]}: {name}"
+        if place.size > LARGEST_LABEL:
+            raise UsageError(f"{where} has {place.size} bytes, too many for a label")
+        return _label(bytes_at(place), suffix, where)
 
-    if given:
-        splits.none_inside(within, path)
+    beside = (path if path.is_dir() else path.parent, *(shard.parent for shard in shards))
+    class_list = next((parent / CLASSES for parent in beside if (parent / CLASSES).is_file()), None)
+    unused_list = (f"{class_list} is not used: the classes have names of their own",) if class_list else ()
+    if labels_of:
+        splits.check_none(inner_split, path)
         left.by_kind(others)
         images = _one_each(images, image_key, path, left)
-        labels = [label(image.key) for image in images]
-        if None in labels:
-            name = images[labels.index(None)].name
-            raise UsageError(f"{path}: {name} has no label (a .cls or .json of the same name)")
-        if len({type(one) for one in labels}) > 1:
+        labels = [label(image) for image in images]
+        if len({type(value) for value in labels}) > 1:
             raise UsageError(f"{path}: some labels are numbers, some are words")
         words = isinstance(labels[0], str)
-        named, notes = (None, _unused_list(path, shards)) if words else _class_names(path, shards)
-        found, classes = numbered(labels, named, path)
+        class_names, notes = (None, unused_list) if words else _class_names(class_list)
+        numbers, classes = numbered(labels, class_names, path)
         names = [f"{shards[image.key.shard].name}/{image.name}" for image in images]
     else:
         if image_key:
             images = _one_each(images, image_key, path, left)
         images.sort()
-        # In several shards one name may stand for several images.
-        tree = by_folder([*(i.name for i in images), *others], folders, path, within, left)
+        # One name may belong to several images, in several shards.
+        tree = by_folder([*(i.name for i in images), *others], folders, path, inner_split, left)
         images = _in_order(images, tree.names)
-        names, found, classes, words = tree.names, tree.labels, tree.class_names, True
-        notes = (*tree.notes, *_unused_list(path, shards))
+        names, numbers, classes, words = tree.names, tree.labels, tree.class_names, True
+        notes = (*tree.notes, *unused_list)
         split = split or tree.split
 
     def read(i: int) -> bytes:
@@ -151,65 +139,49 @@ def open_shards(
         check_size(place.size, names[i])
         return bytes_at(place)
 
-    return Source(
-        path,
-        "tar shards",
-        classes,
-        names,
-        found,
-        read,
-        unused=left.found(),
-        notes=notes,
-        split=split,
-        by_name=words,
-    )
+    unused = left.unused()
+    return Source(path, "tar shards", classes, names, numbers, read, unused, notes, split, by_name=words)
 
 
 def _in_order(images: list[Image], names: list[str]) -> list[Image]:
-    """The images that bear these names, which are in order, as the images are."""
-    kept, at = [], 0
-    for name in names:
-        while images[at].name != name:
-            at += 1
-        kept.append(images[at])
-        at += 1
-    return kept
+    """The images with these names; both lists are sorted by name."""
+    remaining = iter(images)
+    return [next(image for image in remaining if image.name == name) for name in names]
 
 
 def _one_each(images: list[Image], image_key: str, path: Path, left: LeftOut) -> list[Image]:
-    """One image of each key. Raises UsageError where it is not known which."""
-    by_key: dict[Key, list[Image]] = {}
+    """One image of each key. Raises UsageError if the choice is ambiguous."""
+    by_key: dict[Key, list[Image]] = defaultdict(list)
     for image in images:
-        by_key.setdefault(image.key, []).append(image)
-    kept = []
-    for some in by_key.values():
+        by_key[image.key].append(image)
+    chosen = []
+    for key, some in by_key.items():
         if image_key:
-            right = [image for image in some if image.member.lower() == image_key.lower().lstrip(".")]
-        elif len(some) > 1:
-            right = [image for image in some if "." not in image.member]
+            candidates = [image for image in some if image.member.lower() == image_key.lower().lstrip(".")]
+            problem = f"{len(candidates) or 'no'} images of the key {image_key!r}"
         else:
-            right = some
-        if len(right) != 1:
-            there = ", ".join(image.name for image in some[:SHOWN])
-            what = f"{len(right) or 'no'} images of the key {image_key!r}" if image_key else "several images"
+            candidates = [image for image in some if "." not in image.member or len(some) == 1]
+            problem = "several images"
+        if len(candidates) != 1:
+            names = ", ".join(image.name for image in some[:SHOWN])
             raise UsageError(
-                f"{path}: the sample {some[0].key.name} has {what} ({there}; a key ends at the first dot of "
-                f"the name); say which with --image-key or data.image_key, as in {some[0].member!r}"
+                f"{path}: the sample {key.name} has {problem} ({names}; a key ends at the first dot of the "
+                f"name); choose one with --image-key or data.image_key, as in {some[0].member!r}"
             )
-        kept.append(right[0])
-        left.add(OTHER_IMAGE, *(image.name for image in some if image is not right[0]))
-    return kept
+        chosen += candidates
+        left.add(OTHER_IMAGE, *(image.name for image in some if image is not candidates[0]))
+    return chosen
 
 
 def _members(k: int, shard: Path, folders: list[str], left: LeftOut) -> Iterator[tuple[str, Place]]:
-    """Every file of a shard by its headers alone, in the order of the shard; links inside it followed."""
-    found: dict[str, Place | str] = {}  # a string: a link to that name
+    """Every file of a shard in its order, by the headers alone. Links inside the shard are followed."""
+    places: dict[str, Place | str] = {}  # a string is a link to that name
     size = shard.stat().st_size
     with reading(shard, "a tar archive", error=UsageError):
         try:
-            end = _headers(k, shard, size, found, folders, left)
+            end = _headers(k, shard, size, places, folders, left)
         except (tarfile.TarError, EOFError) as error:
-            raise UsageError(f"{shard} is no tar archive, or is corrupt ({error})") from None
+            raise UsageError(f"{shard} is not a tar archive, or is corrupt ({error})") from None
     with shard.open("rb") as file:
         file.seek(max(0, size - len(END)))
         if file.read() != END:
@@ -218,14 +190,14 @@ def _members(k: int, shard: Path, folders: list[str], left: LeftOut) -> Iterator
         while block := file.read(BLOCK):
             if block.count(0) != len(block):
                 raise UsageError(
-                    f"{shard} goes on after the end of its archive: it is corrupt, or several archives were "
-                    "joined; pack it anew"
+                    f"{shard} continues after the end of its archive: it is corrupt, or several archives "
+                    "were joined; pack it again"
                 )
-    for name, place in found.items():
+    for name, place in places.items():
         for _ in range(HOPS):
             if not isinstance(place, str):
                 break
-            place = found.get(place, "")
+            place = places.get(place, "")
         if isinstance(place, Place):
             yield name, place
         else:
@@ -233,11 +205,11 @@ def _members(k: int, shard: Path, folders: list[str], left: LeftOut) -> Iterator
 
 
 def _headers(
-    k: int, shard: Path, size: int, found: dict[str, Place | str], folders: list[str], left: LeftOut
+    k: int, shard: Path, size: int, places: dict[str, Place | str], folders: list[str], left: LeftOut
 ) -> int:
-    """Reads the headers of a shard into `found` and `folders`; where its last member ends."""
+    """Reads the headers of a shard into `places` and `folders`. Returns the end of its last member."""
     with tarfile.open(shard, "r:", encoding="utf-8", errors="surrogateescape") as archive:
-        # It ends alike at a corrupt header and at the archive's end: the caller looks at what follows.
+        # tarfile stops at a corrupt header as at the end of the archive; the caller checks what follows.
         while (member := archive.next()) is not None:
             archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
             name, parts = member.name, parts_of(member.name)
@@ -251,26 +223,21 @@ def _headers(
             elif hidden(parts) or not parts:
                 left.add(HIDDEN, name)
             elif member.isfile() or member.islnk() or member.issym():
-                if name in found:
+                if name in places:
                     left.add(TWICE, name)
-                    del found[name]
+                    del places[name]
                 if member.isfile():
-                    found[name] = Place(k, member.offset_data, member.size)
+                    places[name] = Place(k, member.offset_data, member.size)
                 elif member.islnk():
-                    # To what stands before it under that name, as unpacking would have it.
-                    found[name] = found.get(member.linkname, member.linkname)
+                    # As when unpacking, this is the last earlier file of that name.
+                    places[name] = places.get(member.linkname, member.linkname)
                 else:
-                    found[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
+                    places[name] = posixpath.normpath(
+                        posixpath.join(posixpath.dirname(name), member.linkname)
+                    )
             else:
                 left.add(NOT_PLAIN, name)
         return archive.offset
-
-
-def _split(shard: int, name: str) -> tuple[Key, str]:
-    """The key (a name up to the first dot of its last part), and what follows the dot."""
-    folder, slash, base = name.rpartition("/")
-    key, _, member = base.partition(".")
-    return Key(shard, f"{folder}{slash}{key}"), member
 
 
 def _label(data: bytes, suffix: str, where: str) -> int | str:
@@ -286,29 +253,16 @@ def _label(data: bytes, suffix: str, where: str) -> int | str:
             raise ValueError(label)
         return label
     except (ValueError, TypeError, StopIteration, RecursionError):
-        wanted = "a whole number" if suffix == ".cls" else f"a JSON object with {' or '.join(LABEL_KEYS)}"
-        raise UsageError(f"{where} is not {wanted}") from None
+        expected = "a whole number" if suffix == ".cls" else f"a JSON object with {' or '.join(LABEL_KEYS)}"
+        raise UsageError(f"{where} is not {expected}") from None
 
 
-def _class_list(path: Path, shards: list[Path]) -> Path | None:
-    """classes.txt in the set's folder, or beside the shards."""
-    places = [path if path.is_dir() else path.parent, *{shard.parent: None for shard in shards}]
-    return next((folder / CLASSES for folder in places if (folder / CLASSES).is_file()), None)
-
-
-def _unused_list(path: Path, shards: list[Path]) -> tuple[str, ...]:
-    """A note on a list of names for classes that have names of their own."""
-    file = _class_list(path, shards)
-    return () if file is None else (f"{file} is not used: the classes have names of their own",)
-
-
-def _class_names(path: Path, shards: list[Path]) -> tuple[Mapping[int, str] | None, tuple[str, ...]]:
-    """(the names in classes.txt, which are those of numbers; notes)."""
-    file = _class_list(path, shards)
-    if file is None:
+def _class_names(class_list: Path | None) -> tuple[Mapping[int, str] | None, tuple[str, ...]]:
+    """(the names of numbered classes in classes.txt, notes)."""
+    if class_list is None:
         return None, ()
-    names, encoding = lines(file)
+    names, encoding = lines(class_list)
     if not names:
-        raise UsageError(f"{file} names no classes; write one per line, or remove it")
-    guessed = (f"{file} is not UTF-8 and is read as {encoding}",) if encoding == "Latin-1" else ()
+        raise UsageError(f"{class_list} names no classes; write one per line, or remove it")
+    guessed = (f"{class_list} is not UTF-8 and is read as {encoding}",) if encoding == "Latin-1" else ()
     return dict(enumerate(names)), guessed

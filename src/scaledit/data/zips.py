@@ -1,6 +1,6 @@
-"""A tree in a .zip, read where it lies.
+"""A tree of images in a .zip, read in place.
 
-Names are split at "/" and, as some programs on Windows write them, at backslashes. An entry is never read
+Names are split at "/" and, since some programs on Windows write them, at backslashes. An entry is never read
 beyond the size that it declares.
 """
 
@@ -13,38 +13,34 @@ from pathlib import Path
 from scaledit.data.decode import SUFFIXES, BadImage
 from scaledit.data.names import hidden, parts_of, suffix_of
 from scaledit.data.sources import Source, by_folder, check_size
-from scaledit.data.unused import HIDDEN, LeftOut
+from scaledit.data.unused import HIDDEN, TWICE, LeftOut
 from scaledit.errors import UsageError, reading, shown
 
 READABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 ENCRYPTED = 0x1
 TAIL = 22 + 65535 + 20 + 56
-"""Bytes in which the records at a .zip's end lie, with the longest comment."""
+"""Maximum bytes of the records at the end of a .zip, with the longest comment."""
 LOCAL = 30
 """Bytes of an entry's own header, before its name."""
-TWICE = "earlier files of the same name"
 NAMELESS = "entries without a name"
 STEP = {zipfile.ZIP_BZIP2: 4096, zipfile.ZIP_LZMA: 4096}
-"""Bytes to ask for at once: these two unpack all that they are fed, whatever was asked for."""
+"""Bytes to request at once: these methods unpack all of their input, however little is requested."""
 
 
 def open_zip(path: Path, split: str = "") -> Source:
-    """Raises UsageError for what is no .zip, and for images that are encrypted or packed in a way that
-    Python cannot undo."""
+    """Raises UsageError if `path` is not a .zip, or images are encrypted or packed by an unknown method."""
     with reading(path, "a .zip", error=UsageError):
         try:
             archive = zipfile.ZipFile(path)
         except zipfile.BadZipFile as error:
-            raise UsageError(f"{path} is no .zip, or is cut short ({error})") from None
-        declared = _declared(path)
-        if declared not in (None, len(archive.infolist())):
-            raise UsageError(
-                f"{path} is corrupt: it has {declared} entries, and lists {len(archive.infolist())}"
-            )
+            raise UsageError(f"{path} is not a .zip, or is cut short ({error})") from None
+        declared, listed = _declared(path), len(archive.infolist())
+        if declared not in (None, listed):
+            raise UsageError(f"{path} is corrupt: it has {declared} entries, and lists {listed}")
         entries, folders, left = _entries(path, archive)
         _check_names(path, archive)
     tree = by_folder(entries, folders, path, split, left)
-    # A forked process must not share a file's position with its parent.
+    # A forked process must not share a file position with its parent.
     archives = {os.getpid(): archive}
 
     def read(i: int) -> bytes:
@@ -54,21 +50,21 @@ def open_zip(path: Path, split: str = "") -> Source:
         with reading(name, f"a file of {path.name}", error=BadImage):
             if os.getpid() not in archives:
                 archives[os.getpid()] = zipfile.ZipFile(path)
-            pieces, todo = [], entry.file_size
+            pieces, missing = [], entry.file_size
             with archives[os.getpid()].open(entry) as file:
-                while todo and (piece := file.read(min(todo, STEP.get(entry.compress_type, todo)))):
+                while missing and (piece := file.read(min(missing, STEP.get(entry.compress_type, missing)))):
                     pieces.append(piece)
-                    todo -= len(piece)
-        if todo:
+                    missing -= len(piece)
+        if missing:
             raise BadImage(f"{name} is corrupt: it is shorter than {path.name} says")
         return b"".join(pieces)
 
-    return Source(path, "zip", **tree.fields(), read=read)
+    return Source(path, "zip", **tree._asdict(), read=read, by_name=True)
 
 
 def _declared(path: Path) -> int | None:
-    """How many entries a .zip says that it has, which Python does not compare with those that it lists. None
-    where that cannot be told."""
+    """The number of entries that a .zip declares, which Python does not compare with those that it lists;
+    None if it is unknown."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL))
         tail = file.read()
@@ -83,8 +79,8 @@ def _declared(path: Path) -> int | None:
 
 
 def _check_names(path: Path, archive: zipfile.ZipFile) -> None:
-    """Raises UsageError where an entry is called otherwise in the list at the end, which has no checksum,
-    than where it lies: the name says its class."""
+    """Raises UsageError if the name of an entry in the list at the end, which has no checksum, differs from
+    that in its own header: the name determines its class."""
     with path.open("rb") as file:
         for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
             file.seek(info.header_offset)
@@ -96,7 +92,7 @@ def _check_names(path: Path, archive: zipfile.ZipFile) -> None:
 
 
 def _entries(path: Path, archive: zipfile.ZipFile) -> tuple[dict[str, zipfile.ZipInfo], list[str], LeftOut]:
-    """(files by name, folders, what is left out)."""
+    """(files by name, folders, files that are not used)."""
     entries: dict[str, zipfile.ZipInfo] = {}
     folders, left = [], LeftOut()
     for info in archive.infolist():
@@ -106,11 +102,8 @@ def _entries(path: Path, archive: zipfile.ZipFile) -> tuple[dict[str, zipfile.Zi
             if parts and not hidden(parts):
                 folders.append(name)
             continue
-        if not parts:
-            left.add(NAMELESS, name or "''")
-            continue
-        if hidden(parts):
-            left.add(HIDDEN, name)
+        if not parts or hidden(parts):
+            left.add(HIDDEN if parts else NAMELESS, name or "''")
             continue
         if suffix_of(name) in SUFFIXES:
             if info.flag_bits & ENCRYPTED:
@@ -118,7 +111,7 @@ def _entries(path: Path, archive: zipfile.ZipFile) -> tuple[dict[str, zipfile.Zi
             if info.compress_type not in READABLE:
                 raise UsageError(
                     f"{path}: {name} is packed in a way that cannot be read here (method "
-                    f"{info.compress_type}); pack it anew, or unpack it and give the folder"
+                    f"{info.compress_type}); pack it again, or unpack it and give the folder"
                 )
         if name in entries:
             left.add(TWICE, name)

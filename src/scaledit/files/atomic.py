@@ -1,9 +1,9 @@
-"""Files and folders that are complete or not there.
+"""Atomic writes: a file or folder is complete or does not exist.
 
     write  .NAME.WRITER.partial  ->  fsync  ->  rename to NAME
 
-What was under the name stays until the rename. What a killed program had begun is removed by the next program
-that writes the same name.
+An older file of that name stays until the rename. The partial file of a killed program is removed by the next
+program that writes the same name.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<writer>[0-9a-f]{8}-\d+-\d+)\.[0-9a-f]
 
 
 def partial_beside(out: Path) -> Path:
-    """A name that no other process, thread or machine gives to what is to become `out`, in its folder."""
+    """A temporary name in the folder of `out` that no other process, thread or machine uses."""
     return out.with_name(f".{out.name}.{Writer.here()}.{secrets.token_hex(4)}.partial")
 
 
 @contextmanager
 def naming(path: Path, instead_of: Path | None = None) -> Iterator[None]:
-    """Around the writing of a file: the system's errors name it, where they name nothing (of a full disk
-    they say only that it is full) or the name that it has until it is complete."""
+    """A context in which an OSError without a file name (of a full disk, say), or with the temporary name
+    `instead_of`, gets the name `path`."""
     try:
         yield
     except OSError as error:
@@ -41,7 +41,7 @@ def naming(path: Path, instead_of: Path | None = None) -> Iterator[None]:
 
 @contextmanager
 def synced(path: Path) -> Iterator[BinaryIO]:
-    """The new file `path`, which is on the disk at the end. Raises OSError, which names it."""
+    """Creates the file `path`, which is on the disk at the end. Raises OSError naming it."""
     with naming(path), path.open("xb") as file:
         yield file
         file.flush()
@@ -49,7 +49,7 @@ def synced(path: Path) -> Iterator[BinaryIO]:
 
 
 def sync(path: Path) -> None:
-    """Returns when a file, or the list of names in a folder, is on the disk."""
+    """Flushes a file, or the list of names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -59,8 +59,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def atomic_write(out: Path) -> Iterator[BinaryIO]:
-    """A file that gets the name `out` when it is complete and on the disk. Raises OSError, which names
-    `out`."""
+    """A file that gets the name `out` when it is complete and on the disk. Raises OSError naming `out`."""
     with _partial(out) as partial:
         with synced(partial) as file:
             yield file
@@ -68,14 +67,14 @@ def atomic_write(out: Path) -> Iterator[BinaryIO]:
 
 
 def atomic_bytes(out: Path, data: bytes | memoryview) -> None:
-    """The file `out` with the content `data`: `atomic_write`."""
+    """Writes `data` to the file `out` by `atomic_write`."""
     with atomic_write(out) as file:
         file.write(data)
 
 
 @contextmanager
 def atomic_path(out: Path) -> Iterator[Path]:
-    """As `atomic_write`, for libraries that make the file themselves: the path that they are to make."""
+    """`atomic_write` for libraries that create the file themselves: yields the path to write to."""
     with _partial(out) as partial:
         yield partial
         sync(partial)
@@ -84,8 +83,8 @@ def atomic_path(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def partial_folder(out: Path) -> Iterator[Path]:
-    """A new folder beside `out`, which is removed at the end: what is to stay is moved out of it. The folder
-    of `out` is made. Raises OSError."""
+    """A temporary folder beside `out` that is removed at the end; move out of it whatever shall stay. Creates
+    the parent of `out`. Raises OSError."""
     with _partial(out) as partial:
         partial.mkdir(parents=True)
         yield partial
@@ -93,8 +92,7 @@ def partial_folder(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
-    """A folder that gets the name `out`, in place of what has it, when all in it is on the disk. Raises
-    OSError."""
+    """A folder that replaces `out` when all of it is on the disk. Raises OSError."""
     with partial_folder(out) as partial:
         yield partial
         for folder, _, files in os.walk(partial):
@@ -114,7 +112,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
 
 
 def remove_abandoned(folder: Path, name: str | None = None) -> None:
-    """Removes what processes that certainly have ended had begun to write into `folder` (as `name`)."""
+    """Removes partial files in `folder` (those of `name`, or all) whose writers have certainly ended."""
     with suppress(OSError):
         for path in folder.iterdir():
             match = PARTIAL.fullmatch(path.name)
@@ -127,7 +125,7 @@ def remove_abandoned(folder: Path, name: str | None = None) -> None:
 
 @contextmanager
 def _partial(out: Path) -> Iterator[Path]:
-    """A name to write under until `out` is complete; nothing has it afterwards."""
+    """A temporary name for `out` that is unused again at the end."""
     partial = partial_beside(out)
     with naming(out, instead_of=partial):
         remove_abandoned(out.parent, out.name)
@@ -138,7 +136,7 @@ def _partial(out: Path) -> Iterator[Path]:
 
 
 def _remove(path: Path) -> None:
-    """A file or a folder, where there is one and as far as the system lets us."""
+    """Removes a file or folder, if it exists and the system permits it."""
     with suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""What only one process may do at a time: the right to a folder.
+"""Locks for a task that only one process may do at a time, such as writing to a folder.
 
-A POSIX record lock, and a file with the holder's name where the file system knows no locks.
+A lock is a POSIX record lock, or a file with the holder's name on file systems without locks.
 """
 
 from __future__ import annotations
@@ -17,29 +17,34 @@ from scaledit.files.atomic import naming
 from scaledit.files.writer import Writer
 
 HELD = (errno.EACCES, errno.EAGAIN)
-"""What the kernel says of a record lock that another process has."""
+"""The kernel's errors for a record lock that another process holds."""
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
+"""The errors of file systems without record locks."""
 
 
 class Lock:
-    """The right to something that only one process may do. A POSIX record lock: it ends with the process that
-    holds it, however that ends; it is not inherited by child processes, and known over NFS.
+    """A lock that one process at a time can hold. It is a POSIX record lock, which ends with the process that
+    holds it, however that ends, is not inherited by child processes, and works over NFS.
 
-    A process must not open the file a second time while it holds the lock: closing that would let go of it.
+    A process must not open the file a second time while it holds the lock: closing it would release the lock.
 
-    Some file systems know no such locks (Lustre without `flock`, NFS without its lock daemon). There the
-    holder is the process whose name stands in a second file, PATH.holder, which is there while it is held:
-    one that certainly has ended on this machine is replaced, any other must be removed by hand.
+    Some file systems have no such locks (Lustre without `flock`, NFS without its lock daemon). There the
+    holder writes its name to a second file, PATH.holder, which exists while the lock is held. A holder on
+    this machine that has certainly ended is replaced; the file of any other must be removed by hand.
     """
 
     def __init__(self, path: Path):
-        """Raises OSError where the file cannot be made."""
+        """path: of the lock file. Raises OSError if it cannot be created."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # less the umask: groups share folders
+        self._file = os.open(
+            path, os.O_RDWR | os.O_CREAT, 0o666
+        )  # minus the umask, since groups share folders
         self._instead: _HolderFile | None = None
 
     def take(self) -> bool:
-        """Whether it is ours now; at once. Raises OSError for other troubles than that another has it."""
+        """Tries to acquire the lock without waiting, and returns whether this process holds it now. Raises
+        OSError if that fails for another reason than a holder."""
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -57,14 +62,12 @@ class Lock:
         return True
 
     def holder(self) -> str:
-        """Who has it, as they wrote; "" where they have not yet."""
-        wrote = os.pread(self._file, 200, 0).decode(errors="replace").strip()
+        """The holder, as it described itself; "" if it has not yet."""
+        text = os.pread(self._file, 200, 0).decode(errors="replace").strip()
         if self._instead is None:
-            return wrote
-        return (
-            f"{wrote or 'unknown'}; this file system has no locks: if that job has ended, delete "
-            f"{self._instead.path}"
-        )
+            return text
+        fix = f"if that job has ended, delete {self._instead.path}"
+        return f"{text or 'unknown'}; this file system has no locks: {fix}"
 
     def release(self) -> None:
         if self._instead is not None:
@@ -72,49 +75,45 @@ class Lock:
         os.close(self._file)
 
 
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
-"""What file systems without record locks say."""
-
-
 class _HolderFile:
-    """A lock made of a file alone: who makes it has it, until they remove it."""
+    """A lock that is only a file: the process that created it holds the lock until it removes the file."""
 
     def __init__(self, path: Path):
-        self.path, self.mine = path, f"{Writer.here()} {secrets.token_hex(8)}\n"
+        self.path, self.owner = path, f"{Writer.here()} {secrets.token_hex(8)}\n"
         self.held = False
 
     def take(self) -> bool:
-        if self._made(self.path):
+        if self._create(self.path):
             self.held = True
             return True
         try:
-            there = self.path.read_text(errors="replace")
+            holder = self.path.read_text(errors="replace")
         except OSError:
             return False
-        writer = Writer.parse(there.partition(" ")[0])
+        writer = Writer.parse(holder.partition(" ")[0])
         if writer is None or not writer.has_ended():
             return False
-        # Of all who find that it has ended, the one that makes this file may take over. The file's name is
-        # that of this one holder; whoever makes it after a takeover finds another holder's name in the lock.
-        key = hashlib.sha256(there.encode()).hexdigest()[:16]
+        # Of all processes that find the holder ended, the one that creates this file may take over. The file
+        # is named after the holder, so a process that creates it after the takeover finds another holder.
+        key = hashlib.sha256(holder.encode()).hexdigest()[:16]
         turn = self.path.with_name(f"{self.path.name}.{key}")
-        if not self._made(turn):
+        if not self._create(turn):
             return False
-        self.held = self.path.read_text(errors="replace") == there
+        self.held = self.path.read_text(errors="replace") == holder
         if self.held:
             os.replace(turn, self.path)
         else:
             turn.unlink()
         return self.held
 
-    def _made(self, path: Path) -> bool:
+    def _create(self, path: Path) -> bool:
         try:
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
             return False
         try:
             with naming(path):
-                os.write(file, self.mine.encode())
+                os.write(file, self.owner.encode())
         finally:
             os.close(file)
         return True

@@ -1,9 +1,9 @@
-"""Long work in parts that are files: each complete or not there, made by any of n processes, in any order.
+"""A long job split into parts: atomic files that any of n processes make in any order.
 
     shard i of n makes the parts k with k mod n = i
 
-Processes share nothing but the folder: what the job is stands in a file that the first of them writes and the
-others compare with. An interrupted job resumes when it is run again.
+Processes share only the folder. The first one writes a file that describes the job, and the others compare
+their own job with it. An interrupted job resumes when it is run again.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from scaledit.files.atomic import atomic_bytes
 
 
 class Shard(NamedTuple):
-    """The share i of n of a job's parts."""
+    """Share i of n of a job's parts."""
 
     i: int
     n: int
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """'0/4' -> Shard(0, 4). Raises UsageError."""
+        """'0/4' -> Shard(0, 4). Raises UsageError if `text` is not i/n with 0 <= i < n."""
         i, slash, n = text.partition("/")
         if slash and i.isdigit() and n.isdigit() and int(i) < int(n):
             return cls(int(i), int(n))
@@ -43,13 +43,13 @@ def begin_or_join(
     name: str,
     job: Mapping[str, Any],
     what: str,
-    as_now: Callable[[dict[str, Any]], dict[str, Any]] = lambda there: there,
+    as_now: Callable[[dict[str, Any]], dict[str, Any]] = lambda found: found,
 ) -> None:
-    """Begins a job in `folder` by writing what it is to folder/name, or joins it: compares `job` with what
-    another process (or an earlier run) wrote there. what: the parts' name in the message. as_now: makes
-    today's words of what an earlier version may have written.
+    """Begins a job in `folder` by writing its description `job` to folder/name, or joins it by comparing
+    `job` with the description that another process or an earlier run wrote there.
 
-    Raises UsageError if the folder holds something else.
+    what: the parts, for messages. as_now: converts a description that an earlier version wrote. Raises
+    UsageError if the folder contains another job or other files.
     """
     path, job = folder / name, json.loads(json.dumps(job))
     if not path.exists():
@@ -61,13 +61,13 @@ def begin_or_join(
         folder.mkdir(parents=True, exist_ok=True)
         atomic_bytes(path, (json.dumps(job, indent=1) + "\n").encode())
     try:
-        there = as_now(json.loads(path.read_bytes()))
-        changed = [key for key in sorted(job.keys() | there.keys()) if there.get(key) != job.get(key)]
+        begun = as_now(json.loads(path.read_bytes()))
+        changed = [key for key in sorted(job.keys() | begun.keys()) if begun.get(key) != job.get(key)]
     except (OSError, ValueError, AttributeError):
         raise UsageError(f"{path} cannot be read; choose another --out") from None
     if changed:
         key = changed[0]
         raise UsageError(
-            f"{folder} holds {what} of another request ({key}: {there.get(key)} -> {job.get(key)}); "
+            f"{folder} holds {what} of another request ({key}: {begun.get(key)} -> {job.get(key)}); "
             "choose another --out, or delete it"
         )

@@ -1,4 +1,4 @@
-"""Which process of which machine wrote something, so that another process can tell whether it still runs."""
+"""Names the process and machine that wrote something, so that others can tell whether it still runs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 
 class Writer(NamedTuple):
-    """Which process of which machine, so that whether it still runs can be told from elsewhere.
+    """A process, named uniquely among all machines.
 
-    machine: names the host, its boot and the process id namespace (containers count their processes alike).
-    began: when the process started, in the kernel's ticks since the boot, 0 where the system does not say.
+    machine: a hash of the host, its boot and the process id namespace (containers reuse process ids).
+    process: its id. began: its start in the kernel's ticks since the boot, 0 if unknown.
     """
 
     machine: str
@@ -28,13 +28,13 @@ class Writer(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Writer | None:
-        """The inverse of `str`; None for what is no writer."""
+        """The inverse of `str`; None if `text` is not a writer."""
         machine, _, rest = text.partition("-")
         process, _, began = rest.partition("-")
         return cls(machine, int(process), int(began)) if process.isdigit() and began.isdigit() else None
 
     def has_ended(self) -> bool:
-        """Whether it certainly runs no more. Of processes on other machines nothing is known."""
+        """Whether the process has certainly ended; False for processes on other machines."""
         if self.machine != _machine():
             return False
         try:
@@ -42,8 +42,8 @@ class Writer(NamedTuple):
         except ProcessLookupError:
             return True
         except PermissionError:
-            pass  # it runs, for somebody else
-        return _began(self.process) != self.began  # the number was given out again
+            pass  # it runs as another user
+        return _began(self.process) != self.began  # another process has the id now
 
     def __str__(self) -> str:
         return f"{self.machine}-{self.process}-{self.began}"
@@ -51,16 +51,16 @@ class Writer(NamedTuple):
 
 @functools.cache
 def _machine() -> str:
-    about = [socket.gethostname()]
+    names = [socket.gethostname()]
     with suppress(OSError):
-        about.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        names.append(Path("/proc/sys/kernel/random/boot_id").read_text())
     with suppress(OSError):
-        about.append(os.readlink("/proc/self/ns/pid"))
-    return hashlib.sha256("\0".join(about).encode()).hexdigest()[:8]
+        names.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256("\0".join(names).encode()).hexdigest()[:8]
 
 
 def _began(process: int) -> int:
-    """The 22nd field of /proc/PID/stat; the second, a program's name, may hold spaces and parentheses."""
+    """The 22nd field of /proc/PID/stat. The second, a program's name, may have spaces and parentheses."""
     try:
         return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])
     except (OSError, ValueError, IndexError):

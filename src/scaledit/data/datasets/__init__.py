@@ -1,4 +1,4 @@
-"""Data sets: what a run is trained on, by name. `[data]` of a recipe is one of these parts and its fields.
+"""Data sets that a run is trained on, by name. `[data]` of a recipe holds the name and the fields of one.
 
     [data]                  [data]                   [data]
     name = "digits"         name = "images"          name = "my_sets:Shapes"
@@ -11,7 +11,7 @@
 
         def open(self) -> Images: ...             (scaledit.data.sets: Batch, Images, TrainingSet)
 
-How each is read is in the modules of scaledit.data. Imports no torch.
+The code that reads each set is in the modules of scaledit.data. Imports no torch.
 """
 
 from __future__ import annotations
@@ -28,10 +28,9 @@ __all__ = ["DataSet"]
 
 
 class DataSet(Part, kind="data set", home="scaledit.data.datasets", needs=("open",)):
-    """in_memory: all of it lies in memory once it is open, so that nothing has to be read ahead. encoded: it
-    holds an autoencoder's latents, not images. channels: of an image. extractors: names of the extractors
-    that judge samples of it against it (`evaluate.reference` may then name the set); the first is the main
-    one."""
+    """in_memory: the open set lies in memory, so reading ahead gains nothing. encoded: it holds latents of an
+    autoencoder, not images. channels: of an image. extractors: names of the extractors that compare samples
+    with this set (`evaluate.reference` may then name it), the main one first."""
 
     in_memory: ClassVar[bool] = False
     encoded: ClassVar[bool] = False
@@ -39,13 +38,13 @@ class DataSet(Part, kind="data set", home="scaledit.data.datasets", needs=("open
     extractors: ClassVar[tuple[str, ...]] = ()
 
     def open(self) -> TrainingSet:
-        """The training split. Raises UsageError where it is not there or not what it should be."""
+        """The training split. Raises UsageError if it is missing or invalid."""
         raise NotImplementedError
 
     def held_out(self) -> Images:
-        """Images that training does not see. Raises UsageError where the set holds none out."""
-        raise UsageError(f'data.name="{self.part_name()}" holds no images out')
+        """Images that training does not see. Raises UsageError if the set has none."""
+        raise UsageError(f'data.name="{self.part_name()}" has no held-out images')
 
     def floor(self) -> Images:
-        """Images whose distance to the training split a perfect model would reach."""
+        """Images whose distance to the training split is that of a perfect model."""
         return self.held_out()

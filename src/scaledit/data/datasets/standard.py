@@ -1,0 +1,105 @@
+"""The data sets of scaledit: digits and photos come with installed packages, images and latents are files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from scaledit.data.datasets import DataSet
+from scaledit.errors import UsageError
+from scaledit.part import field
+
+if TYPE_CHECKING:
+    from scaledit.data.files import ImageFiles
+    from scaledit.data.latents import Latents
+    from scaledit.data.sets import Images
+
+
+@dataclass(frozen=True)
+class Digits(DataSet, name="digits"):
+    """1,797 handwritten digits of 8x8 pixels (UCI, Alpaydin & Kaynak 1998), every fifth held out."""
+
+    in_memory = True
+    channels = 1
+    extractors = ("digits", "digits-random")
+
+    flip: bool = field(False, doc="mirror half of the images")
+
+    def open(self) -> Images:
+        from scaledit.data.sets import digits
+
+        return digits(flip=self.flip)
+
+    def held_out(self) -> Images:
+        from scaledit.data.sets import digits
+
+        return digits(held_out=True)
+
+
+@dataclass(frozen=True)
+class ImagesInFiles(DataSet, name="images"):
+    """Images in files: one folder per class, tar shards, Parquet or a .zip."""
+
+    path: str = field("", doc="path of the images")
+    image_size: int = field(0, ge=0, doc="side in pixels after scaling and cropping")
+    flip: bool = field(False, doc="mirror half of the images")
+    background: str = field("", doc='color behind transparent images: "white", "black", "#rrggbb" or "drop"')
+    split: str = field("", doc='the split to read; empty means train, "all" all of them')
+    image_key: str = field("", doc="the file of a WebDataset sample that is the image, for example jpg")
+
+    def open(self) -> ImageFiles:
+        if not self.path:
+            raise UsageError("this recipe trains on images; set their path with data.path=PATH")
+        if not self.image_size:
+            raise UsageError("this recipe trains on images; set their size with data.image_size=256")
+        from scaledit.data.files import ImageFiles
+        from scaledit.data.sources import open_source
+
+        source = open_source(self.path, self.split, self.image_key)
+        return ImageFiles(source, self.image_size, self.flip, behind=self.background)
+
+
+@dataclass(frozen=True)
+class EncodedInFiles(DataSet, name="latents"):
+    """A folder of encoded images, made by `scaledit encode`."""
+
+    encoded = True
+
+    path: str = field("", doc="path of the folder")
+    flip: bool = field(False, doc="mirror half of the images; they must be encoded both ways")
+    verify: bool = field(True, doc="check every byte before training")
+
+    def open(self) -> Latents:
+        if not self.path:
+            raise UsageError(
+                "this recipe trains on encoded images; set data.path=FOLDER to one that scaledit encode made"
+            )
+        from scaledit.data.latents import Latents
+
+        return Latents.open(self.path, flip=self.flip)
+
+
+@dataclass(frozen=True)
+class Photos(DataSet, name="photos"):
+    """64x64 crops of twelve photographs, one class per photograph: 12 x 512, and 12 x 64 held out."""
+
+    in_memory = True
+    extractors = ("photos", "photos-random")
+
+    flip: bool = field(False, doc="mirror half of the images")
+
+    def open(self) -> Images:
+        from scaledit.data.photos import photos
+
+        return photos(flip=self.flip)
+
+    def held_out(self) -> Images:
+        from scaledit.data.photos import photos
+
+        return photos(held_out=True)
+
+    def floor(self) -> Images:
+        """Other crops of the training regions: the held-out regions show other parts of the photographs."""
+        from scaledit.data.photos import fresh_photos
+
+        return fresh_photos()
