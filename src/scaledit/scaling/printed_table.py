@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from scaledit.diffusion import DDPM, ClassifierFree
-from scaledit.evaluation.metric import known
+from scaledit.evaluation.metric import built_in_columns
 from scaledit.models import flops
 from scaledit.models.config import SIZES, DiTConfig
 from scaledit.models.flops import count
@@ -174,7 +174,7 @@ def _config(row: Row) -> DiTConfig:
 
 
 def _figures(printed: Mapping[str, Any]) -> dict[str, float]:
-    return {key: printed[key] for key in known() if printed.get(key) is not None}
+    return {key: printed[key] for key in built_in_columns() if printed.get(key) is not None}
 
 
 def _protocols() -> dict[str, dict[str, Any]]:
