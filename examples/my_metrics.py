@@ -20,6 +20,6 @@ class MeanDistance(Metric):
 
     power: float = field(2.0, gt=0, doc="of the norm")
 
-    def compute(self, reference, samples, given):
+    def compute(self, reference, samples, context):
         apart = reference.pool.mean(axis=0) - samples.pool.mean(axis=0)
         return float(np.linalg.norm(apart, self.power))

@@ -406,9 +406,7 @@ def test_a_part_with_other_images_than_it_should_have(tmp_path: Path):
     for k, n in enumerate((2, 1)):
         np.savez(tmp_path / f"part-{k:05d}.npz", arr_0=IMAGES[:n], arr_1=np.arange(n))
     (tmp_path / "request.json").write_text(json.dumps({"n": 4, "part": 2}))
-    refused(
-        "part-00001.npz holds 1 images, and 2 belong there", lambda: list(open_samples(tmp_path).batches())
-    )
+    refused("part-00001.npz holds 1 images instead of 2", lambda: list(open_samples(tmp_path).batches()))
 
 
 # References, results, extractors

@@ -1,4 +1,4 @@
-"""The digits' own extractors: what they see, that they are the shipped ones, that they can be made again."""
+"""The digits' own extractors: their sensitivity, their shipped weights, and retraining."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from scaledit import images
 from scaledit.data.sets import digits
 from scaledit.errors import RunError, UsageError
 from scaledit.evaluation import digits as judge
+from scaledit.evaluation.small import accuracy
 
 LEAST_NOISE = {"FD-digits": 1, "FD-digits-random": 0}
-"""The first level of noise from which the distance rises: the trained extractor hardly sees a sd of 0.06,
-which is why it has a random twin."""
-
-
+"""The level of noise from which on the distance rises: the trained extractor hardly sees a sd of 0.06, which
+is why it has a random twin."""
 SEEDS = (0, 1, 2)
 
 
@@ -45,22 +44,21 @@ def test_the_trained_extractor_is_blind_to_fine_noise_and_its_twin_is_not():
     assert rise("FD-digits") < 1.03 < rise("FD-digits-random")
 
 
-def test_the_shipped_classifier_knows_digits_it_was_not_trained_on():
-    assert judge.accuracy(judge.trained().network, digits(held_out=True)) >= 0.99
+def test_the_shipped_classifier_generalises_to_held_out_digits():
+    assert accuracy(judge.trained().network, digits(held_out=True)) >= 0.99
 
 
-def test_training_it_again_gives_its_like():
-    """Not its very bits on every machine: another processor sums in another order, and 600 steps follow."""
+def test_retraining_gives_a_similar_classifier():
+    """Not the same bits on every machine: processors sum in different orders, and 600 steps follow."""
     again, x = judge.train(), digits(held_out=True)
     # Over 5 seeds (AMD EPYC Turin), mean and standard deviation: accuracy 0.9955, 0.0032; agreement 0.9972,
     # 0.0020.
-    assert judge.accuracy(again, x) >= 0.98
+    assert accuracy(again, x) >= 0.98
     agree = again(x.images)[1].argmax(1) == judge.trained().network(x.images)[1].argmax(1)
     assert agree.float().mean() >= 0.99
 
 
-def test_a_damaged_classifier_is_refused(monkeypatch: pytest.MonkeyPatch):
-    judge.trained.cache_clear()
+def test_a_corrupt_classifier_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(judge, "SHA256", "0" * 64)
     with pytest.raises(RunError, match="corrupt"):
         judge.trained()
@@ -73,7 +71,7 @@ def test_nearest_distance_of_training_digits_is_zero_and_of_others_not():
     assert judge.nearest_distance(torch.zeros(1, 1, 8, 8)) == pytest.approx(float(by_hand), rel=1e-5)
 
 
-def test_it_reads_what_to_uint8_wrote():
+def test_as_pixels_inverts_to_uint8():
     x = digits(held_out=True).images
     read = judge.as_pixels(torch.from_numpy(images.to_uint8(x)).permute(0, 3, 1, 2))
     assert (read - x).abs().max() <= 1 / 127.5

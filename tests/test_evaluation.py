@@ -1,4 +1,4 @@
-"""Judging sample sets: what goes in, what comes out, and that nothing wrong is judged."""
+"""Evaluation of sample sets: inputs, results, and the refusal of anything that would falsify them."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of Inception weights in the known file's layout: a bare state dict under torchvision's names."""
     path = tmp_path_factory.mktemp("weights") / inception.FILE_NAME
     state = inception.Inception().state_dict()
-    made = {key: torch.from_numpy(formulas.inception_weight(key, tuple(v.shape))) for key, v in state.items()}
-    torch.save(made, path)
+    filled = {k: torch.from_numpy(formulas.inception_weight(k, tuple(v.shape))) for k, v in state.items()}
+    torch.save(filled, path)
     return path
 
 
-def png(image: np.ndarray, kind: str = "png", **how) -> bytes:
+def png(image: np.ndarray, kind: str = "png", **options) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format=kind, **how)
+    Image.fromarray(image).save(buffer, format=kind, **options)
     return buffer.getvalue()
 
 
@@ -69,7 +69,7 @@ def npz(path: Path, images: np.ndarray = PICTURES, **more: np.ndarray) -> Path:
     return path
 
 
-# What goes in
+# Sample sets
 
 
 def test_npz_folder_and_tar_hold_the_same_images(tmp_path: Path):
@@ -84,14 +84,14 @@ def test_npz_folder_and_tar_hold_the_same_images(tmp_path: Path):
     np.testing.assert_array_equal(np.concatenate(labels), LABELS)
 
 
-def test_grey_pictures_are_read_as_grey(tmp_path: Path):
+def test_grey_images_are_read_as_grey(tmp_path: Path):
     grey = PICTURES[..., 0]
     [batch] = open_samples(folder(tmp_path / "grey", grey)).batches()
     np.testing.assert_array_equal(batch.images, grey[..., None].repeat(3, axis=-1))
 
 
 def bad_sets(at: Path) -> dict[str, Path]:
-    """What a sentence must refuse, by a part of the sentence."""
+    """Sample sets that must be refused, by a part of the message."""
     at.mkdir()
     torn = (npz(at / "whole.npz").read_bytes())[:-4000]
     (at / "torn.npz").write_bytes(torn)
@@ -133,7 +133,7 @@ def bad_sets(at: Path) -> dict[str, Path]:
         "no tar archive": at / "text.tar",
         "is corrupt": at / "torn.tar",
         "no PNG images": at / "empty",
-        "0007.png is 64x32, those before are 64x64": mixed,
+        "0007.png is 64x32, earlier images are 64x64": mixed,
         "lossy compression .* --allow-jpeg": lossy,
         "0007.png cannot be read as a PNG": renamed,
         "0007.png cannot be read": broken,
@@ -142,19 +142,19 @@ def bad_sets(at: Path) -> dict[str, Path]:
     }
 
 
-def test_bad_sample_sets_are_refused_with_a_sentence(tmp_path: Path):
+def test_bad_sample_sets_are_refused_with_the_reason(tmp_path: Path):
     class Grey:
         name, sha256, resize = "grey", "none", "none"
 
         def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
             return {"pool": images.float().mean(dim=(2, 3))}
 
-    for says, path in bad_sets(tmp_path / "bad").items():
-        with pytest.raises(UsageError, match=says):
+    for message, path in bad_sets(tmp_path / "bad").items():
+        with pytest.raises(UsageError, match=message):
             extract(open_samples(path), [Grey()])
 
 
-def test_jpeg_is_read_where_it_was_asked_for_and_told(tmp_path: Path, weights: Path, capsys):
+def test_jpeg_is_read_if_it_is_allowed_and_reported(tmp_path: Path, weights: Path, capsys):
     path = folder(tmp_path / "lossy")
     (path / "0007.png").unlink()
     (path / "0007.jpg").write_bytes(png(PICTURES[7], "jpeg", quality=90))
@@ -171,7 +171,7 @@ def test_jpeg_is_read_where_it_was_asked_for_and_told(tmp_path: Path, weights: P
 # Weights
 
 
-def test_weights_are_looked_for_and_never_fetched(tmp_path: Path, weights: Path, monkeypatch):
+def test_weights_are_searched_for_and_never_downloaded(tmp_path: Path, weights: Path, monkeypatch):
     monkeypatch.delenv(inception.VARIABLE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
@@ -200,9 +200,9 @@ def test_weights_of_another_hash_or_network_are_refused(tmp_path: Path, weights:
         },
         "no state dict": [1, 2],
     }
-    for says, content in wrong.items():
+    for message, content in wrong.items():
         torch.save(content, tmp_path / "wrong.pth")
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=message):
             inception.load(tmp_path / "wrong.pth", verify=False)
     (tmp_path / "torn.pth").write_bytes(weights.read_bytes()[:5000])
     with pytest.raises(UsageError, match="cannot be read as a file of tensors"):
@@ -217,7 +217,7 @@ class Canary:
         return Path.touch, (self.path,)
 
 
-def test_nothing_a_user_hands_in_is_unpickled(tmp_path: Path):
+def test_no_file_of_a_user_is_unpickled(tmp_path: Path):
     canary = tmp_path / "canary"
     torch.save({"fc.weight": Canary(canary)}, tmp_path / "evil.pth")
     with pytest.raises(UsageError, match="cannot be read"):
@@ -238,19 +238,13 @@ def test_weights_from_safetensors_make_the_same_features(tmp_path: Path, weights
     assert torch.equal(first(images)["pool"], second(images)["pool"])
 
 
-def test_weights_that_give_no_numbers_are_noticed(tmp_path: Path, weights: Path, capsys):
+def test_weights_with_nan_are_reported(tmp_path: Path, weights: Path, capsys):
     state = torch.load(weights, weights_only=True)
     state["Mixed_7c.branch1x1.conv.weight"][:] = float("nan")
     torch.save(state, tmp_path / "nan.pth")
     arguments = ["evaluate", str(npz(tmp_path / "a.npz")), "--reference", str(npz(tmp_path / "b.npz"))]
-    arguments += [
-        "--inception",
-        str(tmp_path / "nan.pth"),
-        "--any-inception",
-        "--json",
-        str(tmp_path / "r.json"),
-    ]
-    assert main(arguments) == 2
+    arguments += ["--inception", str(tmp_path / "nan.pth"), "--any-inception"]
+    assert main([*arguments, "--json", str(tmp_path / "r.json")]) == 2
     assert "features of sample 0 are not finite (12 of 12 samples)" in capsys.readouterr().err
     assert not (tmp_path / "r.json").exists()
 
@@ -258,50 +252,49 @@ def test_weights_that_give_no_numbers_are_noticed(tmp_path: Path, weights: Path,
 # References and results
 
 
-def test_a_reference_judges_as_its_images_do(tmp_path: Path, weights: Path):
-    """Statistics made by `scaledit reference`, ADM's own file, and the images themselves."""
+def test_all_forms_of_a_reference_give_the_same_metrics(tmp_path: Path, weights: Path):
+    """Statistics written by `scaledit reference`, ADM's own file, and the images themselves."""
     real = folder(tmp_path / "real", formulas.images("real", 10, 64))
     use = ["--inception", str(weights), "--any-inception"]
-    assert main(["reference", str(real), "--out", str(tmp_path / "ours.npz"), *use]) == 0
-    ours = np.load(tmp_path / "ours.npz")
-    theirs = {key: ours[key] for key in ("mu", "sigma", "mu_s", "sigma_s")}
+    assert main(["reference", str(real), "--out", str(tmp_path / "scaledit.npz"), *use]) == 0
+    arrays = np.load(tmp_path / "scaledit.npz")
+    statistics = {key: arrays[key] for key in ("mu", "sigma", "mu_s", "sigma_s")}
     images = np.stack([np.asarray(Image.open(path)) for path in sorted(real.iterdir())])
-    np.savez(tmp_path / "adm.npz", arr_0=images, **theirs)
+    np.savez(tmp_path / "adm.npz", arr_0=images, **statistics)
     samples = npz(tmp_path / "samples.npz")
-    found = []
-    for reference in (real, tmp_path / "ours.npz", tmp_path / "adm.npz"):
+    results = []
+    for reference in (real, tmp_path / "scaledit.npz", tmp_path / "adm.npz"):
         out = tmp_path / f"{reference.name}.json"
         command = ["evaluate", str(samples), "--reference", str(reference), *use, "--json", str(out)]
         assert main(command) == 0
-        found.append(json.loads(out.read_text()))
-    figures = ("fid", "sfid", "inception_score", "precision", "recall", "density", "coverage", "kid")
-    for other in found[1:]:
-        for key in figures:
-            assert other[key] == pytest.approx(found[0][key], rel=1e-6), key
-    protocol = found[0]["protocol"]
+        results.append(json.loads(out.read_text()))
+    for other in results[1:]:
+        for key in ("fid", "sfid", "inception_score", "precision", "recall", "density", "coverage", "kid"):
+            assert other[key] == pytest.approx(results[0][key], rel=1e-6), key
+    protocol = results[0]["protocol"]
     assert protocol["n"] == 12
     assert protocol["reference_n"] == 10
     assert protocol["extractor_sha256"] == inception.load(weights, verify=False).sha256
-    assert len({one["protocol"]["reference_sha256"] for one in found}) == 3
-    assert any("below 2049" in warning for warning in found[0]["warnings"])
-    assert any("n 12, not 50000; labels unknown" in warning for warning in found[0]["warnings"])
+    assert len({result["protocol"]["reference_sha256"] for result in results}) == 3
+    assert any("below 2049" in warning for warning in results[0]["warnings"])
+    assert any("n 12, not 50000; labels unknown" in warning for warning in results[0]["warnings"])
 
 
-def test_figures_are_those_of_the_functions(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch):
-    """And an sFID's statistics are those of the spatial features, gathered batch by batch."""
+def test_metrics_are_those_of_the_functions(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch):
+    """And sFID's statistics are those of all spatial features, accumulated batch by batch."""
     monkeypatch.setattr("scaledit.evaluation.samples.BATCH", 7)
     extractor = inception.load(weights, verify=False)
-    real, made = (npz(tmp_path / f"{name}.npz", formulas.images(name, 20, 32)) for name in ("real", "made"))
+    real, fake = (npz(tmp_path / f"{name}.npz", formulas.images(name, 20, 32)) for name in ("real", "made"))
     config = EvaluateConfig(reference=str(real), inception=str(weights), any_inception=True, seeds=1)
-    figures = open_judge(config).evaluate([open_samples(made)]).metrics
+    values = open_judge(config).evaluate([open_samples(fake)]).metrics
     a, b = (
         extractor(torch.from_numpy(formulas.images(n, 20, 32)).permute(0, 3, 1, 2)) for n in ("real", "made")
     )
     pool_a, pool_b = a["pool"].numpy(), b["pool"].numpy()
-    assert figures["fid"].value == pytest.approx(metrics.frechet_distance(pool_a, pool_b), rel=1e-4)
+    assert values["fid"].value == pytest.approx(metrics.frechet_distance(pool_a, pool_b), rel=1e-4)
     spatial = metrics.frechet_distance(a["spatial"].numpy(), b["spatial"].numpy())
-    assert figures["sfid"].value == pytest.approx(spatial, rel=1e-4)
-    assert figures["precision"].value == metrics.precision_recall(pool_a, pool_b).precision
+    assert values["sfid"].value == pytest.approx(spatial, rel=1e-4)
+    assert values["precision"].value == metrics.precision_recall(pool_a, pool_b).precision
 
 
 def test_references_that_lack_something(tmp_path: Path, weights: Path, capsys):
@@ -314,7 +307,7 @@ def test_references_that_lack_something(tmp_path: Path, weights: Path, capsys):
     np.savez(tmp_path / "shapes.npz", mu=np.zeros(d), sigma=np.eye(5))
     origin = json.dumps({"extractor": "other", "extractor_sha256": "ab" * 32})
     np.savez(tmp_path / "other.npz", mu=np.zeros(d), sigma=np.eye(d), origin=np.array(origin))
-    for name, says in {
+    for name, message in {
         "fid_only": "has no mu_s and sigma_s, which sfid needs; choose --metrics fid,inception_score",
         "half": "holds mu but no sigma",
         "small": "features of 64 and 2048 dimensions cannot be compared",
@@ -326,13 +319,13 @@ def test_references_that_lack_something(tmp_path: Path, weights: Path, capsys):
         reference = ["--reference", str(tmp_path / f"{name}.npz")]
         extra = ["--metrics", "fid"] if name == "small" else []
         assert main(["evaluate", str(samples), *reference, *use, *extra]) == 2
-        assert says in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     reference = ["--reference", str(tmp_path / "fid_only.npz")]
     assert main(["evaluate", str(samples), *reference, *use, "--metrics", "fid,inception_score"]) == 0
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ([], "say what to measure"),
         (["SAMPLES"], "--reference is missing"),
@@ -344,23 +337,23 @@ def test_references_that_lack_something(tmp_path: Path, weights: Path, capsys):
         (["--compare", "SAMPLES"], "cannot be read as a result of scaledit evaluate --json"),
     ],
 )
-def test_wrong_calls(tmp_path: Path, arguments: list[str], says: str, capsys):
+def test_wrong_calls(tmp_path: Path, arguments: list[str], message: str, capsys):
     samples = str(npz(tmp_path / "samples.npz"))
     assert main(["evaluate", *[samples if word == "SAMPLES" else word for word in arguments]]) == 2
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_results_are_told_beside_each_other_and_the_papers(tmp_path: Path, capsys):
+def test_results_are_compared_with_each_other_and_the_paper(tmp_path: Path, capsys):
     protocol = {"n": 50_000, "image_size": [256, 256]}
     for name, fid in (("a", 9.5), ("b", 2.25)):
         (tmp_path / f"{name}.json").write_text(
             json.dumps({"name": name, "fid": fid, "precision": 0.5, "protocol": protocol, "warnings": []})
         )
     assert main(["evaluate", "--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 0
-    said = capsys.readouterr().out
-    assert "9.5" in said
-    assert "DiT-XL/2-G (cfg=1.50)" in said
-    assert "2.27" in said  # the paper's
+    output = capsys.readouterr().out
+    assert "9.5" in output
+    assert "DiT-XL/2-G (cfg=1.50)" in output
+    assert "2.27" in output  # the paper's
     header, rows = side_by_side([Result.read(tmp_path / "a.json"), *paper.quality((256, 256))])
     assert header[:2] == ["", "FID"]
     assert rows[0] == ["a", "9.5", "", "", "0.5", ""]
@@ -369,18 +362,18 @@ def test_results_are_told_beside_each_other_and_the_papers(tmp_path: Path, capsy
 # Runs
 
 
-def test_a_training_run_judges_itself_and_can_be_judged(tmp_path: Path):
+def test_a_run_evaluates_itself_and_can_be_evaluated(tmp_path: Path):
     out = tmp_path / "run"
     few = ["evaluate.num=20", "evaluate.seeds=3", "evaluate.labels=equal"]
     shape = [*TINY, "train.steps=4", "checkpoint.every=4", "evaluate.every=2", *few]
     assert main(["train", "digits", "--out", str(out), *shape]) == 0
-    found = [event for event in read(out) if event["event"] == "evaluated"]
-    assert [event["step"] for event in found] == [2, 4]
-    assert found[0]["fd_digits"] != found[1]["fd_digits"]
+    events = [event for event in read(out) if event["event"] == "evaluated"]
+    assert [event["step"] for event in events] == [2, 4]
+    assert events[0]["fd_digits"] != events[1]["fd_digits"]
     report = (out / "report.html").read_text()
     for part in ("Evaluation in training", "real, held out", "FD-digits-random", "guidance 4.0", "recall"):
         assert part in report
-    # The same figures once more, from the checkpoint, and from the samples that generate writes.
+    # The checkpoint, and the samples that generate writes, have the same metrics.
     assert main(["evaluate", str(out), "--reference", "digits", "--json", str(tmp_path / "r.json")]) == 0
     result = json.loads((tmp_path / "r.json").read_text())
     files = []
@@ -390,23 +383,17 @@ def test_a_training_run_judges_itself_and_can_be_judged(tmp_path: Path):
         assert main(["generate", str(out), *drawing, "--out", files[-1]]) == 0
     assert main(["evaluate", *files, "--reference", "digits", "--json", str(tmp_path / "f.json")]) == 0
     again = json.loads((tmp_path / "f.json").read_text())
-    for key in (
-        "fd_digits",
-        "fd_digits_std",
-        "fd_digits_random",
-        "class_accuracy",
-        "recall",
-        "fd_digits_real",
-    ):
-        assert result[key] == pytest.approx(found[1][key], rel=1e-6)
-        assert again[key] == pytest.approx(found[1][key], rel=1e-6)
-    told = again["protocol"]
-    assert told["sampler"] == {"name": "dpm", "steps": 4, "times": {"name": "even"}}  # of a flow
-    assert (told["guidance"], told["seed"]) == ([], [1, 2, 3])
-    assert told["labels"] == "equal"
+    keys = ("fd_digits", "fd_digits_std", "fd_digits_real", "fd_digits_random", "class_accuracy", "recall")
+    for key in keys:
+        assert result[key] == pytest.approx(events[1][key], rel=1e-6)
+        assert again[key] == pytest.approx(events[1][key], rel=1e-6)
+    protocol = again["protocol"]
+    assert protocol["sampler"] == {"name": "dpm", "steps": 4, "times": {"name": "even"}}  # of a flow
+    assert (protocol["guidance"], protocol["seed"]) == ([], [1, 2, 3])
+    assert protocol["labels"] == "equal"
 
 
-def test_what_the_judge_lacks_is_said_before_the_first_step(tmp_path: Path, capsys):
+def test_a_missing_reference_is_reported_before_the_first_step(tmp_path: Path, capsys):
     shape = [*TINY, "train.steps=4", "evaluate.every=2", "evaluate.reference=/nowhere.npz"]
     assert main(["train", "digits", "--out", str(tmp_path / "run"), *shape]) == 2
     assert "there is no reference /nowhere.npz" in capsys.readouterr().err
@@ -418,7 +405,7 @@ def test_what_the_judge_lacks_is_said_before_the_first_step(tmp_path: Path, caps
 
 @pytest.fixture(scope="module")
 def dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The architecture in little, with random weights."""
+    """A tiny model of the architecture, with random weights."""
     from transformers import Dinov2Config, Dinov2Model
 
     path = tmp_path_factory.mktemp("dino") / "tiny"
@@ -444,8 +431,8 @@ def test_fd_dinov2_of_a_local_model(tmp_path: Path, dino: Path):
     assert result["protocol"]["extractor_sha256"] == extractor.sha256
 
 
-def test_other_folders_are_no_dinov2(tmp_path: Path):
-    with pytest.raises(UsageError, match=r"needed are config.json and model.safetensors"):
+def test_other_folders_are_refused_as_dinov2(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"it needs config.json and model.safetensors"):
         dinov2.load(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     (tmp_path / "model.safetensors").touch()

@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
 from made_tables import BLOCKS, FLOOR, PATCHES, SAMPLING_STEPS, SCALES, SIZES, STEPS, guidance, study
-from scaledit.evaluation.metric import known
+from scaledit.evaluation.metric import built_in_columns
 from scaledit.report import figures, page
 from scaledit.report.figures import axes as plots
 from scaledit.report.figures import labels, style
@@ -433,8 +433,9 @@ def test_metrics(tables: dict[str, Table], rendered: dict[str, figures.Plot]):
     [real] = [line for line in axes.get_lines() if line not in marked(axes)]
     assert set(real.get_ydata()) == {0.985} and axes.get_yscale() == "linear"
     assert panels["FD-digits"].get_yscale() == "log"
-    assert sense(known()["recall"]) == "fraction, higher is better"
-    assert sense(known()["kid"]) == "lower is better" and sense(known()["nearest"]) == "ratio, 1 is best"
+    columns = built_in_columns()
+    assert sense(columns["recall"]) == "fraction, higher is better"
+    assert sense(columns["kid"]) == "lower is better" and sense(columns["nearest"]) == "ratio, 1 is best"
 
 
 def test_a_distance_below_zero_has_a_linear_axis(tables: dict[str, Table]):

@@ -1,4 +1,4 @@
-"""The metrics against cases that can be worked by hand, and what must not change them."""
+"""Metrics against cases with closed forms and against brute force, and their invariances."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def by_sqrtm(a: Statistics, b: Statistics) -> float:
 # The Fréchet distance
 
 
-def test_frechet_of_covariances_that_commute():
+def test_frechet_of_commuting_covariances():
     """|m|^2 + sum (sqrt lambda_a - sqrt lambda_b)^2 where both have the same eigenvectors."""
     q, a, b = rotation(7), rng(1).uniform(0.1, 4, 7), rng(2).uniform(0.1, 4, 7)
     mean = rng(3).standard_normal(7)
-    ours = frechet_distance(Statistics(np.zeros(7), q * a @ q.T), Statistics(mean, q * b @ q.T))
-    assert ours == pytest.approx(mean @ mean + ((np.sqrt(a) - np.sqrt(b)) ** 2).sum(), rel=1e-12)
+    distance = frechet_distance(Statistics(np.zeros(7), q * a @ q.T), Statistics(mean, q * b @ q.T))
+    assert distance == pytest.approx(mean @ mean + ((np.sqrt(a) - np.sqrt(b)) ** 2).sum(), rel=1e-12)
 
 
 @pytest.mark.parametrize(("shift", "s", "r"), [(3.0, 2.0, 0.5), (0.0, 1.0, 1.0), (-1.0, 0.0, 2.0)])
@@ -68,36 +68,36 @@ def test_frechet_in_one_dimension(shift: float, s: float, r: float):
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), d=st.integers(1, 12))
-def test_frechet_is_sqrtms_and_symmetric_and_unmoved_by_rotations(seed: int, d: int):
+def test_frechet_equals_sqrtm_and_is_symmetric_and_invariant_to_rotations(seed: int, d: int):
     a = Statistics(rng(seed).standard_normal(d), covariance(d, seed + 1))
     b = Statistics(rng(seed + 2).standard_normal(d), covariance(d, seed + 3))
-    ours, q = frechet_distance(a, b), rotation(d, seed)
-    assert ours == pytest.approx(by_sqrtm(a, b), rel=1e-6, abs=1e-6)  # sqrtm's own error
-    assert ours == pytest.approx(frechet_distance(b, a), rel=1e-9, abs=1e-9)
+    distance, q = frechet_distance(a, b), rotation(d, seed)
+    assert distance == pytest.approx(by_sqrtm(a, b), rel=1e-6, abs=1e-6)  # sqrtm's own error
+    assert distance == pytest.approx(frechet_distance(b, a), rel=1e-9, abs=1e-9)
     turned = (Statistics(s.mean @ q, q.T @ s.cov @ q) for s in (a, b))
-    assert frechet_distance(*turned) == pytest.approx(ours, rel=1e-9, abs=1e-9)
+    assert frechet_distance(*turned) == pytest.approx(distance, rel=1e-9, abs=1e-9)
 
 
-def test_frechet_of_rank_one_and_of_no_spread():
-    """tr (uu^T vv^T)^(1/2) = |u.v|; a point mass leaves the other's trace."""
+def test_frechet_of_rank_one_and_of_zero_covariance():
+    """tr (uu^T vv^T)^(1/2) = |u.v|; against a point mass the other's trace remains."""
     u, v = rng(0).standard_normal(6), rng(1).standard_normal(6)
     zero, one, two = (Statistics(np.zeros(6), c) for c in (np.zeros((6, 6)), np.outer(u, u), np.outer(v, v)))
     assert frechet_distance(one, two) == pytest.approx(u @ u + v @ v - 2 * abs(u @ v), rel=1e-9)
     assert frechet_distance(one, one) == pytest.approx(0, abs=1e-9)
     assert frechet_distance(zero, two) == pytest.approx(v @ v, rel=1e-12)
     assert frechet_distance(zero, zero) == 0
-    same = np.ones((5, 6)) * u  # features without any spread
+    same = np.ones((5, 6)) * u
     assert frechet_distance(same, same) == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize(("n", "m"), [(10, 12), (10, 200), (200, 10), (200, 300), (2, 2)])
-def test_every_route_gives_the_same_distance(n: int, m: int):
+def test_features_and_statistics_give_the_same_distance(n: int, m: int):
     """Fewer samples than dimensions (30) on neither, one or both sides."""
     a, b = rng(0).standard_normal((n, 30)), 1.3 * rng(1).standard_normal((m, 30)) + 0.1
-    long_way = frechet_distance(Statistics.of(a), Statistics.of(b))
+    expected = frechet_distance(Statistics.of(a), Statistics.of(b))
     for x in (a, Statistics.of(a)):
         for y in (b, Statistics.of(b)):
-            assert frechet_distance(x, y) == pytest.approx(long_way, rel=1e-7)
+            assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-7)
 
 
 def test_frechet_of_samples_tends_to_that_of_their_gaussians():
@@ -114,10 +114,10 @@ def test_extrapolation_removes_the_bias_of_n():
     for seed in range(4):
         samples = rng(seed).standard_normal((n, d))
         biased.append(frechet_distance(reference, samples))
-        found = frechet_distance_infinity(reference, samples, seed=seed)
-        assert found == frechet_distance_infinity(reference, samples, seed=seed)
-        assert found.slope > 0
-        extrapolated.append(found.value)
+        result = frechet_distance_infinity(reference, samples, seed=seed)
+        assert result == frechet_distance_infinity(reference, samples, seed=seed)
+        assert result.slope > 0
+        extrapolated.append(result.value)
     assert np.mean(biased) > 0.02
     assert abs(np.mean(extrapolated)) < 0.25 * np.mean(biased)
 
@@ -125,7 +125,7 @@ def test_extrapolation_removes_the_bias_of_n():
 # Inception Score
 
 
-def test_inception_score_of_what_says_nothing_and_of_certainty():
+def test_inception_score_of_uniform_and_of_certain_predictions():
     assert inception_score(np.zeros((100, 10))) == pytest.approx(1, rel=1e-12)
     certain = 1e4 * np.eye(10)[np.arange(100) % 10]
     assert inception_score(certain) == pytest.approx(10, rel=1e-9)
@@ -145,14 +145,14 @@ def test_inception_score_is_the_mean_over_splits_and_ignores_an_offset():
 # Neighbourhoods
 
 
-def brute_force(real: np.ndarray, made: np.ndarray, k: int) -> tuple[float, float, float, float]:
+def brute_force(real: np.ndarray, fake: np.ndarray, k: int) -> tuple[float, float, float, float]:
     def squared(u, v):
         return ((u[:, None] - v[None]) ** 2).sum(-1)
 
-    radii = [np.sort(squared(x, x), axis=1)[:, k] for x in (real, made)]
-    inside = squared(real, made) <= radii[0][:, None]
-    recalled = squared(real, made) <= radii[1][None]
-    return inside.any(0).mean(), recalled.any(1).mean(), inside.sum() / (k * len(made)), inside.any(1).mean()
+    radii = [np.sort(squared(x, x), axis=1)[:, k] for x in (real, fake)]
+    inside = squared(real, fake) <= radii[0][:, None]
+    recalled = squared(real, fake) <= radii[1][None]
+    return inside.any(0).mean(), recalled.any(1).mean(), inside.sum() / (k * len(fake)), inside.any(1).mean()
 
 
 @settings(max_examples=20, deadline=None)
@@ -160,18 +160,18 @@ def brute_force(real: np.ndarray, made: np.ndarray, k: int) -> tuple[float, floa
 def test_neighbourhoods_by_brute_force(seed: int, n: int, m: int, k: int):
     """On whole numbers every distance is exact, and so are ties: balls are closed."""
     real = rng(seed).integers(0, 4, (n, 3)).astype(np.float32)
-    made = rng(seed + 1).integers(0, 5, (m, 3)).astype(np.float32)
-    assert tuple(neighbourhoods(real, made, k, k)) == pytest.approx(brute_force(real, made, k), rel=1e-12)
-    assert tuple(precision_recall(real, made, k)) == pytest.approx(brute_force(real, made, k)[:2])
-    assert tuple(density_coverage(real, made, k)) == pytest.approx(brute_force(real, made, k)[2:])
+    fake = rng(seed + 1).integers(0, 5, (m, 3)).astype(np.float32)
+    assert tuple(neighbourhoods(real, fake, k, k)) == pytest.approx(brute_force(real, fake, k), rel=1e-12)
+    assert tuple(precision_recall(real, fake, k)) == pytest.approx(brute_force(real, fake, k)[:2])
+    assert tuple(density_coverage(real, fake, k)) == pytest.approx(brute_force(real, fake, k)[2:])
 
 
 def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch):
-    real, made = rng(0).standard_normal((90, 8)), rng(1).standard_normal((70, 8)) + 0.4
-    whole = neighbourhoods(real, made)
+    real, fake = rng(0).standard_normal((90, 8)), rng(1).standard_normal((70, 8)) + 0.4
+    expected = neighbourhoods(real, fake)
     for tile in (7, 32, 90):
         monkeypatch.setattr("scaledit.evaluation.metrics.neighbours.TILE", tile)
-        assert neighbourhoods(real, made) == whole
+        assert neighbourhoods(real, fake) == expected
 
 
 def test_identical_sets_and_sets_far_apart():
@@ -181,16 +181,15 @@ def test_identical_sets_and_sets_far_apart():
         assert tuple(precision_recall(a, a + 100, precision=precision)) == (0, 0)
     assert density_coverage(a, a).coverage == 1
     assert tuple(density_coverage(a, a + 100)) == (0, 0)
-    # Samples that all sit at one place of the real set: precise, but they recall nearly nothing.
-    lump = a[:1] + 1e-3 * rng(1).standard_normal((50, 16))
-    found = precision_recall(a, lump)
-    assert found.precision == 1
-    assert found.recall <= 1 / 50
+    cluster = a[:1] + 1e-3 * rng(1).standard_normal((50, 16))  # around one real point: precise, no recall
+    result = precision_recall(a, cluster)
+    assert result.precision == 1
+    assert result.recall <= 1 / 50
 
 
 def test_neighbourhoods_hold_a_tile_not_the_matrix(monkeypatch: pytest.MonkeyPatch):
-    """4,000 x 4,000 distances in float32 are 64 MB; what is asked for at a time is a tile. (The whole process
-    at 20,000 x 10,000 is measured in benchmarks/.)"""
+    """4,000 x 4,000 distances in float32 are 64 MB; only a tile is allocated at a time. (benchmarks/ measures
+    the complete process at 20,000 x 10,000.)"""
     largest = 0
     original = torch.Tensor.__matmul__
 
@@ -215,9 +214,9 @@ def test_kid_by_hand_and_without_bias():
         return (u @ v / 2 + 1) ** 3
 
     by_hand = k(x[0], x[1]) + k(y[0], y[1]) - 2 * np.mean([k(u, v) for u in x for v in y])
-    found = kid(x, y, subsets=3)
-    assert found.mean == pytest.approx(by_hand, rel=1e-12)
-    assert found.std == pytest.approx(0, abs=1e-12)  # each subset is everything
+    result = kid(x, y, subsets=3)
+    assert result.mean == pytest.approx(by_hand, rel=1e-12)
+    assert result.std == pytest.approx(0, abs=1e-12)  # each subset is the complete set
     a, b = rng(0).standard_normal((4000, 6)), rng(1).standard_normal((4000, 6))
     same = kid(a, b, subset_size=400)
     assert abs(same.mean) < 3 * same.std / 10
@@ -229,29 +228,24 @@ def test_kid_by_hand_and_without_bias():
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10_000), cuts=st.lists(st.integers(0, 300), max_size=6))
-def test_batches_and_parts_make_one_set(seed: int, cuts: list[int]):
-    """Whatever the batches, and whichever part saw them; the mean is far off zero, where a running sum of
-    squares would lose it."""
-    features = (1e4 + rng(seed).standard_normal((300, 5))).astype(np.float32)
-    parts = np.split(features, sorted(cuts))
-    accumulators = [Accumulator(), Accumulator(), Accumulator()]
-    for i, part in enumerate(parts):
-        accumulators[i % 3].add(part)
-    first, *others = accumulators
-    for other in others:
-        first.merge(other)
-    merged = first.result()
-    exact = features.astype(np.float64)
-    assert merged.n == 300
-    np.testing.assert_allclose(merged.mean, exact.mean(axis=0), rtol=1e-13)
-    np.testing.assert_allclose(merged.cov, np.cov(exact, rowvar=False), rtol=1e-9, atol=1e-10)
+@given(seed=st.integers(0, 10_000), cuts=st.lists(st.integers(0, 3000), max_size=6))
+def test_batches_make_one_set(seed: int, cuts: list[int]):
+    """Of any sizes, below and above those of the blocks that are merged; the mean is far from zero, where a
+    running sum of squares would lose precision."""
+    features = (1e4 + rng(seed).standard_normal((3000, 5))).astype(np.float32)
+    accumulator = Accumulator()
+    for batch in np.split(features, sorted(cuts)):
+        accumulator.add(batch)
+    statistics, exact = accumulator.result(), features.astype(np.float64)
+    assert statistics.n == 3000
+    np.testing.assert_allclose(statistics.mean, exact.mean(axis=0), rtol=1e-13)
+    np.testing.assert_allclose(statistics.cov, np.cov(exact, rowvar=False), rtol=1e-9, atol=1e-10)
 
 
 # Bad input
 
 
-def test_bad_features_are_refused_with_a_sentence():
+def test_bad_features_are_refused():
     good = rng().standard_normal((20, 4))
     bad = good.copy()
     bad[7, 2] = np.nan
@@ -278,7 +272,7 @@ def test_bad_features_are_refused_with_a_sentence():
 
 @pytest.mark.slow
 def test_neighbourhoods_of_a_full_evaluation_fit_a_laptop():
-    """20,000 x 10,000 in 2048 dimensions, in a process of its own, all of it counted."""
+    """20,000 x 10,000 in 2048 dimensions: the peak memory of a separate process."""
     script = Path(__file__).parent.parent / "benchmarks" / "evaluation.py"
     done = subprocess.run([sys.executable, script, "neighbourhoods"], capture_output=True, check=True)
     assert json.loads(done.stdout)["peak_gb"] < 1.5

@@ -15,7 +15,7 @@ from scaledit.evaluation.inception import Inception, InceptionExtractor
 from scaledit.evaluation.metrics import Statistics, frechet_distance, inception_score, precision_recall
 
 ORACLE = np.load(Path(__file__).parent / "oracle" / "adm_evaluator.npz")
-ACTIVATIONS, FIGURES, DISTANCE = 2e-4, 2e-5, 1e-6
+ACTIVATIONS, METRICS, DISTANCE = 2e-4, 2e-5, 1e-6
 
 
 @cache
@@ -42,27 +42,27 @@ def features(name: str) -> dict[str, np.ndarray]:
 
 def activations(name: str) -> None:
     kind, _, images = name.partition("_")
-    theirs = ORACLE[name]
-    assert np.abs(features(images)[kind][: len(theirs)] - theirs).max() <= ACTIVATIONS
+    expected = ORACLE[name]
+    assert np.abs(features(images)[kind][: len(expected)] - expected).max() <= ACTIVATIONS
 
 
-def near(name: str, ours: float, tolerance: float) -> None:
-    theirs = float(ORACLE[name])
-    assert abs(ours - theirs) <= tolerance * abs(theirs)
+def near(name: str, value: float, tolerance: float) -> None:
+    expected = float(ORACLE[name])
+    assert abs(value - expected) <= tolerance * abs(expected)
 
 
 def fid(name: str) -> None:
     kind = {"fid": "pool", "sfid": "spatial"}[name]
-    near(name, frechet_distance(features("ref")[kind], features("smp")[kind]), FIGURES)
+    near(name, frechet_distance(features("ref")[kind], features("smp")[kind]), METRICS)
 
 
 def inception(name: str) -> None:
-    near(name, inception_score(features("smp")["logits"]), FIGURES)
+    near(name, inception_score(features("smp")["logits"]), METRICS)
 
 
 def neighbours(name: str) -> None:
-    found = precision_recall(features("ref")["pool"], features("smp")["pool"], precision="adm_fp16")
-    assert abs(getattr(found, name) - ORACLE[name]) <= 0.05
+    result = precision_recall(features("ref")["pool"], features("smp")["pool"], precision="adm_fp16")
+    assert abs(getattr(result, name) - ORACLE[name]) <= 0.05
 
 
 def arrays() -> tuple[np.ndarray, np.ndarray]:
@@ -83,8 +83,8 @@ def fp32(name: str) -> None:
 
 def fp16(name: str) -> None:
     a, b = arrays()
-    found = precision_recall(a, b, precision="adm_fp16")
-    assert np.abs(np.array(found) - ORACLE[name]).max() <= 0.003
+    result = precision_recall(a, b, precision="adm_fp16")
+    assert np.abs(np.array(result) - ORACLE[name]).max() <= 0.003
 
 
 CHECKS: dict[str, Callable[[str], None]] = {

@@ -1,4 +1,4 @@
-"""Metrics and data sets of one's own: one file of at most 40 lines each, named on the command line."""
+"""A user's own metrics and data sets: one file of at most 40 lines each, named on the command line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scaledit.data.sets import digits
 from scaledit.errors import UsageError
 from scaledit.evaluation.extractors import Extractor
 from scaledit.evaluation.judge import open_judge
-from scaledit.evaluation.metric import Metric, known
+from scaledit.evaluation.metric import Metric, built_in_columns
 from scaledit.evaluation.result import Result, side_by_side
 from scaledit.evaluation.samples import InMemory
 from scaledit.images import to_uint8
@@ -40,28 +40,28 @@ from scaledit.evaluation.metrics import Metric
 
 @dataclass(frozen=True)
 class Wrong(MeanDistance):
-    """Gives no number."""
+    """Returns no number."""
 
-    def compute(self, reference, samples, given):
+    def compute(self, reference, samples, context):
         return "far"
 
 
 @dataclass(frozen=True)
 class Spatial(MeanDistance):
-    """Reads what the digits' extractor does not give."""
+    """Reads features that the digits' extractor does not give."""
 
     reads = ("spatial",)
 
 
 @dataclass(frozen=True)
 class FID(MeanDistance, name="fid"):
-    """Would be taken for another."""
+    """Has the key of a built-in metric."""
 
 
 class Thawed(Metric):
     """Lacks the decorator."""
 
-    def compute(self, reference, samples, given):
+    def compute(self, reference, samples, context):
         return 0.0
 
 
@@ -96,7 +96,7 @@ def samples(here: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def run(here: Path) -> Path:
-    """A run on a set of one's own, judged by a metric of one's own."""
+    """A run on a user's own set, evaluated with a user's own metric."""
     out = here / "run"
     shape = [*TINY, "model.num_classes=2", "train.steps=2", "checkpoint.every=2", "sample.classes=2"]
     judged = ["evaluate.every=2", f"evaluate.reference={BARS}", f"evaluate.metrics=fd_digits,{MEAN}"]
@@ -114,32 +114,32 @@ def test_both_files_are_short():
 # A metric
 
 
-def test_a_metric_of_ones_own_is_taken_beside_the_others(here: Path, samples: Path, capsys):
+def test_an_own_metric_is_computed_beside_the_others(here: Path, samples: Path, capsys):
     out = here / "result.json"
     words = ["evaluate", str(samples), "--reference", "digits", "--metrics", f"fd_digits,{MEAN}"]
     assert main([*words, "--json", str(out)]) == 0
     assert "distance of means" in capsys.readouterr().out
     value = json.loads(out.read_text())
     judge = open_judge(config.EvaluateConfig(reference="digits", metrics="fd_digits"))
-    train, held_out = judge.views[0].reference.pool, judge.floor[0].pool
+    train, held_out = judge.views[0].reference.pool, judge.views[0].real.pool
     assert train is not None
     expected = np.linalg.norm(train.mean(axis=0) - held_out.mean(axis=0))
     assert value["mean_distance"] == pytest.approx(expected, rel=1e-6)
     assert value["mean_distance_real"] == pytest.approx(expected, rel=1e-6)
-    told = value["protocol"]["metrics"]["mean_distance"]
-    assert told["part"] == {"name": MEAN, "power": 2.0}
-    assert told["title"] == "distance of means" and told["better"] == "lower"
+    entry = value["protocol"]["metrics"]["mean_distance"]
+    assert entry["part"] == {"name": MEAN, "power": 2.0}
+    assert entry["title"] == "distance of means" and entry["better"] == "lower"
 
     assert main(["evaluate", "--compare", str(out), str(out)]) == 0
     assert "distance of means" in capsys.readouterr().out
 
 
-def test_a_result_names_the_metric_where_its_module_is_not(here: Path, samples: Path, monkeypatch):
+def test_a_result_is_read_without_the_module_of_its_metric(here: Path, samples: Path, monkeypatch):
     judge = open_judge(config.EvaluateConfig(reference="digits", metrics=MEAN))
-    made = judge.evaluate([InMemory("x", to_uint8(digits().images[:50]), None, {})])
+    result = judge.evaluate([InMemory("x", to_uint8(digits().images[:50]), None, {})])
     monkeypatch.chdir("/")
-    again = Result.from_json(json.loads(json.dumps(made.to_json())))
-    assert again.metrics == made.metrics
+    again = Result.from_json(json.loads(json.dumps(result.to_json())))
+    assert again.metrics == result.metrics
     assert side_by_side([again])[0] == ["", "distance of means"]
 
 
@@ -156,8 +156,16 @@ def test_a_metric_has_fields(samples: Path):
     assert set(result.protocol["metrics"]) == {"precision", "mean_distance"}
 
 
+def test_a_metric_of_the_classes_is_left_out_if_one_set_states_none():
+    x, y = to_uint8(digits().images[:50]), digits().labels[:50].numpy()
+    judge = open_judge(config.EvaluateConfig(reference="digits", metrics="fd_digits,class_accuracy"))
+    result = judge.evaluate([InMemory("a", x, y, {}), InMemory("b", x, None, {})])
+    assert list(result.metrics) == ["fd_digits"]
+    assert "class accuracy was left out" in " ".join(result.warnings)
+
+
 @pytest.mark.parametrize(
-    ("named", "says"),
+    ("named", "message"),
     [
         ("wrong_metrics:Wrong", "the metric wrong_metrics:Wrong gives 'far' instead of a number"),
         ("wrong_metrics:Spatial", "reads spatial; with this reference there is pool, logits, nearest"),
@@ -170,9 +178,9 @@ def test_a_metric_has_fields(samples: Path):
         ("fd_digit", "did you mean 'fd_digits'"),
     ],
 )
-def test_a_wrong_metric_is_named_and_why(samples: Path, named: str, says: str, capsys):
+def test_a_wrong_metric_is_refused_with_the_reason(samples: Path, named: str, message: str, capsys):
     assert main(["evaluate", str(samples), "--reference", "digits", "--metrics", named]) == 2
-    assert says in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_foreign_config_imports_no_metric_and_no_set():
@@ -192,10 +200,10 @@ def test_a_foreign_config_imports_no_metric_and_no_set():
 # A data set
 
 
-def test_a_run_trains_on_a_set_of_ones_own_and_is_judged_by_it(run: Path, here: Path):
+def test_a_run_is_trained_on_and_evaluated_against_an_own_set(run: Path, here: Path):
     assert json.loads((run / "config.json").read_text())["data"] == {"name": BARS, "workers": 2, "n": 48}
-    [judged] = [event for event in log.read(run) if event["event"] == "evaluated"]
-    assert {"fd_digits", "fd_digits_real", "mean_distance", "mean_distance_std"} <= set(judged)
+    [event] = [event for event in log.read(run) if event["event"] == "evaluated"]
+    assert {"fd_digits", "fd_digits_real", "mean_distance", "mean_distance_std"} <= set(event)
     assert "distance of means" in (run / "report.html").read_text()
     manifest = json.loads((run / "checkpoints" / "step-00000002" / "manifest.json").read_text())
     assert manifest["state"]["class_names"] == ["lying", "standing"]
@@ -205,7 +213,7 @@ def test_a_run_trains_on_a_set_of_ones_own_and_is_judged_by_it(run: Path, here: 
     )
 
 
-def test_such_a_run_goes_on_with_the_same_set_only(run: Path, capsys):
+def test_such_a_run_resumes_with_the_same_set_only(run: Path, capsys):
     shape = [*TINY, "model.num_classes=2", "train.steps=2", f"data.name={BARS}"]
     words = ["train", "digits", "--out", str(run), "--resume", "auto", *shape, "checkpoint.every=2"]
     assert main([*words, "data.n=64"]) == 2
@@ -225,7 +233,7 @@ def test_foreign_runs_import_nothing(run: Path, here: Path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "says"),
+    ("overrides", "message"),
     [
         (["data.name=digit"], "data.name is 'digit'; did you mean 'digits'?"),
         ([f"data.name={BARS}", "data.m=3"], "unknown key data.m: my_sets:Bars takes n, flip"),
@@ -238,9 +246,9 @@ def test_foreign_runs_import_nothing(run: Path, here: Path, capsys):
         (["data.split=test"], 'data.split is of images in files, and data.name is "digits"'),
     ],
 )
-def test_wrong_sets_and_fields_are_named(overrides: list[str], says: str, tmp_path: Path, capsys):
+def test_wrong_sets_and_fields_are_refused(overrides: list[str], message: str, tmp_path: Path, capsys):
     assert main(["train", "digits", "--out", str(tmp_path / "run"), *TINY, *overrides]) == 2
-    assert says in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_switch_to_a_set_keeps_the_fields_that_both_have():
@@ -251,10 +259,10 @@ def test_a_switch_to_a_set_keeps_the_fields_that_both_have():
     assert assemble.data_part(unflipped.data).to_json() == {"name": BARS, "n": 4, "flip": False}
 
 
-# What parts say of themselves
+# Properties of parts
 
 
-def test_each_built_in_set_says_what_three_lists_said():
+def test_properties_of_the_built_in_sets():
     sets = part.members(DataSet)
     assert list(sets) == ["digits", "images", "latents", "photos"]
     assert [name for name, one in sets.items() if one.in_memory] == ["digits", "photos"]
@@ -267,7 +275,7 @@ def test_each_built_in_set_says_what_three_lists_said():
 
 
 @pytest.mark.parametrize("kind", [Metric, Extractor, DataSet, Optimizer, AutoencoderKind, TrackerKind])
-def test_every_part_says_what_it_is(kind: type):
+def test_every_part_is_documented(kind: type):
     for one in part.describe(kind):
         assert one.summary, one.name
         assert all(field.doc for field in one.fields), one.name
@@ -308,18 +316,16 @@ def test_results_of_0_1_are_read_with_every_key_and_title_they_had():
     assert result.to_json() == old
 
 
-def test_what_is_better_is_said_once():
-    higher = {key for key, column in known().items() if column.better == "higher"}
-    assert higher == {
-        *("class_accuracy", "precision", "recall", "coverage", "density", "inception_score", "class_score")
-    }
-    assert {key for key, column in known().items() if column.fraction} == {
-        *("class_accuracy", "precision", "recall", "coverage")
-    }
+def test_directions_and_fractions_of_metrics():
+    columns = built_in_columns()
+    fractions = {"class_accuracy", "precision", "recall", "coverage"}
+    assert {key for key, column in columns.items() if column.fraction} == fractions
+    higher = {key for key, column in columns.items() if column.better == "higher"}
+    assert higher == {*fractions, "density", "inception_score", "class_score"}
 
 
 @pytest.mark.parametrize(
-    "told",
+    "entry",
     [
         3,
         {"fd x": {"title": "x"}},
@@ -330,18 +336,18 @@ def test_what_is_better_is_said_once():
         {"mine": "x"},
     ],
 )
-def test_a_result_that_says_its_metrics_wrongly_is_refused(told: object):
+def test_a_result_with_wrong_descriptions_of_metrics_is_refused(entry: object):
     with pytest.raises(UsageError, match="its metrics"):
-        Result.from_json({"name": "x", "mine": 1.0, "protocol": {"metrics": told}, "warnings": []})
+        Result.from_json({"name": "x", "mine": 1.0, "protocol": {"metrics": entry}, "warnings": []})
 
 
-def test_a_study_keeps_a_metric_of_ones_own(tmp_path: Path):
+def test_a_study_keeps_an_own_metric(tmp_path: Path):
     from made_tables import study
 
     made = study()
-    told = {"mine": {"title": "My metric", "better": "higher", "fraction": True, "brief": True}}
+    described = {"mine": {"title": "My metric", "better": "higher", "fraction": True, "brief": True}}
     key = made.rows[0].protocol
-    about = replace(made.about, protocols={**made.about.protocols, key: {"metrics": told}})
+    about = replace(made.about, protocols={**made.about.protocols, key: {"metrics": described}})
     rows = tuple(
         replace(row, metrics={**row.metrics, "mine": 0.25, "mine_std": 0.5}) if i == 0 else row
         for i, row in enumerate(made.rows)
@@ -362,12 +368,8 @@ def test_the_optimizer_is_adamw_with_the_recipes_numbers():
     made = AdamW((0.8, 0.95), 0.1).make([weight], 1e-3)
     assert isinstance(made, torch.optim.AdamW)
     [group] = made.param_groups
-    assert (group["lr"], group["betas"], group["weight_decay"], group["fused"]) == (
-        1e-3,
-        (0.8, 0.95),
-        0.1,
-        True,
-    )
+    expected = {"lr": 1e-3, "betas": (0.8, 0.95), "weight_decay": 0.1, "fused": True}
+    assert {key: group[key] for key in expected} == expected
     weight.sum().backward()
     made.step()
     adamw = part.find(Optimizer, "adamw")
@@ -399,14 +401,14 @@ def test_an_optimizer_of_ones_own_trains_and_resumes_bit_for_bit(tmp_path: Path,
     assert "my_optimizers:SignMomentum takes beta" in capsys.readouterr().err
 
 
-def test_where_an_autoencoder_lies_says_its_kind_and_imports_nothing():
+def test_the_path_of_an_autoencoder_gives_its_kind_and_imports_nothing():
     assert part.names(AutoencoderKind) == ["pixels", "kl"]
     assert named("pixels").to_json() == {"name": "pixels"}
     assert named("kl").to_json() == {"name": "kl", "path": "kl"}  # a folder of that name
     assert named("my_sets:Bars").to_json() == {"name": "kl", "path": "my_sets:Bars"}
 
 
-def test_the_trackers_that_log_asks_for():
+def test_the_trackers_of_a_log_config():
     both = config.LogConfig(tensorboard=True, wandb="me/tests", wandb_mode="offline")
     assert [one.to_json() for one in asked_for(both)] == [
         {"name": "tensorboard"},
@@ -415,8 +417,8 @@ def test_the_trackers_that_log_asks_for():
     assert asked_for(config.LogConfig()) == []
 
 
-def test_none_of_these_loads_torch_to_be_described():
-    """So that --help may list them."""
+def test_describing_parts_does_not_load_torch():
+    """So that --help can list them quickly."""
     import subprocess
     import sys
 

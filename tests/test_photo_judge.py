@@ -1,4 +1,4 @@
-"""FD-photos: the extractor is the shipped one, it sees damage, and its floor is of the same kind."""
+"""FD-photos: the shipped extractor, its sensitivity, and its floor."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def opened() -> Judge:
     return open_judge(EvaluateConfig(reference="photos"))
 
 
-def test_fresh_crops_are_of_the_trained_regions_and_none_of_the_list():
+def test_fresh_crops_are_of_the_training_regions_but_no_training_crops():
     fresh, train = fresh_photos(), photos()
     assert len(fresh) == 12 * 16
     same = (fresh.images[0] == train.images[:512]).flatten(1).all(1)
@@ -31,8 +31,8 @@ def test_fresh_crops_are_of_the_trained_regions_and_none_of_the_list():
     assert accuracy(judge.trained().network, fresh) >= 0.97
 
 
-def test_what_it_sees(opened: Judge, tmp_path: Path):
-    """Noise, fewer classes and another part of the photographs: each further than fresh crops are."""
+def test_sensitivity(opened: Judge, tmp_path: Path):
+    """Noise, fewer classes and other regions of the photographs are further away than fresh crops."""
     fresh, generator = fresh_photos(), torch.Generator().manual_seed(0)
     noise = torch.randn(fresh.images.shape, generator=generator)
     held_out = photos(held_out=True)
@@ -43,19 +43,19 @@ def test_what_it_sees(opened: Judge, tmp_path: Path):
         "half of the classes": (fresh.images[:96].repeat(2, 1, 1, 1), fresh.labels[:96].repeat(2)),
         "held out": (held_out.images[::4], held_out.labels[::4]),
     }
-    found = {}
+    metrics = {}
     for name, (x, y) in sets.items():
         np.savez(tmp_path / f"{name}.npz", images.to_uint8(x), y.numpy())
-        found[name] = opened.evaluate([open_samples(tmp_path / f"{name}.npz")]).metrics
-    fd = {name: figures["fd_photos"].value for name, figures in found.items()}
-    assert fd["fresh"] == pytest.approx(found["fresh"]["fd_photos"].real, rel=1e-6)  # it is the floor
+        metrics[name] = opened.evaluate([open_samples(tmp_path / f"{name}.npz")]).metrics
+    fd = {name: values["fd_photos"].value for name, values in metrics.items()}
+    assert fd["fresh"] == pytest.approx(metrics["fresh"]["fd_photos"].real, rel=1e-6)  # it is the floor
     assert fd["half of the classes"] > 5 * fd["fresh"]
     assert fd["held out"] > 1.5 * fd["fresh"]
-    twin = {name: figures["fd_photos_random"].value for name, figures in found.items()}
+    twin = {name: values["fd_photos_random"].value for name, values in metrics.items()}
     assert twin["fresh"] < twin["noise 0.1"] < twin["noise 0.3"]
     assert fd["noise 0.3"] > fd["fresh"]
-    assert found["fresh"]["class_accuracy"].value >= 0.97
-    assert 8 < found["fresh"]["class_score"].value <= len(CLASS_NAMES)
+    assert metrics["fresh"]["class_accuracy"].value >= 0.97
+    assert 8 < metrics["fresh"]["class_score"].value <= len(CLASS_NAMES)
 
 
 def test_other_sizes_are_refused():

@@ -196,13 +196,16 @@ def on_terminal(arguments: Sequence[str], columns: int) -> str:
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two results with every figure there is, of 256 squared: as wide as tables get."""
-    from scaledit.evaluation.metric import known
+    from scaledit.evaluation.metric import built_in_columns
 
     folder = tmp_path_factory.mktemp("wide")
     rng = np.random.default_rng(0)
     paths = []
     for name in ("ours, after a long training", "theirs"):
-        figures = {key: float(value) for key, value in zip(known(), rng.uniform(1, 2000, 99), strict=False)}
+        figures = {
+            key: float(value)
+            for key, value in zip(built_in_columns(), rng.uniform(1, 2000, 99), strict=False)
+        }
         spread = {f"{key}_std": value / 100 for key, value in figures.items()}
         protocol = {"image_size": [256, 256], "num": 50_000}
         path = folder / f"{name}.json"

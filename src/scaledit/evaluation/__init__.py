@@ -1,1 +1,1 @@
-"""How good a model is, and the report that says so with its protocol."""
+"""Evaluation of samples: features, metrics, and results with their protocol."""

@@ -1,17 +1,13 @@
 """FD-digits' extractors: a small classifier of the 8x8 digits, and its random twin.
 
     digits    81,000 parameters: 64 features, 10 logits
-    nearest   mean distance of samples to their nearest training digit, over that of held-out digits
-              (well below 1: the model copies; well above: it does not make digits)
+    nearest   distance to the nearest training digit; its mean over that of held-out digits is well below 1
+              if the model copies, and well above 1 if it does not generate digits
 
-`python -m scaledit.evaluation.digits` trains the shipped weights again, in about 10 s.
+`python -m scaledit.evaluation.digits` retrains the shipped weights in about 10 s.
 """
 
 from __future__ import annotations
-
-import hashlib
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, pad
 
 from scaledit.data.sets import DIGITS_SIDE, digits
-from scaledit.errors import UsageError
-from scaledit.evaluation.small import SmallExtractor, accuracy, fit, load_shipped, randomise
+from scaledit.evaluation.small import SmallExtractor, fit, load_shipped, randomise, scaled, write_shipped
 
 FEATURES = 64
 WEIGHTS = "digits.safetensors"
@@ -47,22 +42,17 @@ class DigitClassifier(nn.Module):
 
 
 def as_pixels(images: Tensor) -> Tensor:
-    """(N, 3, 8, 8) uint8, grey -> (N, 1, 8, 8) in [-1, 1]."""
-    if images.shape[1:] != (3, DIGITS_SIDE, DIGITS_SIDE):
-        _, _, h, w = images.shape
-        raise UsageError(f"the digits' extractor reads {DIGITS_SIDE}x{DIGITS_SIDE} images, these are {w}x{h}")
-    return (images[:, :1].float() - 127.5) / 127.5
+    """(N, 3, 8, 8) uint8, grey -> (N, 1, 8, 8) in [-1, 1]. Raises UsageError for another size."""
+    return scaled(images, DIGITS_SIDE, "the digits' extractor")[:, :1]
 
 
-@lru_cache(maxsize=1)
 def trained() -> SmallExtractor:
-    """The shipped classifier. Raises RunError if its file is not the one that was shipped."""
+    """The shipped classifier. Raises RunError if its file is corrupt."""
     network = DigitClassifier()
     load_shipped(network, WEIGHTS, SHA256)
     return SmallExtractor(network, "digits", SHA256, as_pixels, {"nearest": nearest_distance})
 
 
-@lru_cache(maxsize=1)
 def random_twin() -> SmallExtractor:
     network = DigitClassifier()
     return SmallExtractor(network, "digits-random", randomise(network), as_pixels)
@@ -74,32 +64,18 @@ def nearest_distance(x: Tensor) -> Tensor:
 
 
 def train(seed: int = 0, steps: int = 600, batch_size: int = 64) -> nn.Module:
-    """The classifier from nothing: shifts by up to a pixel, a little noise."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = DigitClassifier()
-    return fit(network, digits(), _augmented, seed, steps, batch_size)
+    """A newly trained classifier."""
+    return fit(DigitClassifier, digits(), _shifted, seed, steps, batch_size)
 
 
-def _augmented(x: Tensor, rng: np.random.Generator) -> Tensor:
-    """Each image moved by -1, 0 or 1 pixel along both axes, dark coming in; noise."""
+def _shifted(x: Tensor, rng: np.random.Generator) -> Tensor:
+    """Each image shifted by -1, 0 or 1 pixel along both axes, padded with black."""
     padded = pad(x, (1, 1, 1, 1), value=-1.0)
     corners = rng.integers(0, 3, size=(len(x), 2)).tolist()
-    moved = torch.stack(
+    return torch.stack(
         [padded[i, :, a : a + DIGITS_SIDE, b : b + DIGITS_SIDE] for i, (a, b) in enumerate(corners)]
     )
-    return moved + 0.1 * torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32))
-
-
-def _main() -> None:
-    from safetensors.torch import save
-
-    network = train()
-    data = save(network.state_dict())
-    (Path(__file__).parent / WEIGHTS).write_bytes(data)
-    held_out = accuracy(network, digits(held_out=True))
-    print(f"{WEIGHTS}: {held_out:.1%} of held-out digits; SHA256 = {hashlib.sha256(data).hexdigest()}")
 
 
 if __name__ == "__main__":
-    _main()
+    write_shipped(train(), WEIGHTS, digits(held_out=True))

@@ -1,9 +1,9 @@
-"""DINOv2 features, from weights that the user has: a local folder in transformers' format.
+"""DINOv2 features, with weights from a local folder in transformers' format.
 
     image --bicubic to 224x224, antialiased--> (x - mean) / sd of ImageNet --> ViT --> normalised class token
 
-Stein et al. 2023 (arXiv:2306.04675) take dinov2-large (1024 features). Nothing is fetched; transformers is an
-extra: pip install "scaledit[dinov2]".
+Stein et al. 2023 (arXiv:2306.04675) use dinov2-large (1024 features). Nothing is downloaded. Needs the extra
+"scaledit[dinov2]".
 """
 
 from __future__ import annotations
@@ -46,19 +46,20 @@ class DinoExtractor:
 
 
 def load(folder: str, device: torch.device | str = "cpu") -> DinoExtractor:
-    """Raises UsageError where transformers or the folder is missing, or holds another model."""
+    """The extractor with the weights in `folder`. Raises UsageError if transformers or the folder is missing,
+    or the folder holds another model."""
     path = Path(folder).expanduser()
     weights = path / "model.safetensors"
     if not (path / "config.json").is_file() or not weights.is_file():
         raise UsageError(
-            f"{path} holds no DINOv2: needed are config.json and model.safetensors, as in "
+            f"{path} holds no DINOv2; it needs config.json and model.safetensors, as in "
             "facebook/dinov2-large on the Hugging Face hub"
         )
     config = read_json(path / "config.json", "the config of a DINOv2", error=UsageError)
-    kind = config.get("model_type")
-    if kind != "dinov2":
-        named = kind[:40] if isinstance(kind, str) else shown(kind)
-        raise UsageError(f"{path} holds a {named} model, not dinov2")
+    model_type = config.get("model_type")
+    if model_type != "dinov2":
+        name = model_type[:40] if isinstance(model_type, str) else shown(model_type)
+        raise UsageError(f"{path} holds a {name} model, not dinov2")
     try:
         from transformers import Dinov2Model  # takes seconds
     except ImportError:
@@ -68,18 +69,17 @@ def load(folder: str, device: torch.device | str = "cpu") -> DinoExtractor:
         loaded: Any = Dinov2Model.from_pretrained(
             path, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
-        network, found = loaded
-        if missing := sorted(found["missing_keys"]):  # transformers would take random numbers for them
+        network, info = loaded
+        if missing := sorted(info["missing_keys"]):  # transformers would fill them with random numbers
             raise ValueError(f"{weights.name} lacks {missing[0]}")
     return DinoExtractor(network, sha256_of(weights), device)
 
 
 def _check_size(config: dict[str, Any], weights: Path) -> None:
-    """Raises ValueError where the config claims another network than the weights are of, before that is
-    made."""
+    """Raises ValueError unless the config has the size of the weights, before a network of it is built."""
     stored = header(weights)
     layers = {name.split(".")[2] for name in stored if name.startswith("encoder.layer.")}
     width = next((at.shape[-1] for name, at in stored.items() if name.endswith("embeddings.cls_token")), None)
-    for key, has in (("num_hidden_layers", len(layers)), ("hidden_size", width)):
-        if key in config and config[key] != has:
-            raise ValueError(f"its config says {key} {shown(config[key])}, its weights have {has}")
+    for key, size in (("num_hidden_layers", len(layers)), ("hidden_size", width)):
+        if key in config and config[key] != size:
+            raise ValueError(f"its config says {key} {shown(config[key])}, its weights have {size}")

@@ -1,15 +1,15 @@
-"""From images to features: what an extractor's network is, and running several over one pass of a sample set.
+"""From images to features, with several extractors over one pass of a sample set.
 
     SampleSet --batches of uint8--> FeatureNetwork --> {"pool": (N, D), "logits", "spatial", "nearest"}
 
-`spatial` is streamed into its statistics; the others are kept, in float32.
+Only the statistics of `spatial` are kept; the other features are kept in float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,15 +17,13 @@ from torch import Tensor
 
 from scaledit.callbacks import Progress
 from scaledit.errors import UsageError
-from scaledit.evaluation.samples import SampleSet
+from scaledit.evaluation.samples import SampleSet, check_count
 from scaledit.evaluation.statistics import Accumulator, Statistics, check_features
-
-"""Called with (done, total): images."""
 
 
 class FeatureNetwork(Protocol):
     """images (N, 3, H, W) uint8 -> named float32 tensors (N, ...) on the CPU. sha256: of its weights. resize:
-    what it does with images of another size."""
+    how it resizes images."""
 
     name: str
     sha256: str
@@ -36,9 +34,9 @@ class FeatureNetwork(Protocol):
 
 @dataclass(frozen=True)
 class Features:
-    """Of n images (height x width). pool (n, D) float32; the others where the extractor gives them: logits
-    (n, K), nearest (n,), spatial as statistics; more: by name, (n, ...) each. labels (n,): the classes asked
-    for, if known."""
+    """The features of n images of `size` (height, width), by one extractor. pool (n, D) float32; if the
+    extractor gives them: logits (n, K), nearest (n,), the statistics of spatial, and `more` by name, (n, ...)
+    each. labels (n,): the requested classes, if known."""
 
     n: int
     size: tuple[int, int]
@@ -58,9 +56,8 @@ def extract(
     Raises UsageError for fewer than two images, images that hold only 0 and 1, or features that are not
     finite.
     """
-    if samples.n < 2:
-        raise UsageError(f"{samples.name} holds {samples.n} image; figures need at least two")
-    kept: list[dict[str, list[np.ndarray]]] = [{} for _ in extractors]
+    check_count(samples)
+    outputs: list[dict[str, list[np.ndarray]]] = [{} for _ in extractors]
     spatial = [Accumulator() for _ in extractors]
     labels: list[np.ndarray | None] = []
     done, brightest, size = 0, 0, (0, 0)
@@ -69,41 +66,26 @@ def extract(
         size = (images.shape[2], images.shape[3])
         brightest = max(brightest, int(images.max()))
         for i, extractor in enumerate(extractors):
-            for output, value in extractor(images).items():
-                if output == "spatial":
+            for name, value in extractor(images).items():
+                if name == "spatial":
                     spatial[i].add(value.numpy())
                 else:
-                    kept[i].setdefault(output, []).append(value.numpy())
+                    outputs[i].setdefault(name, []).append(value.numpy())
         labels.append(batch.labels)
         done += len(images)
         if progress is not None:
             progress(done, samples.n)
     if brightest <= 1:
         raise UsageError(f"{samples.name} holds only the values 0 and 1; images are uint8 from 0 to 255")
-    known = [part for part in labels if part is not None]
-    joined = np.concatenate(known) if len(known) == len(labels) else None
-    return [
-        _features(done, size, outputs, accumulator, joined)
-        for outputs, accumulator in zip(kept, spatial, strict=True)
-    ]
-
-
-def _features(
-    n: int,
-    size: tuple[int, int],
-    outputs: dict[str, list[np.ndarray]],
-    spatial: Accumulator,
-    labels: np.ndarray | None,
-) -> Features:
-    arrays = {name: np.concatenate(parts) for name, parts in outputs.items()}
-    check_features(arrays["pool"])
-    return Features(
-        n=n,
-        size=size,
-        pool=arrays.pop("pool"),
-        logits=arrays.pop("logits", None),
-        nearest=arrays.pop("nearest", None),
-        spatial=spatial.result() if spatial.n or spatial.waiting else None,
-        labels=labels,
-        more=arrays,
-    )
+    parts = [part for part in labels if part is not None]
+    all_labels = np.concatenate(parts) if len(parts) == len(labels) else None
+    features = []
+    for batches, accumulator in zip(outputs, spatial, strict=True):
+        arrays = {name: np.concatenate(values) for name, values in batches.items()}
+        check_features(arrays["pool"])
+        named = ("pool", "logits", "nearest")
+        known: dict[str, Any] = {name: arrays.pop(name) for name in named if name in arrays}
+        if accumulator.n or accumulator.waiting:
+            known["spatial"] = accumulator.result()
+        features.append(Features(done, size, labels=all_labels, more=arrays, **known))
+    return features

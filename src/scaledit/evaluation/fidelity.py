@@ -1,4 +1,4 @@
-"""How near a reconstruction is to its original, on 8-bit images, each image by itself.
+"""How close reconstructions are to their originals: PSNR and SSIM of each pair of 8-bit images.
 
     PSNR = 10 log10(255^2 / mean squared error)                                            (dB)
     SSIM = mean of (2 m_x m_y + c1)(2 v_xy + c2) / ((m_x^2 + m_y^2 + c1)(v_x + v_y + c2))
@@ -22,14 +22,14 @@ C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
 
 
 def psnr(originals: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
-    """(N, H, W, 3) uint8 twice -> (N,) decibels; infinite where nothing differs."""
+    """Two arrays (N, H, W, 3) uint8 -> (N,) in dB; infinite for equal images."""
     a, b = _pair(originals, reconstructions)
     error = (a - b).square().flatten(1).mean(1)
     return (10 * torch.log10(PEAK**2 / error)).numpy()
 
 
 def ssim(originals: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
-    """(N, H, W, 3) uint8 twice -> (N,), 1 where nothing differs. H and W at least 11."""
+    """Two arrays (N, H, W, 3) uint8 -> (N,); 1 for equal images. Raises UsageError if H or W is below 11."""
     a, b = _pair(originals, reconstructions)
     if min(a.shape[-2:]) < WINDOW:
         raise UsageError(f"SSIM needs images of at least {WINDOW}x{WINDOW}, got {tuple(a.shape[-2:])}")
@@ -45,14 +45,14 @@ def ssim(originals: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
 def _pair(a: np.ndarray, b: np.ndarray) -> tuple[Tensor, Tensor]:
     if a.shape != b.shape or a.ndim != 4 or a.dtype != np.uint8 or b.dtype != np.uint8:
         raise UsageError(
-            f"needed are two arrays (N, H, W, 3) of uint8, got {a.shape} {a.dtype} and {b.shape} {b.dtype}"
+            f"two arrays (N, H, W, 3) of uint8 are needed, got {a.shape} {a.dtype} and {b.shape} {b.dtype}"
         )
     x, y = (torch.from_numpy(images).permute(0, 3, 1, 2).double() for images in (a, b))
     return x, y
 
 
 def _blurred(x: Tensor) -> Tensor:
-    """The Gaussian mean around each position whose window is inside."""
+    """The Gaussian mean around each position whose window lies inside the image."""
     offsets = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
     kernel = torch.exp(-0.5 * (offsets / DEVIATION).square())
     kernel = kernel / kernel.sum()

@@ -1,4 +1,4 @@
-"""The Inception network of 2015-12-05 that FID, sFID and the Inception Score are defined on.
+"""The Inception network of 2015-12-05, on which FID, sFID and the Inception Score are defined.
 
     uint8  --TF1 bilinear to 299-->  (x - 128)/128  -->  stem, A A A, B, C C C C, D, E E'  --mean-->  pool
 
@@ -6,8 +6,8 @@
     spatial  (N, 2023)  mixed_6/conv: the first 7 channels of 17 x 17, H W C    sFID (Nash et al. 2021)
     logits   (N, 1008)  pool times the last layer's weights, without its bias   Inception Score
 
-Szegedy et al. 2015 (arXiv:1512.00567), as frozen in TensorFlow's inception-2015-12-05 graph: its average
-pools leave the padding out, and its very last pool takes the maximum. Parameters carry torchvision's names.
+Szegedy et al. 2015 (arXiv:1512.00567), as frozen in TensorFlow's inception-2015-12-05 graph: average pools
+do not count the padding, and the last pool takes the maximum. Parameters have torchvision's names.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import os
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -30,24 +30,20 @@ SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 SOURCE = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILE_NAME}"
 VARIABLE = "SCALEDIT_INCEPTION"
 LARGEST_FILE = 512 * 1024**2
-"""The known file has 96 MB; nothing much larger is this network."""
+"""Bytes; the known file has 96 MB."""
 
 SIDE = 299
 SPATIAL_CHANNELS = 7
 RESIZE = f"TF1 bilinear to {SIDE}x{SIDE}, no half-pixel centres, no antialiasing"
 
 
+Size = int | tuple[int, int]
+
+
 class Conv(nn.Module):
     """Convolution without bias, batch normalisation (eps 1e-3), ReLU."""
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel_size: int | tuple[int, int],
-        stride: int = 1,
-        padding: int | tuple[int, int] = 0,
-    ):
+    def __init__(self, inputs: int, outputs: int, kernel_size: Size, stride: int = 1, padding: Size = 0):
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel_size, stride, padding, bias=False)
         self.bn: nn.Module = nn.BatchNorm2d(outputs, eps=1e-3)
@@ -57,7 +53,7 @@ class Conv(nn.Module):
 
 
 def _mean3(x: Tensor) -> Tensor:
-    """3x3 average of the same size; TensorFlow leaves padding out of the count."""
+    """3x3 average of the same size; TensorFlow does not count the padding."""
     return avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 
@@ -75,15 +71,9 @@ class BlockA(nn.Module):
         self.branch_pool = Conv(inputs, pooled, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat(
-            [
-                self.branch1x1(x),
-                self.branch5x5_2(self.branch5x5_1(x)),
-                self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x))),
-                self.branch_pool(_mean3(x)),
-            ],
-            dim=1,
-        )
+        five = self.branch5x5_2(self.branch5x5_1(x))
+        double = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        return torch.cat([self.branch1x1(x), five, double, self.branch_pool(_mean3(x))], dim=1)
 
 
 class BlockB(nn.Module):
@@ -102,7 +92,7 @@ class BlockB(nn.Module):
 
 
 class BlockC(nn.Module):
-    """17 x 17, seven by seven in two factors."""
+    """17 x 17, with 7x7 kernels factored into 1x7 and 7x1."""
 
     def __init__(self, inputs: int, width: int):
         super().__init__()
@@ -118,16 +108,10 @@ class BlockC(nn.Module):
         self.branch_pool = Conv(inputs, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        seven = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
         double = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
-        return torch.cat(
-            [
-                self.branch1x1(x),
-                self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x))),
-                self.branch7x7dbl_5(self.branch7x7dbl_4(double)),
-                self.branch_pool(_mean3(x)),
-            ],
-            dim=1,
-        )
+        double = self.branch7x7dbl_5(self.branch7x7dbl_4(double))
+        return torch.cat([self.branch1x1(x), seven, double, self.branch_pool(_mean3(x))], dim=1)
 
 
 class BlockD(nn.Module):
@@ -149,7 +133,7 @@ class BlockD(nn.Module):
 
 
 class BlockE(nn.Module):
-    """8 x 8. `pool_maximum`: the network's last block takes the maximum, a slip frozen into the graph."""
+    """8 x 8. pool_maximum: the pool of the last block takes the maximum, a slip frozen into the graph."""
 
     def __init__(self, inputs: int, pool_maximum: bool):
         super().__init__()
@@ -168,29 +152,13 @@ class BlockE(nn.Module):
         three = self.branch3x3_1(x)
         double = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
         pooled = max_pool2d(x, 3, stride=1, padding=1) if self.pool_maximum else _mean3(x)
-        return torch.cat(
-            [
-                self.branch1x1(x),
-                self.branch3x3_2a(three),
-                self.branch3x3_2b(three),
-                self.branch3x3dbl_3a(double),
-                self.branch3x3dbl_3b(double),
-                self.branch_pool(pooled),
-            ],
-            dim=1,
-        )
-
-
-class Activations(NamedTuple):
-    """pool (N, 2048), spatial (N, 2023), logits (N, 1008) without bias; float32."""
-
-    pool: Tensor
-    spatial: Tensor
-    logits: Tensor
+        branches = [self.branch1x1(x), self.branch3x3_2a(three), self.branch3x3_2b(three)]
+        branches += [self.branch3x3dbl_3a(double), self.branch3x3dbl_3b(double), self.branch_pool(pooled)]
+        return torch.cat(branches, dim=1)
 
 
 class Inception(nn.Module):
-    """The network, with random weights; `load` gives it trained ones. Always used in eval mode."""
+    """The network with random weights; `load` loads trained ones. Always used in eval mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -212,8 +180,8 @@ class Inception(nn.Module):
         self.Mixed_7c = BlockE(2048, pool_maximum=True)
         self.fc = nn.Linear(2048, 1008)
 
-    def forward(self, images: Tensor) -> Activations:
-        """images (N, 3, H, W) uint8 (or float in 0..255), of any size."""
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """images (N, 3, H, W) uint8 (or float in 0..255), of any size -> {"pool", "spatial", "logits"}."""
         x = (resize(images.float()) - 128) / 128
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = max_pool2d(x, 3, stride=2)
@@ -225,12 +193,13 @@ class Inception(nn.Module):
         x = self.Mixed_6e(self.Mixed_6d(x))
         x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))
         pool = x.mean(dim=(2, 3))
-        return Activations(pool, spatial.permute(0, 2, 3, 1).flatten(1), linear(pool, self.fc.weight))
+        spatial = spatial.permute(0, 2, 3, 1).flatten(1)
+        return {"pool": pool, "spatial": spatial, "logits": linear(pool, self.fc.weight)}
 
 
 def resize(x: Tensor, side: int = SIDE) -> Tensor:
-    """(N, C, H, W) -> (N, C, side, side), as TensorFlow 1's ResizeBilinear with align_corners=False: the
-    output pixel i lies at i * H / side of the input, and between two pixels is a straight line."""
+    """(N, C, H, W) -> (N, C, side, side), as TensorFlow 1's ResizeBilinear with align_corners=False: output
+    pixel i lies at i * H / side of the input, interpolated linearly between the two nearest pixels."""
     for axis in (3, 2):
         size = x.shape[axis]
         at = torch.arange(side, device=x.device, dtype=torch.float32) * torch.tensor(size / side)
@@ -243,7 +212,7 @@ def resize(x: Tensor, side: int = SIDE) -> Tensor:
 
 
 def fused(network: Inception) -> Inception:
-    """A copy whose convolutions hold their batch normalisation: the same function to 1e-6, in two thirds of
+    """A copy with batch normalisation fused into the convolutions: the same function to 1e-6 in two thirds of
     the time (docs/log.md)."""
     network = copy.deepcopy(network).eval()
     for module in network.modules():
@@ -268,29 +237,29 @@ class InceptionExtractor:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         images = images.to(self.device).contiguous(memory_format=torch.channels_last)
-        return {name: value.cpu() for name, value in self.network(images)._asdict().items()}
+        return {name: value.cpu() for name, value in self.network(images).items()}
 
 
-def find_weights(given: str | Path | None = None) -> Path:
-    """The weights' file: the one given, else the environment's SCALEDIT_INCEPTION, else the file of that name
-    in the user's cache of scaledit or of torch.hub. Nothing is downloaded.
+def find_weights(path: str | Path | None = None) -> Path:
+    """The file of weights: `path`, else that of the environment variable SCALEDIT_INCEPTION, else the known
+    file in the user's cache of scaledit or of torch.hub. Nothing is downloaded.
 
     Raises UsageError saying where to get it and where to put it.
     """
-    named = given or os.environ.get(VARIABLE)
+    named = path or os.environ.get(VARIABLE)
     if named:
-        path = Path(named).expanduser()
-        if path.is_file():
-            return path
-        by = "--inception" if given else f"the environment variable {VARIABLE}"
-        raise UsageError(f"{by} names {path}, and there is no such file; it can be had from {SOURCE}")
+        file = Path(named).expanduser()
+        if file.is_file():
+            return file
+        source = "--inception" if path else f"the environment variable {VARIABLE}"
+        raise UsageError(f"{source} names {file}, and there is no such file; download it from {SOURCE}")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     places = [cache / "scaledit" / FILE_NAME, Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME]
     for place in places:
         if place.is_file():
             return place
     raise UsageError(
-        "FID, sFID and the Inception Score need the Inception weights, which are not here: download "
+        "FID, sFID and the Inception Score need the Inception weights, which are missing: download "
         f"{SOURCE} (96 MB) to {places[0]}, or name the file with --inception"
     )
 
@@ -300,8 +269,8 @@ def load(
 ) -> InceptionExtractor:
     """The extractor with the weights of a file (.pth of tensors, or .safetensors; see `find_weights`).
 
-    verify=False accepts weights whose SHA-256 is not the known one; the protocol then names their hash.
-    Raises UsageError for a missing file, another hash, or the weights of another network.
+    verify=False accepts weights whose SHA-256 is not the known one; the protocol records their hash. Raises
+    UsageError for a missing file, another hash, or the weights of another network.
     """
     path = find_weights(weights_path)
     if path.stat().st_size > LARGEST_FILE:
@@ -309,8 +278,8 @@ def load(
     sha256 = sha256_of(path)
     if verify and sha256 != SHA256:
         raise UsageError(
-            f"{path} has SHA-256 {sha256[:8]}..., the known Inception weights {SHA256[:8]}...; figures "
-            f"would not compare. Get {SOURCE}, or accept this file by name with --any-inception "
+            f"{path} has SHA-256 {sha256[:8]}..., the known Inception weights {SHA256[:8]}..., so its "
+            f"metrics compare with no others; get {SOURCE}, or accept this file with --any-inception "
             "(verify=False)"
         )
     network = Inception()
@@ -319,29 +288,29 @@ def load(
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """The file's tensors; nothing but tensors is ever unpickled."""
+    """The tensors of a file. Nothing but tensors is ever unpickled."""
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
-        read = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and safetensors raise many kinds for files that are none of theirs
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and safetensors raise many types for other files
         reason = str(error).partition("\n")[0][:120]
         raise UsageError(f"{path} cannot be read as a file of tensors: {reason}") from None
-    if not isinstance(read, dict) or not all(isinstance(value, Tensor) for value in read.values()):
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UsageError(f"{path} holds no state dict (a table of tensors)")
-    return read
+    return state
 
 
 def _fill(network: Inception, weights: dict[str, Tensor], path: Path) -> None:
-    own = {
-        key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")
-    }
-    given = {key: value for key, value in weights.items() if not key.endswith("num_batches_tracked")}
-    for key in sorted(own.keys() | given.keys()):
-        have = tuple(given[key].shape) if key in given else "nothing"
-        want = tuple(own[key].shape) if key in own else "nothing"
+    """Raises UsageError unless names and shapes of the weights are Inception's."""
+    expected, actual = (
+        {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+        for state in (network.state_dict(), weights)
+    )
+    for key in sorted(expected.keys() | actual.keys()):
+        have, want = (tuple(x[key].shape) if key in x else "nothing" for x in (actual, expected))
         if have != want:
             raise UsageError(f"{path} is another network's: {key} is {have} there, Inception has {want}")
-    network.load_state_dict(given, strict=False)
+    network.load_state_dict(actual, strict=False)

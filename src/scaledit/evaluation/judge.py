@@ -1,16 +1,16 @@
-"""Judging sample sets against real images, once or all through a training.
+"""Evaluates sample sets against real images, once or throughout training.
 
     sample sets --extract--> features --metrics against the reference--> mean and spread over sets --> Result
 
-A judge is opened once (weights, reference, floor) and then scores as often as asked. What is measured and how
-is the metrics' to say (scaledit.evaluation.metric), and what on the extractors'.
+A judge is opened once (weights, reference, held-out images) and evaluates any number of sample sets. Metrics
+are defined in scaledit.evaluation.metrics, features in scaledit.evaluation.extractors.
 """
 
 from __future__ import annotations
 
 import hashlib
 import numbers
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,22 @@ from scaledit.config import EvaluateConfig, SampleConfig
 from scaledit.data.datasets import DataSet
 from scaledit.data.sets import Images
 from scaledit.errors import UsageError, did_you_mean, shown
-from scaledit.evaluation import metric as metrics
 from scaledit.evaluation.extractors import Extractor
 from scaledit.evaluation.extractors.dinov2 import DINOv2Features
 from scaledit.evaluation.extractors.inception import InceptionFeatures
 from scaledit.evaluation.features import FeatureNetwork, Features, extract
-from scaledit.evaluation.metric import Column, DistancePrecision, Metric, MetricContext
+from scaledit.evaluation.metric import (
+    METRICS,
+    Column,
+    DistancePrecision,
+    Metric,
+    MetricContext,
+    built_in_columns,
+    built_in_metrics,
+    columns,
+    is_key,
+    to_protocol,
+)
 from scaledit.evaluation.metrics.frechet import FrechetDistance
 from scaledit.evaluation.protocol import describe, warnings
 from scaledit.evaluation.reference import Reference, open_reference
@@ -42,106 +52,86 @@ from scaledit.sampling.request import Request
 
 @dataclass(frozen=True)
 class View:
-    """One extractor, its network, what that sees of the reference, and the metrics to take."""
+    """One extractor, its network, the reference as it sees it, and the metrics to compute. real: the features
+    of held-out real images."""
 
     extractor: Extractor
     network: FeatureNetwork
     reference: Reference
     metrics: tuple[Metric, ...]
+    real: Features | None = None
 
-    def columns(self) -> Iterator[tuple[Metric, Column]]:
-        for one in self.metrics:
-            for column in one.columns(self.extractor):
-                yield one, column
+    def columns(self) -> list[tuple[Metric, Column]]:
+        return [(metric, column) for metric in self.metrics for column in metric.columns(self.extractor)]
 
 
 @dataclass(frozen=True)
 class Judge:
-    """held_out: the metrics of real images that are not the reference's, where there are some (built-in
-    sets). floor: by view, the features of those images. real: the images."""
+    """real, held_out: real images that are not the reference's, and their metrics (built-in sets only)."""
 
     views: tuple[View, ...]
     precision: DistancePrecision = "fp32"
     device: str = "cpu"
     held_out: Mapping[str, float] | None = None
-    floor: tuple[Features, ...] = ()
     real: InMemory | None = None
 
-    @property
-    def labels(self) -> tuple[int, ...]:
-        """The classes of the held-out images."""
-        return () if self.real is None or self.real.labels is None else tuple(self.real.labels.tolist())
-
     def evaluate(self, sets: Sequence[SampleSet], progress: Progress | None = None) -> Result:
-        """The metrics of one or several sample sets (several seeds of the same sampling) with their
-        protocol."""
-        total = sum(samples.n for samples in sets)
-        measured: list[dict[str, float]] = []
-        seen: list[Features] = []  # by the first extractor
-        done = 0
+        """The metrics, with their protocol, of one or several sample sets (several seeds of one sampler)."""
+        networks = [view.network for view in self.views]
+        total, done = sum(samples.n for samples in sets), 0
+        values: list[dict[str, float]] = []
+        sizes: list[tuple[int, tuple[int, int]]] = []
         for samples in sets:
 
-            def on_batch(some: int, _: int, done: int = done) -> None:
+            def on_batch(count: int, _: int, before: int = done) -> None:
                 if progress is not None:
-                    progress(done + some, total)
+                    progress(before + count, total)
 
-            features = extract(samples, [view.network for view in self.views], on_batch)
-            measured.append(self.compute_metrics(features))
-            seen.append(features[0])
+            features = extract(samples, networks, on_batch)
+            values.append(self.compute_metrics(features))
+            sizes.append((features[0].n, features[0].size))
             done += samples.n
         reference = self.views[0].reference
-        protocol = describe(sets, seen[0], reference, [view.network for view in self.views], self.precision)
-        if told := self._told():
-            protocol[metrics.TOLD] = told
-        figures = {}
-        for key in (key for key in metrics.columns(protocol) if key in measured[0]):
-            values = [one[key] for one in measured]
-            std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-            real = self.held_out.get(key) if self.held_out is not None else None
-            figures[key] = MetricValue(float(np.mean(values)), std, real)
-        every = [column for view in self.views for _, column in view.columns()]
-        left_out = [column.title for column in every if column.key not in figures]
+        protocol = describe(sets, *sizes[0], reference, networks, self.precision)
+        computed = [pair for view in self.views for pair in view.columns()]
+        built_in = built_in_metrics()
+        if own := {c.key: to_protocol(metric, c) for metric, c in computed if metric not in built_in}:
+            protocol[METRICS] = own
+        metrics = {}
+        for key in columns(protocol):
+            if all(key in value for value in values):
+                per_set = [value[key] for value in values]
+                std = float(np.std(per_set, ddof=1)) if len(per_set) > 1 else None
+                metrics[key] = MetricValue(float(np.mean(per_set)), std, (self.held_out or {}).get(key))
+        left_out = [column.title for _, column in computed if column.key not in metrics]
         small = any(
-            isinstance(one, FrechetDistance) and view.extractor.small
+            isinstance(metric, FrechetDistance) and view.extractor.small
             for view in self.views
-            for one in view.metrics
+            for metric in view.metrics
         )
-        said = warnings(list(figures), protocol, sets, reference, small, left_out)
-        return Result(sets[0].name, figures, protocol, said)
-
-    def _told(self) -> dict[str, dict[str, Any]]:
-        """What a protocol says of metrics that are not scaledit's own as they come."""
-        own = metrics.own_metrics()
-        return {
-            column.key: metrics.tell(one, column)
-            for view in self.views
-            for one, column in view.columns()
-            if one not in own
-        }
+        sentences = warnings(list(metrics), protocol, sets, reference, small, left_out)
+        return Result(sets[0].name, metrics, protocol, sentences)
 
     def compute_metrics(self, features: Sequence[Features]) -> dict[str, float]:
-        """Of one sample set, as each view's extractor sees it."""
-        out: dict[str, float] = {}
-        for i, (view, seen) in enumerate(zip(self.views, features, strict=True)):
-            real = self.floor[i] if self.floor else None
-            given = MetricContext(view.extractor, self.precision, self.device, real)
-            for one in view.metrics:
-                if "labels" in one.reads and seen.labels is None:
+        """The metrics of one sample set, by the keys of their columns. features: one for each view."""
+        values: dict[str, float] = {}
+        for view, samples in zip(self.views, features, strict=True):
+            context = MetricContext(view.extractor, self.precision, self.device, view.real)
+            for metric in view.metrics:
+                if "labels" in metric.reads and samples.labels is None:
                     continue
-                columns = one.columns(view.extractor)
-                found = one.compute(view.reference, seen, given)
-                out |= dict(
-                    zip([column.key for column in columns], _numbers(one, found, columns), strict=True)
-                )
-        return out
+                keys = [column.key for column in metric.columns(view.extractor)]
+                value = metric.compute(view.reference, samples, context)
+                values |= zip(keys, _numbers(metric, value, len(keys)), strict=True)
+        return values
 
 
-def _numbers(one: Metric, found: Any, columns: Sequence[Column]) -> list[float]:
-    values = list(found) if isinstance(found, list | tuple) else [found]
-    if len(values) != len(columns) or not all(isinstance(value, numbers.Real) for value in values):
-        wanted = "a number" if len(columns) == 1 else f"{len(columns)} numbers"
-        raise UsageError(f"the metric {one.part_name()} gives {shown(found)} instead of {wanted}")
-    return [float(value) for value in values]
+def _numbers(metric: Metric, value: Any, n: int) -> list[float]:
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    if len(values) != n or not all(isinstance(number, numbers.Real) for number in values):
+        expected = "a number" if n == 1 else f"{n} numbers"
+        raise UsageError(f"the metric {metric.part_name()} gives {shown(value)} instead of {expected}")
+    return [float(number) for number in values]
 
 
 def open_judge(
@@ -151,184 +141,166 @@ def open_judge(
     progress: Progress | None = None,
     allowed: Allowed = YOURS,
 ) -> Judge:
-    """The judge that `config` describes: its extractors loaded, its reference read, its floor measured.
+    """The judge that `config` describes, with loaded extractors, reference and metrics of held-out images.
 
-    The extractors follow from the reference: a built-in set has its own; else DINOv2 if config.dinov2 names
-    one, else Inception. allowed: which modules of a user's own may be imported because the config names them.
-    Raises UsageError for missing or foreign weights, a reference without what the metrics need, or an unknown
-    metric.
+    The extractors follow from the reference: a data set names its own; for a path it is DINOv2 if
+    config.dinov2 names a folder, else Inception. allowed: the user's modules that may be imported because the
+    config names them. Raises UsageError for missing or unknown weights, a reference without what the metrics
+    need, or an unknown metric.
     """
-    built_in = _set_that_judges(config.reference, allowed)
-    if built_in is not None:
-        return _built_in_judge(built_in, config, allowed)
+    if is_data_set(config.reference):
+        return _judge_of_data_set(config, allowed)
     if not config.reference:
         raise UsageError(
-            "say what to compare with: a reference .npz, a folder of real images, or "
-            f"{' or '.join(sets_that_judge())}"
+            "evaluate.reference is empty; pass a reference .npz, a folder of real images, or "
+            f"{' or '.join(_reference_sets())}"
         )
     extractor = chosen_extractor(config)
-    [wanted] = _wanted(config.metrics, [extractor], allowed)
+    [metrics] = _chosen_metrics(config.metrics, [extractor], allowed)
     path = Path(config.reference)
     if not path.exists():
         raise UsageError(f"there is no reference {path}")
     network = extractor.load(device)
-    needs_images = any("pool" in one.of_reference for one in wanted)
+    needs_images = any("pool" in metric.of_reference for metric in metrics)
     reference = open_reference(path, network, needs_images, allow_jpeg, progress)
-    view = View(extractor, network, reference, wanted)
+    view = View(extractor, network, reference, metrics)
     check_reference(view)
     return Judge((view,), config.precision, str(device))
 
 
-def sets_that_judge() -> list[str]:
-    """The built-in sets that samples can be held against by name."""
-    return [name for name, one in part.members(DataSet).items() if one.extractors]
+def _reference_sets() -> list[str]:
+    return [name for name, data_set in part.members(DataSet).items() if data_set.extractors]
 
 
-def _set_that_judges(reference: str, allowed: Allowed) -> DataSet | None:
-    """The set that a reference names: a built-in one, or a user's as MODULE:CLASS where that is no path."""
-    if reference in sets_that_judge():
-        return part.find(DataSet, reference)()
-    if ":" not in reference or Path(reference).exists():
-        return None
-    found = part.build(DataSet, reference, "evaluate.reference", allowed)
-    if not found.extractors:
-        raise UsageError(f"{reference} names no extractors, which judge samples of it; give its class some")
-    return found
-
-
-def judged_by_its_own(reference: str) -> bool:
-    """Whether a reference is a set that comes with its extractors and its held-out images, not a path."""
-    return reference in sets_that_judge() or (":" in reference and not Path(reference).exists())
+def is_data_set(reference: str) -> bool:
+    """Whether a reference is a data set, by name or MODULE:CLASS, with its own extractors and held-out
+    images; not a path."""
+    return reference in _reference_sets() or (":" in reference and not Path(reference).exists())
 
 
 def chosen_extractor(config: EvaluateConfig) -> Extractor:
-    """Inception, or DINOv2 where config.dinov2 names a folder."""
+    """DINOv2 if config.dinov2 names a folder, else Inception."""
     if config.dinov2:
         return DINOv2Features(config.dinov2)
     return InceptionFeatures(config.inception, verify=not config.any_inception)
 
 
-def _wanted(
-    named: str | Sequence[str | Mapping[str, Any]], extractors: Sequence[Extractor], allowed: Allowed
+def _chosen_metrics(
+    names: str | Sequence[str | Mapping[str, Any]], extractors: Sequence[Extractor], allowed: Allowed
 ) -> list[tuple[Metric, ...]]:
-    """By extractor: the metrics that are named, or all but those on request. One whose name does not tell of
-    the extractor is taken with the first that has what it reads.
+    """For each extractor, the metrics that `names` names, or the default ones. A metric whose name does not
+    depend on the extractor is computed with the first that gives what it reads.
 
-    named: names with commas between them, or a list of names and of tables with a name and fields.
+    names: separated by commas, or a list of names and of tables with a name and fields.
     """
-    own = metrics.own_metrics()
-    keyed: dict[str, tuple[int, Metric]] = {}
+    if isinstance(names, str):
+        names = [name.strip() for name in names.split(",") if name.strip()]
+    built_in: dict[str, tuple[int, Metric]] = {}
     for i, extractor in enumerate(extractors):
-        for one in own:
-            if one.applies(extractor):
-                keyed.setdefault(one.columns(extractor)[0].key, (i, one))
-    given = [name.strip() for name in named.split(",") if name.strip()] if isinstance(named, str) else named
+        for metric in built_in_metrics():
+            if metric.applies(extractor):
+                built_in.setdefault(metric.columns(extractor)[0].key, (i, metric))
     chosen: dict[str, tuple[int, Metric]] = {}
-    for item in given:
+    for item in names or [key for key, (i, m) in built_in.items() if m.by_default(extractors[i])]:
         table = item if isinstance(item, Mapping) else {"name": item}
         name = str(table.get("name"))
         if ":" in name:
-            one = part.build(Metric, table, "metrics", allowed)
-            i = _place(one, name, extractors)
-            key = one.columns(extractors[i])[0].key
-            chosen[key] = i, one
-        elif name in keyed:
-            i, one = keyed[name]
-            chosen[name] = i, part.build(Metric, {**table, "name": one.NAME}, f"metrics.{name}")
+            metric = part.build(Metric, table, "metrics", allowed)
+            i, key = _place(metric, name, extractors)
+            chosen[key] = i, metric
+        elif name in built_in:
+            i, metric = built_in[name]
+            chosen[name] = i, part.build(Metric, {**table, "name": metric.NAME}, f"metrics.{name}")
         else:
             raise UsageError(
-                f"unknown metric {name!r} with this reference{did_you_mean(name, keyed)}; or MODULE:CLASS of "
-                "your own"
+                f"unknown metric {name!r} with this reference (your own is MODULE:CLASS)"
+                f"{did_you_mean(name, built_in)}"
             )
-    if not given:
-        chosen = {key: (i, one) for key, (i, one) in keyed.items() if one.by_default(extractors[i])}
-    found = sorted(chosen.values(), key=lambda pair: pair[1].order)
-    return [tuple(one for at, one in found if at == i) for i in range(len(extractors))]
+    in_order = sorted(chosen.values(), key=lambda pair: pair[1].order)
+    return [tuple(metric for at, metric in in_order if at == i) for i in range(len(extractors))]
 
 
-def _place(one: Metric, name: str, extractors: Sequence[Extractor]) -> int:
-    """The first extractor that has what a user's metric reads. Raises UsageError where none has, or its
-    columns have names that are taken."""
+def _place(metric: Metric, name: str, extractors: Sequence[Extractor]) -> tuple[int, str]:
+    """The first extractor that gives what a user's metric reads, and the key of its first column. Raises
+    UsageError if none does, or if a column's key is reserved."""
     for i, extractor in enumerate(extractors):
-        if one.applies(extractor):
-            for column in one.columns(extractor):
-                if column.key in metrics.known() or not metrics.is_key(column.key):
-                    raise UsageError(f"{name}: a result has a {column.key!r} already; give it another name")
-            return i
-    has = " or ".join(", ".join(extractor.outputs) for extractor in extractors)
-    raise UsageError(f"{name} reads {', '.join(one.reads)}; with this reference there is {has}")
+        if metric.applies(extractor):
+            keys = [column.key for column in metric.columns(extractor)]
+            for key in keys:
+                if key in built_in_columns() or not is_key(key):
+                    raise UsageError(f"{name}: a result has a {key!r} already; give it another name")
+            return i, keys[0]
+    outputs = " or ".join(", ".join(extractor.outputs) for extractor in extractors)
+    raise UsageError(f"{name} reads {', '.join(metric.reads)}; with this reference there is {outputs}")
 
 
 def check_reference(view: View) -> None:
-    """Raises UsageError naming what the reference lacks and which metrics can be had without it."""
-    reference = view.reference
-    named = {one.columns(view.extractor)[0].key: one for one in view.metrics}
-    lacking = [
-        (key, what)
-        for key, one in named.items()
-        for what in one.of_reference
-        if getattr(reference, what, None) is None
-    ]
-    if not lacking:
-        return
-    without = {key for key, _ in lacking}
-    rest = ",".join(key for key in named if key not in without)
-    key, what = lacking[0]
-    raise UsageError(
-        f"{reference.name} has no {HELD_AS.get(what, what)}, which {key} needs; choose --metrics {rest}"
-        if rest
-        else f"{reference.name} has nothing that {key} needs"
-    )
+    """Raises UsageError naming what the reference lacks and which metrics can be computed without it."""
+    lacking = {
+        metric.columns(view.extractor)[0].key: [
+            name for name in metric.of_reference if getattr(view.reference, name, None) is None
+        ]
+        for metric in view.metrics
+    }
+    possible = [key for key, names in lacking.items() if not names]
+    for key, names in lacking.items():
+        if names:
+            arrays = ARRAYS.get(names[0], names[0])
+            fix = f"; choose --metrics {','.join(possible)}" if possible else ""
+            raise UsageError(f"{view.reference.name} has no {arrays}, which {key} needs{fix}")
 
 
-HELD_AS = {"statistics": "mu and sigma", "spatial": "mu_s and sigma_s", "pool": "images (arr_0)"}
-"""What the files call what metrics read of a reference."""
+ARRAYS = {"statistics": "mu and sigma", "spatial": "mu_s and sigma_s", "pool": "images (arr_0)"}
+"""The arrays of a reference file, by what metrics read of a reference."""
 
 
-def _built_in_judge(built_in: DataSet, config: EvaluateConfig, allowed: Allowed) -> Judge:
-    """Against the training split; other real images give the floor."""
-    name = built_in.part_name()
-    extractors = [part.find(Extractor, one, allowed)() for one in built_in.extractors]
-    wanted = _wanted(config.metrics, extractors, allowed)
-    taken = [(one, some) for one, some in zip(extractors, wanted, strict=True) if some]
-    networks = [one.load() for one, _ in taken]
-    train = _in_memory(f"{name}, training split", built_in.open())
-    held_out = _in_memory(f"{name}, held out", built_in.floor())
+def _judge_of_data_set(config: EvaluateConfig, allowed: Allowed) -> Judge:
+    """Compares with the training split; held-out real images give the floor."""
+    data_set = part.build(DataSet, config.reference, "evaluate.reference", allowed)
+    if not data_set.extractors:
+        raise UsageError(
+            f"{config.reference} has no extractors for its samples; set `extractors` in its class"
+        )
+    name = data_set.part_name()
+    every = [part.find(Extractor, extractor, allowed)() for extractor in data_set.extractors]
+    chosen = zip(every, _chosen_metrics(config.metrics, every, allowed), strict=True)
+    used = [(extractor, metrics) for extractor, metrics in chosen if metrics]
+    networks = [extractor.load() for extractor, _ in used]
+    train = _in_memory(f"{name}, training split", data_set.open())
+    held_out = _in_memory(f"{name}, held out", data_set.floor())
     sha256 = hashlib.sha256(train.images.tobytes()).hexdigest()
-    views = tuple(
-        View(one, network, Reference.of(train.name, sha256, features), some)
-        for (one, some), network, features in zip(taken, networks, extract(train, networks), strict=True)
-    )
-    for view in views:
-        check_reference(view)
     real = extract(held_out, networks)
-    bare = Judge(views, config.precision, floor=tuple(real), real=held_out)
-    return replace(bare, held_out=bare.compute_metrics(real))
+    views = []
+    for i, (features, real_features) in enumerate(zip(extract(train, networks), real, strict=True)):
+        extractor, metrics = used[i]
+        reference = Reference.of(train.name, sha256, features)
+        views.append(View(extractor, networks[i], reference, metrics, real_features))
+        check_reference(views[i])
+    judge = Judge(tuple(views), config.precision, real=held_out)
+    return replace(judge, held_out=judge.compute_metrics(real))
 
 
 def _in_memory(name: str, data: object) -> InMemory:
     if not isinstance(data, Images):
-        raise UsageError(f"{name}: samples are judged against a set of images in memory (Images), not this")
+        raise UsageError(f"{name} is no reference: its images are not in memory (scaledit.data.sets.Images)")
     return InMemory(name, images.to_uint8(data.images), data.labels.numpy(), {})
 
 
 def sample_sets(
     judge: Judge, pipeline: Pipeline, config: EvaluateConfig, settings: SampleConfig | None = None
 ) -> list[SampleSet]:
-    """config.seeds sample sets of config.num images each, to be drawn with `settings` (the run's own
-    [sample] with config.guidance, unless given).
+    """config.seeds sample sets of config.num images each, sampled when they are read. settings: by default
+    the run's [sample] with config.guidance.
 
-    Raises UsageError for labels="real" where the judge has no real images of known classes.
+    Raises UsageError for labels="real" if the judge has no real images of known classes.
     """
     settings = settings or replace(pipeline.config.sample, guidance=config.guidance)
     classes = tuple(range(pipeline.config.model.num_classes))
     if config.labels == "real":
-        if not judge.labels:
-            raise UsageError(
-                'labels "real" need a reference of known classes '
-                f"({', '.join(sets_that_judge())}); take equal or uniform"
-            )
-        classes = judge.labels
+        if judge.real is None or judge.real.labels is None:
+            sets = ", ".join(_reference_sets())
+            raise UsageError(f'labels "real" needs a reference with classes ({sets}); use equal or uniform')
+        classes = tuple(judge.real.labels.tolist())
     return [
         PipelineSamples(
             pipeline,

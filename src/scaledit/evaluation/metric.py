@@ -1,17 +1,17 @@
 """Metrics: each is one part, in the file that computes it, and that one definition is its entry everywhere.
 
-    (features of samples, what is known of the reference)  --compute-->  a number, or a few
-    key     in a result's JSON, in --metrics, a study's column          "fid"
+    (reference, features of the samples)  --compute-->  one number, or several
+    key     in a result's JSON, in --metrics, as a study's column       "fid"
     title   in tables, reports and figures                              "FID"
 
     @dataclass(frozen=True)
     class MeanDistance(Metric, name="mean_distance"):
         title = "distance of means"
 
-        def compute(self, reference, samples, given):
+        def compute(self, reference, samples, context):
             return float(np.linalg.norm(reference.pool.mean(axis=0) - samples.pool.mean(axis=0)))
 
-Which features there are is the extractor's to say (scaledit.evaluation.extractors). Imports no torch.
+The extractor decides which features exist (scaledit.evaluation.extractors). Imports no torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar, get_args
 
 from scaledit import part
 from scaledit.errors import UsageError, shown
@@ -33,20 +33,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Better = Literal["lower", "higher", "near 1"]
-Of = Extractor | type[Extractor]
-"""An extractor, or its class: what a metric's columns follow from is the class's."""
 DistancePrecision = Literal["fp32", "adm_fp16"]
-"""In what distances between neighbours are taken; "adm_fp16" as ADM does."""
-LAST = 100
-"""The place of a user's own metric: behind scaledit's."""
+"""The precision of distances between neighbours; "adm_fp16" is ADM's."""
 
 
 class Column(NamedTuple):
-    """One number of a metric, as tables and figures need it.
+    """One number of a metric, as tables and figures present it.
 
-    key: in JSON and in CSV. better: the direction. fraction: whether it lies between 0 and 1. brief: whether
-    it stands in short tables too, beside the distance. aside: whether it only says how sure another one is.
-    digits: significant ones, in tables. about: a sentence for reports.
+    key: in JSON and CSV. better: the direction. fraction: whether it lies between 0 and 1. brief: whether
+    short tables show it too. aside: whether it only states the uncertainty of another column. digits:
+    significant ones, in tables. about: a sentence for reports.
     """
 
     key: str
@@ -61,32 +57,32 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class MetricContext:
-    """What a metric may use beside the features.
+    """What a metric may use besides the features.
 
-    extractor: that the features are of. precision, device: of distances between neighbours. real: features of
-    other real images by the same extractor, where the reference holds some out.
+    extractor: of the features. precision, device: of distances between neighbours. real: features of
+    held-out real images by the same extractor, if the reference has any.
     """
 
     extractor: Extractor
     precision: DistancePrecision = "fp32"
     device: str = "cpu"
     real: Features | None = None
-    made: dict[Any, Any] = field(default_factory=dict, repr=False)
+    cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
-    def once(self, key: object, make: Callable[[], T]) -> T:
-        """What several metrics need of the same samples, made when the first of them asks for `key`."""
-        if key not in self.made:
-            self.made[key] = make()
-        return self.made[key]
+    def once(self, key: object, compute: Callable[[], T]) -> T:
+        """A value that several metrics of the same samples share, computed when `key` is first requested."""
+        if key not in self.cache:
+            self.cache[key] = compute()
+        return self.cache[key]
 
 
 class Metric(Part, kind="metric", home="scaledit.evaluation.metrics", needs=("compute",)):
-    """title: for people; "" is the name. better, fraction, brief, digits: as of a Column. cost: in words.
+    """title: for people; "" means the name. better, fraction, brief, digits, about: as in Column.
 
-    reads: features of the samples, by the extractor's names, and "labels", the classes asked for; where a
-    sample set does not say those, the metric is left out. of_reference: what it reads of the reference:
-    "statistics" (mean and covariance of "pool"), "spatial" (those of "spatial"), "pool" (single images).
-    by_request: it is taken only where it is named. order: its place in tables.
+    reads: the features it needs, by the extractor's names, and "labels", the requested classes; the metric is
+    left out for a sample set without labels. of_reference: what it reads of the reference: "statistics"
+    (mean and covariance of "pool"), "spatial" (those of "spatial"), "pool" (single images). by_request:
+    computed only if it is named. order: its position in tables; by default after all built-in metrics.
     """
 
     title: ClassVar[str] = ""
@@ -95,110 +91,97 @@ class Metric(Part, kind="metric", home="scaledit.evaluation.metrics", needs=("co
     brief: ClassVar[bool] = False
     digits: ClassVar[int] = 4
     about: ClassVar[str] = ""
-    cost: ClassVar[str] = "small beside that of the features"
     reads: ClassVar[tuple[str, ...]] = ("pool",)
     of_reference: ClassVar[tuple[str, ...]] = ("statistics", "pool")
     by_request: ClassVar[bool] = False
-    order: ClassVar[int] = LAST
+    order: ClassVar[int] = 100
 
     def compute(
-        self, reference: Reference, samples: Features, given: MetricContext
+        self, reference: Reference, samples: Features, context: MetricContext
     ) -> float | Sequence[float]:
-        """The number, or as many as `columns` has. All that `reads` and `of_reference` name is there."""
+        """One number for each of `columns`. Everything in `reads` and `of_reference` is present."""
         raise NotImplementedError
 
-    def columns(self, extractor: Of) -> tuple[Column, ...]:
-        """What the numbers are called with this extractor; the first is what --metrics names."""
-        return (self.column(self.NAME or snake(type(self).__name__), self.title),)
+    def columns(self, extractor: Extractor) -> tuple[Column, ...]:
+        """The columns with this extractor; --metrics names the first."""
+        return (self.column(self.NAME or _snake(type(self).__name__), self.title),)
 
     def column(self, key: str, title: str = "", **changes: Any) -> Column:
-        """A column of this metric. key: "" is the title's words in lower case."""
-        key = key or snake(title)
-        made = Column(
-            key=key,
-            title=title or key.replace("_", " "),
-            better=self.better,
-            fraction=self.fraction,
-            brief=self.brief,
-            digits=self.digits,
-            about=self.about,
-        )
-        return made._replace(**changes)
+        """A column of this metric. key: "" means the title in snake case."""
+        key = key or _snake(title)
+        attributes = {
+            name: getattr(self, name) for name in ("better", "fraction", "brief", "digits", "about")
+        }
+        return Column(key, title or key.replace("_", " "), **{**attributes, **changes})
 
-    def applies(self, extractor: Of) -> bool:
+    def applies(self, extractor: Extractor) -> bool:
         """Whether the extractor gives what the metric reads."""
         return set(self.reads) <= {*extractor.outputs, "labels"}
 
-    def by_default(self, extractor: Of) -> bool:
-        """Whether it is taken with this extractor where no metrics are named."""
+    def by_default(self, extractor: Extractor) -> bool:
+        """Whether the metric is computed with this extractor if no metrics are named."""
         return not self.by_request
 
 
-def snake(title: str) -> str:
+def _snake(title: str) -> str:
     """ "FD-DINOv2-infinity" -> "fd_dinov2_infinity", "MeanDistance" -> "mean_distance"."""
     return re.sub(r"[\s,-]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "_", title)).lower()
 
 
-def own_metrics() -> list[Metric]:
-    """scaledit's own, in their order, with their fields' defaults."""
-    return sorted((one() for one in part.members(Metric).values()), key=lambda metric: metric.order)
+def built_in_metrics() -> list[Metric]:
+    """All built-in metrics with their default fields, in the order of tables."""
+    return sorted((metric() for metric in part.members(Metric).values()), key=lambda metric: metric.order)
 
 
 @functools.cache
-def known() -> Mapping[str, Column]:
-    """The columns of scaledit's own metrics with all of its extractors, in the order they are shown in."""
-    found: dict[str, Column] = {}
-    extractors = part.members(Extractor).values()
-    for metric in own_metrics():
+def built_in_columns() -> Mapping[str, Column]:
+    """The columns of the built-in metrics with every built-in extractor, by key, in the order of tables."""
+    by_key: dict[str, Column] = {}
+    extractors = [extractor() for extractor in part.members(Extractor).values()]
+    for metric in built_in_metrics():
         for extractor in extractors:
             for column in metric.columns(extractor) if metric.applies(extractor) else ():
-                found.setdefault(column.key, column)
-    return found
+                by_key.setdefault(column.key, column)
+    return by_key
 
 
 def columns(*protocols: Mapping[str, Any]) -> dict[str, Column]:
-    """The columns that results may have, by key: scaledit's own, and then a user's, of which the protocols
-    that they were measured by say what they are. Raises UsageError where a protocol says it wrongly."""
-    found = dict(known())
+    """The columns that results with these protocols may have, by key: the built-in ones, then those that the
+    protocols describe. Raises UsageError for a description that `to_protocol` does not write."""
+    by_key = dict(built_in_columns())
     for protocol in protocols:
-        told = protocol.get(TOLD, {})
-        if not isinstance(told, Mapping):
-            raise UsageError(f"its {TOLD} are {shown(told)}")
-        for key, said in told.items():
-            found.setdefault(key, _told(key, said))
-    return found
+        described = protocol.get(METRICS, {})
+        if not isinstance(described, Mapping):
+            raise UsageError(f"its {METRICS} are {shown(described)}")
+        for key, value in described.items():
+            by_key.setdefault(key, _from_protocol(key, value))
+    return by_key
 
 
-TOLD = "metrics"
-"""The protocol's key for what metrics are that are not scaledit's own as they come."""
+METRICS = "metrics"
+"""The protocol's key for the metrics that are not built in, or whose fields differ from the defaults."""
+FLAGS = ("fraction", "brief", "aside")
 
 
-def tell(metric: Metric, column: Column) -> dict[str, Any]:
-    """For a protocol: the part, and what tables need to know of the column."""
-    return {
-        "part": metric.to_json(),
-        "title": column.title,
-        "better": column.better,
-        "fraction": column.fraction,
-        "brief": column.brief,
-        "aside": column.aside,
-    }
+def to_protocol(metric: Metric, column: Column) -> dict[str, Any]:
+    """The metric's part and what tables need to know of its column, for a protocol."""
+    return {"part": metric.to_json(), **{name: getattr(column, name) for name in ("title", "better", *FLAGS)}}
 
 
-def _told(key: object, said: object) -> Column:
-    if not isinstance(key, str) or not is_key(key) or not isinstance(said, Mapping):
-        raise UsageError(f"its {TOLD} hold {shown(key)}: {shown(said)}")
-    better, flags = said.get("better", "lower"), ("fraction", "brief", "aside")
-    if not isinstance(said.get("title"), str) or better not in ("lower", "higher", "near 1"):
-        raise UsageError(f"its {TOLD} say of {key} {shown(said)}")
-    fraction, brief, aside = (said.get(flag) is True for flag in flags)
-    return Column(key, said["title"], better, fraction, brief, aside)
+def _from_protocol(key: object, value: object) -> Column:
+    table = value if isinstance(value, Mapping) else {}
+    title, better = table.get("title"), table.get("better", "lower")
+    valid = isinstance(title, str) and better in get_args(Better)
+    if not isinstance(key, str) or not is_key(key) or not valid:
+        raise UsageError(f"its {METRICS} hold {shown(key)}: {shown(value)}")
+    flags: dict[str, Any] = {flag: table.get(flag) is True for flag in FLAGS}
+    return Column(key, title, better, **flags)
 
 
-TAKEN = ("name", "protocol", "warnings", "event", "step", "time", "seconds")
-"""What else a result and its line in a log hold."""
+RESERVED = ("name", "protocol", "warnings", "event", "step", "time", "seconds")
+"""The other keys of a result and of its line in a log."""
 
 
 def is_key(key: str) -> bool:
-    """Whether a column may be called so."""
-    return key.isidentifier() and key not in TAKEN and not key.endswith(("_std", "_real"))
+    """Whether `key` may name a column."""
+    return key.isidentifier() and key not in RESERVED and not key.endswith(("_std", "_real"))

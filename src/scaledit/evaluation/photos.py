@@ -2,14 +2,10 @@
 
     photos   53,000 parameters: 64 features, 12 logits
 
-`python -m scaledit.evaluation.photos` trains the shipped weights again, in about a minute.
+`python -m scaledit.evaluation.photos` retrains the shipped weights in about a minute.
 """
 
 from __future__ import annotations
-
-import hashlib
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from scaledit.data.photos import CLASS_NAMES, SIDE, photos
-from scaledit.errors import UsageError
-from scaledit.evaluation.small import SmallExtractor, accuracy, fit, load_shipped, randomise
+from scaledit.evaluation.small import SmallExtractor, fit, load_shipped, randomise, scaled, write_shipped
 
 FEATURES = 64
 WIDTHS = (16, 32, 48, 64)
@@ -27,7 +22,7 @@ SHA256 = "b5723bcde4d82fc32eafe03aa4f0a6ed693472fa9e63a0fba44756266314a8eb"
 
 
 class PhotoClassifier(nn.Module):
-    """Four 3x3 convolutions with stride 2, a mean over places, two linear layers."""
+    """Four 3x3 convolutions with stride 2, global average pooling, two linear layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,50 +42,31 @@ class PhotoClassifier(nn.Module):
 
 
 def as_pixels(images: Tensor) -> Tensor:
-    """(N, 3, 64, 64) uint8 -> float32 in [-1, 1]."""
-    if images.shape[1:] != (3, SIDE, SIDE):
-        _, _, h, w = images.shape
-        raise UsageError(f"the photographs' extractor reads {SIDE}x{SIDE} images, these are {w}x{h}")
-    return (images.float() - 127.5) / 127.5
+    """(N, 3, 64, 64) uint8 -> float32 in [-1, 1]. Raises UsageError for another size."""
+    return scaled(images, SIDE, "the photographs' extractor")
 
 
-@lru_cache(maxsize=1)
 def trained() -> SmallExtractor:
-    """The shipped classifier. Raises RunError if its file is not the one that was shipped."""
+    """The shipped classifier. Raises RunError if its file is corrupt."""
     network = PhotoClassifier()
     load_shipped(network, WEIGHTS, SHA256)
     return SmallExtractor(network, "photos", SHA256, as_pixels)
 
 
-@lru_cache(maxsize=1)
 def random_twin() -> SmallExtractor:
     network = PhotoClassifier()
     return SmallExtractor(network, "photos-random", randomise(network), as_pixels)
 
 
 def train(seed: int = 0, steps: int = 800, batch_size: int = 64) -> nn.Module:
-    """The classifier from nothing: mirrored at random, a little noise."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = PhotoClassifier()
-    return fit(network, photos(), _augmented, seed, steps, batch_size)
+    """A newly trained classifier."""
+    return fit(PhotoClassifier, photos(), _flipped, seed, steps, batch_size)
 
 
-def _augmented(x: Tensor, rng: np.random.Generator) -> Tensor:
-    mirrored = torch.from_numpy(rng.random(len(x)) < 0.5)[:, None, None, None]
-    x = torch.where(mirrored, x.flip(-1), x)
-    return x + 0.1 * torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32))
-
-
-def _main() -> None:
-    from safetensors.torch import save
-
-    network = train()
-    data = save(network.state_dict())
-    (Path(__file__).parent / WEIGHTS).write_bytes(data)
-    share = accuracy(network, photos(held_out=True))
-    print(f"{WEIGHTS}: {share:.1%} of held-out crops; SHA256 = {hashlib.sha256(data).hexdigest()}")
+def _flipped(x: Tensor, rng: np.random.Generator) -> Tensor:
+    flips = torch.from_numpy(rng.random(len(x)) < 0.5)[:, None, None, None]
+    return torch.where(flips, x.flip(-1), x)
 
 
 if __name__ == "__main__":
-    _main()
+    write_shipped(train(), WEIGHTS, photos(held_out=True))

@@ -1,38 +1,38 @@
-"""Figures with their protocol: what was measured, how, on how much, and what to distrust about it.
+"""Metrics with the protocol that they were measured by, and warnings.
 
     {"name": ..., "fid": 2.27, "fid_std": ..., "fid_real": ..., "protocol": {...}, "warnings": [...]}
 
-A result's JSON is flat, under the keys of the metrics' columns. _std is over sample seeds, _real the same
-figure of real held-out images.
+A result's JSON is flat, under the keys of the metrics' columns. _std is the standard deviation over sample
+seeds, _real the value of held-out real images.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from scaledit.config import old
 from scaledit.errors import UsageError, shown
-from scaledit.evaluation import metric
-from scaledit.evaluation.metric import Column
+from scaledit.evaluation.metric import Column, columns
 from scaledit.files.reading import read_json
 
 DIGITS = 4
 
 
 class MetricValue(NamedTuple):
-    """value: the mean over sample sets; std: over them, where there are several; real: the same figure of
-    real held-out images, the floor (or ceiling) of what a model can reach."""
+    """value, std: mean and standard deviation over sample sets, if there are several. real: the value of
+    held-out real images, the floor (or ceiling) of what a model can reach."""
 
     value: float
     std: float | None = None
     real: float | None = None
 
     def text(self, digits: int = DIGITS) -> str:
-        """6.52 ± 0.99: to the second digit of the deviation; without one, to so many significant digits."""
+        """6.52 ± 0.99, to the second digit of the deviation; without one, to `digits` significant digits."""
         if self.std is None or not 1e-30 < self.std < LONG or not abs(self.value) < LONG:
             return _short(self.value, digits) + ("" if self.std is None else f" ± {_short(self.std, digits)}")
         places = max(0, 1 - math.floor(math.log10(self.std)))
@@ -43,7 +43,7 @@ class MetricValue(NamedTuple):
 
 
 LONG = 1e15
-"""From here on numbers are written with an exponent."""
+"""Larger numbers are written with an exponent."""
 
 
 def _short(value: float, digits: int) -> str:
@@ -52,7 +52,7 @@ def _short(value: float, digits: int) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """name: of what was judged. figures: by the keys of `columns`, in their order."""
+    """name: of the samples. metrics: by the keys of `columns`, in their order."""
 
     name: str
     metrics: Mapping[str, MetricValue]
@@ -61,45 +61,43 @@ class Result:
 
     @property
     def columns(self) -> dict[str, Column]:
-        """What the figures are, in the order in which they are shown."""
-        every = metric.columns(self.protocol)
-        return {key: every[key] for key in every if key in self.metrics}
+        """The metrics' columns, in the order of tables."""
+        return {key: column for key, column in columns(self.protocol).items() if key in self.metrics}
 
     def shown(self) -> list[tuple[str, str]]:
-        """(title, figure) of each, for people."""
-        return [(one.title, self.metrics[key].text(one.digits)) for key, one in self.columns.items()]
+        """(title, value) of each metric, for people."""
+        return [(column.title, self.metrics[key].text(column.digits)) for key, column in self.columns.items()]
 
     def to_json(self) -> dict[str, Any]:
         flat: dict[str, Any] = {"name": self.name}
-        for key, figure in self.metrics.items():
-            flat[key] = figure.value
-            flat |= {f"{key}_std": figure.std} if figure.std is not None else {}
-            flat |= {f"{key}_real": figure.real} if figure.real is not None else {}
+        for key, metric in self.metrics.items():
+            numbers = zip(("", "_std", "_real"), metric, strict=True)
+            flat |= {f"{key}{suffix}": number for suffix, number in numbers if number is not None}
         return {**flat, "protocol": dict(self.protocol), "warnings": list(self.warnings)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Result:
-        """Raises UsageError for what `to_json` does not write."""
+        """Raises UsageError for a value that `to_json` does not write."""
         protocol, warnings = value.get("protocol", {}), value.get("warnings", [])
         if not isinstance(value.get("name"), str):
             raise UsageError(f"its name is {shown(value.get('name'))}")
         if not isinstance(protocol, Mapping):
             raise UsageError(f"its protocol is {shown(protocol)}")
-        if not isinstance(warnings, list | tuple) or not all(isinstance(one, str) for one in warnings):
+        if not isinstance(warnings, list | tuple) or not all(isinstance(text, str) for text in warnings):
             raise UsageError(f"its warnings are {shown(warnings)}")
-        figures = {
+        metrics = {
             key: MetricValue(
                 _number(value, key),
                 _number(value, f"{key}_std") if value.get(f"{key}_std") is not None else None,
                 _number(value, f"{key}_real") if value.get(f"{key}_real") is not None else None,
             )
-            for key in metric.columns(protocol)
+            for key in columns(protocol)
             if key in value
         }
         size = protocol.get("image_size", [0, 0])
         if not isinstance(size, list | tuple) or not all(type(side) is int for side in size):
             raise UsageError(f"its image_size is {shown(size)}")
-        return cls(value["name"], figures, old.protocol(protocol), warnings)
+        return cls(value["name"], metrics, old.protocol(protocol), warnings)
 
     @classmethod
     def read(cls, path: Path) -> Result:
@@ -112,7 +110,7 @@ class Result:
         except UsageError as error:
             raise UsageError(f"{path} cannot be read as {WHAT}: {error}") from None
         if not result.metrics:
-            raise UsageError(f"{path} holds no figure that scaledit knows")
+            raise UsageError(f"{path} holds no metric that scaledit knows")
         return result
 
 
@@ -120,28 +118,25 @@ WHAT = "a result of scaledit evaluate --json"
 
 
 def _number(value: Mapping[str, Any], key: str) -> float:
-    """A figure of a result, or of a line of log.jsonl, where numbers that are not finite are words."""
-    figure = value[key]
-    if figure in ("nan", "inf", "-inf"):
-        return float(figure)
-    try:
-        if isinstance(figure, int | float) and not isinstance(figure, bool):
-            return float(figure)
-    except OverflowError:
-        pass
-    raise UsageError(f"its {key} is {shown(figure)}")
+    """A number of a result, or of a line of log.jsonl, where nan and inf are strings."""
+    number = value[key]
+    if number in ("nan", "inf", "-inf"):
+        return float(number)
+    with suppress(OverflowError):
+        if isinstance(number, int | float) and not isinstance(number, bool):
+            return float(number)
+    raise UsageError(f"its {key} is {shown(number)}")
 
 
 def side_by_side(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """(header, rows): a row a result, a column a figure that any of them has."""
-    every = metric.columns(*(result.protocol for result in results))
-    columns = [one for key, one in every.items() if any(key in result.metrics for result in results)]
-    header = ["", *(one.title for one in columns)]
+    """(header, rows) of a table: a row for each result, a column for each metric that any of them has."""
+    every = columns(*(result.protocol for result in results)).values()
+    used = [column for column in every if any(column.key in result.metrics for result in results)]
     rows = [
         [
             result.name,
-            *(result.metrics[c.key].text(c.digits) if c.key in result.metrics else "" for c in columns),
+            *(result.metrics[c.key].text(c.digits) if c.key in result.metrics else "" for c in used),
         ]
         for result in results
     ]
-    return header, rows
+    return ["", *(column.title for column in used)], rows

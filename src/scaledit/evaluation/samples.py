@@ -1,7 +1,7 @@
-"""Sample sets in: ADM's .npz, a folder or tar of PNGs, generated parts, or drawn from a model when read.
+"""Sample sets: ADM's .npz, a folder or tar of PNGs, generated parts, or a model that is sampled when read.
 
-All give batches of (n, H, W, 3) uint8, in order, a few in memory at a time. What would make the figures wrong
-is refused with the reason: floats, channels first, mixed sizes, JPEG, alpha, damage.
+All yield batches of (n, H, W, 3) uint8 in order, a few in memory at a time. Whatever would falsify metrics is
+refused with the reason: floats, channels first, mixed sizes, JPEG, alpha, corrupt files.
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ from scaledit.sampling.request import Request
 
 BATCH = 64
 LARGEST_IMAGE = 1 << 26
-"""Pixels: 8192 x 8192. What a file declares beyond it is not decoded."""
+"""Pixels: 8192 x 8192. Files that declare more are not decoded."""
 LARGEST_ARRAY = 1 << 30
-"""Bytes of an array that is no images."""
-LARGEST_PICTURE = 1 << 28
+"""Bytes of an array other than the images."""
+LARGEST_FILE = 1 << 28
 """Bytes of one encoded image."""
 LARGEST_HEADER = 10_000
-"""Bytes of what an array says of itself, as numpy has it."""
+"""Bytes of an array's header; numpy's own limit."""
 IN_MEMORY = 1 << 28
-"""Bytes of images that are read together; a batch of larger ones has fewer."""
+"""Bytes of a batch; batches of large images have fewer than BATCH."""
 LOSSY = (".jpg", ".jpeg", ".webp")
 TARS = (".tar", ".tar.gz", ".tgz")
 
 
 class Batch(NamedTuple):
-    """images (n, H, W, 3) uint8; labels (n,) int64, the classes asked for, or None where nobody says."""
+    """images (n, H, W, 3) uint8; labels (n,) int64, the requested classes, or None if unknown."""
 
     images: np.ndarray
     labels: np.ndarray | None
 
 
 class SampleSet(Protocol):
-    """n images. origin: how they were made, where that is known (see sampling.Request.origin)."""
+    """n images. origin: how they were made, as far as known (see sampling.Request.origin)."""
 
     @property
     def name(self) -> str: ...
@@ -72,7 +72,7 @@ class SampleSet(Protocol):
 
 @dataclass(frozen=True)
 class InMemory:
-    """Images (N, H, W, 3) uint8 that are there already."""
+    """Images (N, H, W, 3) uint8 in memory."""
 
     name: str
     images: np.ndarray
@@ -85,13 +85,13 @@ class InMemory:
 
     def batches(self) -> Iterator[Batch]:
         for first in range(0, self.n, BATCH):
-            chosen = slice(first, first + BATCH)
-            yield Batch(self.images[chosen], None if self.labels is None else self.labels[chosen])
+            rows = slice(first, first + BATCH)
+            yield Batch(self.images[rows], None if self.labels is None else self.labels[rows])
 
 
 @dataclass(frozen=True)
 class PipelineSamples:
-    """A request to a model, drawn when the batches are read."""
+    """A request to a model, sampled when the batches are read."""
 
     pipeline: Pipeline
     request: Request
@@ -112,79 +112,64 @@ class PipelineSamples:
     def batches(self) -> Iterator[Batch]:
         labels = self.request.labels()
         for first in range(0, len(labels), self.batch_size):
-            some = labels[first : first + self.batch_size]
+            classes = labels[first : first + self.batch_size]
             start = self.request.start + first
-            yield Batch(
-                self.pipeline.sample(some, self.request.settings, start, self.batch_size), np.array(some)
-            )
+            images = self.pipeline.sample(classes, self.request.settings, start, self.batch_size)
+            yield Batch(images, np.array(classes))
 
 
 @dataclass(frozen=True)
-class Npz:
-    """ADM's batch: arr_0, and arr_1 where the labels are known. Read as a stream: any size, and any disk that
-    holds it, serves."""
+class StoredSamples:
+    """Images in files; `batches` reads them. allow_jpeg: whether they may be lossily compressed."""
 
-    path: Path
-    shape: tuple[int, int, int, int]
-    labels: np.ndarray | None
+    name: str
+    n: int
     origin: Mapping[str, Any]
+    batches: Callable[[], Iterator[Batch]]
+    allow_jpeg: bool = False
 
-    @property
-    def name(self) -> str:
-        return str(self.path)
 
-    @property
-    def n(self) -> int:
-        return self.shape[0]
+def npz_samples(path: Path) -> StoredSamples:
+    """ADM's batch: arr_0, and arr_1 if the labels are known. Read as a stream, whatever its size."""
+    with arrays_of(path) as archive:
+        names = archive.namelist()
+        if "arr_0.npy" not in names:
+            arrays = ", ".join(name.removesuffix(".npy")[:40] for name in names[:8])
+            raise UsageError(f"{path} holds no images (arr_0); it has {arrays or 'nothing'}")
+        n, *shape = _image_header(archive, path)
+        labels = small_array(archive, "arr_1", path) if "arr_1.npy" in names else None
+        origin = origin_of(small_array(archive, "origin", path), path) if "origin.npy" in names else {}
+    if labels is not None:
+        if labels.shape != (n,) or labels.dtype.kind not in "iu":
+            actual = f"{labels.dtype}{labels.shape}"
+            raise UsageError(f"{path}: arr_1 must be {n} whole numbers (classes), it is {actual}")
+        labels = labels.astype(np.int64)  # in this machine's byte order
 
-    @classmethod
-    def open(cls, path: Path) -> Npz:
-        with arrays_of(path) as archive:
-            names = archive.namelist()
-            if "arr_0.npy" not in names:
-                held = ", ".join(name.removesuffix(".npy")[:40] for name in names[:8])
-                raise UsageError(f"{path} holds no images (arr_0); it has {held or 'nothing'}")
-            shape = _image_header(archive, path)
-            labels = small_array(archive, "arr_1", path) if "arr_1.npy" in names else None
-            origin = origin_of(small_array(archive, "origin", path), path) if "origin.npy" in names else {}
-        if labels is not None:
-            if labels.shape != shape[:1] or labels.dtype.kind not in "iu":
-                raise UsageError(
-                    f"{path}: arr_1 must be {shape[0]} whole numbers (classes), it is "
-                    f"{labels.dtype}{labels.shape}"
-                )
-            labels = labels.astype(np.int64)  # in this machine's order of bytes
-        return cls(path, shape, labels, origin)
-
-    @staticmethod
-    def has_images(path: Path) -> bool:
-        with arrays_of(path) as archive:
-            return "arr_0.npy" in archive.namelist()
-
-    def batches(self) -> Iterator[Batch]:
-        n, *shape = self.shape
+    def batches() -> Iterator[Batch]:
         size = int(np.prod(shape))
-        at_once = max(1, min(BATCH, IN_MEMORY // size))
-        with arrays_of(self.path) as archive, archive.open("arr_0.npy") as file:
-            _header(file, "arr_0", self.path)
-            for first in range(0, n, at_once):
-                count = min(at_once, n - first)
+        batch_size = max(1, min(BATCH, IN_MEMORY // size))
+        with arrays_of(path) as archive, archive.open("arr_0.npy") as file:
+            _header(file, "arr_0", path)
+            for first in range(0, n, batch_size):
+                count = min(batch_size, n - first)
                 try:
                     data = file.read(count * size)
-                except Exception as error:  # what decompressing corrupt bytes raises
-                    raise UsageError(f"{self.path} is corrupt: {reason(error)}") from None
+                except Exception as error:  # decompressors raise many types for corrupt bytes
+                    raise UsageError(f"{path} is corrupt: {reason(error)}") from None
                 if len(data) != count * size:
-                    raise UsageError(f"{self.path} is cut short at image {first + len(data) // size} of {n}")
+                    raise UsageError(f"{path} is cut short at image {first + len(data) // size} of {n}")
                 images = np.frombuffer(data, np.uint8).reshape(count, *shape)
-                yield Batch(images, None if self.labels is None else self.labels[first : first + count])
+                yield Batch(images, None if labels is None else labels[first : first + count])
+
+    return StoredSamples(str(path), n, origin, batches)
 
 
 @contextmanager
 def arrays_of(path: Path) -> Iterator[zipfile.ZipFile]:
-    """An .npz, opened. Whatever its bytes make zipfile and numpy raise inside the block becomes a UsageError.
+    """An open .npz. Whatever zipfile and numpy raise for its bytes inside the block becomes a UsageError.
 
-    The checksums of a zip are of its members' contents; their names stand there twice, and are compared here,
-    so that no array is overlooked because its name was corrupt.
+    A zip has checksums of its members' contents only. Their names are stored twice and compared here, so that
+    no array is overlooked because its name is corrupt.
     """
     with reading(path, "an .npz file", error=UsageError):
         try:
@@ -201,67 +186,64 @@ def arrays_of(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _header(file: IO[bytes], name: str, path: Path) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """(shape, fortran_order, dtype) of an array in an .npz; refuses what only unpickling could read."""
-    begin = file.read(8)
-    width = 2 if begin[6:7] == b"\1" else 4
-    length = file.read(width)
-    if int.from_bytes(length, "little") > LARGEST_HEADER:
-        raise UsageError(f"{path}: {name} has a header of {int.from_bytes(length, 'little')} bytes")
-    header = io.BytesIO(begin + length + file.read(int.from_bytes(length, "little")))
+    """(shape, fortran_order, dtype) of an array in an .npz. Raises UsageError if only unpickling could read
+    it."""
+    magic = file.read(8)
+    encoded = file.read(2 if magic[6:7] == b"\1" else 4)
+    length = int.from_bytes(encoded, "little")
+    if length > LARGEST_HEADER:
+        raise UsageError(f"{path}: {name} has a header of {length} bytes")
+    header = io.BytesIO(magic + encoded + file.read(length))
+    npy = np.lib.format
     try:
-        version = np.lib.format.read_magic(header)
-        read = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
+        read = npy.read_array_header_1_0 if npy.read_magic(header) == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = read(header)
         if not all(side >= 0 for side in shape):
             raise ValueError(f"its shape is {shape}")
-    except Exception as error:  # numpy evaluates the header as Python's literals, with all that may go wrong
+    except Exception as error:  # numpy evaluates the header as Python literals, which may raise anything
         raise UsageError(f"{path}: {name} has no readable header ({reason(error)})") from None
     if dtype.hasobject:
-        raise UsageError(
-            f"{path}: {name} holds Python objects, which are never unpickled; store plain numbers"
-        )
+        raise UsageError(f"{path}: {name} holds Python objects, which are never unpickled; store numbers")
     return shape, fortran, dtype
 
 
 def small_array(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
-    """A whole array that is not the images."""
+    """A complete array other than the images. Raises UsageError for one that is too large or corrupt."""
     info = archive.getinfo(f"{name}.npy")
     if info.file_size > LARGEST_ARRAY:
         raise UsageError(f"{path}: {name} claims {info.file_size / 1e9:.1f} GB")
     with archive.open(info) as file:
         shape, fortran, dtype = _header(file, name, path)
-        if int(np.prod(shape, dtype=object)) * dtype.itemsize > info.file_size:
+        size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+        if size > info.file_size:
             raise UsageError(f"{path}: {name} claims {shape}, which does not fit its {info.file_size} bytes")
-        data = np.empty(int(np.prod(shape, dtype=object)) * dtype.itemsize, np.uint8)
+        data = np.empty(size, np.uint8)
         if cast(BufferedIOBase, file).readinto(data.data) != len(data) or file.read(1):
             raise UsageError(f"{path}: {name} does not have the length that it claims")
     return data.view(dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def origin_of(held: np.ndarray, path: Path) -> dict[str, Any]:
-    """What scaledit wrote into an .npz about how it was made; empty where an array of that name is none of
-    ours. Raises UsageError for a text that is not what it writes."""
-    if held.dtype.kind != "U" or held.shape != ():
+def origin_of(array: np.ndarray, path: Path) -> dict[str, Any]:
+    """How an .npz of scaledit was made, from its array "origin"; empty if that array is not scaledit's.
+    Raises UsageError for a text that scaledit does not write."""
+    if array.dtype.kind != "U" or array.shape != ():
         return {}
     with reading(path, "an .npz file that says how it was made (origin)", error=UsageError):
-        origin = json.loads(str(held))
+        origin = json.loads(str(array))
         if not isinstance(origin, dict):
             raise ValueError(f"it says {shown(origin)}")
     return old.protocol(origin)
 
 
 def _image_header(archive: zipfile.ZipFile, path: Path) -> tuple[int, int, int, int]:
+    """The shape of arr_0. Raises UsageError unless it is a batch of images as in ADM's files."""
     info = archive.getinfo("arr_0.npy")
     with archive.open(info) as file:
         shape, fortran, dtype = _header(file, "arr_0", path)
         length = file.tell()
         if len(shape) == 4 and shape[1] == 3 and shape[3] != 3:
-            raise UsageError(
-                f"{path}: arr_0 is {shape}, channels first; ADM's batch is (N, H, W, 3): "
-                "transpose(0, 2, 3, 1)"
-            )
+            fix = "ADM's batch is (N, H, W, 3): transpose(0, 2, 3, 1)"
+            raise UsageError(f"{path}: arr_0 is {shape}, channels first; {fix}")
         if len(shape) != 4 or shape[3] != 3 or 0 in shape[1:]:
             raise UsageError(f"{path}: arr_0 is {shape}; a batch of images is (N, H, W, 3)")
         if dtype != np.uint8:
@@ -274,127 +256,117 @@ def _image_header(archive: zipfile.ZipFile, path: Path) -> tuple[int, int, int, 
         if info.file_size != length + int(np.prod(shape, dtype=object)):
             raise UsageError(f"{path}: arr_0 claims {shape}, which does not fit its {info.file_size} bytes")
         if shape[1] * shape[2] > LARGEST_IMAGE:
-            raise UsageError(
-                f"{path}: arr_0 claims {shape[2]}x{shape[1]} pixels an image; those are no samples"
-            )
+            raise UsageError(f"{path}: arr_0 claims images of {shape[2]}x{shape[1]}, which are no samples")
     return shape[0], shape[1], shape[2], 3
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """Encoded images one by one: `files` yields (name, reader) in order."""
-
-    name: str
-    n: int
-    files: Callable[[], Iterator[tuple[str, Callable[[], bytes]]]]
-    allow_jpeg: bool
-    origin: Mapping[str, Any]
-
-    def batches(self) -> Iterator[Batch]:
-        size = (0, 0)
-        with ThreadPoolExecutor(4) as pool:
-            files = ((name, _complete(name, read())) for name, read in self.files())
-            data = list(islice(files, 1))
-            at_once = _at_once(data[0][1]) if data else BATCH
-            data += islice(files, at_once - 1)
-            while data:
-                decoded = list(pool.map(lambda item: _decode(item[0], item[1], self.allow_jpeg), data))
-                for (name, _), (image, _) in zip(data, decoded, strict=True):
-                    size = image.shape[:2] if size == (0, 0) else size
-                    if image.shape[:2] != size:
-                        raise UsageError(
-                            f"{self.name}: {name} is {image.shape[1]}x{image.shape[0]}, those before are "
-                            f"{size[1]}x{size[0]}; a sample set has one size"
-                        )
-                labels = [label for _, label in decoded if label is not None]
-                for (name, _), (_, label) in zip(data, decoded, strict=True):
-                    if label is not None and (type(label) is not int or not 0 <= label < 1 << 62):
-                        raise UsageError(f"{self.name}: {name} says that its class is {shown(label)}")
-                yield Batch(
-                    np.stack([image for image, _ in decoded]),
-                    np.array(labels) if len(labels) == len(decoded) else None,
-                )
-                data = list(islice(files, at_once))
-
-    @classmethod
-    def of_folder(cls, folder: Path, allow_jpeg: bool) -> Pictures:
-        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", *LOSSY))
-        _check_names([str(path.relative_to(folder)) for path in paths], str(folder), allow_jpeg)
-
-        def files() -> Iterator[tuple[str, Callable[[], bytes]]]:
-            return ((path.name, lambda path=path: _contents(path)) for path in paths)
-
-        return cls(str(folder), len(paths), files, allow_jpeg, _png_origin(_contents(paths[0])))
-
-    @classmethod
-    def of_tar(cls, path: Path, allow_jpeg: bool) -> Pictures:
-        """The archive's own order. Nothing is unpacked to the disk."""
-
-        def entries() -> Iterator[tuple[str, Callable[[], bytes]]]:
-            with _tar(path) as archive:
-                for member in archive:
-                    if member.isfile() and Path(member.name).suffix.lower() in (".png", *LOSSY):
-                        _check_picture(member.size, f"{path}: {member.name}")
-                        file = archive.extractfile(member)
-                        assert file is not None  # only links and folders have none
-                        yield member.name, lambda file=file: _member(file, path)
-
-        names, first = [], b""
-        for name, read in entries():
-            if not names:
-                first = read()
-            names.append(name)
-        _check_names(names, str(path), allow_jpeg)
-        return cls(str(path), len(names), entries, allow_jpeg, _png_origin(first))
+NamedReader = tuple[str, Callable[[], bytes]]
+"""The name of an encoded image, and a function that reads it."""
 
 
-def _member(file: IO[bytes], path: Path) -> bytes:
-    """A tar's, read where what goes wrong is not seen by `_tar`."""
-    with reading(path, "a tar archive", error=UsageError):
-        return file.read()
+def _folder_samples(folder: Path, allow_jpeg: bool) -> StoredSamples:
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", *LOSSY))
+    _check_names([str(path.relative_to(folder)) for path in paths], str(folder), allow_jpeg)
+
+    def read(path: Path) -> bytes:
+        _check_file_size(path.stat().st_size, str(path))
+        return path.read_bytes()
+
+    def batches() -> Iterator[Batch]:
+        files = ((path.name, lambda path=path: read(path)) for path in paths)
+        return _decoded_batches(str(folder), files, allow_jpeg)
+
+    return StoredSamples(str(folder), len(paths), _png_origin(read(paths[0])), batches, allow_jpeg)
 
 
-def _complete(name: str, data: bytes) -> bytes:
-    """The same, after comparing a PNG with its own checksums. Raises UsageError."""
+def _tar_samples(path: Path, allow_jpeg: bool) -> StoredSamples:
+    """In the archive's own order. Nothing is unpacked to the disk."""
+
+    def read(file: IO[bytes]) -> bytes:
+        with reading(path, "a tar archive", error=UsageError):  # `_tar` does not see errors of the caller
+            return file.read()
+
+    def files() -> Iterator[NamedReader]:
+        with _tar(path) as archive:
+            for member in archive:
+                if member.isfile() and Path(member.name).suffix.lower() in (".png", *LOSSY):
+                    _check_file_size(member.size, f"{path}: {member.name}")
+                    file = archive.extractfile(member)
+                    assert file is not None  # only links and folders have none
+                    yield member.name, lambda file=file: read(file)
+
+    names, first = [], b""
+    for name, read_image in files():
+        if not names:
+            first = read_image()
+        names.append(name)
+    _check_names(names, str(path), allow_jpeg)
+
+    def batches() -> Iterator[Batch]:
+        return _decoded_batches(str(path), files(), allow_jpeg)
+
+    return StoredSamples(str(path), len(names), _png_origin(first), batches, allow_jpeg)
+
+
+def _decoded_batches(source: str, files: Iterator[NamedReader], allow_jpeg: bool) -> Iterator[Batch]:
+    size = None
+    with ThreadPoolExecutor(4) as pool:
+        verified = ((name, _verified(name, read())) for name, read in files)
+        encoded = list(islice(verified, 1))
+        batch_size = _batch_size(encoded[0][1]) if encoded else BATCH
+        encoded += islice(verified, batch_size - 1)
+        while encoded:
+            decoded = list(pool.map(lambda item: _decode(*item, allow_jpeg), encoded))
+            for (name, _), (image, _) in zip(encoded, decoded, strict=True):
+                h, w, _ = image.shape
+                size = size or (h, w)
+                if (h, w) != size:
+                    before = f"earlier images are {size[1]}x{size[0]}; a sample set has one size"
+                    raise UsageError(f"{source}: {name} is {w}x{h}, {before}")
+            labels = [label for _, label in decoded if label is not None]
+            yield Batch(
+                np.stack([image for image, _ in decoded]),
+                np.array(labels) if len(labels) == len(decoded) else None,
+            )
+            encoded = list(islice(verified, batch_size))
+
+
+def _verified(name: str, data: bytes) -> bytes:
+    """`data`, a PNG's after comparing it with its own checksums. Raises UsageError."""
     if data.startswith(PNG_MAGIC):
         with reading(name, "a PNG", error=UsageError):
             check_png(data)
     return data
 
 
-def _at_once(data: bytes) -> int:
-    """Images like this one that are decoded together."""
+def _batch_size(data: bytes) -> int:
+    """How many images like this one are decoded together."""
     try:
         with Image.open(io.BytesIO(data), formats=["PNG", "JPEG", "WEBP"]) as image:
             return max(1, min(BATCH, IN_MEMORY // max(1, 3 * image.width * image.height)))
-    except Exception:  # decoding says what is wrong with it
+    except Exception:  # `_decode` reports what is wrong with it
         return BATCH
 
 
-def _contents(path: Path) -> bytes:
-    _check_picture(path.stat().st_size, str(path))
-    return path.read_bytes()
-
-
-def _check_picture(size: int, name: str) -> None:
-    if size > LARGEST_PICTURE:
+def _check_file_size(size: int, name: str) -> None:
+    if size > LARGEST_FILE:
         raise UsageError(f"{name} has {size / 1e6:.0f} MB; that is no sample")
 
 
-PACKED = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ", lzma.open))
-"""How compressed files begin, and what opens them."""
+COMPRESSED = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ", lzma.open))
+"""Magic bytes of compressed files, and what opens them."""
 
 
 @contextmanager
 def _tar(path: Path) -> Iterator[tarfile.TarFile]:
-    """A tar archive, to be gone through in order, which must end as one: tarfile takes a header that makes no
-    sense for the end. Raises UsageError."""
+    """A tar archive, to be read in order. Raises UsageError unless it ends as one: tarfile takes a corrupt
+    header for the end."""
     with path.open("rb") as file:
         begin = file.read(8)
-    opener = next((opener for magic, opener in PACKED if begin.startswith(magic)), open)
+    opener = next((opener for magic, opener in COMPRESSED if begin.startswith(magic)), open)
     with reading(path, "a tar archive", error=UsageError), opener(path, "rb") as file:
         try:
-            with tarfile.open(fileobj=cast(IO[bytes], _Careful(file)), mode="r:") as archive:
+            with tarfile.open(fileobj=cast(IO[bytes], _Bounded(file)), mode="r:") as archive:
                 yield archive
                 file.seek(archive.offset)
                 end, entries = file.read(tarfile.BLOCKSIZE), len(archive.getmembers())
@@ -405,41 +377,36 @@ def _tar(path: Path) -> Iterator[tarfile.TarFile]:
             raise UsageError(f"{path} {wrong} after {entries} entries: a tar archive ends in zeros")
 
 
-class _Careful:
-    """A file of which nobody reads more at once than a picture has, whatever length a header claims: of a
-    compressed file that would be decompressed into memory."""
+class _Bounded:
+    """A file that refuses to read more at once than an image has. A tar header may claim any length, and a
+    compressed file would be decompressed into memory."""
 
     def __init__(self, file: Any):
         self.file = file
         self.tell, self.seek = file.tell, file.seek
 
     def read(self, size: int) -> bytes:
-        if not 0 <= size <= LARGEST_PICTURE + tarfile.BLOCKSIZE:
+        if not 0 <= size <= LARGEST_FILE + tarfile.BLOCKSIZE:
             raise tarfile.ReadError(f"a header claims {size} bytes")
         return self.file.read(size)
 
 
-def _check_names(names: list[str], where: str, allow_jpeg: bool) -> None:
+def _check_names(names: list[str], folder: str, allow_jpeg: bool) -> None:
     if not names:
-        raise UsageError(f"{where} holds no PNG images")
+        raise UsageError(f"{folder} holds no PNG images")
     lossy = [name for name in names if Path(name).suffix.lower() in LOSSY]
     if lossy and not allow_jpeg:
         raise UsageError(
-            f"{where} holds {lossy[0]}: lossy compression changes FID as much as a better model does "
-            "(its block edges and lost detail are what the features see); give PNGs, or accept it with "
-            "--allow-jpeg"
+            f"{folder} holds {lossy[0]}: lossy compression changes FID as much as a better model does "
+            "(features see its block edges and lost detail); use PNGs, or accept it with --allow-jpeg"
         )
 
 
 def _decode(name: str, data: bytes, allow_jpeg: bool) -> tuple[np.ndarray, int | None]:
     """(H, W, 3) uint8, and the class that scaledit wrote into the file."""
     formats = ["PNG", "JPEG", "WEBP"] if allow_jpeg else ["PNG"]
-    fix = "give 8-bit RGB or grey without alpha"
-    what = f"a {' or '.join(formats)}"
-    with (
-        reading(name, what, error=UsageError),
-        Image.open(io.BytesIO(data), formats=formats) as image,
-    ):
+    kind, fix = f"a {' or '.join(formats)}", "use 8-bit RGB or grey without alpha"
+    with reading(name, kind, error=UsageError), Image.open(io.BytesIO(data), formats=formats) as image:
         if image.width * image.height > LARGEST_IMAGE:
             raise UsageError(f"{name} declares {image.width}x{image.height} pixels; that is no sample")
         if image.mode not in ("RGB", "L"):
@@ -448,72 +415,63 @@ def _decode(name: str, data: bytes, allow_jpeg: bool) -> tuple[np.ndarray, int |
             raise UsageError(f"{name} has a transparent color; {fix}")
         if image.format == "PNG" and data[PNG_DEPTH] > 8:
             raise UsageError(f"{name} has {data[PNG_DEPTH]} bits per channel; {fix}")
-        return np.asarray(image.convert("RGB")), _png_origin(data).get("class")
+        label = _png_origin(data).get("class")
+        if label is not None and (type(label) is not int or not 0 <= label < 1 << 62):
+            raise UsageError(f"{name} says that its class is {shown(label)}")
+        return np.asarray(image.convert("RGB")), label
 
 
 def _png_origin(data: bytes) -> dict[str, Any]:
-    """What scaledit wrote into a PNG about how it was made; empty for other files."""
+    """How an image of scaledit was made, from its PNG; empty for other files."""
     origin = None
     with suppress(Exception), Image.open(io.BytesIO(data), formats=["PNG"]) as image:
         origin = json.loads(image.info.get("scaledit", "{}"))
     return old.protocol(origin) if isinstance(origin, dict) else {}
 
 
-@dataclass(frozen=True)
-class Generated:
-    """A folder that `scaledit generate` has filled."""
+def _generated_samples(folder: Path) -> StoredSamples:
+    """The parts that `scaledit generate` wrote into a folder."""
+    parts = Parts.read(folder)
+    if missing := parts.missing():
+        raise UsageError(
+            f"{folder} is not complete: {len(missing)} of {len(parts.numbers())} parts are missing; "
+            "run its scaledit generate again"
+        )
 
-    parts: Parts
-
-    @property
-    def name(self) -> str:
-        return str(self.parts.folder)
-
-    @property
-    def n(self) -> int:
-        return self.parts.n
-
-    @property
-    def origin(self) -> Mapping[str, Any]:
-        return self.parts.request
-
-    def batches(self) -> Iterator[Batch]:
-        for k in self.parts.numbers():
-            part, n = Npz.open(self.parts.path(k)), len(self.parts.indices(k))
+    def batches() -> Iterator[Batch]:
+        for k in parts.numbers():
+            part, n = npz_samples(parts.path(k)), len(parts.indices(k))
             if part.n != n:
-                raise UsageError(
-                    f"{part.name} holds {part.n} images, and {n} belong there; delete it and run its "
-                    "scaledit generate again"
-                )
+                fix = "delete it and run its scaledit generate again"
+                raise UsageError(f"{part.name} holds {part.n} images instead of {n}; {fix}")
             yield from part.batches()
+
+    return StoredSamples(str(folder), parts.n, parts.request, batches)
 
 
 def open_samples(path: Path, allow_jpeg: bool = False) -> SampleSet:
     """The sample set at `path`: a .npz, a tar or a folder of PNGs, or a folder of generated parts.
 
-    Raises UsageError naming what is wrong with it, and how to mend that.
+    Raises UsageError saying what is wrong with it, and how to fix that.
     """
     if not path.exists():
         raise UsageError(f"there is no {path}")
-    if path.is_dir():
-        if (path / REQUEST).is_file():
-            parts = Parts.read(path)
-            missing = parts.missing()
-            if missing:
-                raise UsageError(
-                    f"{path} is not complete: {len(missing)} of {len(parts.numbers())} parts are missing; "
-                    "run its scaledit generate again"
-                )
-            return _at_least_two(Generated(parts))
-        return _at_least_two(Pictures.of_folder(path, allow_jpeg))
-    if path.name.endswith(TARS):
-        return _at_least_two(Pictures.of_tar(path, allow_jpeg))
-    if path.suffix == ".npz":
-        return _at_least_two(Npz.open(path))
-    raise UsageError(f"{path} is no sample set; give a .npz, a folder or .tar of PNGs, or a run folder")
-
-
-def _at_least_two(samples: SampleSet) -> SampleSet:
-    if samples.n < 2:
-        raise UsageError(f"{samples.name} holds {samples.n} image; figures need at least two")
+    if (path / REQUEST).is_file():
+        samples = _generated_samples(path)
+    elif path.is_dir():
+        samples = _folder_samples(path, allow_jpeg)
+    elif path.name.endswith(TARS):
+        samples = _tar_samples(path, allow_jpeg)
+    elif path.suffix == ".npz":
+        samples = npz_samples(path)
+    else:
+        raise UsageError(f"{path} is no sample set; use a .npz, a folder or .tar of PNGs, or a run folder")
+    check_count(samples)
     return samples
+
+
+def check_count(samples: SampleSet) -> None:
+    """Raises UsageError for fewer than two images, which have no covariance."""
+    if samples.n < 2:
+        images = "1 image" if samples.n == 1 else f"{samples.n} images"
+        raise UsageError(f"{samples.name} holds {images}; metrics need at least two")

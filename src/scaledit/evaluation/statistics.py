@@ -1,8 +1,8 @@
-"""Mean and covariance of features, streamed in float64, merged across parts, kept in ADM's files.
+"""Mean and covariance of features, streamed in float64.
 
     mean = (1/n) sum f_i        cov = (1/(n-1)) sum (f_i - mean)(f_i - mean)^T
 
-Two parts merge exactly (Chan, Golub & LeVeque 1979), with d = mean_b - mean_a and n = n_a + n_b:
+Two blocks merge exactly (Chan, Golub & LeVeque 1979), with d = mean_b - mean_a and n = n_a + n_b:
 
     mean = mean_a + (n_b/n) d        scatter = scatter_a + scatter_b + (n_a n_b / n) d d^T
 """
@@ -19,12 +19,12 @@ else:
     from scaledit.lazy import np
 
 ROWS = 1024
-"""Rows that are gathered before their scatter matrix is added: one large product instead of many small."""
+"""Rows of a block, whose scatter matrix is added at once: one large product instead of many small ones."""
 
 
 class Statistics(NamedTuple):
-    """mean (D,) and cov (D, D) float64, cov divided by n - 1. n: how many features; None where a file does
-    not say (ADM's references do not)."""
+    """mean (D,) and cov (D, D) float64, cov divided by n - 1. n: number of features; None if unknown (ADM's
+    references do not store it)."""
 
     mean: np.ndarray
     cov: np.ndarray
@@ -32,7 +32,7 @@ class Statistics(NamedTuple):
 
     @classmethod
     def of(cls, features: np.ndarray) -> Statistics:
-        """The statistics of (N, D) features. Raises UsageError as `Accumulator.add` and `.result` do."""
+        """The statistics of (N, D) features. Raises UsageError as `Accumulator` does."""
         accumulator = Accumulator()
         for first in range(0, len(features), ROWS):
             accumulator.add(features[first : first + ROWS])
@@ -49,7 +49,7 @@ class Accumulator:
         self.waiting: list[np.ndarray] = []
 
     def add(self, features: np.ndarray) -> None:
-        """Takes (N, D) features of any float type. Raises UsageError if one of them is not finite."""
+        """Adds (N, D) features of any float type. Raises UsageError if one is not finite."""
         check_features(features)
         self.waiting.append(np.asarray(features, dtype=np.float64))
         if sum(map(len, self.waiting)) >= ROWS:
@@ -61,33 +61,23 @@ class Accumulator:
         rows = np.concatenate(self.waiting)
         self.waiting = []
         for first in range(0, len(rows), ROWS):
-            part = rows[first : first + ROWS]
-            mean = part.mean(axis=0)
-            centred = part - mean
-            self._merge(len(part), mean, centred.T @ centred)
-
-    def _merge(self, n: int, mean: np.ndarray, scatter: np.ndarray) -> None:
-        if n == 0:
-            return
-        if self.n == 0:
-            self.n, self.mean, self.scatter = n, mean, scatter
-            return
-        if mean.shape != self.mean.shape:
-            raise UsageError(f"features have {len(mean)} dimensions, those before had {len(self.mean)}")
-        total, difference = self.n + n, mean - self.mean
-        self.scatter += scatter
-        self.scatter += np.outer(difference, difference) * (self.n * n / total)
-        self.mean = self.mean + difference * (n / total)
-        self.n = total
-
-    def merge(self, other: Accumulator) -> None:
-        """Takes what `other` has seen."""
-        self._flush()
-        other._flush()
-        self._merge(other.n, other.mean, other.scatter)
+            block = rows[first : first + ROWS]
+            mean = block.mean(axis=0)
+            centred = block - mean
+            scatter = centred.T @ centred
+            if self.n == 0:
+                self.n, self.mean, self.scatter = len(block), mean, scatter
+                continue
+            if mean.shape != self.mean.shape:
+                raise UsageError(f"features have {len(mean)} dimensions, earlier ones had {len(self.mean)}")
+            total, difference = self.n + len(block), mean - self.mean
+            self.scatter += scatter
+            self.scatter += np.outer(difference, difference) * (self.n * len(block) / total)
+            self.mean = self.mean + difference * (len(block) / total)
+            self.n = total
 
     def result(self) -> Statistics:
-        """Raises UsageError for fewer than two features: they have no covariance."""
+        """Raises UsageError for fewer than two features, which have no covariance."""
         self._flush()
         if self.n < 2:
             raise UsageError(f"a covariance needs at least two samples, got {self.n}")

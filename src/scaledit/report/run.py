@@ -14,7 +14,7 @@ import numpy as np
 from scaledit import images
 from scaledit.callbacks import Progress
 from scaledit.config import RunConfig, changes, scaled
-from scaledit.evaluation.judge import Judge, judged_by_its_own, open_judge, sample_sets
+from scaledit.evaluation.judge import Judge, is_data_set, open_judge, sample_sets
 from scaledit.evaluation.result import Result
 from scaledit.files.reading import picture_in
 from scaledit.models import flops
@@ -47,7 +47,7 @@ def write(
     pipeline = load(run, device, allow_import=allow_import)
     events, foreign = read_events(run)
     sections: dict[str, object] = {"samples": None, "quality": None, "decoders": None}
-    if judged_by_its_own(pipeline.config.evaluate.reference):
+    if is_data_set(pipeline.config.evaluate.reference):
         judge = open_judge(pipeline.config.evaluate, pipeline.device)
         results = _evaluated(pipeline, judge, events, progress)
         sections |= {"samples": _samples(pipeline, judge), "quality": _quality(pipeline, results)}

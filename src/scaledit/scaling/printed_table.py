@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from scaledit.diffusion import DDPM, ClassifierFree
-from scaledit.evaluation.metric import known
+from scaledit.evaluation.metric import built_in_columns
 from scaledit.models import flops
 from scaledit.models.config import SIZES, DiTConfig
 from scaledit.scaling import paper

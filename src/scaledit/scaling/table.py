@@ -25,7 +25,7 @@ from scaledit import part
 from scaledit.config import old
 from scaledit.diffusion import ClassifierFree, Sampler
 from scaledit.errors import UsageError, reading, shown
-from scaledit.evaluation.metric import Column, columns, known
+from scaledit.evaluation.metric import Column, built_in_columns, columns
 from scaledit.files.atomic import atomic_bytes, atomic_path
 from scaledit.files.reading import picture_in, read_json
 
@@ -297,7 +297,7 @@ def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def _columns(rows: Sequence[Row]) -> list[str]:
     names = {name for row in rows for name in row.metrics}
-    own = [name for name in with_spreads(known()) if name in names]
+    own = [name for name in with_spreads(built_in_columns()) if name in names]
     settings = sorted({name for row in rows for name in row.settings})
     return [*PLAIN, *own, *sorted(names - set(own)), *settings]
 
@@ -315,7 +315,7 @@ def with_spreads(keys: Iterable[str]) -> list[str]:
 def from_csv(text: str, name: str, metrics: Mapping[str, Column] | None = None) -> list[Row]:
     """The inverse of `to_csv`. name: of the file, for messages. metrics: the columns that hold metrics, None
     for scaledit's own. Raises UsageError."""
-    metric_columns = frozenset(with_spreads(known() if metrics is None else metrics))
+    metric_columns = frozenset(with_spreads(built_in_columns() if metrics is None else metrics))
     hints = get_type_hints(Row)
     rows = []
     with reading(name, "a study's table", error=UsageError):

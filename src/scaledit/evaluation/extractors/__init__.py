@@ -1,14 +1,14 @@
-"""Extractors: which network turns images into features, and what the distance on them is called.
+"""Extractors: the networks that turn images into features, and the name of the distance on those.
 
     images (N, 3, H, W) uint8 -> {"pool": (N, D), "logits": (N, K), ...}
 
-    the distance is FID with Inception alone; elsewhere FD-SUFFIX, which compares with nothing but itself
-
-The parts here say what there is and load it; networks are in scaledit.evaluation. Imports no torch.
+The distance is called FID with Inception only. Elsewhere it is FD-SUFFIX, comparable only with itself.
+The parts here describe and load the networks, which are in scaledit.evaluation. Imports no torch.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, ClassVar
 
 from scaledit.part import Part
@@ -22,10 +22,10 @@ __all__ = ["Extractor"]
 
 
 class Extractor(Part, kind="extractor", home="scaledit.evaluation.extractors", needs=("load",)):
-    """suffix: of the distance's name. outputs: the features that metrics may read ("pool" of any; "spatial"
-    is kept as statistics only). classifies: "logits" are over the classes of the data itself. small: a
-    network for one small set, whose distances are told over several sample seeds. about: a sentence for
-    reports."""
+    """suffix: of the distance's name, by default the extractor's name. outputs: the features that metrics may
+    read (every extractor gives "pool"; only statistics of "spatial" are kept). classifies: "logits" are over
+    the classes of the data. small: a network for one small set, whose distances are reported over several
+    sample seeds. about: a sentence for reports."""
 
     suffix: ClassVar[str] = ""
     outputs: ClassVar[tuple[str, ...]] = ("pool",)
@@ -34,10 +34,29 @@ class Extractor(Part, kind="extractor", home="scaledit.evaluation.extractors", n
     about: ClassVar[str] = ""
 
     def load(self, device: torch.device | str = "cpu") -> FeatureNetwork:
-        """The network, its weights checked. Raises UsageError saying what is missing and where to get it."""
+        """The network, its weights verified. Raises UsageError if something is missing, with its source."""
         raise NotImplementedError
 
-    @classmethod
-    def distance(cls, letter: str = "F") -> str:
-        """What a distance on the features is called. letter: F for Fréchet, K for the kernel."""
-        return f"{letter}D-{cls.suffix or cls.NAME or cls.__name__}"
+    def distance(self, letter: str = "F") -> str:
+        """The name of a distance on the features. letter: F for Fréchet, K for the kernel."""
+        return f"{letter}D-{self.suffix or self.NAME or type(self).__name__}"
+
+
+class SmallNetwork(Extractor):
+    """The network of one built-in set, in the module `module` of scaledit.evaluation. twin: with random
+    weights; a trained network hardly sees fine noise, a random one does."""
+
+    small = True
+    module: ClassVar[str]
+    twin: ClassVar[bool] = False
+
+    def load(self, device: torch.device | str = "cpu") -> FeatureNetwork:
+        module = importlib.import_module(f"scaledit.evaluation.{self.module}")
+        return module.random_twin() if self.twin else module.trained()
+
+
+ON_CLASSIFIER = (
+    "Fréchet distance to the training images on the features of a small classifier (not FID: comparable only "
+    "with itself)."
+)
+ON_TWIN = "on the same network untrained, which sees fine noise."

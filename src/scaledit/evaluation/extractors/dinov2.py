@@ -1,4 +1,4 @@
-"""DINOv2, whose features follow people's judgement better than Inception's (Stein et al. 2023)."""
+"""DINOv2, whose features agree with human judgement better than Inception's (Stein et al. 2023)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DINOv2Features(Extractor, name="dinov2"):
-    """A local DINOv2 in transformers' format; dinov2-large is what Stein et al. take."""
+    """A local DINOv2 in transformers' format; Stein et al. use dinov2-large."""
 
     suffix = "DINOv2"
 
-    folder: str = field("", doc="with config.json and model.safetensors")
+    folder: str = field("", doc="a folder with config.json and model.safetensors")
 
     def load(self, device: torch.device | str = "cpu") -> FeatureNetwork:
         from scaledit.evaluation import dinov2

@@ -1,4 +1,4 @@
-"""Inception of 2015-12-05, which FID, sFID, KID and the Inception Score are defined on (Heusel et al. 2017,
+"""Inception of 2015-12-05, on which FID, sFID, KID and the Inception Score are defined (Heusel et al. 2017,
 Nash et al. 2021, Binkowski et al. 2018, Salimans et al. 2016)."""
 
 from __future__ import annotations
@@ -17,13 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InceptionFeatures(Extractor, name="inception"):
-    """Inception of 2015-12-05, as FID has it: 2,048 features."""
+    """Inception of 2015-12-05, on which FID is defined: 2,048 features."""
 
     outputs = ("pool", "spatial", "logits")
 
-    weights: str = field(
-        "", doc="the weights' file; empty: where docs/evaluation.md says they are looked for"
-    )
+    weights: str = field("", doc="file of weights; empty for the places that docs/evaluation.md lists")
     verify: bool = field(True, doc="refuse weights whose SHA-256 is not the known one")
 
     def load(self, device: torch.device | str = "cpu") -> FeatureNetwork:
@@ -31,6 +29,5 @@ class InceptionFeatures(Extractor, name="inception"):
 
         return inception.load(self.weights or None, verify=self.verify, device=device)
 
-    @classmethod
-    def distance(cls, letter: str = "F") -> str:
+    def distance(self, letter: str = "F") -> str:
         return f"{letter}ID"

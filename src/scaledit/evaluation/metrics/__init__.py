@@ -1,6 +1,6 @@
-"""Metrics on features (numpy arrays, one row per sample). No image and no network is touched.
+"""Metrics on features (numpy arrays, one row per sample); no images, no networks.
 
-The functions are here for callers of their own; the parts beside them are what `scaledit evaluate` takes.
+The functions are for other code; the parts beside them are what `scaledit evaluate` computes.
 """
 
 from scaledit.evaluation.metric import Column, Metric, MetricContext

@@ -1,4 +1,4 @@
-"""What a classifier makes of samples: how sure it is, and whether it sees the class that was asked for.
+"""How a classifier sees the samples: how certain it is, and whether it predicts the requested class.
 
 IS       = exp E_x KL(p(y|x) || E_x p(y|x))                           Salimans et al. 2016
 accuracy = share of samples whose largest logit is that of their class
@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scaledit.evaluation.metric import Column, Metric, MetricContext, Of
+from scaledit.evaluation.extractors import Extractor
+from scaledit.evaluation.metric import Column, Metric, MetricContext
 from scaledit.evaluation.statistics import check_features
 from scaledit.part import field
 
@@ -24,7 +25,7 @@ else:
 
 @dataclass(frozen=True)
 class ClassAccuracy(Metric, name="class_accuracy"):
-    """The share of samples in which the extractor sees the class that was asked for."""
+    """The share of samples for which the extractor predicts the requested class."""
 
     title = "class accuracy"
     better = "higher"
@@ -34,49 +35,49 @@ class ClassAccuracy(Metric, name="class_accuracy"):
     of_reference = ()
     order = 10
 
-    def applies(self, extractor: Of) -> bool:
+    def applies(self, extractor: Extractor) -> bool:
         return super().applies(extractor) and extractor.classifies
 
-    def compute(self, reference: Reference, samples: Features, given: MetricContext) -> float:
+    def compute(self, reference: Reference, samples: Features, context: MetricContext) -> float:
         assert samples.logits is not None and samples.labels is not None
         return float((samples.logits.argmax(axis=1) == samples.labels).mean())
 
 
 @dataclass(frozen=True)
 class InceptionScore(Metric, name="inception_score"):
-    """The Inception Score; on another classifier, the class score."""
+    """The Inception Score; with another classifier, the class score."""
 
     better = "higher"
     reads = ("logits",)
     of_reference = ()
     order = 11
 
-    split_size: int = field(5000, ge=2, doc="samples that a score is of, before the mean")
+    split_size: int = field(5000, ge=2, doc="samples of each split, over which the score is averaged")
 
-    def columns(self, extractor: Of) -> tuple[Column, ...]:
+    def columns(self, extractor: Extractor) -> tuple[Column, ...]:
         if not extractor.classifies:
             return (self.column("", "Inception Score", brief=True),)
-        about = "Class score: as the Inception Score, on that classifier; at most the number of classes."
+        about = "Class score: the Inception Score with that classifier; at most the number of classes."
         return (self.column("", "class score", about=about),)
 
-    def compute(self, reference: Reference, samples: Features, given: MetricContext) -> float:
+    def compute(self, reference: Reference, samples: Features, context: MetricContext) -> float:
         assert samples.logits is not None
         return inception_score(samples.logits, self.split_size)
 
 
 def inception_score(logits: np.ndarray, split_size: int = 5000) -> float:
-    """The mean of the score over consecutive splits of `split_size` samples, as ADM takes it.
+    """The mean of the score over consecutive splits of `split_size` samples, as ADM computes it.
 
-    logits (N, classes), for ADM's score without the bias of the last layer. 1 where all predictions are
-    equal; the number of classes where each is certain and all are equally frequent. Raises UsageError if a
-    logit is not finite.
+    logits (N, classes); ADM's score uses those without the bias of the last layer. Returns 1 if all
+    predictions are equal, and the number of classes if each is certain and all are equally frequent. Raises
+    UsageError if a logit is not finite.
     """
     check_features(logits)
     scores = []
     for first in range(0, len(logits), split_size):
-        part = logits[first : first + split_size].astype(np.float64)
-        part = part - part.max(axis=1, keepdims=True)
-        log_p = part - np.log(np.exp(part).sum(axis=1, keepdims=True))
+        split = logits[first : first + split_size].astype(np.float64)
+        split = split - split.max(axis=1, keepdims=True)
+        log_p = split - np.log(np.exp(split).sum(axis=1, keepdims=True))
         p = np.exp(log_p)
         marginal = p.mean(axis=0)
         log_marginal = np.log(np.maximum(marginal, np.finfo(np.float64).tiny))

@@ -1,4 +1,4 @@
-"""Whether samples are copies of what was trained on.
+"""Whether samples are copies of training images.
 
 nearest = mean distance of samples to their nearest training image / that of real held-out images
 """
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NearestDistance(Metric, name="nearest"):
-    """The distance to the nearest training image, over that of held-out ones."""
+    """The distance to the nearest training image, divided by that of held-out images."""
 
     title = "nearest distance"
     better = "near 1"
     brief = True
     about = (
-        "Nearest distance: to the nearest training image, over that of held-out ones; well below 1 the model "
-        "copies."
+        "Nearest distance: to the nearest training image, divided by that of held-out images; well below 1 "
+        "the model copies."
     )
     reads = ("nearest",)
     of_reference = ()
     order = 40
 
-    def compute(self, reference: Reference, samples: Features, given: MetricContext) -> float:
+    def compute(self, reference: Reference, samples: Features, context: MetricContext) -> float:
         assert samples.nearest is not None
-        real = None if given.real is None else given.real.nearest
+        real = None if context.real is None else context.real.nearest
         return float(samples.nearest.mean()) / (1.0 if real is None else float(real.mean()))

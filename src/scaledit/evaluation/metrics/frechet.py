@@ -3,7 +3,7 @@
     FD(a, b) = |m_a - m_b|^2 + tr C_a + tr C_b - 2 tr (C_a C_b)^(1/2)
     FD_inf   = the intercept of FD(N) over 1/N                            Chong & Forsyth 2020
 
-On pool_3 of Inception it is called FID, on its spatial features sFID (Nash et al. 2021), elsewhere FD-SUFFIX.
+It is called FID on Inception's pool_3, sFID on its spatial features (Nash et al. 2021), FD-SUFFIX elsewhere.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from scaledit.errors import UsageError
-from scaledit.evaluation.metric import Column, Metric, MetricContext, Of
+from scaledit.evaluation.extractors import Extractor
+from scaledit.evaluation.metric import Column, Metric, MetricContext
 from scaledit.evaluation.statistics import Statistics, check_features
 from scaledit.part import field
 
@@ -32,10 +33,10 @@ class FrechetDistance(Metric, name="frechet"):
     of_reference = ("statistics",)
     order = 0
 
-    def columns(self, extractor: Of) -> tuple[Column, ...]:
+    def columns(self, extractor: Extractor) -> tuple[Column, ...]:
         return (self.column("", extractor.distance("F"), about=extractor.about),)
 
-    def compute(self, reference: Reference, samples: Features, given: MetricContext) -> float:
+    def compute(self, reference: Reference, samples: Features, context: MetricContext) -> float:
         assert reference.statistics is not None
         return frechet_distance(reference.statistics, samples.pool)
 
@@ -46,41 +47,39 @@ class FrechetInfinity(Metric, name="frechet_infinity"):
 
     of_reference = ("statistics",)
     by_request = True
-    cost = "as many distances as there are points, instead of one"
     order = 1
 
     points: int = field(15, ge=3, doc="subsets of N/10 to N samples")
     seed: int = field(0, ge=0, doc="of the subsets")
 
-    def columns(self, extractor: Of) -> tuple[Column, ...]:
+    def columns(self, extractor: Extractor) -> tuple[Column, ...]:
         return (self.column("", f"{extractor.distance('F')}-infinity"),)
 
-    def compute(self, reference: Reference, samples: Features, given: MetricContext) -> float:
+    def compute(self, reference: Reference, samples: Features, context: MetricContext) -> float:
         assert reference.statistics is not None
-        found = frechet_distance_infinity(reference.statistics, samples.pool, self.points, self.seed)
-        return found.value
+        return frechet_distance_infinity(reference.statistics, samples.pool, self.points, self.seed).value
 
 
 @dataclass(frozen=True)
 class SpatialFrechetDistance(Metric, name="spatial_frechet"):
-    """The Fréchet distance on features that keep their places: sFID."""
+    """The Fréchet distance on features that keep their positions in the image: sFID."""
 
     reads = ("spatial",)
     of_reference = ("spatial",)
     brief = True
     order = 2
 
-    def columns(self, extractor: Of) -> tuple[Column, ...]:
+    def columns(self, extractor: Extractor) -> tuple[Column, ...]:
         return (self.column("", f"s{extractor.distance('F')}"),)
 
-    def compute(self, reference: Reference, samples: Features, given: MetricContext) -> float:
+    def compute(self, reference: Reference, samples: Features, context: MetricContext) -> float:
         assert reference.spatial is not None and samples.spatial is not None
         return frechet_distance(reference.spatial, samples.spatial)
 
 
 class Extrapolated(NamedTuple):
     """value: the distance at N -> infinity. slope: of the distance over 1/N. residual: root mean square of
-    the fit's residuals, in units of the distance."""
+    the fit's residuals, in the unit of the distance."""
 
     value: float
     slope: float
@@ -90,11 +89,11 @@ class Extrapolated(NamedTuple):
 def frechet_distance(a: np.ndarray | Statistics, b: np.ndarray | Statistics) -> float:
     """The squared Fréchet distance between Gaussians fitted to a and b: (N, D) features, or Statistics.
 
-    All in float64. With F_b a factor of C_b (C_b = F_b^T F_b), the eigenvalues of C_a C_b are those of the
-    symmetric F_b C_a F_b^T, and of those no root needs a complex number or an offset. Where a set of
-    features is smaller than the dimension, F_b is its centred rows, and the problem shrinks to N x N.
+    Computed in float64. With C_b = F_b^T F_b, the eigenvalues of C_a C_b are those of the symmetric
+    F_b C_a F_b^T, whose roots need neither complex numbers nor an offset. If a set has fewer features than
+    dimensions, F_b is its centred rows, and the problem shrinks to N x N.
 
-    Raises UsageError for fewer than two samples, features that are not finite, or dimensions that differ.
+    Raises UsageError for fewer than two samples, features that are not finite, or different dimensions.
     """
     mean_a, mean_b = _mean(a), _mean(b)
     if mean_a.shape != mean_b.shape:
@@ -104,13 +103,13 @@ def frechet_distance(a: np.ndarray | Statistics, b: np.ndarray | Statistics) -> 
     return float(difference @ difference + trace - 2 * overlap)
 
 
-def _mean(of: np.ndarray | Statistics) -> np.ndarray:
-    if isinstance(of, Statistics):
-        return of.mean
-    check_features(of)
-    if len(of) < 2:
-        raise UsageError(f"a covariance needs at least two samples, got {len(of)}")
-    return of.mean(axis=0, dtype=np.float64)
+def _mean(x: np.ndarray | Statistics) -> np.ndarray:
+    if isinstance(x, Statistics):
+        return x.mean
+    check_features(x)
+    if len(x) < 2:
+        raise UsageError(f"a covariance needs at least two samples, got {len(x)}")
+    return x.mean(axis=0, dtype=np.float64)
 
 
 def _covariances(a: np.ndarray | Statistics, b: np.ndarray | Statistics) -> tuple[float, float]:
@@ -131,9 +130,9 @@ def _covariances(a: np.ndarray | Statistics, b: np.ndarray | Statistics) -> tupl
     return float(np.trace(cov) + (factor**2).sum()), float(np.sqrt(squares.clip(0)).sum())
 
 
-def _is_thin(of: np.ndarray | Statistics) -> bool:
-    """Features with fewer rows than columns."""
-    return not isinstance(of, Statistics) and of.shape[0] < of.shape[1]
+def _is_thin(x: np.ndarray | Statistics) -> bool:
+    """Whether x is features with fewer rows than columns."""
+    return not isinstance(x, Statistics) and x.shape[0] < x.shape[1]
 
 
 def _centred(features: np.ndarray | Statistics) -> np.ndarray:
@@ -146,11 +145,11 @@ def _centred(features: np.ndarray | Statistics) -> np.ndarray:
 def frechet_distance_infinity(
     reference: np.ndarray | Statistics, samples: np.ndarray, points: int = 15, seed: int = 0
 ) -> Extrapolated:
-    """The Fréchet distance without the bias of a finite N: distances of random subsets of N/10 ... N samples,
-    a line through them over 1/N, its intercept (Chong & Forsyth 2020: 15 points, 5,000 to 50,000).
+    """The Fréchet distance without the bias of a finite N: the intercept of a line over 1/N, fitted to the
+    distances of random subsets of N/10 to N samples (Chong & Forsyth 2020: 15 points, 5,000 to 50,000).
 
-    The subsets are drawn with `seed`. Raises UsageError where the smallest subset is not larger than the
-    dimension: there the distance is no line in 1/N.
+    The subsets are drawn with `seed`. Raises UsageError if the smallest subset is not larger than the
+    dimension, where the distance is not linear in 1/N.
     """
     n, dimension = samples.shape
     if n // 10 <= dimension:

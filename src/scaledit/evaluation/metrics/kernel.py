@@ -1,6 +1,6 @@
-"""The kernel distance (Binkowski et al. 2018): called KID on Inception's features.
+"""The kernel distance (Binkowski et al. 2018), called KID on Inception's features.
 
-KID = MMD^2 with the kernel (x.y / D + 1)^3, unbiased, the mean over random subsets
+KID = MMD^2 with the kernel (x.y / D + 1)^3, unbiased, averaged over random subsets
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from scaledit.errors import UsageError
-from scaledit.evaluation.metric import Column, Metric, MetricContext, Of
+from scaledit.evaluation.extractors import Extractor
+from scaledit.evaluation.metric import Column, Metric, MetricContext
 from scaledit.evaluation.statistics import check_features
 from scaledit.part import field
 
@@ -24,32 +25,30 @@ else:
 
 @dataclass(frozen=True)
 class KernelDistance(Metric, name="kernel"):
-    """The unbiased kernel distance, for few samples in many dimensions; and how far subsets differ."""
+    """The unbiased kernel distance, for few samples in many dimensions, and its spread over subsets."""
 
     of_reference = ("pool",)
-    cost = "a few products of matrices a subset"
     order = 30
 
-    subsets: int = field(100, ge=1, doc="random ones that the mean is of")
-    subset_size: int = field(1000, ge=2, doc="features each, or fewer where there are fewer")
+    subsets: int = field(100, ge=1, doc="random subsets over which the distance is averaged")
+    subset_size: int = field(1000, ge=2, doc="features per subset, at most all of them")
     seed: int = field(0, ge=0, doc="of the subsets")
 
-    def columns(self, extractor: Of) -> tuple[Column, ...]:
+    def columns(self, extractor: Extractor) -> tuple[Column, ...]:
         main = self.column("", extractor.distance("K"))
         spread = self.column(f"{main.key}_spread", f"{main.title}, sd of subsets", aside=True)
         return main, spread
 
-    def by_default(self, extractor: Of) -> bool:
+    def by_default(self, extractor: Extractor) -> bool:
         return not extractor.small  # which has few dimensions
 
-    def compute(self, reference: Reference, samples: Features, given: MetricContext) -> tuple[float, float]:
+    def compute(self, reference: Reference, samples: Features, context: MetricContext) -> Spread:
         assert reference.pool is not None
-        found = kid(reference.pool, samples.pool, self.subsets, self.subset_size, self.seed)
-        return found.mean, found.std
+        return kid(reference.pool, samples.pool, self.subsets, self.subset_size, self.seed)
 
 
 class Spread(NamedTuple):
-    """A mean and the standard deviation of what it is the mean of."""
+    """A mean and the standard deviation of the averaged values."""
 
     mean: float
     std: float
@@ -58,10 +57,11 @@ class Spread(NamedTuple):
 def kid(
     reference: np.ndarray, samples: np.ndarray, subsets: int = 100, subset_size: int = 1000, seed: int = 0
 ) -> Spread:
-    """The kernel distance: the mean over random subsets and its standard deviation between subsets.
+    """The kernel distance: its mean over random subsets and its standard deviation between them.
 
-    Unbiased, so it may be slightly negative for equal sets, and needs no large N. Subsets hold
-    min(subset_size, N_reference, N_samples) features, drawn with `seed` without repetition.
+    Unbiased, so it may be slightly negative for equal sets, and needs no large N. Each subset holds
+    min(subset_size, N_reference, N_samples) features, drawn with `seed` without replacement. Raises
+    UsageError for fewer than two samples or reference images, or features that are not finite.
     """
     check_features(reference)
     check_features(samples)

@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage: who lies in whose neighbourhood, by tiles of bounded memory.
+"""Precision, recall, density and coverage, computed from tiles of distances in bounded memory.
 
     B_k(x) = the ball around x that reaches its k-th nearest neighbour in its own set
 
@@ -7,15 +7,15 @@
     density   = mean over samples of #{B_5(reference) around it} / 5
     coverage  = share of B_5(reference) that hold a sample
 
-Kynkäänniemi et al. 2019 (precision, recall), Naeem et al. 2020 (density, coverage). Balls are closed (<=),
-and distances are squared: |u|^2 - 2 u.v + |v|^2, at least 0.
+Kynkäänniemi et al. 2019 (precision, recall), Naeem et al. 2020 (density, coverage). Balls are closed (<=).
+Distances are squared: |u|^2 - 2 u.v + |v|^2, at least 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from scaledit.errors import UsageError
 from scaledit.evaluation.metric import DistancePrecision, Metric, MetricContext
@@ -38,76 +38,69 @@ TILE = 2048
 """Rows and columns of one tile of distances: 16 MB in float32."""
 
 
+@dataclass(frozen=True)
 class _Neighbours(Metric):
-    """What the four share: the distances, which are taken once for all of them."""
+    """One of `Neighbourhoods`; metrics with the same k share the distances."""
 
     better = "higher"
     of_reference = ("pool",)
-    cost = "a distance of each sample and each reference image to all of both"
+    value: ClassVar[Literal["precision", "recall", "density", "coverage"]]
 
-    def around(
-        self, reference: Reference, samples: Features, given: MetricContext, ks: tuple[int, int]
-    ) -> Neighbourhoods:
-        """All four. ks: of precision and recall, of density and coverage."""
+    k: int = field(K_PRECISION, ge=1, doc="the neighbour that a neighbourhood reaches to")
+
+    def compute(self, reference: Reference, samples: Features, context: MetricContext) -> float:
         pool = reference.pool
         assert pool is not None
-        return given.once(
+        ks = (self.k, K_DENSITY) if self.value in ("precision", "recall") else (K_PRECISION, self.k)
+        values = context.once(
             ("neighbours", ks),
-            lambda: neighbourhoods(pool, samples.pool, *ks, precision=given.precision, device=given.device),
+            lambda: neighbourhoods(
+                pool, samples.pool, *ks, precision=context.precision, device=context.device
+            ),
         )
+        return getattr(values, self.value)
 
 
 @dataclass(frozen=True)
 class ImprovedPrecision(_Neighbours, name="precision"):
     """The share of samples in the neighbourhood of a reference image (Kynkäänniemi et al. 2019)."""
 
+    value = "precision"
     fraction = True
     brief = True
     order = 20
-
-    k: int = field(K_PRECISION, ge=1, doc="the neighbour that a neighbourhood reaches to")
-
-    def compute(self, reference: Reference, samples: Features, given: MetricContext) -> float:
-        return self.around(reference, samples, given, (self.k, K_DENSITY)).precision
 
 
 @dataclass(frozen=True)
 class ImprovedRecall(_Neighbours, name="recall"):
     """The share of reference images in the neighbourhood of a sample (Kynkäänniemi et al. 2019)."""
 
+    value = "recall"
     fraction = True
     brief = True
     order = 21
 
-    k: int = field(K_PRECISION, ge=1, doc="the neighbour that a neighbourhood reaches to")
-
-    def compute(self, reference: Reference, samples: Features, given: MetricContext) -> float:
-        return self.around(reference, samples, given, (self.k, K_DENSITY)).recall
-
 
 @dataclass(frozen=True)
 class Density(_Neighbours, name="density"):
-    """How many reference images' neighbourhoods hold a sample, over k (Naeem et al. 2020); may exceed 1."""
+    """The mean number of reference neighbourhoods that hold a sample, over k (Naeem et al. 2020); may exceed
+    1."""
 
+    value = "density"
     order = 22
 
     k: int = field(K_DENSITY, ge=1, doc="the neighbour that a neighbourhood reaches to")
-
-    def compute(self, reference: Reference, samples: Features, given: MetricContext) -> float:
-        return self.around(reference, samples, given, (K_PRECISION, self.k)).density
 
 
 @dataclass(frozen=True)
 class Coverage(_Neighbours, name="coverage"):
     """The share of reference images whose neighbourhood holds a sample (Naeem et al. 2020)."""
 
+    value = "coverage"
     fraction = True
     order = 23
 
     k: int = field(K_DENSITY, ge=1, doc="the neighbour that a neighbourhood reaches to")
-
-    def compute(self, reference: Reference, samples: Features, given: MetricContext) -> float:
-        return self.around(reference, samples, given, (K_PRECISION, self.k)).coverage
 
 
 class PrecisionRecall(NamedTuple):
@@ -121,7 +114,7 @@ class DensityCoverage(NamedTuple):
 
 
 class Neighbourhoods(NamedTuple):
-    """All four, from one pass over the distances."""
+    """All four values, from one pass over the distances."""
 
     precision: float
     recall: float
@@ -138,8 +131,8 @@ def precision_recall(
 ) -> PrecisionRecall:
     """Improved precision and recall of (M, D) samples against (N, D) reference features.
 
-    precision="adm_fp16" takes distances as ADM does: a tile in float16, and in float32 where that overflows.
-    Raises UsageError for features that are not finite or sets of k or fewer.
+    precision="adm_fp16" computes distances as ADM does: a tile in float16, or in float32 if that overflows.
+    Raises UsageError for features that are not finite, and for sets of at most k features.
     """
     result = neighbourhoods(reference, samples, k, k, precision, device)
     return PrecisionRecall(result.precision, result.recall)
@@ -162,29 +155,29 @@ def neighbourhoods(
     precision: DistancePrecision = "fp32",
     device: str | torch.device = "cpu",
 ) -> Neighbourhoods:
-    """All four figures; each distance is taken once."""
+    """All four values; each distance is computed once. The arguments are those of `precision_recall`."""
     ks = (k_precision, k_density)
-    real, made = (_prepare(features, max(ks), device) for features in (reference, samples))
-    real_radii, real_wide = _radii(real, ks, precision)
-    made_radii, _ = _radii(made, ks, precision)
-    made_inside, real_inside, real_covered = (
+    real, fake = (_prepare(features, max(ks), device) for features in (reference, samples))
+    real_radii, density_radii = _radii(real, ks, precision)
+    fake_radii, _ = _radii(fake, ks, precision)
+    precise, recalled, covered = (
         torch.zeros(len(features), dtype=torch.bool, device=features.device)
-        for features in (made, real, real)
+        for features in (fake, real, real)
     )
     count = 0
     for rows in _slices(len(real)):
-        for columns in _slices(len(made)):
-            distances = _distances(real[rows], made[columns], precision)
-            made_inside[columns] |= (distances <= real_radii[rows, None]).any(dim=0)
-            real_inside[rows] |= (distances <= made_radii[None, columns]).any(dim=1)
-            within = distances <= real_wide[rows, None]
-            real_covered[rows] |= within.any(dim=1)
+        for columns in _slices(len(fake)):
+            distances = _distances(real[rows], fake[columns], precision)
+            precise[columns] |= (distances <= real_radii[rows, None]).any(dim=0)
+            recalled[rows] |= (distances <= fake_radii[None, columns]).any(dim=1)
+            within = distances <= density_radii[rows, None]
+            covered[rows] |= within.any(dim=1)
             count += int(within.sum())
     return Neighbourhoods(
-        precision=made_inside.double().mean().item(),
-        recall=real_inside.double().mean().item(),
-        density=count / (k_density * len(made)),
-        coverage=real_covered.double().mean().item(),
+        precision=precise.double().mean().item(),
+        recall=recalled.double().mean().item(),
+        density=count / (k_density * len(fake)),
+        coverage=covered.double().mean().item(),
     )
 
 
@@ -216,22 +209,22 @@ def _squared(u: Tensor, v: Tensor) -> Tensor:
 
 
 def _radii(features: Tensor, ks: tuple[int, int], precision: DistancePrecision) -> tuple[Tensor, Tensor]:
-    """Squared distance of each feature to its k-th nearest other one, for each k. Itself, at distance 0,
-    counts as the nearest. Each pair of tiles is taken once and serves its rows and its columns."""
-    wanted = max(ks) + 1
-    nearest = torch.full((len(features), wanted), torch.inf, device=features.device)
+    """The squared distance of each feature to its k-th nearest other one, for each k. The nearest is always
+    the feature itself, at distance 0. Each pair of tiles is computed once, for its rows and its columns."""
+    n = max(ks) + 1
+    nearest = torch.full((len(features), n), torch.inf, device=features.device)
 
-    def keep(where: slice, distances: Tensor) -> None:
-        closest = distances.topk(min(wanted, distances.shape[1]), dim=1, largest=False).values
-        both = torch.cat([nearest[where], closest], dim=1)
-        nearest[where] = both.topk(wanted, dim=1, largest=False, sorted=True).values
+    def update(rows: slice, distances: Tensor) -> None:
+        closest = distances.topk(min(n, distances.shape[1]), dim=1, largest=False).values
+        both = torch.cat([nearest[rows], closest], dim=1)
+        nearest[rows] = both.topk(n, dim=1, largest=False, sorted=True).values
 
     for rows in _slices(len(features)):
         for columns in _slices(len(features)):
             if columns.start < rows.start:
                 continue
             distances = _distances(features[rows], features[columns], precision)
-            keep(rows, distances)
+            update(rows, distances)
             if columns.start > rows.start:
-                keep(columns, distances.T)
+                update(columns, distances.T)
     return nearest[:, ks[0]], nearest[:, ks[1]]
