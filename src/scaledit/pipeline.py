@@ -217,7 +217,7 @@ class Pipeline:
     def _said(self, error: diffusion.NonFiniteError, first: int, settings: SampleConfig) -> str:
         """What went wrong with the images from `first` on, and as far as can be told why."""
         numbers = [first + row for row in error.rows]
-        said = error.said("image" if len(numbers) == 1 else "images", numbers)
+        said = error.describe("image" if len(numbers) == 1 else "images", numbers)
         bad = [name for name, weight in self.net.state_dict().items() if not bool(weight.isfinite().all())]
         if bad:
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
