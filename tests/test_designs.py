@@ -26,7 +26,7 @@ from scaledit.interop import infer, official, program
 from scaledit.models import conditioners, flops
 from scaledit.models.blocks import Block, Embedded
 from scaledit.models.blocks.adaln_zero import AdaLNZero
-from scaledit.models.conditioners import Asked, Conditioner
+from scaledit.models.conditioners import Conditioner, EmbeddedCondition
 from scaledit.models.description import Description, Layers, Linear
 from scaledit.models.dit import Output
 from scaledit.models.positions import Position
@@ -67,8 +67,8 @@ class Parallel(Block):
             "mlp": MLP(d, self.ratio * d, rows),
         }
 
-    def forward(self, m, x, told):
-        y = m.norm(x) + m.told(told.vector).unsqueeze(1)
+    def forward(self, m, x, embedded):
+        y = m.norm(x) + m.told(embedded.vector).unsqueeze(1)
         return x + m.attn(y) + m.mlp(y)
 '''
 
@@ -544,10 +544,10 @@ class EmbedWords(Conditioner):
         assert isinstance(asked, Words)
         return asked
 
-    def embed(self, net: Any, condition: Words) -> Asked:
+    def embed(self, net: Any, condition: Words) -> EmbeddedCondition:
         tokens = net.words(condition.values)
         counted = condition.mask.unsqueeze(2).to(tokens)
-        return Asked((tokens * counted).sum(1) / counted.sum(1), tokens, condition.mask)
+        return EmbeddedCondition((tokens * counted).sum(1) / counted.sum(1), tokens, condition.mask)
 
 
 @every_design
@@ -585,12 +585,12 @@ def test_built_in_conditioners_say_what_they_need():
 @every_design
 def test_what_a_block_is_told_is_a_vector_or_tokens(design: str):
     time, label = torch.randn(2, 16), torch.randn(2, 16)
-    told = Embedded(time, label)
-    assert torch.equal(told.tokens, torch.stack([time, label], 1)) and told.token_mask is None
+    embedded = Embedded(time, label)
+    assert torch.equal(embedded.tokens, torch.stack([time, label], 1)) and embedded.token_mask is None
     as_tokens = Embedded(time, label, label.unsqueeze(1), torch.ones(2, 1, dtype=torch.bool))
-    assert torch.equal(as_tokens.tokens, told.tokens)
+    assert torch.equal(as_tokens.tokens, embedded.tokens)
     block, x = trained(small(conditioning=design)).blocks[0], torch.randn(2, 6, 16)
     design_of = small(conditioning=design).block
-    out = block(design_of.enter(x, told), told)
+    out = block(design_of.enter(x, embedded), embedded)
     masked = block(design_of.enter(x, as_tokens), as_tokens)
     assert torch.allclose(out, masked, atol=1e-5)

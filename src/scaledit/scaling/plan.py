@@ -199,10 +199,10 @@ def activation_bytes(model: DiTConfig, batch: int, precision: str) -> int:
     the factors and results of matrix products; bf16 autocast keeps a bf16 copy of the weights as well.
     """
     described = Description.of(model)
-    kept = described.kept()
+    kept = described.activations()
     if precision != "bf16":
         return batch * 4 * (kept.wide + kept.narrow)
-    return batch * (4 * kept.wide + 2 * kept.narrow) + 2 * described.multiplied
+    return batch * (4 * kept.wide + 2 * kept.narrow) + 2 * described.cast_params
 
 
 def scientific(count: float) -> str:

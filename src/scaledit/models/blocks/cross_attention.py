@@ -2,7 +2,7 @@
 
     x + Attn(LN x);   x + CrossAttn(LN x, [t, c]);   x + MLP(LN x)
 
-The norms are affine and the last layer is plain: only so the paper's 598 M parameters of XL/2 come out.
+The norms are affine and the final layer is not modulated, which gives the paper's 598 M parameters of XL/2.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CrossAttention(Block, name="cross_attention"):
-    """Between attention and MLP, each token attends to the time and the class."""
+    """Each token attends to the time and the class, between self-attention and MLP."""
 
     TITLE: ClassVar[str] = "cross-attention"
 
@@ -37,7 +37,7 @@ class CrossAttention(Block, name="cross_attention"):
             "mlp": MLP(d, config.mlp_hidden, rows),
         }
 
-    def forward(self, m: Any, x: Tensor, told: Embedded) -> Tensor:
+    def forward(self, m: Any, x: Tensor, embedded: Embedded) -> Tensor:
         x = x + m.attn(m.norm1(x))
-        x = x + m.cross(m.norm_cross(x), told.tokens, told.token_mask)
+        x = x + m.cross(m.norm_cross(x), embedded.tokens, embedded.token_mask)
         return x + m.mlp(m.norm2(x))
