@@ -173,16 +173,7 @@ def _squared_error(
 class Simple(Objective, name="simple"):
     """Mean squared error on the parameterization's target; a learned variance is left untrained."""
 
-    def __call__(
-        self,
-        denoiser: NetDenoiser,
-        x0: Tensor,
-        y: Tensor | None,
-        t: Tensor,
-        eps: Tensor,
-        *,
-        context: Context | None = None,
-    ) -> Losses:
+    def __call__(self, denoiser, x0, y, t, eps, *, context=None) -> Losses:
         _, _, mse = _squared_error(denoiser, x0, y, t, eps)
         return Losses(mse, mse, None)
 
@@ -193,16 +184,7 @@ class Hybrid(Objective, name="hybrid"):
 
     learns_variance: ClassVar[bool] = True
 
-    def __call__(
-        self,
-        denoiser: NetDenoiser,
-        x0: Tensor,
-        y: Tensor | None,
-        t: Tensor,
-        eps: Tensor,
-        *,
-        context: Context | None = None,
-    ) -> Losses:
+    def __call__(self, denoiser, x0, y, t, eps, *, context=None) -> Losses:
         if not isinstance(denoiser.parameterization, LearnedRange):
             raise UsageError(
                 "the hybrid objective trains a variance, and this denoiser has none: wrap its "
