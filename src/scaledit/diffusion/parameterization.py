@@ -91,6 +91,14 @@ class _TimeOrAlpha(Parameterization):
         return schedule.alpha(t) if self.tells == "alpha" else super().network_time(schedule, t)
 
 
+def _solve(x_t: Tensor, out: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """u and v in x_t = a u + b v, where u is the network's output; v = 0 and u = x_t / a where b = 0."""
+    a, b = broadcast_like(a, x_t), broadcast_like(b, x_t)
+    v = torch.where(b == 0, 0, (x_t - a * out) / torch.where(b == 0, 1, b))
+    # A division by a = 0 in the unused branch would make derivatives nan.
+    return torch.where(b == 0, x_t / torch.where(b == 0, a, 1), out), v
+
+
 @dataclass(frozen=True)
 class Epsilon(_TimeOrAlpha, name="epsilon"):
     """The noise (Ho et al. 2020), as in the paper.
@@ -103,10 +111,9 @@ class Epsilon(_TimeOrAlpha, name="epsilon"):
         return eps
 
     def decode(self, schedule: Schedule, out: Tensor, x_t: Tensor, t: Tensor) -> Prediction:
-        alpha, sigma = (broadcast_like(value, x_t) for value in schedule.coefficients(t))
-        x0 = torch.where(alpha == 0, 0, (x_t - sigma * out) / torch.where(alpha == 0, 1, alpha))
-        # A division by sigma = 0 in the unused branch would make derivatives nan.
-        return Prediction(x0=x0, eps=torch.where(alpha == 0, x_t / torch.where(alpha == 0, sigma, 1), out))
+        alpha, sigma = schedule.coefficients(t)
+        eps, x0 = _solve(x_t, out, sigma, alpha)
+        return Prediction(x0, eps)
 
 
 @dataclass(frozen=True)
@@ -120,10 +127,8 @@ class X0(_TimeOrAlpha, name="x0"):
         return x0
 
     def decode(self, schedule: Schedule, out: Tensor, x_t: Tensor, t: Tensor) -> Prediction:
-        alpha, sigma = (broadcast_like(value, x_t) for value in schedule.coefficients(t))
-        eps = torch.where(sigma == 0, 0, (x_t - alpha * out) / torch.where(sigma == 0, 1, sigma))
-        x0 = torch.where(sigma == 0, x_t / torch.where(sigma == 0, alpha, 1), out)
-        return Prediction(x0=x0, eps=eps)
+        alpha, sigma = schedule.coefficients(t)
+        return Prediction(*_solve(x_t, out, alpha, sigma))
 
 
 @dataclass(frozen=True)
@@ -138,8 +143,7 @@ class Velocity(_TimeOrAlpha, name="velocity"):
         rates = schedule.rates(t)
         alpha, sigma = (broadcast_like(value, x_t) for value in schedule.coefficients(t))
         x0 = broadcast_like(rates.sigma, x_t) * x_t - sigma * out
-        eps = alpha * out - broadcast_like(rates.alpha, x_t) * x_t
-        return Prediction(x0=x0, eps=eps)
+        return Prediction(x0, eps=alpha * out - broadcast_like(rates.alpha, x_t) * x_t)
 
 
 @dataclass(frozen=True)

@@ -102,16 +102,12 @@ class DiT(Derived):
         return self.config.num_classes
 
     def condition(
-        self, y: Condition | Tensor | None, n: int | None = None, device: torch.device | None = None
+        self, y: Condition | Tensor | None, n: int = 1, device: torch.device | None = None
     ) -> Condition:
         """`y` as a batch of conditions. y: a Condition, a tensor of labels if the model takes labels, or None
-        for n (default 1) rows of the null condition. device: to which the batch is moved.
-
-        Raises UsageError if the condition is of another kind.
-        """
-        condition = self.conditioner.condition(
-            self.config, y, 1 if n is None else n, torch.device("cpu") if device is None else device
-        )
+        for n rows of the null condition. device: to which the batch is moved. Raises UsageError if y is of
+        another kind."""
+        condition = self.conditioner.condition(self.config, y, n, device or torch.device("cpu"))
         return condition if device is None else condition.to(device)
 
     def drop(self, condition: Condition, u: Tensor) -> Condition:
@@ -137,7 +133,15 @@ class DiT(Derived):
                 f"this DiT takes inputs of shape (N, {', '.join(map(str, config.shape))}), "
                 f"got {tuple(x.shape)}"
             )
-        self._check(second, hidden)
+        if (second is not None) != config.second_time:
+            raise UsageError(
+                "this model takes two times; pass second=, (N,)"
+                if second is None
+                else "this model takes one time; create it with model.second_time=true to pass a second one"
+            )
+        for i in hidden:
+            if not 0 <= i < config.depth:
+                raise UsageError(f"there is no block {i}; this model has blocks 0 to {config.depth - 1}")
         condition = self.conditioner.condition(config, y, x.shape[0], x.device)
         time = self.time_embed(t)
         if second is not None:
@@ -153,17 +157,6 @@ class DiT(Derived):
         tokens = self.final(self.design.leave(tokens, config.tokens), embedded)
         out = unpatchify(tokens, config.patch_size, config.height, config.width)
         return Output(out, states) if hidden else out
-
-    def _check(self, second: Tensor | None, hidden: Collection[int]) -> None:
-        if (second is not None) != self.config.second_time:
-            raise UsageError(
-                "this model takes two times; pass second=, (N,)"
-                if second is None
-                else "this model takes one time; create it with model.second_time=true to pass a second one"
-            )
-        for i in hidden:
-            if not 0 <= i < self.config.depth:
-                raise UsageError(f"there is no block {i}; this model has blocks 0 to {self.config.depth - 1}")
 
 
 def initialize(dit: DiT) -> None:

@@ -9,6 +9,7 @@ guidance scales and conditions together, and a `Batch` accepts new jobs while ot
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -248,31 +249,30 @@ def sample_many(
 
 
 def _cat(values: Sequence[Any]) -> Any:
-    """Concatenates rows of tensors, conditions, or named tuples, tuples and dicts of these; None of Nones."""
-    first = values[0]
-    if len(values) == 1 or first is None:
-        return first
-    if isinstance(first, torch.Tensor):
-        return torch.cat(list(values))
-    if isinstance(first, Condition):
-        return conditions.cat(values)
-    if isinstance(first, dict):
-        return {key: _cat([value[key] for value in values]) for key in first}
-    return _like(first, [_cat(column) for column in zip(*values, strict=True)])
+    """Concatenates the rows of tensors, conditions, or named tuples, tuples and dicts of these."""
+
+    def join(*rows: Any) -> Any:
+        return conditions.cat(rows) if isinstance(rows[0], Condition) else torch.cat(rows)
+
+    return values[0] if len(values) == 1 else _map(join, *values)
 
 
 def _split(value: Any, sizes: Sequence[int]) -> list[Any]:
     """The inverse of `_cat`."""
-    if len(sizes) == 1 or value is None:
-        return [value] * len(sizes)
-    if isinstance(value, torch.Tensor):
-        return list(value.split(list(sizes)))
-    if isinstance(value, dict):
-        columns = {key: _split(item, sizes) for key, item in value.items()}
-        return [{key: column[k] for key, column in columns.items()} for k in range(len(sizes))]
-    columns = [_split(item, sizes) for item in value]
-    return [_like(value, [column[k] for column in columns]) for k in range(len(sizes))]
+    if len(sizes) == 1:
+        return [value]
+    ends = itertools.accumulate(sizes)
+    return [_map(lambda rows, i=end - n, j=end: rows[i:j], value) for n, end in zip(sizes, ends, strict=True)]
 
 
-def _like(value: tuple[Any, ...], items: list[Any]) -> tuple[Any, ...]:
-    return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+def _map(function: Callable[..., Any], *values: Any) -> Any:
+    """Applies `function` to corresponding leaves of the values, which are equally nested; None stays None."""
+    first = values[0]
+    if first is None:
+        return None
+    if isinstance(first, dict):
+        return {key: _map(function, *(value[key] for value in values)) for key in first}
+    if not isinstance(first, tuple):
+        return function(*values)
+    items = [_map(function, *column) for column in zip(*values, strict=True)]
+    return type(first)(*items) if hasattr(first, "_fields") else tuple(items)

@@ -12,7 +12,7 @@ a class here, or MODULE:CLASS for a user-defined one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scaledit.models.description import Activations, LayerNorm, Layers, Linear
 from scaledit.part import Part
@@ -65,12 +65,7 @@ def condition_tokens(config: DiTConfig) -> int:
 
 
 class Block(Part, kind="block", home="scaledit.models.blocks", needs=("layers", "forward")):
-    """A block design: the layers of a block and of the final layer, and their forward passes.
-
-    TITLE: the name in plots; the recipe's word if empty.
-    """
-
-    TITLE: ClassVar[str] = ""
+    """A block design: the layers of a block and of the final layer, and their forward passes."""
 
     def layers(self, config: DiTConfig) -> Layers:
         """{name: layer} of one block, in the order in which they are built and initialised. The state dict

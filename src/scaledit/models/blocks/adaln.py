@@ -23,10 +23,9 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class AdaLN(Block, name="adaln"):
+class AdaLN(Block, name="adaln", title="adaLN"):
     """The time and the class give the shift and scale of both norms and of the final norm."""
 
-    TITLE: ClassVar[str] = "adaLN"
     VECTORS: ClassVar[int] = 4
     """Vectors in the output of a block's modulation."""
 

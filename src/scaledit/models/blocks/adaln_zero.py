@@ -21,10 +21,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class AdaLNZero(AdaLN, name="adaln_zero"):
+class AdaLNZero(AdaLN, name="adaln_zero", title="adaLN-Zero"):
     """The paper's final design: the time and the class give the shift, scale and gate of both branches."""
 
-    TITLE: ClassVar[str] = "adaLN-Zero"
     VECTORS: ClassVar[int] = 6
 
     def forward(self, m: Any, x: Tensor, embedded: Embedded) -> Tensor:

@@ -8,7 +8,7 @@ The norms are affine and the final layer is not modulated, which gives the paper
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from scaledit.models import description
 from scaledit.models.blocks import Block, Embedded, condition_tokens
@@ -21,10 +21,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CrossAttention(Block, name="cross_attention"):
+class CrossAttention(Block, name="cross_attention", title="cross-attention"):
     """Each token attends to the time and the class, between self-attention and MLP."""
-
-    TITLE: ClassVar[str] = "cross-attention"
 
     def layers(self, config: DiTConfig) -> Layers:
         d, heads, rows = config.hidden_size, config.num_heads, config.tokens

@@ -8,7 +8,7 @@ The norms are affine and the final layer is not modulated, which gives the paper
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from scaledit.models.blocks import Block, Embedded, condition_tokens
 from scaledit.models.description import MLP, LayerNorm, Layers, SelfAttention
@@ -23,10 +23,8 @@ else:
 
 
 @dataclass(frozen=True)
-class InContext(Block, name="in_context"):
+class InContext(Block, name="in_context", title="in-context"):
     """The time and the class are tokens in the sequence of a plain ViT."""
-
-    TITLE: ClassVar[str] = "in-context"
 
     def layers(self, config: DiTConfig) -> Layers:
         d, rows = config.hidden_size, config.tokens + condition_tokens(config)
