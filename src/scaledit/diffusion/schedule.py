@@ -197,10 +197,10 @@ class BetaSchedule(Schedule):
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         t = as_time(t)
         entry = t.detach() + 1
-        index = entry.long()
-        if not bool(((entry == index) & (index.clamp(0, self.steps) == index)).all()):
+        index = entry.long().clamp(0, self.steps)
+        if not bool((entry == index).all()):
             raise UsageError(f"times of this schedule are whole numbers in -1..{self.steps - 1}, got {t}")
-        alpha, sigma = _without_derivative(t, self._alpha[index], self._sigma[index])
+        alpha, sigma = _without_derivative(t, self._alpha.take(index), self._sigma.take(index))
         return alpha, sigma
 
     def alpha(self, t: Tensor) -> Tensor:

@@ -56,10 +56,7 @@ class Layer(abc.ABC):
     """
 
     NORMAL: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def starts_at_zero(self) -> bool:
-        return False
+    starts_at_zero: bool = False
 
     @abc.abstractmethod
     def weights(self) -> Shapes:
@@ -101,16 +98,12 @@ def _linear(name: str, out: int, inputs: int) -> Shapes:
 
 @dataclass(frozen=True)
 class Linear(Layer):
-    """rows: tokens of an image, 1 for a vector. zero: whether weight and bias start at zero."""
+    """rows: tokens of an image, 1 for a vector."""
 
     inputs: int
     outputs: int
     rows: int
-    zero: bool = False
-
-    @property
-    def starts_at_zero(self) -> bool:
-        return self.zero
+    starts_at_zero: bool = False
 
     def weights(self) -> Shapes:
         return _linear("", self.outputs, self.inputs)
@@ -135,10 +128,7 @@ class Modulation(Layer):
 
     width: int
     vectors: int
-
-    @property
-    def starts_at_zero(self) -> bool:
-        return True
+    starts_at_zero = True
 
     def weights(self) -> Shapes:
         return _linear("", self.vectors * self.width, self.width)

@@ -120,9 +120,8 @@ def generate(
     _check_disk(pipeline, request.num, folder, merged)
     begin_or_join(folder, REQUEST, origin, "generated samples", old.protocol)
     parts = Parts.read(folder)
-    mine = [k for k in parts.numbers() if shard.has(k)]
-    todo = [k for k in mine if not parts.path(k).is_file()]
-    total = sum(len(parts.indices(k)) for k in mine)
+    todo = [k for k in parts.missing() if shard.has(k)]
+    total = sum(len(parts.indices(k)) for k in parts.numbers() if shard.has(k))
     done = total - sum(len(parts.indices(k)) for k in todo)
     if progress is not None:
         progress(done, total)

@@ -106,4 +106,4 @@ class Block(Part, kind="block", home="scaledit.models.blocks", needs=("layers", 
 def final_linear(config: DiTConfig) -> Linear:
     """The linear layer from tokens to patches."""
     outputs = config.out_channels * config.patch_size**2
-    return Linear(config.hidden_size, outputs, config.tokens, zero=True)
+    return Linear(config.hidden_size, outputs, config.tokens, starts_at_zero=True)
