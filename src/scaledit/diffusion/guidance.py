@@ -106,9 +106,7 @@ class ClassifierFree(Guidance, name="classifier_free"):
     uses_null: ClassVar[bool] = True
 
     scale: float = field(1.0, doc="1 is no guidance; larger follows the condition more closely")
-    channels: int | None = field(
-        None, ge=1, none="all", doc="how many channels are guided, starting from the first"
-    )
+    channels: int | None = field(None, ge=1, none="all", doc="number of guided channels, from the first")
 
     @property
     def idle(self) -> bool:
@@ -135,8 +133,5 @@ class ClassifierFree(Guidance, name="classifier_free"):
             return torch.cat([guided[:, : self.channels], towards[:, self.channels :]], dim=1)
 
         # x0 and eps are affine in each other at a given x_t, so guiding both keeps them consistent.
-        return Prediction(
-            x0=guide(conditional.x0, null.x0),
-            eps=guide(conditional.eps, null.eps),
-            log_variance=conditional.log_variance,
-        )
+        x0, eps = guide(conditional.x0, null.x0), guide(conditional.eps, null.eps)
+        return Prediction(x0, eps, conditional.log_variance)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from scaledit import checks
@@ -97,11 +98,11 @@ def named_draws(
     kinds: {name: kind}; "uniform" on [0, 1) is (N,) float64, standard "normal" is (N, *shape) float32. The
     counter's step is the CRC-32 of the name. Raises KeyError for any other kind.
     """
-    draw: dict[str, Callable[[int], Tensor]] = {
-        "uniform": lambda step: uniform(seed, positions, Stream.TRAIN_NAMED, step),
-        "normal": lambda step: normal(seed, positions, shape, Stream.TRAIN_NAMED, step),
+    draw: dict[str, Callable[[Stream, int], Tensor]] = {
+        "uniform": partial(uniform, seed, positions),
+        "normal": partial(normal, seed, positions, shape),
     }
-    return {name: draw[kind](zlib.crc32(name.encode())) for name, kind in kinds.items()}
+    return {name: draw[kind](Stream.TRAIN_NAMED, zlib.crc32(name.encode())) for name, kind in kinds.items()}
 
 
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
@@ -115,15 +116,13 @@ class Noise:
     def __init__(
         self, seed: int, indices: Sequence[int], shape: tuple[int, ...], device: torch.device | str = "cpu"
     ):
-        self._draw: Callable[[Stream, int], Tensor] = lambda stream, step: normal(
-            seed, indices, shape, stream, step
-        ).to(device)
+        self._key, self.device = (seed, indices, shape), device
 
     def initial(self) -> Tensor:
-        return self._draw(Stream.SAMPLE_INITIAL, 0)
+        return normal(*self._key, Stream.SAMPLE_INITIAL).to(self.device)
 
     def step(self, i: int) -> Tensor:
-        return self._draw(Stream.SAMPLE_STEP, i)
+        return normal(*self._key, Stream.SAMPLE_STEP, i).to(self.device)
 
 
 class OfficialNoise:

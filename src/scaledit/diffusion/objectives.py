@@ -108,20 +108,17 @@ class Objective(Part, kind="objective", home="scaledit.diffusion.objectives", ne
     def check(self, where: str = "") -> None:
         """Raises UsageError if the declared draws are invalid or __call__ takes no context."""
         super().check(where)
+        part = self.part_name()
         for name, kind in self.draws.items():
             if not name.isidentifier():
-                raise UsageError(f"{self.part_name()}.draws: {name!r} is not a name; use letters and digits")
+                raise UsageError(f"{part}.draws: {name!r} is not a name; use letters and digits")
             if kind not in DRAW_KINDS:
-                raise UsageError(
-                    f"{self.part_name()}.draws: {name} is {kind!r}{did_you_mean(kind, DRAW_KINDS)}"
-                )
+                raise UsageError(f"{part}.draws: {name} is {kind!r}{did_you_mean(kind, DRAW_KINDS)}")
         if len({zlib.crc32(name.encode()) for name in self.draws}) < len(self.draws):
-            raise UsageError(f"{self.part_name()}.draws: two names have the same CRC-32; rename one of them")
+            raise UsageError(f"{part}.draws: two names have the same CRC-32; rename one of them")
         parameters = inspect.signature(type(self).__call__).parameters.values()
         if not any(p.name == "context" or p.kind is p.VAR_KEYWORD for p in parameters):
-            raise UsageError(
-                f"{self.part_name()}.__call__ takes no context; add the parameter *, context=None"
-            )
+            raise UsageError(f"{part}.__call__ takes no context; add the parameter *, context=None")
 
 
 def named_terms(objective: Objective, losses: Terms, n: int) -> dict[str, Tensor]:
@@ -238,11 +235,6 @@ def discretized_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Te
     centred, inverse_scale = x - mean, torch.exp(-log_scale)
     upper = _normal_cdf((centred + 1 / 255) * inverse_scale)
     lower = _normal_cdf((centred - 1 / 255) * inverse_scale)
-    smallest = 1e-12
-    return torch.where(
-        x < -0.999,
-        upper.clamp(min=smallest).log(),
-        torch.where(
-            x > 0.999, (1 - lower).clamp(min=smallest).log(), (upper - lower).clamp(min=smallest).log()
-        ),
-    )
+    first = upper.clamp(min=1e-12).log()
+    last, inner = (1 - lower).clamp(min=1e-12).log(), (upper - lower).clamp(min=1e-12).log()
+    return torch.where(x < -0.999, first, torch.where(x > 0.999, last, inner))
