@@ -319,7 +319,7 @@ def test_hidden_states_are_what_a_hook_sees(design: str):
     gradient = torch.autograd.grad(output.hidden[2].square().sum(), net.blocks[0].attn.qkv.weight)  # type: ignore[union-attr]
     assert gradient[0].abs().max() > 0
     for wrong in (3, -1):
-        with pytest.raises(UsageError, match=f"no block {wrong}; this model has 0 to 2"):
+        with pytest.raises(UsageError, match=f"no block {wrong}; this model has blocks 0 to 2"):
             net(x, t, y, hidden=(wrong,))
 
 
@@ -355,9 +355,9 @@ def test_the_call_takes_labels_conditions_and_none():
     held = Labels(y, 5)
     assert net.condition(held) is held
     assert net.condition(y, device=torch.device("meta")).device.type == "meta"
-    with pytest.raises(UsageError, match="labels are of 4 classes, and this model has 5"):
+    with pytest.raises(UsageError, match="labels are of 4 classes, but this model has 5"):
         net(x, t, Labels(y, 4))
-    with pytest.raises(UsageError, match="asked for class labels, not for list"):
+    with pytest.raises(UsageError, match="this model takes class labels, got list"):
         net.condition(cast(Any, [1, 2]))
 
 

@@ -79,7 +79,8 @@ class Schedule(Part, kind="schedule", home="scaledit.diffusion.schedule", needs=
         raise NotImplementedError
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(alpha(t), sigma(t)). Chains look both up at once."""
+        """(alpha(t), sigma(t)). Chains define this method, with one look-up, and derive the other two from
+        it."""
         return self.alpha(t), self.sigma(t)
 
     def rates(self, t: Tensor) -> Rates:

@@ -60,19 +60,19 @@ class Request:
         checks.integer(self.start + self.n, "start and the number of images together", 0, MOST_IMAGES)
 
     @property
-    def of_each(self) -> int:
+    def images_per_class(self) -> int:
         return self.per_class or self.settings.per_class
 
     @property
     def n(self) -> int:
         """The number of images."""
-        return len(self.classes) * self.of_each if self.num is None else self.num
+        return len(self.classes) * self.images_per_class if self.num is None else self.num
 
     def labels(self) -> list[int]:
         """The class of every image. Raises UsageError if the labels do not fit in memory."""
         machine.check_memory(BYTES_OF_A_LABEL * self.n, f"the labels of {self.n:,} images", "ask for fewer")
         if self.num is None:
-            return [c for c in self.classes for _ in range(self.of_each)]
+            return [c for c in self.classes for _ in range(self.images_per_class)]
         indices = range(self.start, self.start + self.num)
         return labels_at(self.rule, indices, self.classes, self.settings.seed).tolist()
 
@@ -149,5 +149,5 @@ def run(
     """Generates the images of the request."""
     labels = request.labels()
     generated = pipeline.sample(labels, request.settings, request.start, batch_size, progress)
-    columns = request.of_each if request.num is None else max(1, round(len(labels) ** 0.5))
+    columns = request.images_per_class if request.num is None else max(1, round(len(labels) ** 0.5))
     return Samples(generated, np.array(labels), columns, request.origin(pipeline))
