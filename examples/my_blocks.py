@@ -25,7 +25,7 @@ class Parallel(Block, name="parallel"):
             "modulation": Modulation(d, 3),
         }
 
-    def forward(self, m, x, told):
-        shift, scale, gate = m.modulation(told.vector).chunk(3, dim=1)
+    def forward(self, m, x, embedded):
+        shift, scale, gate = m.modulation(embedded.vector).chunk(3, dim=1)
         h = modulate(m.norm(x), shift, scale)
         return x + gate.unsqueeze(1) * (m.attn(h) + m.mlp(h))

@@ -29,7 +29,7 @@ from scaledit.interop import infer, official, program
 from scaledit.models import conditioners, flops
 from scaledit.models.blocks import Block, Embedded
 from scaledit.models.blocks.adaln_zero import AdaLNZero
-from scaledit.models.conditioners import Asked, Conditioner
+from scaledit.models.conditioners import Conditioner, EmbeddedCondition
 from scaledit.models.description import Description, Layers, Linear
 from scaledit.models.dit import Output
 from scaledit.models.positions import Position
@@ -72,8 +72,8 @@ class Parallel(Block):
             "mlp": MLP(d, self.ratio * d, rows),
         }
 
-    def forward(self, m, x, told):
-        y = m.norm(x) + m.told(told.vector).unsqueeze(1)
+    def forward(self, m, x, embedded):
+        y = m.norm(x) + m.told(embedded.vector).unsqueeze(1)
         return x + m.attn(y) + m.mlp(y)
 '''
 
@@ -324,7 +324,7 @@ def test_hidden_states_are_what_a_hook_sees(design: str):
     gradient = torch.autograd.grad(output.hidden[2].square().sum(), net.blocks[0].attn.qkv.weight)  # type: ignore[union-attr]
     assert gradient[0].abs().max() > 0
     for wrong in (3, -1):
-        with pytest.raises(UsageError, match=f"no block {wrong}; this model has 0 to 2"):
+        with pytest.raises(UsageError, match=f"no block {wrong}; this model has blocks 0 to 2"):
             net(x, t, y, hidden=(wrong,))
 
 
@@ -360,9 +360,9 @@ def test_the_call_takes_labels_conditions_and_none():
     held = Labels(y, 5)
     assert net.condition(held) is held
     assert net.condition(y, device=torch.device("meta")).device.type == "meta"
-    with pytest.raises(UsageError, match="labels are of 4 classes, and this model has 5"):
+    with pytest.raises(UsageError, match="labels are of 4 classes, but this model has 5"):
         net(x, t, Labels(y, 4))
-    with pytest.raises(UsageError, match="asked for class labels, not for list"):
+    with pytest.raises(UsageError, match="this model takes class labels, got list"):
         net.condition(cast(Any, [1, 2]))
 
 
@@ -551,10 +551,10 @@ class EmbedWords(Conditioner):
         assert isinstance(asked, Words)
         return asked
 
-    def embed(self, net: Any, condition: Words) -> Asked:
+    def embed(self, net: Any, condition: Words) -> EmbeddedCondition:
         tokens = net.words(condition.values)
         counted = condition.mask.unsqueeze(2).to(tokens)
-        return Asked((tokens * counted).sum(1) / counted.sum(1), tokens, condition.mask)
+        return EmbeddedCondition((tokens * counted).sum(1) / counted.sum(1), tokens, condition.mask)
 
 
 @every_design
@@ -638,12 +638,12 @@ def test_built_in_conditioners_say_what_they_need():
 @every_design
 def test_what_a_block_is_told_is_a_vector_or_tokens(design: str):
     time, label = torch.randn(2, 16), torch.randn(2, 16)
-    told = Embedded(time, label)
-    assert torch.equal(told.tokens, torch.stack([time, label], 1)) and told.token_mask is None
+    embedded = Embedded(time, label)
+    assert torch.equal(embedded.tokens, torch.stack([time, label], 1)) and embedded.token_mask is None
     as_tokens = Embedded(time, label, label.unsqueeze(1), torch.ones(2, 1, dtype=torch.bool))
-    assert torch.equal(as_tokens.tokens, told.tokens)
+    assert torch.equal(as_tokens.tokens, embedded.tokens)
     block, x = trained(small(conditioning=design)).blocks[0], torch.randn(2, 6, 16)
     design_of = small(conditioning=design).block
-    out = block(design_of.enter(x, told), told)
+    out = block(design_of.enter(x, embedded), embedded)
     masked = block(design_of.enter(x, as_tokens), as_tokens)
     assert torch.allclose(out, masked, atol=1e-5)

@@ -395,7 +395,7 @@ def test_declarations_that_are_refused():
         UsageError, match=r"Drawing.draws: s is 'gaussian'; known: normal, uniform|did you mean"
     ):
         made({"s": "gaussian"})
-    with pytest.raises(UsageError, match=r"Drawing.draws: 'a b' is no name"):
+    with pytest.raises(UsageError, match=r"Drawing.draws: 'a b' is not a name"):
         made({"a b": "normal"})
     with pytest.raises(UsageError, match="two names have the same CRC-32"):
         made({"plumless": "normal", "buckeroo": "normal"})

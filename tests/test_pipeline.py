@@ -293,7 +293,7 @@ def test_a_name_and_a_number_of_two_classes_are_told_apart():
         assert not said
     for text, says in (
         ("cat", r"2 classes are called 'cat'; say which by its number: \[0, 6\]"),
-        ("number:cat", "a class's number is a whole number, got 'cat'"),
+        ("number:cat", "the number of a class must be a whole number, got 'cat'"),
         ("number:10", "class 10 is out of range"),
         ("1.5", "unknown class '1.5'"),
         ("1e1", "unknown class '1e1'"),

@@ -189,7 +189,7 @@ def test_jobs_of_other_kinds_are_batches_of_their_own():
     batch = Batch(denoiser)
     batch.add(jobs[0])
     for other in (1, 2, 3, 5):
-        with pytest.raises(ValueError, match="cannot go with the others"):
+        with pytest.raises(ValueError, match="cannot be batched with the others"):
             batch.add(jobs[other])
     batch.add(jobs[4])
 

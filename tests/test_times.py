@@ -175,7 +175,7 @@ def test_listed_times():
     assert Listed((999, 10, 0)).grid(LinearBeta(), 3).tolist() == [999, 10, 0, -1]
     assert Listed((0.9, 0.1)).grid(FLOW, 2).tolist() == [0.9, 0.1, 0]
     assert DPMSolver(2, times=[0.9, 0.1]).grid(FLOW).tolist() == [0.9, 0.1, 0]  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="steps is 5, and values lists 2 times: say steps=2"):
+    with pytest.raises(UsageError, match="steps is 5, but values lists 2 times; set steps=2"):
         Listed((0.9, 0.1)).grid(FLOW, 5)
     for values in ((), (0.1, 0.9), (0.5, 0.5), (0.5, math.nan)):
         with pytest.raises(UsageError, match="values must be descending times"):

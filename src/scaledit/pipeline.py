@@ -221,7 +221,7 @@ class Pipeline:
     def _nonfinite(self, error: diffusion.NonFiniteError, first: int, settings: SampleConfig) -> str:
         """Which images, numbered from `first`, are not finite, and the likely cause."""
         numbers = [first + row for row in error.rows]
-        message = error.said("image" if len(numbers) == 1 else "images", numbers)
+        message = error.describe("image" if len(numbers) == 1 else "images", numbers)
         bad = [name for name, weight in self.net.state_dict().items() if not bool(weight.isfinite().all())]
         if bad:
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""

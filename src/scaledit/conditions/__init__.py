@@ -1,9 +1,9 @@
-"""What images are asked for: a batch of conditions, whatever they are (class labels, later text).
+"""What the images are conditioned on: a batch of conditions of any kind (class labels; later text).
 
-    c_null = c.null()                what classifier-free guidance leads away from (Ho & Salimans 2022)
+    c_null = c.null()                the null condition of classifier-free guidance (Ho & Salimans 2022)
     c[i:j], cat([c, c_null])         rows of a batch
 
-A network embeds its conditions itself; the rest of the house only slices, joins and moves them. A further
+Only a network's conditioner looks inside a condition; all other code slices, concatenates and moves it. A new
 kind of condition is one file here and one conditioner in scaledit.models.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -22,61 +22,66 @@ else:
 
 
 class Condition(abc.ABC):
-    """A batch of what is asked for. Subclasses are frozen dataclasses; fields that are tensors hold one row
-    for each image in their first dimension (at least one field does), all others are the batch's own."""
+    """A batch of conditions. Subclasses are frozen dataclasses. A tensor field holds one row per image in its
+    first dimension (there is at least one such field); every other field belongs to the batch."""
 
     @abc.abstractmethod
     def null(self) -> Self:
-        """A batch as long, that asks for nothing in particular."""
+        """A batch of the same length that holds the null condition."""
 
     @abc.abstractmethod
     def describe(self) -> list[Any]:
-        """What each row asks for, as plain values for protocols and file names."""
+        """The condition of each row as plain values, for protocols and file names."""
 
-    def _rows(self) -> dict[str, Tensor]:
-        values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}  # pyright: ignore
+    def _tensors(self) -> dict[str, Tensor]:
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # pyright: ignore
         return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
 
-    def _with(self, rows: dict[str, Tensor]) -> Self:
-        return dataclasses.replace(self, **rows)  # pyright: ignore[reportArgumentType]
+    def _map(self, function: Callable[..., Tensor], *others: Self) -> Self:
+        """function(tensor, *the same tensor of the others) of every tensor field."""
+        columns = [other._tensors() for other in others]
+        values = {
+            name: function(x, *(column[name] for column in columns)) for name, x in self._tensors().items()
+        }
+        return dataclasses.replace(self, **values)  # pyright: ignore[reportArgumentType]
 
     def __len__(self) -> int:
-        return len(next(iter(self._rows().values())))
+        return len(next(iter(self._tensors().values())))
 
     def __getitem__(self, rows: slice | Tensor) -> Self:
         """rows: a slice, int64 indices or a mask of booleans, (N,)."""
-        return self._with({name: value[rows] for name, value in self._rows().items()})
+        return self._map(lambda value: value[rows])
 
     def to(self, device: torch.device | str) -> Self:
-        return self._with({name: value.to(device) for name, value in self._rows().items()})
+        return self._map(lambda value: value.to(device))
 
     @property
     def device(self) -> torch.device:
-        return next(iter(self._rows().values())).device
+        return next(iter(self._tensors().values())).device
 
     def where(self, keep: Tensor, other: Self) -> Self:
-        """The rows of this batch where keep (N,) is true, those of `other` elsewhere."""
-        theirs = other._rows()
+        """The rows of this batch where keep (N,) is true, and those of `other` elsewhere."""
 
-        def choose(ours: Tensor, others: Tensor) -> Tensor:
-            return torch.where(keep.to(ours.device).reshape(-1, *[1] * (ours.ndim - 1)), ours, others)
+        def choose(value: Tensor, alternative: Tensor) -> Tensor:
+            mask = keep.to(value.device).reshape(-1, *[1] * (value.ndim - 1))
+            return torch.where(mask, value, alternative)
 
-        return self._with({name: choose(value, theirs[name]) for name, value in self._rows().items()})
+        return self._map(choose, other)
 
     def repeat(self, times: Sequence[int] | Tensor) -> Self:
         """Row i times[i] times, in order."""
         counts = torch.as_tensor(times, device=self.device)
-        return self._with({name: value.repeat_interleave(counts, 0) for name, value in self._rows().items()})
+        return self._map(lambda value: value.repeat_interleave(counts, 0))
 
     def cat(self, others: Sequence[Self]) -> Self:
-        """This batch and then the others, which are of the same kind."""
-        every = [self, *others]
-        return self._with({name: torch.cat([one._rows()[name] for one in every]) for name in self._rows()})
+        """This batch followed by the others, which are of the same kind."""
+        return self._map(lambda *values: torch.cat(values), *others)
 
 
 def cat(parts: Sequence[Condition]) -> Condition:
-    """One batch of several. Raises TypeError where they are of different kinds."""
+    """The batches as one. Raises TypeError if their kinds differ."""
     first, *others = parts
-    if any(type(one) is not type(first) for one in others):
-        raise TypeError(f"conditions of different kinds: {sorted({type(one).__name__ for one in parts})}")
+    if any(type(other) is not type(first) for other in others):
+        kinds = sorted({type(part).__name__ for part in parts})
+        raise TypeError(f"conditions of different kinds cannot be concatenated: {kinds}")
     return first.cat(others)

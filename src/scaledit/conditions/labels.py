@@ -1,4 +1,4 @@
-"""Class labels: y in 0..K-1, and K, the null label, for "any class" (Peebles & Xie 2022, section 3.2)."""
+"""Class labels: y in 0..K-1, and the null label K for "any class" (Peebles & Xie 2022, section 3.2)."""
 
 from __future__ import annotations
 
@@ -30,5 +30,4 @@ class Labels(Condition):
         return cls(torch.full((n,), null_label, dtype=torch.int64, device=device), null_label)
 
     def describe(self) -> list[Any]:
-        """The numbers of the classes."""
         return self.values.tolist()

@@ -1,9 +1,9 @@
-"""What is done with a network: schedules, parameterizations, denoisers, guidance, samplers, objectives.
+"""Diffusion over any network: schedules, parameterizations, denoisers, guidance, samplers, objectives.
 
-Small parts that compose; each is a frozen dataclass, so the part is its own configuration:
+Small parts that compose. Each is a frozen dataclass and therefore its own configuration:
 
     denoiser = NetDenoiser(net, LinearBeta(steps=1000), LearnedRange(Epsilon()))    # the paper
-    denoiser = ClassifierFree(denoiser, scale=1.5, channels=3)             # as the paper guides
+    denoiser = ClassifierFree(denoiser, scale=1.5, channels=3)     # guided as in the paper
     x = sample(denoiser, DDPM(steps=250), Noise(seed, indices, shape), y)
 """
 
@@ -35,13 +35,7 @@ from scaledit.diffusion.samplers import (
     sample,
     sample_many,
 )
-from scaledit.diffusion.schedule import (
-    CosineBeta,
-    LinearBeta,
-    LinearFlow,
-    QuadraticBeta,
-    Schedule,
-)
+from scaledit.diffusion.schedule import CosineBeta, LinearBeta, LinearFlow, QuadraticBeta, Schedule
 from scaledit.diffusion.times import (
     Auto,
     Even,
@@ -57,7 +51,7 @@ from scaledit.diffusion.times import (
 from scaledit.diffusion.timesteps import LogitNormal, LossSecondMoment, TimeDistribution, Uniform
 
 Start = X0
-"""The name it had in 0.1."""
+"""The name of X0 in version 0.1."""
 
 __all__ = [
     "DDIM",

@@ -1,9 +1,9 @@
-"""A denoiser says what is under the noise: (x_t, t, y) -> Prediction(x0, eps, log_variance).
+"""A denoiser estimates the clean image: (x_t, t, y) -> Prediction(x0, eps, log_variance).
 
     NetDenoiser = network + schedule + parameterization
-    out = net(c_in x_t, c_noise, y)          c_in and c_noise are the parameterization's
+    out = net(c_in x_t, c_noise, y)          c_in and c_noise come from the parameterization
 
-Samplers and guidance know denoisers only, so that an exact formula can stand where a network does.
+Samplers and guidance depend on this interface only, so an exact formula can replace a network.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ else:
 
 
 class Network(Protocol):
-    """What is asked of a network: a pure function of (x, t, y), and the label that means "no label".
+    """What a network must provide: a pure function of (x, t, y), and the label that means "no label".
 
-    A network that takes Conditions has `condition(y, n, device) -> Condition` too, which gives n null rows
-    for y = None. One that is asked for a second time or for hidden states takes them as `second` (N,) and
-    `hidden`, the numbers of blocks, and gives `out` and `hidden` for the latter.
+    A network that takes Conditions also has `condition(y, n, device) -> Condition`, which returns n null rows
+    for y = None. One with a second time or hidden states takes `second` (N,) and `hidden` (indices of
+    blocks), and returns an object with `out` and `hidden` if the latter is passed.
     """
 
     @property
@@ -44,22 +44,22 @@ class Denoiser(Protocol):
     def schedule(self) -> Schedule: ...
 
     def __call__(self, x_t: Tensor, t: Tensor, y: Tensor | Condition | None) -> Prediction:
-        """x_t (N, C, H, W); t (N,) or (), in the schedule's times; y: labels (N,) int64, a Condition of N
-        rows, or None for nothing in particular (the null label)."""
+        """x_t (N, C, H, W); t (N,) or (), times of the schedule; y: labels (N,) int64, a Condition of N rows,
+        or None for the null condition."""
         ...
 
 
 @dataclass(frozen=True)
 class NetDenoiser:
-    """A network read through a schedule and a parameterization."""
+    """A network, the schedule it was trained on and the parameterization of its output."""
 
     net: Network
     schedule: Schedule
     parameterization: Parameterization
 
-    def told(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """What the network is told of the time t, (N,) on x_t's device: float64 for float64 images, so that
-        derivatives can be checked, and float32 for all others."""
+    def _network_time(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """c_noise, (N,) on x_t's device: float64 for float64 images, so that derivatives can be checked, and
+        float32 otherwise."""
         time = self.parameterization.network_time(self.schedule, t).expand(x_t.shape[0])
         return time.to(x_t.device, torch.float64 if x_t.dtype == torch.float64 else torch.float32)
 
@@ -71,34 +71,34 @@ class NetDenoiser:
         second: Tensor | None = None,
         hidden: Sequence[int] = (),
     ) -> Any:
-        """The network's own output, (N, parameterization.channels(C), H, W), in x_t's dtype.
+        """The network's raw output, (N, parameterization.channels(C), H, W), in x_t's dtype.
 
-        x_t (N, C, H, W); t (N,) or (), in the schedule's times; y as a denoiser takes it. second: another
-        time, (N,) or (), for networks that are told two. hidden: numbers of blocks; where there are any, the
-        result is the network's, of which `out` is the output and `hidden` holds their tokens.
+        x_t (N, C, H, W); t (N,) or (), times of the schedule; y as in `Denoiser`. second: another time, (N,)
+        or (), for networks that take two. hidden: indices of blocks; if there are any, the network's own
+        result is returned, with the output as `out` and the blocks' tokens as `hidden`.
         """
-        n, given = x_t.shape[0], {}
+        options: dict[str, Any] = {}
         scale = self.parameterization.input_scale(self.schedule, t)
         x = x_t if scale is None else broadcast_like(scale, x_t) * x_t
         if second is not None:
-            given["second"] = self.told(x_t, second)
+            options["second"] = self._network_time(x_t, second)
         if hidden:
-            given["hidden"] = tuple(hidden)
-        out = self.net(x, self.told(x_t, t), self._asked(y, n, x_t.device), **given)
+            options["hidden"] = tuple(hidden)
+        out = self.net(x, self._network_time(x_t, t), self._network_condition(y, x_t), **options)
         return out._replace(out=out.out.to(x_t.dtype)) if hidden else out.to(x_t.dtype)
 
-    def _asked(self, y: Tensor | Condition | None, n: int, device: torch.device) -> Tensor | Condition:
-        takes = getattr(self.net, "condition", None)
+    def _network_condition(self, y: Tensor | Condition | None, x_t: Tensor) -> Tensor | Condition:
+        n, device, make = x_t.shape[0], x_t.device, getattr(self.net, "condition", None)
         if y is None:
-            if takes is not None:
-                return takes(None, n, device)
+            if make is not None:
+                return make(None, n, device)
             return torch.full((n,), self.net.null_label, dtype=torch.int64, device=device)
-        if isinstance(y, Labels) and takes is None:
+        if isinstance(y, Labels) and make is None:
             y = y.values
         return y.to(device)
 
     def decode(self, out: Tensor, x_t: Tensor, t: Tensor) -> Prediction:
-        """What the network's output `out` says of x_t."""
+        """The prediction that the network's output `out` at (x_t, t) stands for."""
         return self.parameterization.decode(self.schedule, out, x_t, t)
 
     def __call__(self, x_t: Tensor, t: Tensor, y: Tensor | Condition | None) -> Prediction:
@@ -107,12 +107,11 @@ class NetDenoiser:
     def conditional_and_null(
         self, x_t: Tensor, t: Tensor, y: Tensor | Condition
     ) -> tuple[Prediction, Prediction]:
-        """Both halves of classifier-free guidance from one batch of 2N through the network."""
+        """The two predictions of classifier-free guidance, from one batch of 2N rows."""
         t = t.expand(x_t.shape[0])
         if isinstance(y, Condition):
             both = conditions.cat([y, y.null()])
         else:
             both = torch.cat([y, torch.full_like(y, self.net.null_label)])
-        out = self.output(torch.cat([x_t, x_t]), torch.cat([t, t]), both)
-        conditional, unconditional = out.chunk(2)
+        conditional, unconditional = self.output(torch.cat([x_t, x_t]), torch.cat([t, t]), both).chunk(2)
         return self.decode(conditional, x_t, t), self.decode(unconditional, x_t, t)

@@ -1,10 +1,10 @@
-"""Guidance: Denoiser -> Denoiser. Knows no sampler and no network.
+"""Guidance: Denoiser -> Denoiser, independent of samplers and networks.
 
 eps(x_t, y) <- eps(x_t, null) + scale (eps(x_t, y) - eps(x_t, null))     (Ho & Salimans 2022, eq. 6;
                                                                           scale = 1 is no guidance)
 
-A part of guidance has a field for the denoiser inside, which is not a recipe's to set: `part.bind(denoiser)`
-puts it there, and `guided(denoiser, parts)` does so for a list of them, the first the innermost.
+A guidance part has a field for the denoiser that it wraps, which recipes cannot set: `part.bind(denoiser)`
+fills it, and `guided(denoiser, parts)` nests a list of parts, the first innermost.
 """
 
 from __future__ import annotations
@@ -30,22 +30,21 @@ else:
 
 @dataclass(frozen=True)
 class Guidance(Part, kind="guidance", home="scaledit.diffusion.guidance", needs=("__call__",)):
-    """A denoiser made of another one. `denoiser` gives the one inside, x_t, t and y come as a denoiser has
-    them.
+    """A denoiser that wraps another one, `self.denoiser`.
 
-    BY_ROW: names of fields that may be a float64 tensor (N,), one value for each row, so that images with
-    different ones can be sampled in one batch.
+    BY_ROW: names of fields that may be a float64 tensor (N,), one value per row, so that images with
+    different values can be sampled in one batch. uses_null: whether it needs predictions for the null label,
+    which must then have been trained.
     """
 
     BY_ROW: ClassVar[tuple[str, ...]] = ()
     uses_null: ClassVar[bool] = False
-    """Whether it leads away from what the model does for no label, which must have been trained."""
 
     inside: Denoiser | None = field(None, doc="the denoiser that is guided", inner=True)
 
     @property
     def denoiser(self) -> Denoiser:
-        """The denoiser inside. Raises UsageError where none was bound."""
+        """The wrapped denoiser. Raises UsageError if none was bound."""
         if self.inside is None:
             raise UsageError(f"{self.part_name()} guides no denoiser yet: bind one with .bind(denoiser)")
         return self.inside
@@ -56,16 +55,16 @@ class Guidance(Part, kind="guidance", home="scaledit.diffusion.guidance", needs=
 
     @property
     def idle(self) -> bool:
-        """Whether it changes nothing, so that it can be left out and its evaluations saved."""
+        """Whether it changes nothing, so that it can be skipped."""
         return False
 
     @property
     def evaluations(self) -> int:
-        """How often the denoiser inside is asked, for once that this one is."""
+        """Evaluations of the wrapped denoiser per evaluation of this one."""
         return 1 if self.idle else 2
 
     def bind(self, denoiser: Denoiser) -> Self:
-        """The same guidance, of this denoiser."""
+        """The same guidance around `denoiser`."""
         return dataclasses.replace(self, inside=denoiser)
 
     def __call__(self, x_t: Tensor, t: Tensor, y: Tensor | Condition | None) -> Prediction:
@@ -73,18 +72,18 @@ class Guidance(Part, kind="guidance", home="scaledit.diffusion.guidance", needs=
 
 
 def guided(denoiser: Denoiser, parts: Sequence[Guidance]) -> Denoiser:
-    """`denoiser` with all parts around it, the first the innermost; those that are idle are left out."""
+    """`denoiser` wrapped in all parts, the first innermost; idle parts are skipped."""
     for part in parts:
         if not part.idle:
             denoiser = part.bind(denoiser)
     return denoiser
 
 
-def together(of_each: Sequence[tuple[Guidance, ...]], sizes: Sequence[int]) -> tuple[Guidance, ...]:
-    """One tuple of parts for a batch of jobs of so many rows each, whose parts differ in BY_ROW fields alone:
-    those that do differ become tensors, one value for each row."""
+def merge(guidances: Sequence[tuple[Guidance, ...]], sizes: Sequence[int]) -> tuple[Guidance, ...]:
+    """One tuple of parts for a batch of jobs, of sizes[k] rows each, whose parts differ only in BY_ROW
+    fields: those that differ become tensors with one value per row."""
     merged = []
-    for parts in zip(*of_each, strict=True):
+    for parts in zip(*guidances, strict=True):
         by_row = {name: [getattr(part, name) for part in parts] for name in parts[0].BY_ROW}
         rows = {
             name: torch.tensor(values, dtype=torch.float64).repeat_interleave(torch.tensor(sizes))
@@ -99,35 +98,33 @@ def together(of_each: Sequence[tuple[Guidance, ...]], sizes: Sequence[int]) -> t
 class ClassifierFree(Guidance, name="classifier_free"):
     """Classifier-free guidance on all channels, or on the first `channels` of them.
 
-    The paper's figures guide three of the four latent channels. The other channels and the variance are
-    the conditional half's. Without a label there is nothing to guide towards: y = None passes through.
+    The paper's figures guide three of the four latent channels. The other channels and the variance are those
+    of the conditional prediction. y = None is not guided.
     """
 
     BY_ROW: ClassVar[tuple[str, ...]] = ("scale",)
     uses_null: ClassVar[bool] = True
 
-    scale: float = field(1.0, doc="1 is no guidance; above, towards what is asked for")
-    channels: int | None = field(
-        None, ge=1, none="all", doc="how many channels are guided, from the first on"
-    )
+    scale: float = field(1.0, doc="1 is no guidance; larger follows the condition more closely")
+    channels: int | None = field(None, ge=1, none="all", doc="number of guided channels, from the first")
 
     @property
     def idle(self) -> bool:
         return isinstance(self.scale, int | float) and self.scale == 1
 
     def __call__(self, x_t: Tensor, t: Tensor, y: Tensor | Condition | None) -> Prediction:
-        inside = self.denoiser
+        denoiser = self.denoiser
         if y is None:
-            return inside(x_t, t, None)
-        if isinstance(inside, NetDenoiser):
-            conditional, null = inside.conditional_and_null(x_t, t, y)
+            return denoiser(x_t, t, None)
+        if isinstance(denoiser, NetDenoiser):
+            conditional, null = denoiser.conditional_and_null(x_t, t, y)
         else:
-            conditional, null = inside(x_t, t, y), inside(x_t, t, None)
+            conditional, null = denoiser(x_t, t, y), denoiser(x_t, t, None)
 
         def guide(towards: Tensor, away: Tensor) -> Tensor:
             if isinstance(self.scale, torch.Tensor):
                 scale = broadcast_like(self.scale, towards)
-                # Exactly as alone, where a scale of 1 is left out.
+                # Bit-identical to sampling the row alone, where a scale of 1 is skipped.
                 guided = torch.where(scale == 1, towards, away + scale * (towards - away))
             else:
                 guided = away + self.scale * (towards - away)
@@ -136,8 +133,5 @@ class ClassifierFree(Guidance, name="classifier_free"):
             return torch.cat([guided[:, : self.channels], towards[:, self.channels :]], dim=1)
 
         # x0 and eps are affine in each other at a given x_t, so guiding both keeps them consistent.
-        return Prediction(
-            x0=guide(conditional.x0, null.x0),
-            eps=guide(conditional.eps, null.eps),
-            log_variance=conditional.log_variance,
-        )
+        x0, eps = guide(conditional.x0, null.x0), guide(conditional.eps, null.eps)
+        return Prediction(x0, eps, conditional.log_variance)

@@ -1,10 +1,10 @@
-"""Every random number, keyed: the draw is a function of (seed, sample index, stream, step) and of nothing
-else, so batch size, worker count and rank count change no image and no training step.
+"""Keyed random numbers: each draw is a function of (seed, sample index, stream, step) and of nothing else, so
+batch size, number of workers and number of ranks change no image and no training step.
 
     numbers = Philox4x64(key = (seed, index), counter = (., step, stream, .))      (Salmon et al. 2011)
 
-A counter-based generator: any number of the stream is reached directly, there is no state to save, and
-two keys or counters never share a block. Drawn on the CPU, so the device does not matter either.
+The generator is counter-based: any number of a stream is reached directly, there is no state to save, and two
+keys or counters never share a block. Numbers are drawn on the CPU, so they do not depend on the device.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from scaledit import checks
@@ -25,7 +26,7 @@ else:
 
 
 class Stream(IntEnum):
-    """What a number is for. Values are part of the format: they must not change."""
+    """What a number is used for. The values are part of the file formats and must not change."""
 
     SAMPLE_INITIAL = 0
     SAMPLE_STEP = 1
@@ -43,8 +44,8 @@ _WORD = (1 << 64) - 1
 
 
 def generator(seed: int, index: int, stream: Stream, step: int = 0) -> np.random.Generator:
-    """The generator of one key. A negative seed or index is the one that is 2^64 larger. Raises UsageError
-    for what is no whole number of 64 bits: 2^64 would be 0 again, and 1.5 be 1."""
+    """The generator of one key. Seeds and indices are taken modulo 2^64, so -1 is 2^64 - 1. Raises UsageError
+    if one is not a whole number of at most 64 bits."""
     key = np.array([checks.seed(seed) & _WORD, checks.seed(index, "index") & _WORD], dtype=np.uint64)
     counter = np.array([0, step, int(stream), 0], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
@@ -67,8 +68,8 @@ def uniform(seed: int, indices: Sequence[int], stream: Stream, step: int = 0) ->
 
 
 class TrainingDraws(NamedTuple):
-    """What the objective draws for N samples. time, label_drop: uniform on [0, 1), (N,) float64.
-    eps: standard normal, (N, *shape) float32."""
+    """The random numbers of N training samples. time, label_drop: uniform on [0, 1), (N,) float64. eps:
+    standard normal, (N, *shape) float32."""
 
     time: Tensor
     label_drop: Tensor
@@ -76,7 +77,7 @@ class TrainingDraws(NamedTuple):
 
 
 def training_draws(seed: int, positions: Sequence[int], shape: tuple[int, ...]) -> TrainingDraws:
-    """The draws of each position in the training stream: one generator a sample, read in a fixed order."""
+    """The draws of each position in the training stream, from one generator per sample."""
     uniforms, eps = np.empty((len(positions), 2)), np.empty((len(positions), *shape), dtype=np.float32)
     for row, position in enumerate(positions):
         numbers = generator(seed, position, Stream.TRAIN)
@@ -92,16 +93,16 @@ DRAW_KINDS = ("uniform", "normal")
 def named_draws(
     seed: int, positions: Sequence[int], shape: tuple[int, ...], kinds: Mapping[str, str]
 ) -> dict[str, Tensor]:
-    """Further random numbers for N samples, each keyed by (seed, position in the training stream, name).
+    """Additional random numbers for N samples, each keyed by (seed, position in the training stream, name).
 
-    kinds: {name: "uniform" or "normal"}; the counter's step is the CRC-32 of the name. Uniform on [0, 1) is
-    (N,) float64, standard normal is (N, *shape) float32. Raises KeyError for another kind.
+    kinds: {name: kind}; "uniform" on [0, 1) is (N,) float64, standard "normal" is (N, *shape) float32. The
+    counter's step is the CRC-32 of the name. Raises KeyError for any other kind.
     """
-    draw: dict[str, Callable[[int], Tensor]] = {
-        "uniform": lambda step: uniform(seed, positions, Stream.TRAIN_NAMED, step),
-        "normal": lambda step: normal(seed, positions, shape, Stream.TRAIN_NAMED, step),
+    draw: dict[str, Callable[[Stream, int], Tensor]] = {
+        "uniform": partial(uniform, seed, positions),
+        "normal": partial(normal, seed, positions, shape),
     }
-    return {name: draw[kind](zlib.crc32(name.encode())) for name, kind in kinds.items()}
+    return {name: draw[kind](Stream.TRAIN_NAMED, zlib.crc32(name.encode())) for name, kind in kinds.items()}
 
 
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
@@ -110,29 +111,27 @@ def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
 
 
 class Noise:
-    """The noise of a batch of images for `sample`: image i's depends on (seed, indices[i]) alone."""
+    """The noise of a batch of images for `sample`: that of image i depends on (seed, indices[i]) only."""
 
     def __init__(
         self, seed: int, indices: Sequence[int], shape: tuple[int, ...], device: torch.device | str = "cpu"
     ):
-        self._draw: Callable[[Stream, int], Tensor] = lambda stream, step: normal(
-            seed, indices, shape, stream, step
-        ).to(device)
+        self._key, self.device = (seed, indices, shape), device
 
     def initial(self) -> Tensor:
-        return self._draw(Stream.SAMPLE_INITIAL, 0)
+        return normal(*self._key, Stream.SAMPLE_INITIAL).to(self.device)
 
     def step(self, i: int) -> Tensor:
-        return self._draw(Stream.SAMPLE_STEP, i)
+        return normal(*self._key, Stream.SAMPLE_STEP, i).to(self.device)
 
 
 class OfficialNoise:
     """The noise of the official sample.py for one batch: torch.manual_seed(seed), then numbers in its order.
 
-    z (N, C, H, W) once; under guidance the batch is doubled (both halves start at the same z), and every step
-    draws for the doubled batch, of which the first half is used. Its last step's draw is multiplied by zero
-    and nothing is drawn after it, so that it may be left out. On the device it is sampled on: a GPU has other
-    numbers for the same seed.
+    z (N, C, H, W) is drawn once. With guidance (`doubled`) both halves of a doubled batch start at the same
+    z, and every step draws for the doubled batch, of which the first half is used. The draw of the last step
+    is multiplied by zero and may be skipped. Numbers are drawn on `device`: a GPU gives other numbers for the
+    same seed.
     """
 
     def __init__(
@@ -153,7 +152,7 @@ class OfficialNoise:
         return self._draw(self.n)
 
     def step(self, i: int) -> Tensor:
-        """Raises ValueError out of order: a generator has only a next number."""
+        """Raises ValueError if i is not the next step, since the generator cannot skip or go back."""
         if i != self.next:
             raise ValueError(f"official noise is drawn in order: step {self.next} comes next, not {i}")
         self.next += 1

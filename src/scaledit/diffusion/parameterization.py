@@ -1,17 +1,17 @@
-"""What the network's output means. With x_t = alpha x_0 + sigma eps:
+"""Parameterizations: what the network's output means. With x_t = alpha x_0 + sigma eps:
 
     Epsilon           out = eps                         x_0 = (x_t - sigma out) / alpha
     X0                out = x_0                         eps = (x_t - alpha out) / sigma
     Velocity          out = alpha' x_0 + sigma' eps     x_0 = sigma' x_t - sigma out
                                                         eps = alpha out - alpha' x_t
     EDM               x_0 = c_skip x_t / alpha + c_out out   (Karras et al. 2022, table 1)
-    LearnedRange(P)   P's C channels, then C with the log variance's place between two bounds
+    LearnedRange(P)   P's C channels, then C that interpolate the log variance between two bounds
                                                         (Nichol & Dhariwal 2021, eq. 15)
 
-In the schedule's own arc (`Schedule.rates`) the velocity is eps - x_0 for the linear flow and
-alpha eps - sigma x_0 (Salimans & Ho 2022) for variance-preserving chains.
+' is the derivative along the schedule's arc (`Schedule.rates`): the velocity is eps - x_0 for the linear flow
+and alpha eps - sigma x_0 (Salimans & Ho 2022) for variance-preserving chains.
 
-A parameterization says too what the network is given: the image times c_in, and c_noise in the place of t.
+A parameterization also defines the network's inputs: the image times c_in, and c_noise in place of t.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ else:
     from scaledit.lazy import torch
 
 NETWORK_TIME_MAX = 1000
-"""A network that is told t is told it in 0..1000, whatever the schedule's own unit."""
+"""The network's time is scaled to 0..1000, whatever the schedule's unit."""
 Tells = Literal["t", "alpha"]
-"""What a network is told: the time in 0..1000, or alpha, in 0..1, as SiT's is (Ma et al. 2024)."""
+"""The network's time input: t in 0..1000, or alpha in 0..1 as in SiT (Ma et al. 2024)."""
 LogVariance = Callable[["Tensor", "Tensor"], "Tensor"]
 """(t, s) -> the predicted log variance of q(x_s | x_t): elementwise (N, C, H, W), or of t's shape."""
 
 
 class Prediction(NamedTuple):
-    """What a denoiser says of x_t: the image, the noise, and (if learned) the variance of a step.
+    """A denoiser's estimate at x_t: the image, the noise, and (if learned) the variance of a step.
 
-    x0, eps: (N, C, H, W), with x_t = alpha x0 + sigma eps. log_variance: a function of the pair of times,
-    since a learned range lies between bounds that depend on how far the step goes; None if not learned.
+    x0, eps: (N, C, H, W), with x_t = alpha x0 + sigma eps. log_variance: a function of both times of a step,
+    on which the bounds of a learned range depend; None if not learned.
     """
 
     x0: Tensor
@@ -53,34 +53,34 @@ class Prediction(NamedTuple):
 class Parameterization(
     Part, kind="parameterization", home="scaledit.diffusion.parameterization", needs=("target", "decode")
 ):
-    """What the network is given and what its output means. `target` and `decode` are what each must have."""
+    """Defines the network's inputs and what its output means. Subclasses implement `target` and `decode`."""
 
     def channels(self, c: int) -> int:
-        """Output channels of the network for an image with c channels."""
+        """The network's output channels for an image with c channels."""
         return c
 
     def input_scale(self, schedule: Schedule, t: Tensor) -> Tensor | None:
-        """c_in, which x_t is multiplied by for the network: float64 on the CPU, of t's shape; None for 1."""
+        """c_in, by which x_t is multiplied: float64 on the CPU, of t's shape; None for 1."""
         return None
 
     def network_time(self, schedule: Schedule, t: Tensor) -> Tensor:
-        """c_noise, what the network is told of the time: float64 on the CPU, of t's shape."""
+        """c_noise, the network's time input: float64 on the CPU, of t's shape."""
         return schedule.time(t) * (NETWORK_TIME_MAX / schedule.horizon)
 
     def target(self, schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """What the first c output channels should be."""
+        """The regression target of the first C output channels."""
         raise NotImplementedError
 
     def decode(self, schedule: Schedule, out: Tensor, x_t: Tensor, t: Tensor) -> Prediction:
-        """What the network's output says of x_t."""
+        """The prediction that the network's output `out` at (x_t, t) stands for."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class _Telling(Parameterization):
-    """A network that is told t or alpha. Raises UsageError for another word."""
+class _TimeOrAlpha(Parameterization):
+    """A parameterization whose network is conditioned on t or alpha. Raises UsageError for another word."""
 
-    tells: Tells = field("t", doc="what the network is told: t in 0..1000, or alpha in 0..1 as SiT's")
+    tells: Tells = field("t", doc="the network's time input: t in 0..1000, or alpha in 0..1 as in SiT")
 
     def check(self, where: str = "") -> None:
         super().check(where)
@@ -91,44 +91,49 @@ class _Telling(Parameterization):
         return schedule.alpha(t) if self.tells == "alpha" else super().network_time(schedule, t)
 
 
-@dataclass(frozen=True)
-class Epsilon(_Telling, name="epsilon"):
-    """The noise (Ho et al. 2020): the paper's.
+def _solve(x_t: Tensor, out: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """u and v in x_t = a u + b v, where u is the network's output; v = 0 and u = x_t / a where b = 0."""
+    a, b = broadcast_like(a, x_t), broadcast_like(b, x_t)
+    v = torch.where(b == 0, 0, (x_t - a * out) / torch.where(b == 0, 1, b))
+    # A division by a = 0 in the unused branch would make derivatives nan.
+    return torch.where(b == 0, x_t / torch.where(b == 0, a, 1), out), v
 
-    Where no signal is left (alpha = 0, the linear flow's first time) the output says nothing of x_0: there
-    x_0 = 0, the middle of the range, and eps is all of x_t.
+
+@dataclass(frozen=True)
+class Epsilon(_TimeOrAlpha, name="epsilon"):
+    """The noise (Ho et al. 2020), as in the paper.
+
+    At alpha = 0 (the linear flow's first time) the output does not determine x_0: there x_0 = 0, the middle
+    of the range, and eps = x_t / sigma.
     """
 
     def target(self, schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         return eps
 
     def decode(self, schedule: Schedule, out: Tensor, x_t: Tensor, t: Tensor) -> Prediction:
-        alpha, sigma = broadcast_like(schedule.alpha(t), x_t), broadcast_like(schedule.sigma(t), x_t)
-        x0 = torch.where(alpha == 0, 0, (x_t - sigma * out) / torch.where(alpha == 0, 1, alpha))
-        # A sigma of 0 in the branch that is not taken would make derivatives nan.
-        return Prediction(x0=x0, eps=torch.where(alpha == 0, x_t / torch.where(alpha == 0, sigma, 1), out))
+        alpha, sigma = schedule.coefficients(t)
+        eps, x0 = _solve(x_t, out, sigma, alpha)
+        return Prediction(x0, eps)
 
 
 @dataclass(frozen=True)
-class X0(_Telling, name="x0"):
+class X0(_TimeOrAlpha, name="x0"):
     """The clean image ("x-prediction").
 
-    Where no noise is left (sigma = 0) the output says nothing of eps: there eps = 0 and x_0 is all of x_t.
+    At sigma = 0 the output does not determine eps: there eps = 0 and x_0 = x_t / alpha.
     """
 
     def target(self, schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         return x0
 
     def decode(self, schedule: Schedule, out: Tensor, x_t: Tensor, t: Tensor) -> Prediction:
-        alpha, sigma = broadcast_like(schedule.alpha(t), x_t), broadcast_like(schedule.sigma(t), x_t)
-        eps = torch.where(sigma == 0, 0, (x_t - alpha * out) / torch.where(sigma == 0, 1, sigma))
-        x0 = torch.where(sigma == 0, x_t / torch.where(sigma == 0, alpha, 1), out)
-        return Prediction(x0=x0, eps=eps)
+        alpha, sigma = schedule.coefficients(t)
+        return Prediction(*_solve(x_t, out, alpha, sigma))
 
 
 @dataclass(frozen=True)
-class Velocity(_Telling, name="velocity"):
-    """d x_t / d u along the schedule's own arc u."""
+class Velocity(_TimeOrAlpha, name="velocity"):
+    """d x_t / d u along the schedule's arc u."""
 
     def target(self, schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         rates = schedule.rates(t)
@@ -136,70 +141,67 @@ class Velocity(_Telling, name="velocity"):
 
     def decode(self, schedule: Schedule, out: Tensor, x_t: Tensor, t: Tensor) -> Prediction:
         rates = schedule.rates(t)
-        alpha, sigma = broadcast_like(schedule.alpha(t), x_t), broadcast_like(schedule.sigma(t), x_t)
+        alpha, sigma = (broadcast_like(value, x_t) for value in schedule.coefficients(t))
         x0 = broadcast_like(rates.sigma, x_t) * x_t - sigma * out
-        eps = alpha * out - broadcast_like(rates.alpha, x_t) * x_t
-        return Prediction(x0=x0, eps=eps)
+        return Prediction(x0, eps=alpha * out - broadcast_like(rates.alpha, x_t) * x_t)
 
 
 @dataclass(frozen=True)
 class EDM(Parameterization, name="edm"):
-    """The preconditioning of Karras et al. 2022, table 1, on any schedule: with s = sigma / alpha the network
-    is given c_in x_t / alpha and c_noise, and x_0 = c_skip x_t / alpha + c_out out, where
+    """The preconditioning of Karras et al. 2022, table 1, on any schedule: with s = sigma / alpha the
+    network's inputs are c_in x_t / alpha and c_noise, and x_0 = c_skip x_t / alpha + c_out out, where
 
         c_skip = d^2 / (s^2 + d^2)         c_out   = s d / sqrt(s^2 + d^2)         d = sigma_data
         c_in   = 1 / sqrt(s^2 + d^2)       c_noise = ln(s) / 4
 
-    so that input and target have unit variance at all times, for images of the deviation d, and the plain
-    squared error on `out` has the paper's weight. All of it is finite at both ends of a schedule but for
-    c_noise, of an s that is held within the paper's own range for it, 0.002 to 80.
+    so that for images of standard deviation d, input and target have unit variance at all times, and the
+    plain squared error on `out` has the paper's weighting. At both ends of a schedule all are finite except
+    c_noise, for which s is clamped to the paper's range, 0.002 to 80.
     """
 
-    sigma_data: float = field(0.5, gt=0, doc="d, the deviation of the images")
+    sigma_data: float = field(0.5, gt=0, doc="d, the standard deviation of the images")
 
     def _norm(self, schedule: Schedule, t: Tensor) -> Tensor:
-        """The deviation of x_t: sqrt(sigma^2 + alpha^2 d^2)."""
-        return (schedule.sigma(t) ** 2 + (schedule.alpha(t) * self.sigma_data) ** 2).sqrt()
+        """The standard deviation of x_t: sqrt(sigma^2 + alpha^2 d^2)."""
+        alpha, sigma = schedule.coefficients(t)
+        return (sigma**2 + (alpha * self.sigma_data) ** 2).sqrt()
 
     def input_scale(self, schedule: Schedule, t: Tensor) -> Tensor:
         return 1 / self._norm(schedule, t)
 
     def network_time(self, schedule: Schedule, t: Tensor) -> Tensor:
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        low, high = SIGMA_RANGE
+        (alpha, sigma), (low, high) = schedule.coefficients(t), SIGMA_RANGE
         inside = (sigma > low * alpha) & (sigma < high * alpha)
-        # No 0 / 0 or log 0 in the branch that is not taken: it would make derivatives nan.
+        # A 0 / 0 or log 0 in the unused branch would make derivatives nan.
         ratio = torch.where(inside, sigma, 1) / torch.where(inside, alpha, 1)
         end = torch.where(sigma < high * alpha, torch.full_like(ratio, low), high)
         return torch.where(inside, ratio, end).log() / 4
 
     def target(self, schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        norm, d = self._norm(schedule, t), self.sigma_data
-        of_x0, of_eps = schedule.sigma(t) / (norm * d), schedule.alpha(t) * d / norm
-        return broadcast_like(of_x0, x0) * x0 - broadcast_like(of_eps, x0) * eps
+        (alpha, sigma), d, norm = schedule.coefficients(t), self.sigma_data, self._norm(schedule, t)
+        return broadcast_like(sigma / (norm * d), x0) * x0 - broadcast_like(alpha * d / norm, x0) * eps
 
     def decode(self, schedule: Schedule, out: Tensor, x_t: Tensor, t: Tensor) -> Prediction:
-        alpha, sigma, d = schedule.alpha(t), schedule.sigma(t), self.sigma_data
-        norm = self._norm(schedule, t)
+        (alpha, sigma), d, norm = schedule.coefficients(t), self.sigma_data, self._norm(schedule, t)
         c_skip, c_out = alpha * (d / norm) ** 2, sigma * d / norm
         x0 = broadcast_like(c_skip, x_t) * x_t + broadcast_like(c_out, x_t) * out
-        # (x_t - alpha x0) / sigma, without the division: it holds on the clean image too.
+        # (x_t - alpha x0) / sigma without the division, so that it holds at sigma = 0 too.
         eps = broadcast_like(sigma / norm**2, x_t) * x_t - broadcast_like(alpha * d / norm, x_t) * out
         return Prediction(x0=x0, eps=eps)
 
 
 SIGMA_RANGE = (0.002, 80.0)
-"""sigma / alpha that an EDM network is told: sampling's ends in Karras et al. 2022, table 1."""
+"""Smallest and largest sigma / alpha of sampling in Karras et al. 2022, table 1."""
 
 
 @dataclass(frozen=True)
 class LearnedRange(Parameterization, name="learned_range"):
-    """`mean` on the first C channels, and on the others v, unclamped, with frac = (v + 1) / 2:
+    """`mean` in the first C channels, and unclamped v in the others, with frac = (v + 1) / 2:
 
     log variance(t, s) = frac log sigma^2_{t|s} + (1 - frac) log(sigma^2_{t|s} sigma_s^2 / sigma_t^2)
     """
 
-    mean: Parameterization = field(Epsilon(), doc="what the first half of the channels is")
+    mean: Parameterization = field(Epsilon(), doc="parameterization of the first half of the channels")
 
     def channels(self, c: int) -> int:
         return 2 * self.mean.channels(c)
@@ -226,8 +228,8 @@ class LearnedRange(Parameterization, name="learned_range"):
 
 
 def posterior_log_variance(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
-    """log variance of q(x_s | x_t, x_0), clipped where s is clean and the variance zero: there it is that
-    of the neighbouring pair one tick up, as in DDPM's code."""
+    """log variance of q(x_s | x_t, x_0). Where s is clean that variance is zero; there, as in DDPM's code, it
+    is that of the step one tick higher, from t + dt to t."""
     clean = schedule.sigma(s) == 0
     up = torch.where(clean, t + schedule.dt, t)
     down = torch.where(clean, t, s)

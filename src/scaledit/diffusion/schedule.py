@@ -1,10 +1,10 @@
-"""Noise schedules: how much signal and how much noise is left at time t.
+"""Noise schedules: the amounts of signal and noise at time t.
 
     x_t = alpha(t) x_0 + sigma(t) eps,   eps ~ N(0, I)
 
-Times and coefficients are float64 and live on the CPU, whatever the device of the images: a few numbers
-a batch, exact to the last digit on devices without float64. Discrete schedules have the times 0..steps-1
-and -1 for the clean image; the linear flow has [0, 1] with 0 clean.
+Times and coefficients are float64 on the CPU, whatever the device of the images: they are few, and some
+devices have no float64. Discrete schedules have the times 0..steps-1, and -1 for the clean image; the linear
+flow has [0, 1], where 0 is clean.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ else:
     from scaledit.lazy import np, torch
 
 MOST_STEPS = 1_000_000
-"""Of a schedule, and of sampling: each is a number in memory, and in sampling a pass of the network."""
+"""Upper bound of the steps of a schedule and of sampling, to bound memory and time."""
 MAX_BETA = 0.999
 """Keeps the last posterior finite (Nichol & Dhariwal 2021, section 3.2)."""
 
 
 class Rates(NamedTuple):
-    """d alpha / du and d sigma / du in the schedule's own unit of arc u, in which
+    """d alpha / du and d sigma / du along the schedule's arc u, in whose unit
     alpha * sigma_rate - sigma * alpha_rate = 1 (so that velocity and x_t determine x0 and eps)."""
 
     alpha: Tensor
@@ -40,10 +40,10 @@ class Rates(NamedTuple):
 
 @dataclass(frozen=True)
 class Schedule(Part, kind="schedule", home="scaledit.diffusion.schedule", needs=("alpha", "sigma")):
-    """Shapes follow t: a scalar time gives scalar coefficients, (N,) gives (N,).
+    """Coefficients of a diffusion process. Shapes follow t: () gives () and (N,) gives (N,).
 
-    clean: the time at which sigma is zero. discrete: whether all other times are whole numbers, of which the
-    noisiest is the last. The coefficients of other schedules can be differentiated in t.
+    clean: the time at which sigma is zero. discrete: whether times are whole numbers; otherwise the
+    coefficients can be differentiated in t.
     """
 
     clean: ClassVar[float] = 0.0
@@ -53,87 +53,93 @@ class Schedule(Part, kind="schedule", home="scaledit.diffusion.schedule", needs=
 
     @property
     def horizon(self) -> float:
-        """The length of the time axis, from the clean time to the noisiest one."""
+        """The length of the time axis, from the clean time to the noisiest."""
         return 1.0
 
     @property
     def noisiest(self) -> float:
-        """The time that sampling starts from."""
+        """The time at which sampling starts."""
         return self.clean + self.horizon
 
     @property
     def dt(self) -> float:
-        """Distance between neighbouring times of the training chain (for the variational bound)."""
+        """The distance between neighbouring times of the training chain (for the variational bound)."""
         return self.horizon / self.steps
 
     def time(self, t: Tensor | float) -> Tensor:
-        """t as float64 on the CPU. Derivatives in t go through it, except on discrete schedules, where asking
-        for one raises UsageError."""
+        """t as float64 on the CPU. Its derivative is 1; on discrete schedules it raises UsageError."""
         return as_time(t)
 
     def alpha(self, t: Tensor) -> Tensor:
-        """How much of the image is left at t: float64 on the CPU, of t's shape."""
+        """The factor of the image at t: float64 on the CPU, of t's shape."""
         raise NotImplementedError
 
     def sigma(self, t: Tensor) -> Tensor:
-        """How much noise there is at t: float64 on the CPU, of t's shape."""
+        """The standard deviation of the noise at t: float64 on the CPU, of t's shape."""
         raise NotImplementedError
 
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(alpha(t), sigma(t)). Chains define this method, with one look-up, and derive the other two from
+        it."""
+        return self.alpha(t), self.sigma(t)
+
     def rates(self, t: Tensor) -> Rates:
-        """What a velocity is made of, at t: float64 on the CPU, of t's shape."""
+        """The coefficients of a velocity at t: float64 on the CPU, of t's shape."""
         raise NotImplementedError
 
     def time_at(self, u: Tensor) -> Tensor:
-        """The training time at the fraction u in [0, 1) of the schedule, of u's shape."""
+        """The training time at fraction u in [0, 1) of the schedule, of u's shape."""
         return self.clean + self.horizon * as_time(u)
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """lambda = log(alpha / sigma), of t's shape: infinite at the clean time, and minus infinity where no
-        signal is left."""
-        return (self.alpha(t) / self.sigma(t)).log()
+        """lambda = log(alpha / sigma), of t's shape: infinity at sigma = 0, minus infinity at alpha = 0."""
+        alpha, sigma = self.coefficients(t)
+        return (alpha / sigma).log()
 
     def at_log_snr(self, log_snr: Tensor) -> Tensor:
-        """The times with these values of lambda, (n,) float64; those of a discrete schedule lie between its
-        whole ones. The nearest end stands for what the schedule does not reach."""
+        """The times with these values of lambda, (n,) float64, interpolated on discrete schedules and clamped
+        to the schedule's ends."""
         low = torch.full_like(log_snr, self.clean)
         high = torch.full_like(log_snr, self.noisiest)
-        for _ in range(HALVINGS):  # lambda falls with t
+        for _ in range(BISECTIONS):
             middle = (low + high) / 2
-            early = self.log_snr(middle) > log_snr
+            early = self.log_snr(middle) > log_snr  # lambda falls with t
             low, high = torch.where(early, middle, low), torch.where(early, high, middle)
         return (low + high) / 2
 
 
-HALVINGS = 60
-"""Of the time axis, after which two neighbouring float64 numbers are left."""
+BISECTIONS = 60
+"""Halvings of the time axis that leave two neighbouring float64 numbers."""
 
 
 def as_time(t: Tensor | float) -> Tensor:
-    """t as float64 on the CPU. Derivatives in t go through it."""
+    """t as float64 on the CPU; differentiable."""
     return torch.as_tensor(t).to("cpu", torch.float64)
 
 
 def _refuse() -> NoReturn:
     raise UsageError(
-        "a chain of betas has whole times only, so nothing on it has a derivative in time; objectives that "
-        "need one (MeanFlow, consistency) take a continuous schedule, such as LinearFlow"
+        "a chain of betas has whole times only, so nothing on it has a derivative in time; for objectives "
+        "that need one (MeanFlow, consistency) use a continuous schedule, such as LinearFlow"
     )
 
 
-def _without_derivative(t: Tensor, value: Tensor) -> Tensor:
-    """`value`, which belongs to the time t: asking for its derivative in t raises UsageError."""
-    asked = (
+def _without_derivative(t: Tensor, *values: Tensor) -> list[Tensor]:
+    """The values of a function of t, made to raise UsageError if their derivative in t is requested."""
+    differentiated = (
         t.requires_grad
         or torch.autograd.forward_ad.unpack_dual(t).tangent is not None
-        or torch._C._functorch.is_functorch_wrapped_tensor(t)  # pyright: ignore[reportAttributeAccessIssue]
+        or torch.func.debug_unwrap(t) is not t  # under a transform of torch.func, whatever its nesting
     )
-    return _underivable().apply(t, value) if asked else value  # apply costs more than all of a look-up
+    if not differentiated:  # the usual case; `apply` costs more than a look-up
+        return list(values)
+    return [_underivable().apply(t, value) for value in values]
 
 
 @cache
 def _underivable() -> Any:
-    """A torch.autograd.Function of (t, value): value, whose derivative in t is an error instead of a silent
-    zero. Made when it is first used, since its base class loads torch."""
+    """A torch.autograd.Function of (t, value) that returns value, and whose derivative is an error instead of
+    a silent zero. Defined on first use, since its base class loads torch."""
 
     class Underivable(torch.autograd.Function):
         @staticmethod
@@ -169,7 +175,7 @@ class BetaSchedule(Schedule):
         """(steps,) float64: alpha^2."""
         return torch.cumprod(1 - self.betas, dim=0)
 
-    # One entry more than there are steps: index t + 1, so that the clean time -1 is entry 0.
+    # The clean time -1 is entry 0: entry t + 1 belongs to time t.
     @cached_property
     def _alpha(self) -> Tensor:
         return torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod.sqrt()])
@@ -187,40 +193,43 @@ class BetaSchedule(Schedule):
 
     def time(self, t: Tensor | float) -> Tensor:
         t = as_time(t)
-        return _without_derivative(t, t.detach())
+        return _without_derivative(t, t.detach())[0]
 
-    def _look_up(self, table: Tensor, t: Tensor) -> Tensor:
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         t = as_time(t)
-        index = (t + 1).detach().long()
-        if not bool(((t + 1 == index) & (index.clamp(0, self.steps) == index)).all()):
+        entry = t.detach() + 1
+        index = entry.long().clamp(0, self.steps)
+        if not bool((entry == index).all()):
             raise UsageError(f"times of this schedule are whole numbers in -1..{self.steps - 1}, got {t}")
-        return _without_derivative(t, table[index])
+        alpha, sigma = _without_derivative(t, self._alpha.take(index), self._sigma.take(index))
+        return alpha, sigma
 
     def alpha(self, t: Tensor) -> Tensor:
-        return self._look_up(self._alpha, t)
+        return self.coefficients(t)[0]
 
     def sigma(self, t: Tensor) -> Tensor:
-        return self._look_up(self._sigma, t)
+        return self.coefficients(t)[1]
 
     def rates(self, t: Tensor) -> Rates:
         """u is the angle of (alpha, sigma) = (cos u, sin u)."""
-        return Rates(-self.sigma(t), self.alpha(t))
+        alpha, sigma = self.coefficients(t)
+        return Rates(-sigma, alpha)
 
     def time_at(self, u: Tensor) -> Tensor:
         return (as_time(u) * self.steps).floor().clamp(0, self.steps - 1)
 
     def at_log_snr(self, log_snr: Tensor) -> Tensor:
         table = (self._alpha[1:] / self._sigma[1:]).log().numpy()
-        # np.interp wants ascending abscissae; lambda falls with t.
+        # np.interp needs ascending abscissae, and lambda falls with t.
         return torch.from_numpy(np.interp(-log_snr.numpy(), -table, np.arange(self.steps)))
 
 
 @dataclass(frozen=True)
 class LinearBeta(BetaSchedule, name="linear"):
-    """The paper's: betas linear from 1e-4 to 0.02, scaled by 1000 / steps (Ho et al. 2020)."""
+    """Betas linear from 1e-4 to 0.02, scaled by 1000 / steps (Ho et al. 2020), as in the paper."""
 
-    beta_start: float = field(1e-4, gt=0, lt=1, doc="the first beta, of 1000 steps")
-    beta_end: float = field(0.02, gt=0, lt=1, doc="the last beta, of 1000 steps")
+    beta_start: float = field(1e-4, gt=0, lt=1, doc="the first beta of a 1000-step chain")
+    beta_end: float = field(0.02, gt=0, lt=1, doc="the last beta of a 1000-step chain")
 
     @cached_property
     def betas(self) -> Tensor:
@@ -234,8 +243,8 @@ class QuadraticBeta(BetaSchedule, name="quadratic"):
     """Betas whose square roots are linear, between the same ends (the DDPM code's "quad"; latent
     diffusion uses it with 0.00085 and 0.012)."""
 
-    beta_start: float = field(1e-4, gt=0, lt=1, doc="the first beta, of 1000 steps")
-    beta_end: float = field(0.02, gt=0, lt=1, doc="the last beta, of 1000 steps")
+    beta_start: float = field(1e-4, gt=0, lt=1, doc="the first beta of a 1000-step chain")
+    beta_end: float = field(0.02, gt=0, lt=1, doc="the last beta of a 1000-step chain")
 
     @cached_property
     def betas(self) -> Tensor:
@@ -261,8 +270,7 @@ class CosineBeta(BetaSchedule, name="cosine"):
 class LinearFlow(Schedule, name="flow"):
     """x_t = (1 - t) x_0 + t eps, t in [0, 1] (Lipman et al. 2023; Liu et al. 2023).
 
-    `steps` is the resolution of the chain that the variational bound is taken over; sampling may use
-    any number of steps.
+    `steps` is the resolution of the chain of the variational bound; sampling may use any number of steps.
     """
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -272,15 +280,15 @@ class LinearFlow(Schedule, name="flow"):
         return as_time(t)
 
     def rates(self, t: Tensor) -> Rates:
-        one = torch.ones_like(as_time(t))
-        return Rates(-one, one)
+        ones = torch.ones_like(as_time(t))
+        return Rates(-ones, ones)
 
     def at_log_snr(self, log_snr: Tensor) -> Tensor:
         return torch.sigmoid(-log_snr)  # t = sigma = 1 / (1 + alpha / sigma)
 
 
 def broadcast_like(value: Tensor, like: Tensor) -> Tensor:
-    """A coefficient, () or (N,), shaped to multiply `like` (N, ...) and in its dtype and device."""
+    """A coefficient, () or (N,), shaped to multiply `like` (N, ...), in its dtype and on its device."""
     value = value.to(like.device, like.dtype)
     return value if value.ndim == 0 else value.reshape(-1, *[1] * (like.ndim - 1))
 
@@ -303,9 +311,8 @@ class Transition(NamedTuple):
 
 def transition(schedule: Schedule, t: Tensor, s: Tensor) -> Transition:
     """The chain's step from t to s; t, s () or (N,)."""
-    alpha_s = schedule.alpha(s)
-    ratio = schedule.alpha(t) / alpha_s
-    variance_t, variance_s = schedule.sigma(t) ** 2, schedule.sigma(s) ** 2
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.coefficients(t), schedule.coefficients(s)
+    ratio, variance_t, variance_s = alpha_t / alpha_s, sigma_t**2, sigma_s**2
     beta = variance_t - ratio**2 * variance_s
     return Transition(
         beta=beta,

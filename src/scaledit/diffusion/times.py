@@ -1,19 +1,18 @@
-"""The times that a sampler visits, from the noisiest to the clean one: `times.grid(schedule, steps)`.
+"""The times that a sampler visits, from the noisiest to the clean time: `times.grid(schedule, steps)`.
 
     Even        t_i = 1 - i / n                          chains of betas: ADM's respacing
-    LogSNR      lambda_i even, lambda = log(alpha / sigma)
-    Karras      (sigma / alpha)_i^(1/rho) even           (Karras et al. 2022, eq. 5)
-    Shifted     t_i = s u / (1 + (s - 1) u),  u even     (Esser et al. 2024, eq. 23)
+    LogSNR      lambda_i evenly spaced, lambda = log(alpha / sigma)
+    Karras      (sigma / alpha)_i^(1/rho) evenly spaced  (Karras et al. 2022, eq. 5)
+    Shifted     t_i = s u / (1 + (s - 1) u)              (Esser et al. 2024, eq. 23), u evenly spaced
     Quadratic   t_i = u^2                                (Song et al. 2021, section D.2)
     Sine        t_i = sin^2(pi u / 2)
     Stride      every k-th time of a chain               (DDIM's code; ADM's "ddimN")
-    Listed      the times that are given
-    Auto        LogSNR on chains of betas, Even elsewhere
+    Listed      an explicit list of times
+    Auto        LogSNR on chains of betas, Even on flows
 
 On a flow t lies in [0, 1]. A chain has the whole times 0..T-1, and -1 for the clean image; there the t above
-is a fraction of the chain, and stands for the whole time nearest to t T - 1. Where two steps would round to
-the same time, one of them takes the next time that is free. So every grid has exactly as many different times
-as were asked for, and a sampler spends the evaluations that it states.
+is a fraction of the chain and is rounded to the whole time nearest to t T - 1. If two steps would round to
+the same time, one of them takes the next free time, so every grid has exactly the requested number of steps.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ else:
     from scaledit.lazy import torch
 
 LOG_SNR_CUT = (-5.1, 4.6)
-"""Where grids in lambda = log(alpha / sigma) end on schedules whose lambda is infinite at an end, or nearly:
-about the ends of the paper's own schedule, -5.06 at t = 999 and 4.61 at t = 0. Below -5.1 x_t is noise but
-for 0.6 % of the image, and above 4.6 the noise is about one step of 8 bits."""
+"""Ends of grids in lambda = log(alpha / sigma) on schedules whose lambda is infinite, or nearly so, there:
+about those of the paper's schedule, -5.06 at t = 999 and 4.61 at t = 0. Below -5.1 x_t holds less than 0.6 %
+of the image, and above 4.6 the noise is about one step of 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +43,17 @@ class Times(Part, kind="times", home="scaledit.diffusion.times", needs=("grid",)
     """Which times a sampler visits."""
 
     def grid(self, schedule: Schedule, steps: int) -> Tensor:
-        """(steps + 1,) float64 on the CPU: descending times, the first the noisiest one (but for Stride and
-        Listed), the last the clean one. Raises UsageError for a number of steps that the schedule does not
-        have."""
+        """(steps + 1,) float64 on the CPU: descending times, from the noisiest (except Stride and Listed) to
+        the clean one. Raises UsageError if the schedule does not have that many steps."""
         raise NotImplementedError
 
     def chosen(self, schedule: Schedule) -> Times:
-        """Itself; for Auto what it stands for on this schedule."""
+        """The times used on this schedule: itself, except for Auto."""
         return self
 
 
 def as_times(value: object) -> Times:
-    """Times from a part, its name ("karras"), a table, or a list of times. Raises UsageError."""
+    """Times from a part, its name ("karras"), a table, or a list of times. Raises UsageError if invalid."""
     if isinstance(value, list | tuple):
         value = {"name": "list", "values": value}
     return build(Times, value, "times")
@@ -63,11 +61,11 @@ def as_times(value: object) -> Times:
 
 @dataclass(frozen=True)
 class Auto(Times, name="auto"):
-    """Even in log-SNR on chains of betas, and even in t elsewhere.
+    """Even in log-SNR on chains of betas, and even in t on flows.
 
-    The official grid of a chain ends with t = 0: before it the step in lambda is some four times its
-    predecessor, which a multistep method would extrapolate over, and at 10 to 30 steps that makes one of
-    second order no better than DDIM.
+    The official grid of a chain ends with t = 0, and its last step in lambda is about four times as long as
+    the one before. A second-order multistep method extrapolates over it, and at 10 to 30 steps is then no
+    better than DDIM.
     """
 
     def grid(self, schedule: Schedule, steps: int) -> Tensor:
@@ -79,25 +77,24 @@ class Auto(Times, name="auto"):
 
 @dataclass(frozen=True)
 class Even(Times, name="even"):
-    """Even in t: on chains of betas ADM's respaced times, both ends included (the paper's)."""
+    """Even in t; on chains of betas ADM's respaced times with both ends included, as in the paper."""
 
     def grid(self, schedule: Schedule, steps: int) -> Tensor:
         if not schedule.discrete:
             return _times(schedule, _even(schedule, steps))
-        kept = respaced(int(schedule.horizon), steps)
-        return torch.tensor([*reversed(kept), schedule.clean], dtype=torch.float64)
+        return _chain_grid(schedule, respaced(int(schedule.horizon), steps))
 
 
 @dataclass(frozen=True)
 class LogSNR(Times, name="log_snr"):
-    """Even in lambda = log(alpha / sigma), which methods that are exact in lambda like (DPM-Solver, UniPC).
+    """Even in lambda = log(alpha / sigma), which suits methods that are exact in lambda (DPM-Solver, UniPC).
 
-    The points lie between the schedule's own ends, or the cut-offs where an end is infinite or beyond `low`.
-    The first of them is the noisiest time, whatever its lambda; in place of the last is the clean image.
+    The points lie between the schedule's ends, or between `low` and `high` where an end is infinite or below
+    `low`. The first is replaced by the noisiest time and the last by the clean time.
     """
 
-    low: float = field(LOG_SNR_CUT[0], doc="lambda where the points end towards noise")
-    high: float = field(LOG_SNR_CUT[1], doc="lambda where they end towards the image, on flows")
+    low: float = field(LOG_SNR_CUT[0], doc="lambda at the noisy end")
+    high: float = field(LOG_SNR_CUT[1], doc="lambda at the clean end, on flows")
 
     def check(self, where: str = "") -> None:
         super().check(where)
@@ -115,13 +112,13 @@ class LogSNR(Times, name="log_snr"):
 
 @dataclass(frozen=True)
 class Karras(Times, name="karras"):
-    """Even in (sigma / alpha)^(1 / rho) (Karras et al. 2022, eq. 5): most steps where little noise is left.
+    """Even in (sigma / alpha)^(1 / rho) (Karras et al. 2022, eq. 5): most steps are spent at little noise.
 
-    sigma / alpha goes from sigma_max to sigma_min, or to the ends of a chain where those lie inside; then to
-    the clean image. In place of the first stands the noisiest time.
+    sigma / alpha goes from sigma_max to sigma_min, or between the ends of a chain if those are closer; then
+    to the clean time. The first is replaced by the noisiest time.
     """
 
-    rho: float = field(7.0, gt=0, doc="larger: more of the steps where little noise is left")
+    rho: float = field(7.0, gt=0, doc="a larger rho spends more of the steps at little noise")
     sigma_min: float = field(SIGMA_RANGE[0], gt=0, doc="the smallest sigma / alpha")
     sigma_max: float = field(SIGMA_RANGE[1], gt=0, doc="the largest sigma / alpha")
 
@@ -144,10 +141,10 @@ class Karras(Times, name="karras"):
 
 @dataclass(frozen=True)
 class Shifted(Times, name="shifted"):
-    """t = s u / (1 + (s - 1) u) of an even u: towards noise where s > 1 (Esser et al. 2024, eq. 23), as for
-    large images, whose noise hides less of them at the same t."""
+    """t = s u / (1 + (s - 1) u), u evenly spaced (Esser et al. 2024, eq. 23): more steps at high noise if
+    s > 1, for large images, of which the same noise hides less."""
 
-    shift: float = field(3.0, gt=0, doc="s: above 1 towards noise, below 1 towards the image")
+    shift: float = field(3.0, gt=0, doc="s: more steps at high noise above 1, at little noise below 1")
 
     def grid(self, schedule: Schedule, steps: int) -> Tensor:
         u = _even(schedule, steps)
@@ -156,7 +153,7 @@ class Shifted(Times, name="shifted"):
 
 @dataclass(frozen=True)
 class Quadratic(Times, name="quadratic"):
-    """t = u^2 of an even u: more steps towards the image (Song et al. 2021, section D.2)."""
+    """t = u^2, u evenly spaced: more steps at little noise (Song et al. 2021, section D.2)."""
 
     def grid(self, schedule: Schedule, steps: int) -> Tensor:
         return _times(schedule, _even(schedule, steps) ** 2)
@@ -164,7 +161,7 @@ class Quadratic(Times, name="quadratic"):
 
 @dataclass(frozen=True)
 class Sine(Times, name="sine"):
-    """t = sin^2(pi u / 2) of an even u: more steps towards both ends."""
+    """t = sin^2(pi u / 2), u evenly spaced: more steps near both ends."""
 
     def grid(self, schedule: Schedule, steps: int) -> Tensor:
         return _times(schedule, (_even(schedule, steps) * (math.pi / 2)).sin() ** 2)
@@ -172,23 +169,22 @@ class Sine(Times, name="sine"):
 
 @dataclass(frozen=True)
 class Stride(Times, name="stride"):
-    """Every k-th time of a chain of betas from 0 on: the DDIM code's, ADM's `ddimN`, diffusers' "leading".
+    """Every k-th time of a chain of betas, from 0: the DDIM code's, ADM's `ddimN`, diffusers' "leading".
 
-    Its first time is not the noisiest one. Raises UsageError where no k gives exactly so many steps.
+    The first time is not the noisiest one. Raises UsageError if no k gives exactly that many steps.
     """
 
     def grid(self, schedule: Schedule, steps: int) -> Tensor:
         if not schedule.discrete:
             raise UsageError("times = stride is for chains of betas, which have whole times; use even")
-        kept = ddim_stride(int(schedule.horizon), steps)
-        return torch.tensor([*reversed(kept), schedule.clean], dtype=torch.float64)
+        return _chain_grid(schedule, ddim_stride(int(schedule.horizon), steps))
 
 
 @dataclass(frozen=True)
 class Listed(Times, name="list"):
-    """The times that are given, in the schedule's own unit, descending, without the clean one."""
+    """An explicit list of times, in the schedule's unit, descending, without the clean time."""
 
-    values: tuple[float, ...] = field(doc="times, descending, one for each step; the clean time follows them")
+    values: tuple[float, ...] = field(doc="descending times, one per step; the clean time is appended")
 
     def check(self, where: str = "") -> None:
         super().check(where)
@@ -206,13 +202,13 @@ class Listed(Times, name="list"):
             )
         if steps != len(self.values):
             raise UsageError(
-                f"steps is {steps}, and values lists {len(self.values)} times: say steps={len(self.values)}"
+                f"steps is {steps}, but values lists {len(self.values)} times; set steps={len(self.values)}"
             )
         return torch.tensor([*self.values, schedule.clean], dtype=torch.float64)
 
 
 def _check_steps(schedule: Schedule, steps: int) -> None:
-    """Raises UsageError for a number of steps that the schedule does not have."""
+    """Raises UsageError if the schedule does not have that many steps."""
     if schedule.discrete and not 1 <= steps <= schedule.horizon:
         raise UsageError(
             f"steps must lie in 1..{int(schedule.horizon)} (the schedule's own steps), got {steps}"
@@ -222,55 +218,59 @@ def _check_steps(schedule: Schedule, steps: int) -> None:
 
 
 def _even(schedule: Schedule, steps: int) -> Tensor:
-    """(steps + 1,) float64, from 1 to 0."""
+    """(steps + 1,) float64, evenly spaced from 1 to 0."""
     _check_steps(schedule, steps)
     return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
 
 
 def _times(schedule: Schedule, fractions: Tensor) -> Tensor:
     """The grid at these fractions of the time axis, (steps + 1,), from 1 to 0."""
-    at = schedule.clean + schedule.horizon * fractions
-    at[0], at[-1] = schedule.noisiest, schedule.clean  # exactly, whatever the fractions' rounding
-    return _distinct(schedule, at[:-1]) if schedule.discrete else at
+    return _grid(schedule, (schedule.clean + schedule.horizon * fractions)[1:-1])
 
 
 def _at_log_snr(schedule: Schedule, inner: Tensor) -> Tensor:
-    """The grid from the noisiest time over those with these values of lambda, ascending, to the clean one."""
-    ends = [torch.tensor([end], dtype=torch.float64) for end in (schedule.noisiest, schedule.clean)]
-    at = torch.cat([ends[0], schedule.at_log_snr(inner)])
-    return _distinct(schedule, at) if schedule.discrete else torch.cat([at, ends[1]])
+    """The grid whose inner times have these values of lambda, ascending, (steps - 1,)."""
+    return _grid(schedule, schedule.at_log_snr(inner))
 
 
-def _distinct(schedule: Schedule, at: Tensor) -> Tensor:
-    """A chain's grid: whole times near `at` (steps,), descending, no two the same, and the clean time."""
-    steps, total, kept = len(at), int(schedule.horizon), []
-    for i, wanted in enumerate(reversed(at.round().long().tolist())):
-        lowest = kept[-1] + 1 if kept else 0
-        kept.append(min(max(wanted, lowest), total - steps + i))
-    return torch.tensor([*reversed(kept), schedule.clean], dtype=torch.float64)
+def _grid(schedule: Schedule, inner: Tensor) -> Tensor:
+    """The grid of the noisiest time, these (steps - 1,) and the clean time; on a chain all are whole and
+    distinct."""
+    times = [schedule.noisiest, *inner.tolist()]
+    if not schedule.discrete:
+        return torch.tensor([*times, schedule.clean], dtype=torch.float64)
+    steps, total, distinct = len(times), int(schedule.horizon), []
+    for i, time in enumerate(reversed(times)):
+        lowest = distinct[-1] + 1 if distinct else 0
+        distinct.append(min(max(round(time), lowest), total - steps + i))
+    return _chain_grid(schedule, distinct)
+
+
+def _chain_grid(schedule: Schedule, ascending: list[int]) -> Tensor:
+    return torch.tensor([*reversed(ascending), schedule.clean], dtype=torch.float64)
 
 
 def respaced(total: int, steps: int) -> list[int]:
     """ADM's respacing (Nichol & Dhariwal 2021): `steps` of the times 0..total-1 at a fractional stride,
-    rounded half to even, with the first and the last included; ascending. Raises UsageError for a number of
-    steps beyond 1..total."""
+    rounded half to even, including the first and the last; ascending. Raises UsageError if steps lies outside
+    1..total."""
     if not 1 <= steps <= total:
         raise UsageError(f"steps must lie in 1..{total} (the schedule's own steps), got {steps}")
     if steps == 1:
-        return [total - 1]  # a lone step must start where the noise is (ADM's rule would give time 0)
+        return [total - 1]  # a single step must start at the noisiest time (ADM's rule would give time 0)
     stride = (total - 1) / (steps - 1)
-    kept, position = [], 0.0
+    times, position = [], 0.0
     for _ in range(steps):  # accumulated, not multiplied: the official rounding depends on it
-        kept.append(round(position))
+        times.append(round(position))
         position += stride
-    return kept
+    return times
 
 
 def ddim_stride(total: int, steps: int) -> list[int]:
     """The integer stride of the DDIM paper, ADM's `ddimN`: exactly `steps` of 0..total-1, ascending. Raises
-    UsageError where no stride gives so many."""
+    UsageError if no stride gives that many."""
     for stride in range(1, total):
-        kept = list(range(0, total, stride))
-        if len(kept) == steps:
-            return kept
+        times = range(0, total, stride)
+        if len(times) == steps:
+            return list(times)
     raise UsageError(f"no integer stride over {total} times gives exactly {steps} steps")

@@ -1,1 +1,1 @@
-"""What the network is: pure PyTorch, knows nothing of diffusion."""
+"""The network: pure PyTorch, independent of diffusion."""

@@ -1,4 +1,4 @@
-"""The shape of a DiT and the paper's table of sizes (table 1); imports no torch.
+"""The config of a DiT and the paper's model sizes (table 1). Imports no torch.
 
 T = (H / p) (W / p) tokens of width d, depth blocks
 """
@@ -26,33 +26,31 @@ IMAGENET_CLASSES = 1000
 
 MODEL_NAMES = tuple(f"DiT-{size}/{patch}" for size in SIZES for patch in PATCHES)
 PARTS = {"conditioning": Block, "position": Position, "conditioner": Conditioner}
-"""The fields of a config that are parts, with their kinds."""
+"""Fields of a config that are parts, with their kinds."""
 ADDED = ("conditioner", "second_time")
-"""Fields that configs did not always have: not written where they are as by default, so that configs of old
-and new agree."""
+"""Fields that old configs lack; defaults are not written, so that old and new configs are equal."""
 
 Kind = TypeVar("Kind", bound=part.Part)
 
 
 @dataclass(frozen=True)
 class DiTConfig:
-    """The shape of a DiT; everything a checkpoint's tensors depend on.
+    """The shape of a DiT: everything that a checkpoint's tensors depend on.
 
-    input_size: side of the square input, or (height, width); pixels or latents.
-    patch_size: side of a patch; must divide both sides.
-    num_classes: classes of the data, without the null label; 1 for an unconditional model.
-    learn_sigma: whether the output has a second set of `in_channels` channels for the variance.
-    conditioning: the block design, a part of models.blocks: its name, MODULE:CLASS of one's own, a table with
-        its fields, or the part itself. A design of scaledit's as it is by default is held as its name.
-    class_dropout: fraction of labels replaced by the null label in training (`DiT.drop_labels`). 0: the null
-        label was never trained, and the model can only be sampled without guidance (`has_null_label`).
-    position: the position encoding, likewise a part of models.positions; "sincos" is the paper's frozen
-        table.
-    conditioner: what embeds the conditions, a part of models.conditioners; "labels" is the paper's table.
+    input_size: side of the square input, or (height, width), in pixels or latents. patch_size: side of a
+    patch; must divide both sides of the input. num_classes: number of classes without the null label; 1 for
+    an unconditional model. learn_sigma: whether the output has `in_channels` more channels, for the variance.
+    conditioning: the block design, a part of models.blocks: its name, MODULE:CLASS, a table with its fields,
+    or
+        the part itself. A built-in design with default fields is stored as its name.
+    class_dropout: fraction of labels replaced by the null label in training (`DiT.drop_labels`). With 0 the
+        null label is untrained and the model can only be sampled without guidance (`has_null_label`).
+    position: the position encoding, a part of models.positions; "sincos" is the paper's frozen table.
+    conditioner: embeds the conditions, a part of models.conditioners; "labels" is the paper's table.
     second_time: whether the network takes a second time (`DiT(config)(x, t, y, second=s)`), whose embedding
         is added to that of the first.
 
-    Raises UsageError for sizes that do not fit together.
+    Raises UsageError if the sizes are inconsistent.
     """
 
     input_size: int | tuple[int, int]
@@ -94,7 +92,7 @@ class DiTConfig:
                 f"choose heads that divide the width"
             )
         for name, kind in PARTS.items():
-            object.__setattr__(self, name, _held(_part(kind, getattr(self, name), f"model.{name}")))
+            object.__setattr__(self, name, _shortened(_part(kind, getattr(self, name), f"model.{name}")))
         if not isinstance(self.second_time, bool):
             raise UsageError(f"model.second_time must be true or false, got {self.second_time!r}")
         self.position_part.fits(self)
@@ -117,13 +115,11 @@ class DiTConfig:
         return _part(Conditioner, self.conditioner, "model.conditioner")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, parts whole; `DiTConfig(**value)` is its inverse."""
-        defaults = {one.name: one.default for one in dataclasses.fields(self)}
-        values = {name: getattr(self, name) for name in defaults}
+        """Plain values, with all fields of parts; `DiTConfig(**value)` is the inverse."""
         return {
-            name: part.plain(value)
-            for name, value in values.items()
-            if name not in ADDED or value != defaults[name]
+            field.name: part.plain(value)
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) != field.default or field.name not in ADDED
         }
 
     @property
@@ -133,8 +129,7 @@ class DiTConfig:
 
     @property
     def has_null_label(self) -> bool:
-        """Whether the null label is trained, so that classifier-free guidance has something to guide away
-        from."""
+        """Whether the null label is trained, as classifier-free guidance requires."""
         return self.class_dropout > 0
 
     @property
@@ -147,7 +142,7 @@ class DiTConfig:
 
     @property
     def tokens(self) -> int:
-        """Patches of one image: the sequence length, without in-context's two condition tokens."""
+        """Patches of one image: the sequence length without the condition tokens of in-context."""
         return (self.height // self.patch_size) * (self.width // self.patch_size)
 
     @property
@@ -161,42 +156,34 @@ class DiTConfig:
 
     @classmethod
     def named(cls, name: str, image_size: int = 256, **changes: object) -> DiTConfig:
-        """One of the paper's twelve, `DiT-{S,B,L,XL}/{2,4,8}`, on the latents of an f8 autoencoder.
+        """One of the paper's twelve models, `DiT-{S,B,L,XL}/{2,4,8}`, on the latents of an f8 autoencoder.
 
-        image_size is in pixels and must be divisible by 8 times the patch size.
+        image_size: in pixels, divisible by 8 times the patch size. changes: other fields. Raises UsageError.
         """
         if name not in MODEL_NAMES:
             raise UsageError(f"unknown model {name!r}{did_you_mean(name, MODEL_NAMES)}")
         if image_size % LATENT_DOWNSAMPLING:
             raise UsageError(
-                f"image_size {image_size} is not divisible by {LATENT_DOWNSAMPLING}, the downsampling "
-                f"of the paper's autoencoder"
+                f"image_size {image_size} is not divisible by {LATENT_DOWNSAMPLING}, the downsampling of the "
+                f"paper's autoencoder"
             )
         size, patch = name.removeprefix("DiT-").split("/")
-        depth, hidden_size, num_heads = SIZES[size]
-        config = cls(
-            input_size=image_size // LATENT_DOWNSAMPLING,
-            patch_size=int(patch),
-            in_channels=LATENT_CHANNELS,
-            hidden_size=hidden_size,
-            depth=depth,
-            num_heads=num_heads,
-            num_classes=IMAGENET_CLASSES,
-        )
+        depth, width, heads = SIZES[size]
+        side = image_size // LATENT_DOWNSAMPLING
+        config = cls(side, int(patch), LATENT_CHANNELS, width, depth, heads, IMAGENET_CLASSES)
         return replace(config, **changes)  # type: ignore[arg-type]  # checked by __post_init__
 
 
-def _held(given: part.Part) -> part.Part | str:
-    """A part of scaledit's whose fields are as by default as its name; any other as it is."""
-    name = given.part_name()
-    return name if ":" not in name and given == type(given)() else given
+def _shortened(value: part.Part) -> part.Part | str:
+    """The name of a built-in part with default fields; any other part unchanged."""
+    name = value.part_name()
+    return name if ":" not in name and value == type(value)() else value
 
 
-def _part(kind: type[Kind], given: object, where: str) -> Kind:
-    """A part as a config was given it, or holds it."""
-    if isinstance(given, str) and ":" not in given:
-        return _built_in(kind, given, where)
-    return part.build(kind, given, where)
+def _part(kind: type[Kind], value: object, where: str) -> Kind:
+    if isinstance(value, str) and ":" not in value:
+        return _built_in(kind, value, where)
+    return part.build(kind, value, where)
 
 
 @lru_cache

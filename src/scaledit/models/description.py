@@ -1,12 +1,12 @@
-"""A network as a list of layers: what it is built from, and what it is counted by. Imports no torch.
+"""A network as a list of layers, from which it is both built and counted. Imports no torch.
 
     {"norm1": LayerNorm(d, T), "attn": SelfAttention(d, heads, T), "mlp": MLP(d, m, T), ...}
 
-    parameters, multiply-adds, numbers kept for the backward pass  =  sums over the layers
+    parameters, multiply-adds, activations kept for the backward pass  =  sums over the layers
 
-Each layer knows how many tokens of one image go through it. A multiply-add is counted as one, for one
-forward pass at batch 1, as the paper's Gflops are. Matrix products are counted (linears and attention);
-normalisations, activations and look-ups are not. All numbers below are of one image.
+Each layer knows how many tokens of one image go through it, and all counts are of one image. A multiply-add
+counts as one, as in the paper's Gflops. Matrix products are counted (linears and attention); normalisations,
+activation functions and look-ups are not.
 """
 
 from __future__ import annotations
@@ -18,41 +18,45 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
+    from scaledit.models import layers
     from scaledit.models.config import DiTConfig
+else:
+    from scaledit.lazy import Lazy, torch
+
+    layers = Lazy("scaledit.models.layers")
 
 TIME_FREQUENCIES = 256
 """Length of the sinusoidal timestep embedding: half cosines, half sines."""
+LAYER_NORM_EPS = 1e-6
 NORM_NUMBERS = 2
-"""A LayerNorm keeps the mean and the deviation of each token."""
+"""A LayerNorm keeps the mean and the standard deviation of each token."""
 
 Shapes = dict[str, tuple[int, ...]]
 
 
-class Kept(NamedTuple):
-    """How many numbers a forward pass keeps for its backward pass. wide: in float32 in any case. narrow:
-    factors and results of matrix products, in bfloat16 under autocast."""
+class Activations(NamedTuple):
+    """Numbers that a forward pass keeps for the backward pass. wide: always in float32. narrow: factors and
+    results of matrix products, in bfloat16 under autocast."""
 
     wide: int = 0
     narrow: int = 0
 
-    def plus(self, other: Kept, times: int = 1) -> Kept:
-        return Kept(self.wide + other.wide * times, self.narrow + other.narrow * times)
+    def plus(self, other: Activations, times: int = 1) -> Activations:
+        return Activations(self.wide + other.wide * times, self.narrow + other.narrow * times)
 
 
 class Layer(abc.ABC):
     """One layer: its weights, its cost, and how to build it. Subclasses are frozen dataclasses.
 
-    NORMAL: which of its weights start as N(0, 0.02); those of linears start Xavier-uniform, the others as
-    their module makes them. starts_at_zero: whether all its weights start at zero.
+    NORMAL: names of weights that are initialised to N(0, 0.02); those of other linears are Xavier-uniform,
+    and the rest as their module makes them. starts_at_zero: whether all weights are initialised to zero.
     """
 
     NORMAL: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def starts_at_zero(self) -> bool:
-        return False
+    starts_at_zero: bool = False
 
     @abc.abstractmethod
     def weights(self) -> Shapes:
@@ -60,27 +64,27 @@ class Layer(abc.ABC):
 
     @abc.abstractmethod
     def build(self) -> nn.Module:
-        """The module, in torch's own initialisation."""
+        """The module, with torch's own initialisation."""
 
     def macs(self) -> int:
         """Multiply-adds of one forward pass."""
         return 0
 
-    def kept(self) -> Kept:
-        """What autograd saves: its inputs where they are needed, and what lies between."""
-        return Kept()
+    def activations(self) -> Activations:
+        """What autograd saves: the inputs that it needs, and intermediate results."""
+        return Activations()
 
     def live(self) -> int:
-        """Numbers that a forward pass without gradients holds at once, at the least: the input and what is
-        made of it."""
+        """Lower bound of the numbers that a forward pass without gradients holds at once: the input and what
+        is computed from it."""
         return 0
 
     @property
     def params(self) -> int:
         return sum(math.prod(shape) for shape in self.weights().values())
 
-    def multiplied(self) -> int:
-        """Parameters that are factors of a product, of which autocast keeps a copy."""
+    def cast_params(self) -> int:
+        """Parameters of which autocast keeps a copy: the factors of matrix products."""
         return self.params
 
 
@@ -94,16 +98,12 @@ def _linear(name: str, out: int, inputs: int) -> Shapes:
 
 @dataclass(frozen=True)
 class Linear(Layer):
-    """rows: tokens of an image that go through it, 1 for a vector. zero: weight and bias start at zero."""
+    """rows: tokens of an image, 1 for a vector."""
 
     inputs: int
     outputs: int
     rows: int
-    zero: bool = False
-
-    @property
-    def starts_at_zero(self) -> bool:
-        return self.zero
+    starts_at_zero: bool = False
 
     def weights(self) -> Shapes:
         return _linear("", self.outputs, self.inputs)
@@ -111,29 +111,24 @@ class Linear(Layer):
     def macs(self) -> int:
         return self.rows * self.inputs * self.outputs
 
-    def kept(self) -> Kept:
-        return Kept(narrow=self.rows * self.inputs)
+    def activations(self) -> Activations:
+        return Activations(narrow=self.rows * self.inputs)
 
     def live(self) -> int:
         return self.rows * (self.inputs + self.outputs)
 
     def build(self) -> nn.Module:
-        from torch import nn
-
-        return nn.Linear(self.inputs, self.outputs)
+        return torch.nn.Linear(self.inputs, self.outputs)
 
 
 @dataclass(frozen=True)
 class Modulation(Layer):
-    """Linear from silu(t + c) to so many vectors of the width; starts at zero (paper, section 3.2). What is
-    kept of it depends on how its vectors are used, so that the design counts it (`Block.kept`)."""
+    """Linear from silu(t + c) to `vectors` vectors; starts at zero (paper, section 3.2). Its activations
+    depend on how the vectors are used, so the block design counts them (`Block.activations`)."""
 
     width: int
     vectors: int
-
-    @property
-    def starts_at_zero(self) -> bool:
-        return True
+    starts_at_zero = True
 
     def weights(self) -> Shapes:
         return _linear("", self.vectors * self.width, self.width)
@@ -142,14 +137,12 @@ class Modulation(Layer):
         return self.vectors * self.width**2
 
     def build(self) -> nn.Module:
-        from torch import nn
-
-        return nn.Linear(self.width, self.vectors * self.width)
+        return torch.nn.Linear(self.width, self.vectors * self.width)
 
 
 @dataclass(frozen=True)
 class LayerNorm(Layer):
-    """rows: tokens of an image. affine: with a scale and a shift for each channel."""
+    """rows: tokens of an image. affine: whether it has a scale and a shift per channel."""
 
     width: int
     rows: int
@@ -158,22 +151,19 @@ class LayerNorm(Layer):
     def weights(self) -> Shapes:
         return {"weight": (self.width,), "bias": (self.width,)} if self.affine else {}
 
-    def kept(self) -> Kept:
-        return Kept(wide=self.rows * (self.width + NORM_NUMBERS))
+    def activations(self) -> Activations:
+        return Activations(wide=self.rows * (self.width + NORM_NUMBERS))
 
     def live(self) -> int:
         return 2 * self.rows * self.width
 
     def build(self) -> nn.Module:
-        from scaledit.models.layers import layer_norm
-
-        return layer_norm(self.width, affine=self.affine)
+        return torch.nn.LayerNorm(self.width, eps=LAYER_NORM_EPS, elementwise_affine=self.affine)
 
 
 @dataclass(frozen=True)
 class SelfAttention(Layer):
-    """rows: tokens of an image. The fused attention keeps one number for each token and head, and no T x T
-    matrix."""
+    """rows: tokens of an image. Fused attention keeps one number per token and head, and no T x T matrix."""
 
     width: int
     heads: int
@@ -185,22 +175,20 @@ class SelfAttention(Layer):
     def macs(self) -> int:
         return 4 * self.rows * self.width**2 + 2 * self.rows**2 * self.width
 
-    def kept(self) -> Kept:
-        """x; q, k, v; the result."""
-        return Kept(wide=self.rows * self.heads, narrow=5 * self.rows * self.width)
+    def activations(self) -> Activations:
+        return Activations(wide=self.rows * self.heads, narrow=self.live())
 
     def live(self) -> int:
+        """x; q, k, v; the result."""
         return 5 * self.rows * self.width
 
     def build(self) -> nn.Module:
-        from scaledit.models import layers
-
         return layers.SelfAttention(self.width, self.heads)
 
 
 @dataclass(frozen=True)
 class CrossAttention(Layer):
-    """rows: tokens of an image; context: tokens that they attend to, of the same width."""
+    """rows: tokens of an image. context: tokens that they attend to, of the same width."""
 
     width: int
     heads: int
@@ -215,17 +203,14 @@ class CrossAttention(Layer):
         products = 2 * (self.rows + self.context) * self.width**2
         return products + 2 * self.rows * self.context * self.width
 
-    def kept(self) -> Kept:
-        """x, q, the result; the context, its k and v."""
-        narrow = 3 * (self.rows + self.context) * self.width
-        return Kept(wide=self.rows * self.heads, narrow=narrow)
+    def activations(self) -> Activations:
+        return Activations(wide=self.rows * self.heads, narrow=self.live())
 
     def live(self) -> int:
+        """x, q, the result; the context, its k and v."""
         return 3 * (self.rows + self.context) * self.width
 
     def build(self) -> nn.Module:
-        from scaledit.models import layers
-
         return layers.CrossAttention(self.width, self.heads)
 
 
@@ -243,22 +228,20 @@ class MLP(Layer):
     def macs(self) -> int:
         return 2 * self.rows * self.width * self.hidden
 
-    def kept(self) -> Kept:
-        """x; the hidden layer before and after its activation."""
-        return Kept(narrow=self.rows * (self.width + 2 * self.hidden))
+    def activations(self) -> Activations:
+        return Activations(narrow=self.live())
 
     def live(self) -> int:
+        """x; the hidden layer before and after its activation function."""
         return self.rows * (self.width + 2 * self.hidden)
 
     def build(self) -> nn.Module:
-        from scaledit.models import layers
-
         return layers.MLP(self.width, self.hidden)
 
 
 @dataclass(frozen=True)
 class TimestepEmbedder(Layer):
-    """Sinusoid of TIME_FREQUENCIES numbers, Linear, SiLU, Linear; once an image."""
+    """Sinusoid of TIME_FREQUENCIES numbers, Linear, SiLU, Linear; once per image."""
 
     NORMAL: ClassVar[tuple[str, ...]] = ("fc1.weight", "fc2.weight")
 
@@ -270,18 +253,16 @@ class TimestepEmbedder(Layer):
     def macs(self) -> int:
         return (TIME_FREQUENCIES + self.width) * self.width
 
-    def kept(self) -> Kept:
-        return Kept(narrow=TIME_FREQUENCIES + 2 * self.width)
+    def activations(self) -> Activations:
+        return Activations(narrow=TIME_FREQUENCIES + 2 * self.width)
 
     def build(self) -> nn.Module:
-        from scaledit.models import layers
-
         return layers.TimestepEmbedder(self.width)
 
 
 @dataclass(frozen=True)
 class Embedding(Layer):
-    """A table that is looked up: no product, and so never cast."""
+    """A look-up table: no product, so autocast keeps no copy."""
 
     NORMAL: ClassVar[tuple[str, ...]] = ("weight",)
 
@@ -291,25 +272,23 @@ class Embedding(Layer):
     def weights(self) -> Shapes:
         return {"weight": (self.entries, self.width)}
 
-    def multiplied(self) -> int:
+    def cast_params(self) -> int:
         return 0
 
     def build(self) -> nn.Module:
-        from torch import nn
-
-        return nn.Embedding(self.entries, self.width)
+        return torch.nn.Embedding(self.entries, self.width)
 
 
 class Description(NamedTuple):
-    """All layers of `DiT(config)`. ends: before the blocks, submodules of the network itself. block: of each
-    of `depth` blocks. final: behind them. kept: what the designs' own forward passes keep beside their
-    layers, of all blocks and the end."""
+    """All layers of `DiT(config)`. ends: submodules of the network itself, before the blocks. block: of each
+    of `depth` blocks. final: after the blocks. between: what the forward passes of all blocks and the final
+    layer keep besides their layers."""
 
     ends: Layers
     block: Layers
     final: Layers
     depth: int
-    between: Kept
+    between: Activations
 
     @classmethod
     def of(cls, config: DiTConfig) -> Description:
@@ -322,17 +301,17 @@ class Description(NamedTuple):
             **config.conditioner_part.layers(config),
             **config.position_part.layers(config),
         }
-        between = Kept().plus(block.kept(config), config.depth).plus(block.final_kept(config))
+        between = block.final_activations(config).plus(block.activations(config), config.depth)
         return cls(ends, block.layers(config), block.final_layers(config), config.depth, between)
 
-    def once(self) -> Iterator[tuple[Layer, int]]:
-        """Each layer, and how often there is one like it."""
+    def multiplicities(self) -> Iterator[tuple[Layer, int]]:
+        """Each distinct layer, and how often it occurs."""
         yield from ((layer, 1) for layer in self.ends.values())
         yield from ((layer, self.depth) for layer in self.block.values())
         yield from ((layer, 1) for layer in self.final.values())
 
     def named(self) -> Iterator[tuple[str, Layer]]:
-        """Each layer by the name of its submodule, as in "blocks.0.attn", in the order of the state dict."""
+        """Each layer with the name of its submodule ("blocks.0.attn"), in the order of the state dict."""
         yield from self.ends.items()
         for i in range(self.depth):
             yield from ((f"blocks.{i}.{name}", layer) for name, layer in self.block.items())
@@ -348,20 +327,20 @@ class Description(NamedTuple):
 
     @property
     def params(self) -> int:
-        return sum(layer.params * times for layer, times in self.once())
+        return sum(layer.params * times for layer, times in self.multiplicities())
 
     @property
-    def multiplied(self) -> int:
+    def cast_params(self) -> int:
         """Parameters of which autocast keeps a copy."""
-        return sum(layer.multiplied() * times for layer, times in self.once())
+        return sum(layer.cast_params() * times for layer, times in self.multiplicities())
 
     @property
     def macs(self) -> int:
-        return sum(layer.macs() * times for layer, times in self.once())
+        return sum(layer.macs() * times for layer, times in self.multiplicities())
 
-    def kept(self) -> Kept:
-        """Numbers that the forward pass of one image keeps for its backward pass."""
+    def activations(self) -> Activations:
+        """Numbers that the forward pass of one image keeps for the backward pass."""
         total = self.between
-        for layer, times in self.once():
-            total = total.plus(layer.kept(), times)
+        for layer, times in self.multiplicities():
+            total = total.plus(layer.activations(), times)
         return total

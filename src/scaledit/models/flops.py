@@ -1,10 +1,9 @@
-"""Parameters and multiply-adds of a DiT in closed form, from its config alone (no tensors, no torch).
+"""Parameters and multiply-adds of a DiT in closed form, from its config only. Imports no torch.
 
     macs = depth (12 T d^2 + 2 T^2 d + 6 d^2) + ends                        (adaLN-Zero, MLP ratio 4)
 
-one multiply-add counted as one, for one forward pass at batch 1, as the paper's Gflops are. Counted:
-matrix products (linears and attention). Not counted: normalisations, activations, the label look-up.
-The sums are over `description.Description`, the list of layers that the network is built from.
+Sums over `description.Description`, the list of layers that the network is built from; see there for what is
+counted.
 """
 
 from __future__ import annotations
@@ -15,13 +14,12 @@ from scaledit.models.config import DiTConfig
 from scaledit.models.description import Description
 
 TRAIN_FORWARDS = 3
-"""A training step costs three forward passes: one forward, and a backward of two (paper, section 4)."""
-BYTES = 4  # of a number in float32
+"""A training step costs three forward passes: its own, and a backward pass of two (paper, section 4)."""
+FLOAT32_BYTES = 4
 
 
 class Counts(NamedTuple):
-    """params: trainable parameters (the frozen position table left out). macs: multiply-adds of one
-    forward pass at batch 1."""
+    """params: trainable parameters. macs: multiply-adds of one forward pass at batch 1."""
 
     params: int
     macs: int
@@ -34,15 +32,12 @@ def count(config: DiTConfig) -> Counts:
 
 
 def sampling_bytes(config: DiTConfig, batch: int) -> int:
-    """Bytes that a forward pass of `batch` images without gradients holds at once, at the least: of T tokens
-    of width d, in float32, a block's input, and what the largest of its layers makes of its own input (the
-    MLP: that, and the hidden layer before and after its activation). Weights are not counted."""
-    layers = Description.of(config).block.values()
-    largest = max((layer.live() for layer in layers), default=0)
-    return BYTES * batch * (config.tokens * config.hidden_size + largest)
+    """Lower bound of the bytes that a forward pass of `batch` images without gradients holds at once, in
+    float32 and without weights: a block's input, and the largest `Layer.live` of the block's layers."""
+    largest = max((layer.live() for layer in Description.of(config).block.values()), default=0)
+    return FLOAT32_BYTES * batch * (config.tokens * config.hidden_size + largest)
 
 
 def train_macs(macs: int, images: int) -> int:
-    """Multiply-adds of training on so many images at macs a forward pass: a backward pass is two forward ones
-    (paper, section 4)."""
+    """Multiply-adds of training on that many images. macs: of one forward pass."""
     return TRAIN_FORWARDS * macs * images

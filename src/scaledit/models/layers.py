@@ -1,4 +1,4 @@
-"""The parts of a DiT that are not a block: patches, embeddings, attention, the MLP.
+"""The modules of a DiT besides its blocks: patches, embeddings, attention, the MLP.
 
 tokens  =  patchify(x) W + b + pos              (paper, section 3.2, "Patchify")
 gamma(t) = [cos(t w_k), sin(t w_k)],  w_k = 10000^(-k/128),  k = 0..127
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -19,34 +20,28 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from scaledit.errors import UsageError
 from scaledit.models.description import TIME_FREQUENCIES
 
-LAYER_NORM_EPS = 1e-6
-
-
-def layer_norm(width: int, *, affine: bool) -> nn.LayerNorm:
-    return nn.LayerNorm(width, eps=LAYER_NORM_EPS, elementwise_affine=affine)
-
 
 def patchify(x: Tensor, patch: int) -> Tensor:
-    """(N, C, H, W) -> (N, H/p * W/p, C*p*p), tokens in reading order, each flattened as C, p, p."""
+    """(N, C, H, W) -> (N, H/p * W/p, C*p*p): tokens in row-major order, each flattened as C, p, p."""
     n, c, h, w = x.shape
     x = x.reshape(n, c, h // patch, patch, w // patch, patch)
     return x.permute(0, 2, 4, 1, 3, 5).reshape(n, (h // patch) * (w // patch), c * patch * patch)
 
 
 def unpatchify(tokens: Tensor, patch: int, height: int, width: int) -> Tensor:
-    """(N, H/p * W/p, p*p*C) -> (N, C, H, W); each token is laid out p, p, C (the official order)."""
+    """(N, H/p * W/p, p*p*C) -> (N, C, H, W). Each token is laid out as p, p, C (the official order)."""
     n = tokens.shape[0]
     x = tokens.reshape(n, height // patch, width // patch, patch, patch, -1)
     return torch.einsum("nhwpqc->nchpwq", x).reshape(n, -1, height, width)
 
 
 def time_frequencies() -> Tensor:
-    """10000^(-k/128), k = 0..127, (128,) float32 on the CPU: the same on every machine.
+    """10000^(-k/128), k = 0..127, (128,) float32 on the CPU; bit-identical on every machine.
 
-    An ulp here is 3e-5 in the embedding at t = 999, and float32 exp differs by an ulp between processors.
-    So the exponent is rounded to float32 (as the official program does), its exp taken in float64, and
-    the result rounded once. At k = 12 the exact value lies 0.479 of the way between two floats; the
-    official outputs that we test against were made with the upper one.
+    An ulp here changes the embedding at t = 999 by 3e-5, and float32 exp differs by an ulp between
+    processors. Therefore the exponent is rounded to float32 (as in the official code), its exp is computed in
+    float64, and the result is rounded once. At k = 12 the exact value lies 0.479 of the way between two
+    floats; the official outputs that the tests compare with use the upper one.
     """
     half = TIME_FREQUENCIES // 2
     exponent = -math.log(10000.0) * torch.arange(half, dtype=torch.float32, device="cpu") / half
@@ -56,18 +51,19 @@ def time_frequencies() -> Tensor:
 
 
 def timestep_embedding(t: Tensor, frequencies: Tensor) -> Tensor:
-    """Sinusoidal embedding of t (N,), in 0..1000, at the frequencies (K,) -> (N, 2K): cosines first, then
-    sines; float64 where t is (so that derivatives in t can be checked), else float32. (diffusers divides by
-    K - 1 in the exponent: another function.)"""
+    """Sinusoidal embedding of t (N,), in 0..1000, at the frequencies (K,) -> (N, 2K): cosines, then sines.
+    float64 if t is (so that derivatives in t can be checked), else float32. (diffusers divides by K - 1 in
+    the exponent, which is a different function.)"""
     angles = (t if t.dtype == torch.float64 else t.float())[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 def position_table(width: int, rows: int, columns: int) -> Tensor:
-    """Frozen 2-D sin-cos position embedding, (rows * columns, width) float32, on the CPU.
+    """Frozen 2-D sin-cos position embedding, (rows * columns, width) float32 on the CPU.
 
-    The first half of the channels encodes the column (the official code puts the width grid first),
-    the second half the row; within each half sines come before cosines. Computed in float64.
+    The first half of the channels encodes the column (the official code puts the width grid first), and the
+    second half the row; within each half sines precede cosines. Computed in float64. Raises UsageError if
+    width is not divisible by 4.
     """
     if width % 4:
         raise UsageError(
@@ -76,48 +72,48 @@ def position_table(width: int, rows: int, columns: int) -> Tensor:
         )
     quarter = width // 4
 
-    def count(n: int) -> Tensor:
+    def arange(n: int) -> Tensor:
         return torch.arange(n, dtype=torch.float64, device="cpu")
 
-    omega = 10000.0 ** -(count(quarter) / quarter)
+    omega = 10000.0 ** -(arange(quarter) / quarter)
 
     def encode(position: Tensor) -> Tensor:
         angles = position.reshape(-1, 1) * omega
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
-    row, column = torch.meshgrid(count(rows), count(columns), indexing="ij")
+    row, column = torch.meshgrid(arange(rows), arange(columns), indexing="ij")
     return torch.cat([encode(column), encode(row)], dim=1).float()
 
 
 class Derived(nn.Module):
-    """A module with one buffer that is no weight but a function of the config, and so is in no state dict.
+    """A module with one buffer that is a function of the config instead of a weight, and in no state dict.
 
-    `to_empty` fills such a buffer with whatever was in memory, a state dict passes it over, and a cast rounds
-    it. So it is computed anew whenever the module is moved, cast, materialised or loaded, and is right
-    however the module came to be: on the meta device, under FSDP, by `load_state_dict(assign=True)`.
+    `to_empty` leaves such a buffer uninitialised, a state dict does not restore it, and a cast rounds it.
+    Therefore it is recomputed whenever the module is moved, cast, materialised or loaded, and is correct
+    however the module was made: on the meta device, under FSDP, by `load_state_dict(assign=True)`.
     """
 
     def derive(self, name: str, value: Callable[[], Tensor], *, exact: bool) -> None:
-        """Registers the buffer `name`. value: makes it, on the CPU. exact: it stays of its own dtype when the
-        module is cast; otherwise it goes with the weights."""
+        """Registers the buffer `name`. value: computes it, on the CPU. exact: whether it keeps its dtype when
+        the module is cast; otherwise it follows the weights."""
         self._name, self._value, self._exact = name, value, exact
         self.register_buffer(name, value().to(torch.get_default_device()), persistent=False)
-        self.register_load_state_dict_post_hook(_derived_after_loading)
+        self.register_load_state_dict_post_hook(_rederive_after_loading)
 
     def rederive(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Makes the buffer anew. dtype: of the weights."""
+        """Recomputes the buffer. dtype: of the weights."""
         value = self._value()
         setattr(self, self._name, value.to(device=device, dtype=value.dtype if self._exact else dtype))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Derived:
-        """What `to`, `cuda`, `half`, `to_empty` and the like go through."""
+        """Called by `to`, `cuda`, `half`, `to_empty` and the like."""
         super()._apply(fn, recurse)
-        now: Tensor = getattr(self, self._name)
-        self.rederive(now.device, now.dtype)
+        buffer: Tensor = getattr(self, self._name)
+        self.rederive(buffer.device, buffer.dtype)
         return self
 
 
-def _derived_after_loading(module: nn.Module, keys: object) -> None:
+def _rederive_after_loading(module: nn.Module, keys: object) -> None:
     assert isinstance(module, Derived)
     weight = next(module.parameters())
     module.rederive(weight.device, weight.dtype)
@@ -130,7 +126,7 @@ class TimestepEmbedder(Derived):
         super().__init__()
         self.fc1 = nn.Linear(TIME_FREQUENCIES, width)
         self.fc2 = nn.Linear(width, width)
-        # Exact, whatever the weights are cast to: rounded frequencies are another function.
+        # Exact, since rounded frequencies would be a different function.
         self.derive("frequencies", time_frequencies, exact=True)
         self.frequencies: Tensor
 
@@ -140,25 +136,19 @@ class TimestepEmbedder(Derived):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attention of q (N, heads, T, head) to k and v (N, heads, S, head) -> (N, T, heads * head). mask:
-    (N, S), true at the keys that count; None where all do.
-
-    The fused kernels have no derivative in forward mode, so under forward-mode differentiation
-    (torch.func.jvp) the plain products are taken, which have one.
-    """
+    """Attention of q (N, heads, T, head) to k and v (N, heads, S, head) -> (N, T, heads * head). mask: (N,
+    S), false at keys to ignore; None if there are none."""
     keys = None if mask is None else mask[:, None, None, :]
-    if forward_ad._current_level >= 0:  # what torch.func.jvp and dual_level alike set
-        with sdpa_kernel(SDPBackend.MATH):
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
-    else:
+    # The fused kernels have no forward-mode derivative, which both torch.func.jvp and dual_level ask for.
+    forward_mode = forward_ad._current_level >= 0
+    with sdpa_kernel(SDPBackend.MATH) if forward_mode else nullcontext():
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
     n, heads, tokens, head = q.shape
     return out.transpose(1, 2).reshape(n, tokens, heads * head)
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with qkv bias; x (N, T, D) -> (N, T, D). mask: (N, T), true at the tokens
-    that count; None where all do."""
+    """Multi-head self-attention with qkv bias: x (N, T, D) -> (N, T, D). mask: (N, T), as in `attend`."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -173,8 +163,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention from x (N, T, D) to a context (N, S, D). mask: (N, S), true at the tokens of the
-    context that count; None where all do."""
+    """Multi-head attention from x (N, T, D) to a context (N, S, D). mask: (N, S), as in `attend`."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()

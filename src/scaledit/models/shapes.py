@@ -1,4 +1,4 @@
-"""Names and shapes of a DiT's weights in closed form: what a state dict must be, without building a network.
+"""Names and shapes of a DiT's weights in closed form, to check a state dict without building a network.
 
 attn.qkv (3D, D)   attn.proj (D, D)   mlp.fc1 (H, D)   mlp.fc2 (D, H)   modulation (6D or 4D, D)
 """

@@ -1,1 +1,1 @@
-"""Which images to draw from a model, the files they go into, and drawing very many of them."""
+"""Requests for images from a model, the files they are written to, and generating them in parts."""

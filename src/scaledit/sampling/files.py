@@ -1,13 +1,14 @@
-"""Samples on disk: a grid, ADM's batch, or a folder with a PNG an image; whole or not there.
+"""Samples on disk: a grid, ADM's batch, or a folder with one PNG per image. All files are written atomically.
 
-FILE.npz   arr_0 (N, H, W, 3) uint8   arr_1 (N,) int64 labels   origin: JSON, how to make them again
+FILE.npz   arr_0 (N, H, W, 3) uint8   arr_1 (N,) int64 labels   origin: JSON, how to reproduce them
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from scaledit.sampling.request import Samples
 
 
 def write(samples: Samples, out: Path) -> None:
-    """A grid (.png), ADM's batch (.npz) or a folder of PNGs."""
+    """Writes a grid (.png), ADM's batch (.npz) or a folder of PNGs (no suffix)."""
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":
         images.save_png(out, images.grid(samples.images, samples.columns), samples.origin)
@@ -35,23 +36,21 @@ def write(samples: Samples, out: Path) -> None:
 def write_npz(
     out: Path, parts: Iterable[np.ndarray], labels: np.ndarray, origin: Mapping[str, Any], n: int
 ) -> None:
-    """ADM's batch of `n` images that come in parts (n_i, H, W, 3) uint8, one part in memory at a time.
-
-    The same images give the same bytes. Until the last rename the file does not carry its name.
-    """
+    """Writes ADM's batch of `n` images, given in parts (n_i, H, W, 3) uint8 of which one is in memory at a
+    time. The same images give the same bytes."""
     with atomic_write(out) as file, zipfile.ZipFile(file, "w") as archive:
         parts = iter(parts)
         first = next(parts)
         with _member(archive, "arr_0") as member:
             header = {"descr": "|u1", "fortran_order": False, "shape": (n, *first.shape[1:])}
             np.lib.format.write_array_header_1_0(member, header)
-            for part in _chain(first, parts):
+            for part in itertools.chain([first], parts):
                 member.write(np.ascontiguousarray(part).data)
         _add(archive, {"arr_1": labels, "origin": np.array(json.dumps(origin))})
 
 
 def write_arrays(out: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """An .npz of plain arrays; the same arrays give the same bytes. Whole or not there."""
+    """Writes an .npz of plain arrays; the same arrays give the same bytes."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(out) as file, zipfile.ZipFile(file, "w") as archive:
         _add(archive, arrays)
@@ -64,9 +63,4 @@ def _add(archive: zipfile.ZipFile, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _member(archive: zipfile.ZipFile, name: str):
-    return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)  # the date is always 1980
-
-
-def _chain(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    yield first
-    yield from rest
+    return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)  # dated 1980

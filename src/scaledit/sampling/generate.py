@@ -1,12 +1,12 @@
-"""Very many samples, by parts: stop and run it again, or divide it among processes with --shard i/n.
+"""Many samples, generated in parts: an interrupted run resumes, and --shard i/n divides it among processes.
 
-    part k holds the images [k P, (k+1) P), P = 250; shard i of n makes the parts k with k mod n = i
+    part k holds the images [k P, (k+1) P), P = 250; shard i of n generates the parts k with k mod n = i
 
-    OUT/request.json  OUT/part-00000.npz ...             a folder: stays as it is
-    FILE.npz.parts/   the same; joined into FILE.npz by whoever finds all parts there, then removed
+    OUT/request.json  OUT/part-00000.npz ...    if OUT is a folder
+    FILE.npz.parts/   the same, merged into FILE.npz by the process that completes it, and then removed
 
-Each image is a function of its index, and each part is drawn on its own, so that neither shards nor
-interruptions change a byte. Nothing is passed between processes but these files.
+Each image is a function of its index and each part is generated on its own, so neither shards nor
+interruptions change a byte. Processes communicate through these files only.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ REQUEST = "request.json"
 
 
 class Generated(NamedTuple):
-    """images: how many of the whole are there now. complete: all of them, and `out` can be used."""
+    """images: the number of images that exist now, from all shards. complete: whether `out` is finished."""
 
     out: Path
     images: int
@@ -45,7 +45,7 @@ class Generated(NamedTuple):
 
 @dataclass(frozen=True)
 class Parts:
-    """A folder of parts and the request that they belong to (as written in request.json)."""
+    """A folder of parts and their request, as in request.json."""
 
     folder: Path
     request: dict[str, Any]
@@ -53,13 +53,13 @@ class Parts:
     @classmethod
     def read(cls, folder: Path) -> Parts:
         """Raises UsageError if the folder's request.json cannot be read."""
-        path, what = folder / REQUEST, "a request that scaledit generate wrote"
+        path, noun = folder / REQUEST, "a request that scaledit generate wrote"
         try:
-            request = read_json(path, what, error=UsageError)
+            request = read_json(path, noun, error=UsageError)
         except OSError as error:
-            raise UsageError(f"{path} cannot be read as {what}: {error.strerror or error}") from None
+            raise UsageError(f"{path} cannot be read as {noun}: {error.strerror or error}") from None
         if not all(type(request.get(key)) is int and request[key] > 0 for key in ("n", "part")):
-            raise UsageError(f"{path} cannot be read as {what}: it has no number of images and size of parts")
+            raise UsageError(f"{path} cannot be read as {noun}: it has no number of images and size of parts")
         return cls(folder, old.protocol(request))
 
     @property
@@ -80,19 +80,16 @@ class Parts:
         return [k for k in self.numbers() if not self.path(k).is_file()]
 
     def images(self) -> Iterator[np.ndarray]:
-        """Part after part. Raises RunError naming one that is corrupt."""
+        """The images of one part after another. Raises RunError naming a corrupt part."""
         for k in self.numbers():
+            path, fix = self.path(k), "delete it and run the command again"
             try:
-                with np.load(self.path(k), allow_pickle=False) as part:
+                with np.load(path, allow_pickle=False) as part:
                     images = part["arr_0"]
             except Exception as error:  # numpy and zipfile raise many kinds for corrupt files
-                raise RunError(
-                    f"{self.path(k)} is corrupt ({error}); delete it and run the command again"
-                ) from None
+                raise RunError(f"{path} is corrupt ({error}); {fix}") from None
             if len(images) != len(self.indices(k)):
-                raise RunError(
-                    f"{self.path(k)} holds {len(images)} images; delete it and run the command again"
-                )
+                raise RunError(f"{path} holds {len(images)} images; {fix}")
             yield images
 
 
@@ -104,68 +101,68 @@ def generate(
     batch_size: int = 125,
     progress: Progress | None = None,
 ) -> Generated:
-    """Makes this shard's missing parts of `request` (which has a num), and joins them if `out` is a .npz.
+    """Generates this shard's missing parts of `request`, which has a num and start 0, and merges all parts if
+    `out` is a .npz and they are complete.
 
-    progress(done, total) counts this shard's images. Raises UsageError if `out` holds other samples, or where
-    the disk has no room for them; RunError as drawing does.
+    progress(done, total) counts this shard's images. Raises UsageError if `out` holds other samples or the
+    disk is too small, and RunError if sampling fails.
     """
     assert request.num is not None and request.start == 0
-    described = json.loads(json.dumps({**request.origin(pipeline), "part": PART}))
-    joined = out.suffix == ".npz"
-    if joined and out.exists():
-        if _origin(out) != described:
+    origin = json.loads(json.dumps({**request.origin(pipeline), "part": PART}))
+    merged = out.suffix == ".npz"
+    if merged and out.exists():
+        if _origin(out) != origin:
             raise UsageError(f"{out} holds other samples; choose another --out, or delete it")
         return Generated(out, request.num, True)
-    folder = out.with_name(f"{out.name}.parts") if joined else out
+    folder = out.with_name(f"{out.name}.parts") if merged else out
     batch_size = checks.integer(batch_size, "batch_size", 1)
     pipeline.check(request.settings)
-    _check_room(pipeline, request.num, folder, joined)
-    begin_or_join(folder, REQUEST, described, "generated samples", old.protocol)
+    _check_disk(pipeline, request.num, folder, merged)
+    begin_or_join(folder, REQUEST, origin, "generated samples", old.protocol)
     parts = Parts.read(folder)
-    mine = [k for k in parts.numbers() if shard.has(k)]
-    todo = [k for k in mine if not parts.path(k).is_file()]
-    total = sum(len(parts.indices(k)) for k in mine)
+    todo = [k for k in parts.missing() if shard.has(k)]
+    total = sum(len(parts.indices(k)) for k in parts.numbers() if shard.has(k))
     done = total - sum(len(parts.indices(k)) for k in todo)
     if progress is not None:
         progress(done, total)
     for k in todo:
         indices = parts.indices(k)
         labels = labels_at(request.rule, indices, request.classes, request.settings.seed)
-        made = []
+        batches = []
         for first in range(0, len(indices), batch_size):
-            some = labels[first : first + batch_size].tolist()
-            made.append(pipeline.sample(some, request.settings, indices.start + first, batch_size))
-            done += len(some)
+            batch = labels[first : first + batch_size].tolist()
+            batches.append(pipeline.sample(batch, request.settings, indices.start + first, batch_size))
+            done += len(batch)
             if progress is not None:
                 progress(done, total)
-        files.write_npz(parts.path(k), made, labels, {**described, "start": indices.start}, len(indices))
+        files.write_npz(parts.path(k), batches, labels, {**origin, "start": indices.start}, len(indices))
     missing = parts.missing()
-    if missing and not (joined and out.exists()):  # another shard may have joined and removed them
+    if missing and not (merged and out.exists()):  # another shard may have merged and removed them
         return Generated(out, request.num - sum(len(parts.indices(k)) for k in missing), False)
-    if joined and not out.exists():
-        _join(parts, request, out)
+    if merged and not out.exists():
+        _merge(parts, request, out)
     return Generated(out, request.num, True)
 
 
-def _check_room(pipeline: Pipeline, n: int, folder: Path, joined: bool) -> None:
-    """Raises UsageError where `n` images take more than the disk has free, what is there already counted;
-    joined into one file they lie there twice until the parts are removed."""
+def _check_disk(pipeline: Pipeline, n: int, folder: Path, merged: bool) -> None:
+    """Raises UsageError if `n` images do not fit on the disk, given the parts that are there already; while
+    parts are merged, images are there twice."""
     _, height, width = pipeline.config.model.shape
-    finer = 1 if pipeline.decoder is None else pipeline.decoder.autoencoder_info.downsampling
-    image = 3 * height * width * finer**2
-    above = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-    there = sum(path.stat().st_size for path in folder.glob("part-*.npz")) if above == folder else 0
+    scale = 1 if pipeline.decoder is None else pipeline.decoder.autoencoder_info.downsampling
+    size = 3 * height * width * scale**2
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    used = sum(path.stat().st_size for path in folder.glob("part-*.npz")) if existing == folder else 0
     checks.fits(
-        image * n * (2 if joined else 1),
-        shutil.disk_usage(above).free + there,
-        f"{n:,} images of {width * finer}x{height * finer}",
-        f"free at {above}",
+        size * n * (2 if merged else 1),
+        shutil.disk_usage(existing).free + used,
+        f"{n:,} images of {width * scale}x{height * scale}",
+        f"free at {existing}",
         "ask for fewer (--num), or choose another --out",
     )
 
 
-def _join(parts: Parts, request: Request, out: Path) -> None:
-    """One file of all parts, by one process at a time; another one may have done it already."""
+def _merge(parts: Parts, request: Request, out: Path) -> None:
+    """Writes one file of all parts and removes them, in one process at a time; another may be faster."""
     try:
         lock = (parts.folder / ".lock").open("w")
     except FileNotFoundError:
@@ -182,5 +179,5 @@ def _origin(path: Path) -> object:
     try:
         with np.load(path, allow_pickle=False) as file:
             return old.protocol(json.loads(str(file["origin"])))
-    except Exception:  # any file that is none of ours
+    except Exception:  # a file of any other kind
         return None

@@ -1,10 +1,11 @@
-"""Which images to draw: how many, of which classes, with which settings.
+"""Requests for images: how many, of which classes, with which settings.
 
-image i of a request has the index start + i, the noise of (seed, start + i), and a class by one of these:
+Image i of a request has the index start + i, the noise of (seed, start + i), and a class by one of these
+rules:
 
-    equal     the classes in turn, by the index: each as often as the others, if N is a multiple
-    uniform   at random, keyed by (seed, index): ADM's and the paper's
-    real      as the real images' in turn: so that a difference of classes is no part of a distance
+    equal     the classes in turn, by index uniform   at random, keyed by (seed, index), as in ADM and the
+    paper real      the classes of the real images in turn, so that a distance does not measure a difference
+    of classes
 """
 
 from __future__ import annotations
@@ -38,9 +39,11 @@ def labels_at(rule: Rule, indices: Sequence[int], classes: Sequence[int], seed: 
 
 @dataclass(frozen=True)
 class Request:
-    """What to draw: `num` images with classes by `rule`; or, where num is None, `per_class` of each class,
-    class after class. classes: those of the model to choose from; for the rule "real", one for each real
-    image. Raises UsageError for a start or number of images that is not whole, or negative."""
+    """`num` images with classes by `rule`; or, if num is None, `per_class` of each class, class after class.
+
+    classes: the classes to choose from; for the rule "real", the class of each real image. Raises UsageError
+    if start is not a whole number of at least 0, or a number of images is not one of at least 1.
+    """
 
     classes: tuple[int, ...]
     settings: SampleConfig
@@ -50,31 +53,31 @@ class Request:
     rule: Rule = "equal"
 
     def __post_init__(self) -> None:
-        for name, lowest in (("per_class", 1), ("num", 1)):
+        for name in ("per_class", "num"):
             if getattr(self, name) is not None:
-                checks.integer(getattr(self, name), name, lowest)
+                checks.integer(getattr(self, name), name, 1)
         checks.integer(self.start, "start", 0)
         checks.integer(self.start + self.n, "start and the number of images together", 0, MOST_IMAGES)
 
     @property
-    def of_each(self) -> int:
+    def images_per_class(self) -> int:
         return self.per_class or self.settings.per_class
 
     @property
     def n(self) -> int:
-        """Images in all, without making anything of that size."""
-        return len(self.classes) * self.of_each if self.num is None else self.num
+        """The number of images."""
+        return len(self.classes) * self.images_per_class if self.num is None else self.num
 
     def labels(self) -> list[int]:
-        """The class of every image. Raises UsageError where so many numbers are more than there is memory."""
+        """The class of every image. Raises UsageError if the labels do not fit in memory."""
         machine.check_memory(BYTES_OF_A_LABEL * self.n, f"the labels of {self.n:,} images", "ask for fewer")
         if self.num is None:
-            return [c for c in self.classes for _ in range(self.of_each)]
+            return [c for c in self.classes for _ in range(self.images_per_class)]
         indices = range(self.start, self.start + self.num)
         return labels_at(self.rule, indices, self.classes, self.settings.seed).tolist()
 
     def origin(self, pipeline: Pipeline) -> dict[str, Any]:
-        """How to make these images again: written into every file that holds them."""
+        """How to reproduce these images, for the files that hold them."""
         settings = self.settings
         return {
             **pipeline.origin,
@@ -92,7 +95,7 @@ class Request:
 
 
 class Samples(NamedTuple):
-    """images (N, H, W, 3) uint8, labels (N,) int64, columns of their grid, and how they were made."""
+    """images (N, H, W, 3) uint8, labels (N,) int64, columns of their grid, and `Request.origin`."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -101,53 +104,50 @@ class Samples(NamedTuple):
 
 
 def parse_classes(
-    text: str | None, pipeline: Pipeline, say: Callable[[str], None] = warnings.warn
+    text: str | None, pipeline: Pipeline, warn: Callable[[str], None] = warnings.warn
 ) -> tuple[int, ...]:
     """'0,2,cat' -> class numbers; None is every class.
 
-    A word is a class's name, or else its number. Where names are numbers a word can be both, of two classes:
-    it is taken as the name, which is said, and "number:2" or "name:2" says which is meant. A name with commas
-    is taken where it is all of the text.
-
-    say: where that is told. Raises UsageError for a class the model lacks.
+    A word is the name of a class or else its number; "name:2" and "number:2" are explicit. If a word is the
+    name of one class and the number of another, it is read as the name, with a warning. A name with commas
+    must be the whole text. Raises UsageError if the model has no such class.
     """
     if text is None:
         return tuple(range(pipeline.config.model.num_classes))
     words = [text] if text in pipeline.class_names else [part.strip() for part in text.split(",")]
-    return tuple(_class(word, pipeline, say) for word in words)
+    return tuple(_parse_class(word, pipeline, warn) for word in words)
 
 
-def _class(word: str, pipeline: Pipeline, say: Callable[[str], None]) -> int:
-    names, (kind, colon, rest) = pipeline.class_names, word.partition(":")
+def _parse_class(word: str, pipeline: Pipeline, warn: Callable[[str], None]) -> int:
+    names, rest = pipeline.class_names, word.partition(":")[2]
     if word in names:
-        number = pipeline.label(word)
-        if _is_number(word) and 0 <= int(word) < pipeline.config.model.num_classes and int(word) != number:
-            other = printable(repr(names[int(word)])) if int(word) < len(names) else "without a name"
-            say(
-                f"class {word} is taken as the name of class number {number}; class number {int(word)} is "
+        label, number = pipeline.label(word), _number(word)
+        if number is not None and 0 <= number < pipeline.config.model.num_classes and number != label:
+            other = printable(repr(names[number])) if number < len(names) else "without a name"
+            warn(
+                f"class {word} is taken as the name of class number {label}; class number {number} is "
                 f"{other}: write number:{word} for that one, name:{word} for this one"
             )
-        return number
-    if colon and kind == "name":
+        return label
+    if word.startswith("name:"):
         return pipeline.label(rest)
-    if colon and kind == "number":
-        word = rest
-    if _is_number(word):
-        return pipeline.label(int(word))
-    if colon and kind == "number":
-        raise UsageError(f"a class's number is a whole number, got {word!r}")
+    number = _number(rest if word.startswith("number:") else word)
+    if number is not None:
+        return pipeline.label(number)
+    if word.startswith("number:"):
+        raise UsageError(f"the number of a class must be a whole number, got {rest!r}")
     raise UsageError(f"unknown class {word!r}{did_you_mean(word, names)}")
 
 
-def _is_number(word: str) -> bool:
-    return word.removeprefix("-").isdecimal() and word.isascii()
+def _number(word: str) -> int | None:
+    return int(word) if word.removeprefix("-").isdecimal() and word.isascii() else None
 
 
 def run(
     pipeline: Pipeline, request: Request, batch_size: int = 64, progress: Progress | None = None
 ) -> Samples:
-    """Draws the request."""
+    """Generates the images of the request."""
     labels = request.labels()
-    made = pipeline.sample(labels, request.settings, request.start, batch_size, progress)
-    columns = request.of_each if request.num is None else max(1, round(len(labels) ** 0.5))
-    return Samples(made, np.array(labels), columns, request.origin(pipeline))
+    generated = pipeline.sample(labels, request.settings, request.start, batch_size, progress)
+    columns = request.images_per_class if request.num is None else max(1, round(len(labels) ** 0.5))
+    return Samples(generated, np.array(labels), columns, request.origin(pipeline))

@@ -205,10 +205,10 @@ def activation_bytes(model: DiTConfig, batch: int, precision: str) -> int:
     results of matrix products are narrow; bf16 autocast also keeps a bf16 copy of the weights.
     """
     description = Description.of(model)
-    kept = description.kept()
+    activations = description.activations()
     if precision != "bf16":
-        return batch * 4 * (kept.wide + kept.narrow)
-    return batch * (4 * kept.wide + 2 * kept.narrow) + 2 * description.multiplied
+        return batch * 4 * (activations.wide + activations.narrow)
+    return batch * (4 * activations.wide + 2 * activations.narrow) + 2 * description.cast_params
 
 
 def scientific(count: float) -> str:

@@ -1,4 +1,4 @@
-"""What samplers share: the base class, and a schedule's numbers as factors of a batch of rows."""
+"""What samplers share: the base class, and a schedule's coefficients as factors of a batch of rows."""
 
 from __future__ import annotations
 
@@ -17,53 +17,52 @@ if TYPE_CHECKING:
 
 
 class NoiseSource(Protocol):
-    """Where a sampler's random numbers come from; see `scaledit.diffusion.noise.Noise`."""
+    """A sampler's source of random numbers; see `scaledit.diffusion.noise.Noise`."""
 
     def initial(self) -> Tensor:
-        """Standard normal (N, C, H, W): where sampling starts."""
+        """Standard normal (N, C, H, W), from which sampling starts."""
         ...
 
     def step(self, i: int) -> Tensor:
-        """Standard normal, as `initial`, for sampling step i = 0, 1, ..."""
+        """Standard normal (N, C, H, W) for sampling step i = 0, 1, ..."""
         ...
 
 
 class StepNoise(Protocol):
-    """The noise of one step of a batch, whose rows may be at different steps of their own."""
+    """The noise of one step of a batch whose rows may be at different step numbers."""
 
     def __call__(self, needed: Tensor | None = None) -> Tensor:
-        """Standard normal (N, C, H, W) where needed (N,) is true, zeros elsewhere: what nobody needs is not
-        drawn. None: all rows need it. To be called once a step at most."""
+        """Standard normal (N, C, H, W). needed: (N,) bool, the rows that use it (None: all); jobs without
+        such a row draw nothing and get zeros. Call it at most once per step."""
         ...
 
 
 @dataclass(frozen=True)
 class Sampler(Part, kind="sampler", home="scaledit.diffusion.samplers", needs=("step",)):
-    """steps: of the grid. times: which times they end at; in Python also a name ("karras"), a table or a list
-    of times. evaluations: how often a step asks the denoiser.
-    """
+    """steps: number of steps of the grid. times: how their times are chosen; in Python also a name
+    ("karras"), a table or a list of times. evaluations: evaluations of the denoiser per step."""
 
     evaluations: ClassVar[int] = 1
 
     steps: int = field(50, ge=1, le=MOST_STEPS, doc="steps of the grid")
-    times: Times = field(Even(), doc="which times the steps end at")
+    times: Times = field(Even(), doc="how the times of the grid are chosen")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "times", as_times(self.times))
         super().__post_init__()
 
     def total_evaluations(self) -> int:
-        """How often all steps together ask the denoiser."""
+        """Evaluations of the denoiser in all steps together."""
         return self.evaluations * self.steps
 
     def grid(self, schedule: Schedule) -> Tensor:
-        """(steps + 1,) float64 on the CPU: descending times, the last one clean. Raises UsageError for a
-        number of steps that the schedule does not have."""
+        """(steps + 1,) float64 on the CPU: descending times, the last one clean. Raises UsageError if the
+        schedule does not have that many steps."""
         return self.times.grid(schedule, self.steps)
 
     def init(self, x: Tensor) -> Any:
-        """The state before the first step, for rows x (N, C, H, W) of noise: None, or a named tuple or dict
-        of tensors whose first dimension is the rows. Multistep methods remember; others need none."""
+        """The state before the first step, for initial noise x (N, C, H, W): None, or for multistep methods a
+        named tuple or dict of tensors whose first dimension is the rows."""
         return None
 
     def step(
@@ -77,38 +76,33 @@ class Sampler(Part, kind="sampler", home="scaledit.diffusion.samplers", needs=("
         noise: StepNoise,
         i: Tensor,
     ) -> tuple[Tensor, Any]:
-        """x at the times s from x at the times t > s, and the next state.
+        """Returns x at the times s, given x at the times t > s, and the next state.
 
-        x (N, C, H, W). t, s (N,) float64 and i (N,) int64, on the CPU: each row's times and the number of
-        its step, from 0. condition: what the denoiser takes as y. state: row by row what the last step gave,
-        or `init` where i is 0. noise: called only by the samplers that need it.
+        x (N, C, H, W). t, s (N,) float64 and i (N,) int64, on the CPU: each row's times and step number, from
+        0. condition: the denoiser's y. state: what the previous step returned for each row, or `init`
+        returned where i is 0. noise: called only if the sampler needs it.
 
-        Rows of jobs with other steps and times go through one call, so a step must not look at `steps` and
-        `times`, and must give the denoiser all rows in each call.
+        One call may mix rows of jobs with different steps and times, so a step must not read `self.steps` or
+        `self.times`, and must pass all rows to the denoiser in each call.
         """
         raise NotImplementedError
 
 
-def weights(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha and sigma at t, (N,) float64 on the CPU."""
-    return schedule.alpha(t), schedule.sigma(t)
-
-
 def factor(value: Tensor, like: Tensor) -> float | Tensor:
-    """value (N,) as a factor of like (N, ...): one number where all rows agree, which costs no copy to the
-    device, and else (N, 1, ...) in its dtype and on its device."""
-    numbers = value.tolist()  # for so few numbers Python is faster than tensors
+    """value (N,) as a factor of like (N, ...): a float if all rows agree, which needs no copy to the device,
+    and otherwise (N, 1, ...) in like's dtype and on its device."""
+    numbers = value.tolist()  # for so few numbers Python is faster than tensor operations
     if numbers and numbers.count(numbers[0]) == len(numbers):
         return numbers[0]
     return broadcast_like(value, like)
 
 
-def rows(mask: Tensor, like: Tensor) -> Tensor:
-    """mask (N,) bool, shaped to choose among rows of like (N, ...), on its device."""
+def row_mask(mask: Tensor, like: Tensor) -> Tensor:
+    """mask (N,) bool, shaped to select rows of like (N, ...), on its device."""
     return mask.to(like.device).reshape(-1, *[1] * (like.ndim - 1))
 
 
 def along_flow(schedule: Schedule, x: Tensor, prediction: Prediction, t: Tensor, s: Tensor) -> Tensor:
     """x + (alpha_s - alpha_t) x0 + (sigma_s - sigma_t) eps: one Euler step of the flow from t to s."""
-    (alpha_t, sigma_t), (alpha_s, sigma_s) = weights(schedule, t), weights(schedule, s)
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.coefficients(t), schedule.coefficients(s)
     return x + factor(alpha_s - alpha_t, x) * prediction.x0 + factor(sigma_s - sigma_t, x) * prediction.eps

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from scaledit.diffusion.parameterization import posterior_log_variance
-from scaledit.diffusion.samplers.base import Sampler, factor, rows
+from scaledit.diffusion.samplers.base import Sampler, factor, row_mask
 from scaledit.diffusion.schedule import MOST_STEPS, broadcast_like, transition
 from scaledit.part import field
 
@@ -18,13 +17,11 @@ else:
 
 @dataclass(frozen=True)
 class DDPM(Sampler, name="ddpm"):
-    """Ancestral sampling (Ho et al. 2020, algorithm 2). The variance is the denoiser's where it is learned,
-    otherwise `variance`: "large" (beta of the step, ADM's choice) or "small" (the posterior's)."""
+    """Ancestral sampling (Ho et al. 2020, algorithm 2). The variance is the denoiser's if that is learned,
+    and otherwise `variance`: "large" (the step's beta, ADM's choice) or "small" (the posterior's)."""
 
     steps: int = field(250, ge=1, le=MOST_STEPS, doc="steps of the grid")
-    variance: Literal["large", "small"] = field(
-        "large", doc="where it is not learned: beta, or the posterior's"
-    )
+    variance: Literal["large", "small"] = field("large", doc="if not learned: beta, or the posterior's")
 
     def step(self, denoiser, x, t, s, condition, state, noise, i):
         schedule = denoiser.schedule
@@ -34,17 +31,18 @@ class DDPM(Sampler, name="ddpm"):
         last = schedule.sigma(s) == 0
         if bool(last.all()):
             return mean, None
-        if bool(last.any()):  # these rows get no noise; a pair of times that is any other's stands for theirs
+        some_last = bool(last.any())
+        if some_last:  # their noise is discarded below; the times of another row keep its variance finite
             other = int(last.logical_not().nonzero()[0])
             t, s = torch.where(last, t[other], t), torch.where(last, s[other], s)
+            chain = transition(schedule, t, s)
         if learned is not None:
-            log_variance = learned(t, s)  # elementwise, or one number for each row
+            log_variance = learned(t, s)  # elementwise, or one value per row
             if log_variance.ndim < x.ndim:
                 log_variance = broadcast_like(log_variance, x)
             deviation = torch.exp(0.5 * log_variance)
-        elif self.variance == "large":
-            deviation = factor((0.5 * transition(schedule, t, s).beta.log()).exp(), x)
         else:
-            deviation = factor((0.5 * posterior_log_variance(schedule, t, s)).exp(), x)
+            variance = chain.beta if self.variance == "large" else chain.variance
+            deviation = factor((0.5 * variance.log()).exp(), x)
         noisy = mean + deviation * noise(~last)
-        return (torch.where(rows(last, x), mean, noisy) if bool(last.any()) else noisy), None
+        return (torch.where(row_mask(last, x), mean, noisy) if some_last else noisy), None

@@ -9,7 +9,7 @@ from scaledit.diffusion.samplers.base import Sampler, along_flow
 
 @dataclass(frozen=True)
 class Euler(Sampler, name="euler"):
-    """First order. On every schedule equal to DDIM with eta = 0, up to rounding."""
+    """First order; equal to DDIM with eta = 0 on every schedule, up to rounding."""
 
     def step(self, denoiser, x, t, s, condition, state, noise, i):
         return along_flow(denoiser.schedule, x, denoiser(x, t, condition), t, s), None

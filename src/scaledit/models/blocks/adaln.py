@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from scaledit.models.blocks import Block, Embedded, final_linear
-from scaledit.models.description import MLP, Kept, LayerNorm, Layers, Modulation, SelfAttention
+from scaledit.models.description import MLP, Activations, LayerNorm, Layers, Modulation, SelfAttention
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,12 +23,11 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class AdaLN(Block, name="adaln"):
-    """Shift and scale of both norms come from the time and the class, and those of the last layer too."""
+class AdaLN(Block, name="adaln", title="adaLN"):
+    """The time and the class give the shift and scale of both norms and of the final norm."""
 
-    TITLE: ClassVar[str] = "adaLN"
     VECTORS: ClassVar[int] = 4
-    """That a block's modulation makes."""
+    """Vectors in the output of a block's modulation."""
 
     def layers(self, config: DiTConfig) -> Layers:
         d, rows = config.hidden_size, config.tokens
@@ -40,15 +39,15 @@ class AdaLN(Block, name="adaln"):
             "modulation": Modulation(d, self.VECTORS),
         }
 
-    def forward(self, m: Any, x: Tensor, told: Embedded) -> Tensor:
-        shift1, scale1, shift2, scale2 = m.modulation(told.vector).chunk(4, dim=1)
+    def forward(self, m: Any, x: Tensor, embedded: Embedded) -> Tensor:
+        shift1, scale1, shift2, scale2 = m.modulation(embedded.vector).chunk(4, dim=1)
         x = x + m.attn(modulate(m.norm1(x), shift1, scale1))
         return x + m.mlp(modulate(m.norm2(x), shift2, scale2))
 
-    def kept(self, config: DiTConfig) -> Kept:
-        """LN x twice, t + c; silu(t + c), and 1 + s twice."""
+    def activations(self, config: DiTConfig) -> Activations:
+        """wide: LN x twice, t + c. narrow: silu(t + c), and 1 + s twice."""
         d = config.hidden_size
-        return Kept(wide=(2 * config.tokens + 1) * d, narrow=3 * d)
+        return Activations(wide=(2 * config.tokens + 1) * d, narrow=3 * d)
 
     def final_layers(self, config: DiTConfig) -> Layers:
         return {
@@ -57,10 +56,10 @@ class AdaLN(Block, name="adaln"):
             "modulation": Modulation(config.hidden_size, 2),
         }
 
-    def final(self, m: Any, x: Tensor, told: Embedded) -> Tensor:
-        shift, scale = m.modulation(told.vector).chunk(2, dim=1)
+    def final(self, m: Any, x: Tensor, embedded: Embedded) -> Tensor:
+        shift, scale = m.modulation(embedded.vector).chunk(2, dim=1)
         return m.linear(modulate(m.norm(x), shift, scale))
 
-    def final_kept(self, config: DiTConfig) -> Kept:
-        """LN x; its few vectors are left out."""
-        return Kept(wide=config.tokens * config.hidden_size)
+    def final_activations(self, config: DiTConfig) -> Activations:
+        """LN x, without the few vectors."""
+        return Activations(wide=config.tokens * config.hidden_size)

@@ -2,13 +2,13 @@
 
     x + Attn(LN x);   x + CrossAttn(LN x, [t, c]);   x + MLP(LN x)
 
-The norms are affine and the last layer is plain: only so the paper's 598 M parameters of XL/2 come out.
+The norms are affine and the final layer is not modulated, which gives the paper's 598 M parameters of XL/2.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from scaledit.models import description
 from scaledit.models.blocks import Block, Embedded, condition_tokens
@@ -21,10 +21,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CrossAttention(Block, name="cross_attention"):
-    """Between attention and MLP, each token attends to the time and the class."""
-
-    TITLE: ClassVar[str] = "cross-attention"
+class CrossAttention(Block, name="cross_attention", title="cross-attention"):
+    """Each token attends to the time and the class, between self-attention and MLP."""
 
     def layers(self, config: DiTConfig) -> Layers:
         d, heads, rows = config.hidden_size, config.num_heads, config.tokens
@@ -37,7 +35,7 @@ class CrossAttention(Block, name="cross_attention"):
             "mlp": MLP(d, config.mlp_hidden, rows),
         }
 
-    def forward(self, m: Any, x: Tensor, told: Embedded) -> Tensor:
+    def forward(self, m: Any, x: Tensor, embedded: Embedded) -> Tensor:
         x = x + m.attn(m.norm1(x))
-        x = x + m.cross(m.norm_cross(x), told.tokens, told.token_mask)
+        x = x + m.cross(m.norm_cross(x), embedded.tokens, embedded.token_mask)
         return x + m.mlp(m.norm2(x))

@@ -1,6 +1,6 @@
-"""How the network embeds what it is asked for: one file a kind of condition (scaledit.conditions).
+"""Conditioners embed conditions (scaledit.conditions). One file per kind of condition.
 
-Condition (N rows)  ->  a vector (N, D), and as many tokens (N, S, D) as there are
+Condition (N rows)  ->  a vector (N, D), and optionally tokens (N, S, D)
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from scaledit.models.config import DiTConfig
 
 
-class Asked(NamedTuple):
-    """An embedded condition. pooled: one vector, (N, D). sequence: tokens (N, S, D), None where the vector is
-    the only one. mask: (N, S), false at tokens that only fill up the batch, None where all count."""
+class EmbeddedCondition(NamedTuple):
+    """An embedded condition. pooled: one vector, (N, D). sequence: tokens (N, S, D); None if `pooled` is the
+    only token. mask: (N, S), false at padding tokens; None if there are none."""
 
     pooled: Tensor
     sequence: Tensor | None = None
@@ -28,26 +28,23 @@ class Asked(NamedTuple):
 
 
 class Conditioner(
-    Part,
-    kind="conditioner",
-    home="scaledit.models.conditioners",
-    needs=("layers", "condition", "embed"),
+    Part, kind="conditioner", home="scaledit.models.conditioners", needs=("layers", "condition", "embed")
 ):
-    """What embeds a kind of condition."""
+    """Embeds one kind of condition."""
 
     def layers(self, config: DiTConfig) -> Layers:
-        """{name: layer}, submodules of the network."""
+        """{name: layer}, which become submodules of the network."""
         raise NotImplementedError
 
     def tokens(self, config: DiTConfig) -> int:
-        """S, how many tokens an embedded condition has (at most, where they are masked)."""
+        """S, the number of tokens of an embedded condition, padding included."""
         return 1
 
-    def condition(self, config: DiTConfig, asked: object, n: int, device: torch.device) -> Condition:
-        """A batch of conditions. asked: a condition of this kind, what stands for one (a tensor of labels),
-        or None for n rows of the null condition on that device. Raises UsageError for anything else."""
+    def condition(self, config: DiTConfig, y: object, n: int, device: torch.device) -> Condition:
+        """A batch of conditions. y: a condition of this kind, a tensor that it is made of (labels), or None
+        for n rows of the null condition on `device`. Raises UsageError for anything else."""
         raise NotImplementedError
 
-    def embed(self, net: Any, condition: Any) -> Asked:
-        """net: the network, with the layers as attributes. condition: what `condition` made."""
+    def embed(self, net: Any, condition: Any) -> EmbeddedCondition:
+        """Embeds what `condition` returned. net: the network, with the layers as attributes."""
         raise NotImplementedError

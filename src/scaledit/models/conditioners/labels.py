@@ -1,4 +1,4 @@
-"""Class labels: a row of a table each, and one more for the null label (paper, section 3.2)."""
+"""Class labels: an embedding table with one extra row for the null label (paper, section 3.2)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaledit.conditions.labels import Labels
 from scaledit.errors import UsageError
-from scaledit.models.conditioners import Asked, Conditioner
+from scaledit.models.conditioners import Conditioner, EmbeddedCondition
 from scaledit.models.description import Embedding, Layers
 
 if TYPE_CHECKING:
@@ -25,18 +25,18 @@ class LabelTable(Conditioner, name="labels"):
     def layers(self, config: DiTConfig) -> Layers:
         return {"label_embed": Embedding(config.num_classes + 1, config.hidden_size)}
 
-    def condition(self, config: DiTConfig, asked: object, n: int, device: torch.device) -> Labels:
-        if asked is None:
+    def condition(self, config: DiTConfig, y: object, n: int, device: torch.device) -> Labels:
+        if y is None:
             return Labels.nulls(n, config.num_classes, device)
-        if isinstance(asked, Labels):
-            if asked.null_label != config.num_classes:
+        if isinstance(y, Labels):
+            if y.null_label != config.num_classes:
                 raise UsageError(
-                    f"these labels are of {asked.null_label} classes, and this model has {config.num_classes}"
+                    f"these labels are of {y.null_label} classes, but this model has {config.num_classes}"
                 )
-            return asked
-        if isinstance(asked, torch.Tensor):
-            return Labels(asked, config.num_classes)
-        raise UsageError(f"this model is asked for class labels, not for {type(asked).__name__}")
+            return y
+        if isinstance(y, torch.Tensor):
+            return Labels(y, config.num_classes)
+        raise UsageError(f"this model takes class labels, got {type(y).__name__}")
 
-    def embed(self, net: Any, condition: Labels) -> Asked:
-        return Asked(net.label_embed(condition.values))
+    def embed(self, net: Any, condition: Labels) -> EmbeddedCondition:
+        return EmbeddedCondition(net.label_embed(condition.values))

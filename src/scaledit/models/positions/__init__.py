@@ -1,4 +1,4 @@
-"""How tokens are told where they are: one file an encoding."""
+"""Position encodings. One file per encoding."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Position(Part, kind="position encoding", home="scaledit.models.positions",
     """A position encoding that is added to the tokens of the patches."""
 
     def fits(self, config: DiTConfig) -> None:
-        """Raises UsageError where the encoding cannot be of such a model."""
+        """Raises UsageError if the encoding does not fit the model."""
 
     def layers(self, config: DiTConfig) -> Layers:
-        """{name: layer} of its own weights, submodules of the network; none for a frozen table."""
+        """{name: layer} of learned weights, which become submodules of the network; empty if frozen."""
         return {}
 
     def table(self, config: DiTConfig) -> Tensor:
-        """What is added, (T, D) float32 on the CPU: a function of the config, in no checkpoint."""
+        """The encoding, (T, D) float32 on the CPU: a function of the config, not saved in checkpoints."""
         raise NotImplementedError

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SinCos(Position, name="sincos"):
-    """Sines and cosines of the column and the row; frozen."""
+    """Frozen sines and cosines of the column and the row."""
 
     def fits(self, config: DiTConfig) -> None:
         if config.hidden_size % 4:
