@@ -95,8 +95,9 @@ def run(args: argparse.Namespace) -> None:
         terminal.say_json({**result._asdict(), "out": str(result.out)})
         return
     if result.recounted:
-        more = f" and {len(result.recounted) - 1} more" if len(result.recounted) > 1 else ""
-        terminal.say(f"counted again, because its record was wrong: {result.recounted[0]}{more}")
+        first, more = result.recounted[0], len(result.recounted) - 1
+        others = f" and {more} more" if more else ""
+        terminal.say(f"counted again, because its record was wrong: {first}{others}")
     if result.index_mended:
         terminal.say(f"{INDEX} was wrong or corrupt and has been written again")
     terminal.say(*(f"skipped: {name}" for name in result.skipped))

@@ -169,7 +169,7 @@ def _show(results: list[Result], compared: bool) -> None:
     else:
         [result] = results
         header = ["", result.name]
-        rows = [list(shown) for shown in result.shown()]
+        rows = list(map(list, result.shown()))
         if any(figure.real is not None for figure in result.metrics.values()):
             header.append("real, held out")
             for row, column in zip(rows, result.columns.values(), strict=True):

@@ -24,12 +24,12 @@ def run(args: argparse.Namespace) -> None:
     from scaledit.scaling import paper_tables, table
 
     study = None if args.study is None else table.read(Path(args.study))
-    chosen = [shown for shown in paper_tables.all_tables(study) if args.table in (None, shown.number)]
+    chosen = [entry for entry in paper_tables.all_tables(study) if args.table in (None, entry.number)]
     if args.json:
-        terminal.say_json([shown.to_json() for shown in chosen])
+        terminal.say_json([entry.to_json() for entry in chosen])
         return
-    for shown in chosen:
-        terminal.table(shown.header, shown.rows, shown.title)
-        if shown.note:
-            terminal.note(shown.note)
+    for entry in chosen:
+        terminal.table(entry.header, entry.rows, entry.title)
+        if entry.note:
+            terminal.note(entry.note)
         terminal.say("")

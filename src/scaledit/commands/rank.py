@@ -54,6 +54,8 @@ def run(config: Config, out: Path, device: str, events: Events, report: Callable
         if ranks.first:
             terminal.complain(f"interrupted; {error}" if str(error) else "interrupted")
         code = 130
+    except BrokenPipeError:  # stdout is closed
+        code = 1
     except Exception:  # a bug
         traceback.print_exc()
         code = 1

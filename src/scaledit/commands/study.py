@@ -129,8 +129,8 @@ def _work(study: Study, queue: Queue, args: argparse.Namespace, name: str, out: 
     if args.dry_run:
         return DONE
     command = ["study", name, "--out", str(out), "--join", "--device", args.device]
-    with StudyProgress(cost.seconds) as shown:
-        codes = crew.run(command, min(workers, len(remaining)), lambda: shown.look(queue), gpus)
+    with StudyProgress(cost.seconds) as display:
+        codes = crew.run(command, min(workers, len(remaining)), lambda: display.look(queue), gpus)
     failed = [code for code in codes if code != DONE]
     # A worker that a signal ended has a code below 0; its job is resumed next time.
     return max(failed[0], INCOMPLETE) if failed else DONE

@@ -141,7 +141,7 @@ def _part(
     (part,) = candidates
     if part in averages:
         return parts[part], "ema", ()
-    note = f"the file has no average of the weights: {part or 'the bare state dict'} was taken"
+    note = f"the file has no average of the weights: {part or 'the bare state dict'} is used"
     return parts[part], "model", () if kind == "model" else (note,)
 
 

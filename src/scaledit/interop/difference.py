@@ -1,4 +1,4 @@
-"""Measures how much diffusers' own DiT, given a plain folder, differs from scaledit's.
+"""Measures how much diffusers' own DiT, loaded from a plain folder, differs from scaledit's.
 
 Both networks get the same standard normal inputs, one for each of MEASURED_AT.
 """

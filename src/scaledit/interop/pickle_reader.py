@@ -218,7 +218,7 @@ class Unpickler(pickle.Unpickler):
 
 
 Storages = dict[str, tuple[int, int, int]]
-"""{storage key: (first byte, number of bytes, CRC-32)}. The CRC is 0 if torch.save was told to omit it
+"""{storage key: (first byte, number of bytes, CRC-32)}. The CRC is 0 if torch.save omitted it
 (torch.serialization.set_crc32_options)."""
 
 
