@@ -16,9 +16,9 @@ from scaledit.interop import official
 
 HEADS = 2
 OPTIONS = ["--heads", str(HEADS), "--num-classes", "5"]
-"""For `config`: its sizes are none of the paper's, and six rows of labels can be two things."""
+"""For `config`, whose size is not one of the paper's and whose six rows of labels are ambiguous."""
 TOLERANCE = 1e-6
-"""Of outputs, relative to the largest."""
+"""Largest difference of outputs over the largest output."""
 
 
 def config(depth: int = 2, width: int = 16, **changes: object) -> DiTConfig:
@@ -35,7 +35,7 @@ def config(depth: int = 2, width: int = 16, **changes: object) -> DiTConfig:
 
 
 def random_dit(shape: DiTConfig, seed: int = 0) -> DiT:
-    """No weight is zero, so that nothing of the network is hidden."""
+    """A network without zero weights, so that every layer contributes to the output."""
     generator, dit = torch.Generator().manual_seed(seed), DiT(shape).eval()
     with torch.no_grad():
         for parameter in dit.parameters():
@@ -45,7 +45,7 @@ def random_dit(shape: DiTConfig, seed: int = 0) -> DiT:
 
 
 def official_state(dit: DiT) -> dict[str, Tensor]:
-    """As the official program has it, its position table made with numpy as that program does."""
+    """The official state dict, with the position table computed in numpy as that program does."""
     shape = dit.config
     rows, columns, quarter = (
         shape.height // shape.patch_size,

@@ -223,9 +223,9 @@ def test_plan_budget_on_the_command_line(capsys: pytest.CaptureFixture, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give one of: a recipe"),
-        (["digits", "--budget", "1e18"], "give one of: a recipe"),
-        (["--budget", "1e18", "--hours", "2", "--peak", "1e12"], "give one of: a recipe"),
+        ([], "pass exactly one of: a recipe"),
+        (["digits", "--budget", "1e18"], "pass exactly one of: a recipe"),
+        (["--budget", "1e18", "--hours", "2", "--peak", "1e12"], "pass exactly one of: a recipe"),
         (["--budget", "-1"], "a budget is a positive number of multiply-adds, such as 1e18"),
         (["--budget", "nan"], "a budget is a positive number"),
         (["--hours", "2"], "hours need the peak of a device"),

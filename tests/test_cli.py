@@ -1,4 +1,4 @@
-"""The command line: answers, exit codes, and what it leaves behind when it refuses."""
+"""The command line: output, exit codes, and no files left behind by a wrong call."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_help_imports_nothing_heavy(command: list[str]):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["trian"], "did you mean 'train'"),
         (["train", "digts"], "did you mean 'digits'"),
@@ -63,7 +63,7 @@ def test_help_imports_nothing_heavy(command: list[str]):
 )
 def test_a_wrong_call_exits_2_in_one_line_and_leaves_nothing(
     arguments: list[str],
-    says: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
@@ -71,13 +71,13 @@ def test_a_wrong_call_exits_2_in_one_line_and_leaves_nothing(
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     error = capsys.readouterr().err
-    assert says in error
+    assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--classes", "3,11"], "class 11 is out of range; this model has the classes 0..9"),
         (["--classes", "-1"], "class -1 is out of range"),
@@ -88,14 +88,14 @@ def test_a_wrong_call_exits_2_in_one_line_and_leaves_nothing(
         (["--per-class", "2", "--num", "3"], "not allowed with"),
     ],
 )
-def test_a_wrong_sample_call_exits_2(run: Path, arguments: list[str], says: str, tmp_path: Path, capsys):
+def test_a_wrong_sample_call_exits_2(run: Path, arguments: list[str], message: str, tmp_path: Path, capsys):
     assert main(["sample", str(run), "--out", str(tmp_path / "x.png"), *arguments]) == 2
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["file/x.png", "file/x.npz", "file/folder"])
-def test_sample_looks_first_whether_it_can_write(
+def test_sample_checks_first_that_it_can_write(
     run: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     from scaledit.sampling import request
@@ -103,17 +103,17 @@ def test_sample_looks_first_whether_it_can_write(
     monkeypatch.setattr(request, "run", lambda *_: pytest.fail("sampled"))
     (tmp_path / "file").touch()
     assert main(["sample", str(run), "--out", str(tmp_path / name)]) == 2
-    assert f"{tmp_path / 'file'} is no folder" in capsys.readouterr().err
+    assert f"{tmp_path / 'file'} is not a folder" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
-def test_sample_refuses_what_it_cannot_write_and_what_is_no_run(run: Path, tmp_path: Path, capsys):
+def test_sample_refuses_unknown_formats_and_folders_without_a_run(run: Path, tmp_path: Path, capsys):
     assert main(["sample", str(run), "--out", str(tmp_path / "x.jpg")]) == 2
     assert main(["sample", str(tmp_path), "--out", str(tmp_path / "x.png")]) == 2
     assert "holds no checkpoint" in capsys.readouterr().err
 
 
-def test_run_folder_holds_what_others_rely_on(run: Path):
+def test_contents_of_a_run_folder(run: Path):
     assert json.loads((run / "config.json").read_text())["train"]["steps"] == 4
     events = [json.loads(line)["event"] for line in (run / "log.jsonl").read_text().splitlines()]
     assert events[0] == "started"
@@ -129,7 +129,7 @@ def test_run_folder_holds_what_others_rely_on(run: Path):
 
 
 def test_samples_go_into_a_grid_a_batch_and_a_folder(run: Path, tmp_path: Path, capsys):
-    """The three outputs hold the same images, each the function of its index that the pipeline gives."""
+    """The three outputs hold the same images, those of the pipeline at the same indices."""
     common = ["sample", str(run), "--classes", "3,5", "--per-class", "2", "--seed", "7", "--cfg-scale", "1.5"]
     for name in ("grid.png", "batch.npz", "folder"):
         assert main([*common, "--out", str(tmp_path / name), "--json"]) == 0
@@ -155,7 +155,7 @@ def test_checkpoint_of_a_run_can_be_sampled(run: Path):
     assert late.origin["sha256"] == load(run).origin["sha256"] != early.origin["sha256"]
 
 
-def test_a_damaged_checkpoint_exits_1_and_names_it(run: Path, tmp_path: Path, capsys):
+def test_a_corrupt_checkpoint_exits_1_and_names_it(run: Path, tmp_path: Path, capsys):
     import shutil
 
     shutil.copytree(run, tmp_path / "run")

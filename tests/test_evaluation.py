@@ -327,7 +327,7 @@ def test_references_that_lack_something(tmp_path: Path, weights: Path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "say what to measure"),
+        ([], "nothing to evaluate"),
         (["SAMPLES"], "--reference is missing"),
         (["nowhere.npz", "--reference", "digits"], "there is no nowhere.npz"),
         (["SAMPLES", "--reference", "digits", "--metrics", "fd_digit"], "did you mean 'fd_digits'"),

@@ -250,7 +250,7 @@ def text(path: Path) -> None:
 PICKLES: dict[Make, str] = {
     canary: "would call posix.system; that is no part of a state dict",
     canary_in_build: "exec; that is no part of a state dict",
-    bare_pickle: "is no file of torch.save",
+    bare_pickle: "was not written by torch.save",
     storage_bomb: "claims 9 GiB for the storage of x and has 1024 bytes",
     stride_bomb: "claims shape [2415919104] for x",
     shared_bomb: "together they claim more than the file has",
@@ -267,18 +267,18 @@ PICKLES: dict[Make, str] = {
     far_memo: "needs more than",
     deep_key: "needs more than",
     dotted: "would call torch.__setstate__.__globals__.__getitem__; that is no part of a state dict",
-    extension: "holds a pickle that makes no sense",
-    changed_class: "holds a pickle that makes no sense",
-    truncated: "it is cut off",
+    extension: "holds an invalid pickle",
+    changed_class: "holds an invalid pickle",
+    truncated: "is truncated",
     hollow: "is a zip with a piece missing",
     missing: "missing blocks.1.attn.qkv.bias and 0 more",
     extra: "unknown blocks.1.attn.q_norm.weight and 0 more",
     wrong_shape: "blocks.1.mlp.fc2.weight has shape (16, 63), this config needs (16, 64)",
     wrong_dtype: "has blocks.1.mlp.fc2.bias as I64; weights are F32, F16 or BF16",
-    no_tensor: "has blocks.1.mlp.fc2.bias among its weights, which is no tensor",
+    no_tensor: "has blocks.1.mlp.fc2.bias among its weights, which is not a tensor",
     other_position: "another position embedding",
     legacy: "save it again with a newer torch",
-    text: "is no file of torch.save",
+    text: "was not written by torch.save",
 }
 
 
@@ -348,7 +348,7 @@ def test_refused_soon_because_the_system_sees_to_it():
 def test_a_reader_that_never_answers_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     os.mkfifo(tmp_path / "x.pt")  # it waits for somebody to write
     monkeypatch.setattr(pickled_module, "WALL_SECONDS", 0.1)
-    assert pickled_module._ask(tmp_path / "x.pt") == {"refused": "takes more than 0.1 s to be read"}
+    assert pickled_module._describe(tmp_path / "x.pt") == {"refused": "takes more than 0.1 s to be read"}
 
 
 @pytest.mark.parametrize("name", [*pickle_reader.STAND_INS, "torch.FloatStorage", "posix.system"])
@@ -424,5 +424,5 @@ def test_a_shard_index_names_only_its_neighbours(tmp_path: Path):
     (folder / "config.json").write_text(json.dumps(settings))
     index = {"weight_map": {"x": "../../secret.safetensors"}}
     (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(UsageError, match="is no file beside it"):
+    with pytest.raises(UsageError, match="is not a file beside it"):
         open_model(tmp_path / "model")

@@ -1,4 +1,4 @@
-"""Checkpoints of other programs: in and out bit for bit, the same outputs, the same pictures."""
+"""Checkpoints of other programs: bit for bit in and out, with the same outputs and the same images."""
 
 from __future__ import annotations
 
@@ -60,21 +60,21 @@ SHAPES = {
 @pytest.mark.parametrize("name", SHAPES)
 @torch.no_grad()
 def test_official_and_diffusers_there_and_back(name: str, tmp_path: Path):
-    """official -> ours -> official, and ours -> diffusers -> ours; the outputs of each."""
+    """official -> scaledit -> official and scaledit -> diffusers -> scaledit, with the outputs of each."""
     shape = SHAPES[name]
     dit = random_dit(shape)
     state, expected = official_state(dit), dit(*inputs(shape))
     torch.save(state, tmp_path / "in.pt")
     heads = [] if name == "S/8" else OPTIONS  # a size of the paper's is recognised
-    convert(tmp_path / "in.pt", tmp_path / "ours", "--to", "scaledit", *heads)
-    convert(tmp_path / "ours", tmp_path / "out.pt", "--to", "official")
+    convert(tmp_path / "in.pt", tmp_path / "native", "--to", "scaledit", *heads)
+    convert(tmp_path / "native", tmp_path / "out.pt", "--to", "official")
     assert equal(torch.load(tmp_path / "out.pt"), state)
-    convert(tmp_path / "ours", tmp_path / "there", "--to", "diffusers")
-    convert(tmp_path / "there", tmp_path / "back", "--to", "scaledit")
+    convert(tmp_path / "native", tmp_path / "diffusers", "--to", "diffusers")
+    convert(tmp_path / "diffusers", tmp_path / "back", "--to", "scaledit")
     assert equal(
-        load_file(tmp_path / "back/model.safetensors"), load_file(tmp_path / "ours/model.safetensors")
+        load_file(tmp_path / "back/model.safetensors"), load_file(tmp_path / "native/model.safetensors")
     )
-    for folder in ("ours", "there", "back"):
+    for folder in ("native", "diffusers", "back"):
         assert distance(outputs(tmp_path / folder, shape), expected) <= TOLERANCE
     assert load(tmp_path / "back").source["name"] == "in.pt"
 
@@ -94,29 +94,29 @@ def test_a_trainers_checkpoint_and_wrapped_keys(tmp_path: Path):
         "args": argparse.Namespace(model="mine", image_size=64, num_classes=5, global_batch_size=256),
     }
     torch.save(checkpoint, tmp_path / "train.pt")
-    for which, dit in (("ema", second), ("model", first.half().float())):
-        convert(tmp_path / "train.pt", tmp_path / which, "--to", "scaledit", "--weights", which, *OPTIONS)
-        pipeline = load(tmp_path / which)
+    for kind, dit in (("ema", second), ("model", first.half().float())):
+        convert(tmp_path / "train.pt", tmp_path / kind, "--to", "scaledit", "--weights", kind, *OPTIONS)
+        pipeline = load(tmp_path / kind)
         assert equal(dict(pipeline.net.state_dict()), dict(dit.state_dict()))
-        assert pipeline.origin["weights"] == which
+        assert pipeline.origin["weights"] == kind
         assert pipeline.source["image_size"] == 64
     weights = load_file(tmp_path / "model/model.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.float16}
 
 
 def test_a_flipped_bit_of_a_pt_is_noticed(tmp_path: Path):
-    """By the archive's CRC-32, which torch.load passes over; one saved without CRCs opens as it is."""
+    """By the archive's CRC-32, which torch.load ignores; a file saved without CRCs opens unchecked."""
     path, state = tmp_path / "dit.pt", official_state(random_dit(config(), 0))
     torch.save(state, path)
     name, value = max(state.items(), key=lambda item: item[1].numel())
-    whole = path.read_bytes()
-    at = whole.index(value.numpy().tobytes()) + 4 * (value.numel() // 2)
-    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-    [there] = [lazy for lazy in open_pickled(path).parts[""].items() if lazy[0] == name]
+    data = path.read_bytes()
+    at = data.index(value.numpy().tobytes()) + 4 * (value.numel() // 2)
+    path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    lazy = open_pickled(path).parts[""][name]
     with pytest.raises(RunError, match=rf"dit\.pt is corrupt: {re.escape(name)} does not match its CRC-32"):
-        there[1].read()
-    at = whole.index(b"x_embedder")
-    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        lazy.read()
+    at = data.index(b"x_embedder")
+    path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
     with pytest.raises(RunError, match=r"data\.pkl does not match its CRC-32"):
         open_pickled(path)
     try:
@@ -132,21 +132,21 @@ def test_what_is_inferred_and_what_is_asked_for(tmp_path: Path, capsys: pytest.C
     torch.save(official_state(dit), tmp_path / "odd.pt")
     assert main(["convert", str(tmp_path / "odd.pt"), str(tmp_path / "x"), "--to", "scaledit"]) == 2
     assert "convert it with --heads N" in capsys.readouterr().err
-    found = open_model(tmp_path / "odd.pt", Hints(heads=HEADS, num_classes=5)).config
-    assert found.model == dit.config
-    assert found.diffusion.objective == Simple()
-    with pytest.raises(UsageError, match=r"no DiT-XL/2: 3 blocks of width 16"):
+    inferred = open_model(tmp_path / "odd.pt", Hints(heads=HEADS, num_classes=5)).config
+    assert inferred.model == dit.config
+    assert inferred.diffusion.objective == Simple()
+    with pytest.raises(UsageError, match=r"not DiT-XL/2: 3 blocks of width 16"):
         open_model(tmp_path / "odd.pt", Hints("DiT-XL/2"))
     with pytest.raises(UsageError, match="did you mean 'DiT-XL/2'"):
         Hints("DiT-XL2")
     other = random_dit(config(conditioning="adaln"))
     save_file(dict(other.state_dict()), tmp_path / "own.safetensors")
-    given = Hints(heads=HEADS, patch_size=2, input_size=8)
-    assert open_model(tmp_path / "own.safetensors", given).config.model == other.config
+    hints = Hints(heads=HEADS, patch_size=2, input_size=8)
+    assert open_model(tmp_path / "own.safetensors", hints).config.model == other.config
     for conditioning in ("in_context", "cross_attention"):
         dit = random_dit(config(conditioning=conditioning))
         save_file(dict(dit.state_dict()), tmp_path / f"{conditioning}.safetensors")
-        assert open_model(tmp_path / f"{conditioning}.safetensors", given).config.model == dit.config
+        assert open_model(tmp_path / f"{conditioning}.safetensors", hints).config.model == dit.config
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def pixel_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_is_exported_and_draws_the_same(pixel_run: Path, tmp_path: Path):
-    """The card says recipe, data, metrics with protocol and hash; no byte of the folder may change unseen."""
+    """The card states recipe, data, metrics with protocol, and hash; every changed byte is noticed."""
     result = {"name": "x", "fd_digits": 6.5, "fd_digits_std": 1.0, "protocol": {"n": 500}, "warnings": []}
     (tmp_path / "result.json").write_text(json.dumps(result))
     convert(pixel_run, tmp_path / "out", "--to", "scaledit", "--metrics", tmp_path / "result.json")
@@ -192,7 +192,7 @@ def test_a_run_is_exported_and_draws_the_same(pixel_run: Path, tmp_path: Path):
 
 @torch.no_grad()
 def test_an_exported_program_samples_the_same(tmp_path: Path):
-    """torch.export, saved and loaded: every batch size, 1 among them; a guided loop through it."""
+    """torch.export, saved and loaded: every batch size, including 1; a guided loop through it."""
     dit = random_dit(config())
     torch.save(official_state(dit), tmp_path / "in.pt")
     convert(tmp_path / "in.pt", tmp_path / "out.pt2", "--to", "program", *OPTIONS)
@@ -202,32 +202,39 @@ def test_an_exported_program_samples_the_same(tmp_path: Path):
     x, t, y = inputs(config())
     for n in (1, 2, 4):
         assert distance(net(x[:n], t[:n].float(), y[:n]), dit(x[:n], t[:n], y[:n])) <= TOLERANCE
-    pictures = []
+    for call in (lambda: net(x, t, None), lambda: net(x, t, y, t), lambda: net(x, t, y, hidden=[1])):
+        with pytest.raises(UsageError, match="takes x, t and a tensor of labels y, but no other"):
+            call()
+    with pytest.raises(UsageError, match=r"takes inputs of shape \(N, 4, 8, 8\), got"):
+        net(x[..., 1:], t, y)
+    with pytest.raises(UsageError, match="this model has a second time"):
+        program.save(DiT(config(second_time=True)), tmp_path / "second.pt2")
+    images = []
     for network in (net, dit):
         denoiser = NetDenoiser(network, LinearBeta(), LearnedRange(Epsilon()))
         noise = Noise(0, range(3), config().shape)
-        pictures.append(sample(ClassifierFree(denoiser, 2.0, channels=3), DDPM(steps=5), noise, y[:3]))
-    assert distance(pictures[0], pictures[1]) <= 1e-5
-    with pytest.raises(UsageError, match="is no program"):
+        images.append(sample(ClassifierFree(denoiser, 2.0, channels=3), DDPM(steps=5), noise, y[:3]))
+    assert distance(*images) <= 1e-5
+    with pytest.raises(UsageError, match="is not a program"):
         program.load(tmp_path / "in.pt", trusted=True)
 
 
 def test_sit_is_read_as_a_flow(tmp_path: Path):
-    """One Euler step of ours from noise is one of SiT's, by the paper's formulas; and back to its layout."""
+    """An Euler step from noise equals one of SiT's, by the paper's formulas; and back to its layout."""
     dit = random_dit(config(depth=12, hidden_size=384, num_heads=6, patch_size=8, input_size=16))
     state = official_state(dit)
     torch.save(state, tmp_path / "sit.pt")
-    convert(tmp_path / "sit.pt", tmp_path / "ours", "--to", "scaledit", "--model", "SiT-S/8")
-    pipeline = load(tmp_path / "ours")
+    convert(tmp_path / "sit.pt", tmp_path / "native", "--to", "scaledit", "--model", "SiT-S/8")
+    pipeline = load(tmp_path / "native")
     x, y = torch.randn(2, 4, 16, 16), [1, 3]
     denoiser = assemble.denoiser(pipeline.config.diffusion, pipeline.net)
     with torch.no_grad():
         for t in (1.0, 0.7, 0.01):
-            theirs = dit(x, torch.full((2,), 1 - t), torch.tensor(y))[:, :4]  # v = x_0 - eps, told s = 1 - t
-            ours = denoiser(x, torch.tensor(t), torch.tensor(y))
-            assert distance(ours.x0 - ours.eps, theirs) <= 1e-6
-            assert distance((1 - t) * ours.x0 + t * ours.eps, x) <= 1e-6
-    convert(tmp_path / "ours", tmp_path / "back.pt", "--to", "official")
+            velocity = dit(x, torch.full((2,), 1 - t), torch.tensor(y))[:, :4]  # x_0 - eps, at s = 1 - t
+            prediction = denoiser(x, torch.tensor(t), torch.tensor(y))
+            assert distance(prediction.x0 - prediction.eps, velocity) <= 1e-6
+            assert distance((1 - t) * prediction.x0 + t * prediction.eps, x) <= 1e-6
+    convert(tmp_path / "native", tmp_path / "back.pt", "--to", "official")
     back = torch.load(tmp_path / "back.pt")
     used = torch.arange(64 * 8).reshape(64, 8)[:, :4].flatten()  # p, p, 2C: the channels that SiT uses
     for key, value in state.items():
@@ -238,7 +245,7 @@ def test_sit_is_read_as_a_flow(tmp_path: Path):
 
 
 def official_pictures(net: DiT, classes: list[int], seed: int, steps: int, scale: float) -> np.ndarray:
-    """The official sample.py, by its description: one batch, doubled, its draws from the global generator."""
+    """The official sample.py by its description: one doubled batch, with numbers of the global generator."""
     torch.manual_seed(seed)
     n, shape = len(classes), net.config.shape
     z = torch.randn(n, *shape)
@@ -246,9 +253,9 @@ def official_pictures(net: DiT, classes: list[int], seed: int, steps: int, scale
     y = torch.tensor(classes + [net.null_label] * n)
     abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
     times = [round(i * 999 / (steps - 1)) for i in range(steps)]
-    kept = np.append(1.0, abar[times])  # entry i + 1 is that of step i
-    beta = 1 - kept[1:] / kept[:-1]
-    posterior = beta * (1 - kept[:-1]) / (1 - kept[1:])
+    abar_of = np.append(1.0, abar[times])  # entry i + 1 is that of step i
+    beta = 1 - abar_of[1:] / abar_of[:-1]
+    posterior = beta * (1 - abar_of[:-1]) / (1 - abar_of[1:])
     low = np.log(np.append(posterior[1], posterior[1:]))
     for i in reversed(range(steps)):
         half = x[:n]
@@ -259,9 +266,9 @@ def official_pictures(net: DiT, classes: list[int], seed: int, steps: int, scale
         eps = torch.cat([torch.cat([guided, guided]), rest[:, :1]], dim=1)
         fraction = (rest[:, 1:] + 1) / 2
         log_variance = fraction * np.log(beta[i]) + (1 - fraction) * low[i]
-        x0 = (x - np.sqrt(1 - kept[i + 1]) * eps) / np.sqrt(kept[i + 1])
-        mean = beta[i] * np.sqrt(kept[i]) / (1 - kept[i + 1]) * x0
-        mean = mean + (1 - kept[i]) * np.sqrt(1 - beta[i]) / (1 - kept[i + 1]) * x
+        x0 = (x - np.sqrt(1 - abar_of[i + 1]) * eps) / np.sqrt(abar_of[i + 1])
+        mean = beta[i] * np.sqrt(abar_of[i]) / (1 - abar_of[i + 1]) * x0
+        mean = mean + (1 - abar_of[i]) * np.sqrt(1 - beta[i]) / (1 - abar_of[i + 1]) * x
         noise = torch.randn_like(x)  # at the last step too
         x = mean + (noise * torch.exp(0.5 * log_variance) if i else 0)
     return x[:n].numpy()
@@ -271,16 +278,16 @@ def official_pictures(net: DiT, classes: list[int], seed: int, steps: int, scale
 def test_the_official_samplers_pictures(scale: float, tmp_path: Path):
     dit = random_dit(config())
     torch.save(official_state(dit), tmp_path / "in.pt")
-    convert(tmp_path / "in.pt", tmp_path / "ours", "--to", "scaledit", *OPTIONS)
+    convert(tmp_path / "in.pt", tmp_path / "native", "--to", "scaledit", *OPTIONS)
     classes, seed, steps = [3, 0, 4], 7, 12
     expected = official_pictures(dit, classes, seed, steps, scale)
-    pipeline = load(tmp_path / "ours").with_official_noise()
+    pipeline = load(tmp_path / "native").with_official_noise()
     settings = pipeline.settings(seed, steps=steps, cfg_scale=scale)
-    found = pipeline.latents(classes, settings, batch_size=2)  # the batch is whole all the same
-    assert np.abs(found.numpy() - expected).max() <= 2e-5 * np.abs(expected).max()
-    straight = load(tmp_path / "in.pt", hints=Hints(heads=HEADS, num_classes=5)).with_official_noise()
-    assert torch.equal(straight.latents(classes, settings), found)
-    keyed = load(tmp_path / "ours").latents(classes, settings)
+    latents = pipeline.latents(classes, settings, batch_size=2)  # one batch whatever batch_size is
+    assert np.abs(latents.numpy() - expected).max() <= 2e-5 * np.abs(expected).max()
+    direct = load(tmp_path / "in.pt", hints=Hints(heads=HEADS, num_classes=5)).with_official_noise()
+    assert torch.equal(direct.latents(classes, settings), latents)
+    keyed = load(tmp_path / "native").latents(classes, settings)
     assert np.abs(keyed.numpy() - expected).max() > 0.1 * np.abs(expected).max()
     with pytest.raises(UsageError, match="leave start at 0"):
         pipeline.latents(classes, settings, start=3)
@@ -296,7 +303,7 @@ def test_the_official_samplers_pictures(scale: float, tmp_path: Path):
 def test_the_hub_is_asked_only_with_an_id(
     pixel_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    """A mistyped path is no id; an id is looked up in the cache alone under HF_HUB_OFFLINE."""
+    """A mistyped path is not an id; under HF_HUB_OFFLINE an id is looked up in the cache only."""
     commit = "0" * 40
     cache = tmp_path / "cache/models--someone--digits"
     (cache / "refs").mkdir(parents=True)

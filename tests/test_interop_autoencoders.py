@@ -34,7 +34,7 @@ OLD_NAMES = {"to_q.": "query.", "to_k.": "key.", "to_v.": "value.", "to_out.0.":
 
 
 def old_names(state: dict[str, torch.Tensor], convolutions: bool) -> dict[str, torch.Tensor]:
-    """Attention as it was called before diffusers 0.15. convolutions: its linear layers as 1x1 ones."""
+    """Attention under its names before diffusers 0.15. convolutions: linear layers as 1x1 ones."""
     out = {}
     for key, value in state.items():
         if ".attentions." in key:
@@ -65,27 +65,27 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_published_autoencoders_open_as_in_diffusers(published: Path):
     from diffusers import AutoencoderKL
 
-    own, theirs = open_autoencoder(str(published)), AutoencoderKL.from_pretrained(published)
-    assert own.scale == theirs.config["scaling_factor"] == 0.18215
+    own, net = open_autoencoder(str(published)), AutoencoderKL.from_pretrained(published)
+    assert own.scale == net.config["scaling_factor"] == 0.18215
     assert (own.channels, own.downsampling) == (4, 4)
     x, z = torch.rand(1, 3, 16, 24) * 2 - 1, torch.randn(1, 4, 4, 6)
     with torch.no_grad():
-        moments, decoded = theirs.encode(x).latent_dist.parameters, theirs.decode(z / 0.18215).sample
+        moments, decoded = net.encode(x).latent_dist.parameters, net.decode(z / 0.18215).sample
     assert torch.equal(own.encode(x), moments)
     assert torch.equal(own.decode(z), decoded.clamp(-1, 1))
     assert moments.std() > 0.01
 
 
 def test_old_names_and_convolutions_are_the_same_autoencoder(published: Path, tmp_path: Path):
-    """The hash of the encoder, which latents are held against, does not depend on how weights are called."""
+    """The hash of the encoder, which latents are compared with, does not depend on the names of weights."""
     from diffusers import AutoencoderKL
 
-    theirs: Any = AutoencoderKL.from_pretrained(published)
-    theirs.save_pretrained(tmp_path / "today")
-    save_file(old_names(theirs.state_dict(), convolutions=True), tmp_path / kl.WEIGHTS)
+    net: Any = AutoencoderKL.from_pretrained(published)
+    net.save_pretrained(tmp_path / "today")
+    save_file(old_names(net.state_dict(), convolutions=True), tmp_path / kl.WEIGHTS)
     (tmp_path / kl.CONFIG).write_text(json.dumps(OLD_CONFIG))
     hashes = {
-        open_autoencoder(str(where)).encoder_sha256 for where in (published, tmp_path, tmp_path / "today")
+        open_autoencoder(str(folder)).encoder_sha256 for folder in (published, tmp_path, tmp_path / "today")
     }
     assert len(hashes) == 1
 
@@ -99,10 +99,10 @@ def test_the_table_of_defaults_is_that_of_the_installed_diffusers():
 
 def test_what_was_filled_in_is_said(published: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     torch.save(official_state(random_dit(dit_config())), tmp_path / "in.pt")
-    given = ["--heads", 2, "--num-classes", 5, "--autoencoder", published]
-    convert(tmp_path / "in.pt", tmp_path / "out", "--to", "scaledit", *given)
-    said = " ".join(capsys.readouterr().out.split())
-    assert said.count("does not say scaling_factor 0.18215: the default of diffusers' AutoencoderKL") == 1
+    options = ["--heads", 2, "--num-classes", 5, "--autoencoder", published]
+    convert(tmp_path / "in.pt", tmp_path / "out", "--to", "scaledit", *options)
+    output = " ".join(capsys.readouterr().out.split())
+    assert output.count("does not say scaling_factor 0.18215: the default of diffusers' AutoencoderKL") == 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The model card: its code runs as it stands, for every kind of model, and names no folder of ours."""
+"""The model card: its code runs unchanged for every kind of model, and it names no local folder."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def source(kind: str, folder: Path) -> list[str]:
-    """An official file of this kind, and what convert needs to know of it."""
+    """An official file of this kind, and the options that convert needs for it."""
     changes = dict(KINDS[kind])
     rows, is_sit = changes.pop("rows", None), changes.pop("sit", False)
     state = official_state(random_dit(config(**changes)))
@@ -46,8 +46,8 @@ def source(kind: str, folder: Path) -> list[str]:
         state["y_embedder.embedding_table.weight"] = state["y_embedder.embedding_table.weight"][:rows].clone()
     torch.save(state, folder / "in.pt")
     classes = changes.get("num_classes", rows or 5)
-    given = ["--model", "SiT-S/8"] if is_sit else ["--heads", str(HEADS)]
-    return [str(folder / "in.pt"), *given, "--num-classes", str(classes)]
+    words = ["--model", "SiT-S/8"] if is_sit else ["--heads", str(HEADS)]
+    return [str(folder / "in.pt"), *words, "--num-classes", str(classes)]
 
 
 def code(folder: Path, autoencoder: Path) -> str:
@@ -68,30 +68,30 @@ def code(folder: Path, autoencoder: Path) -> str:
     ],
 )
 def test_the_code_of_a_card_runs(kind: str, is_recorded: bool, autoencoder: Path, tmp_path: Path):
-    """is_recorded: whether the autoencoder was given to convert."""
-    given = source(kind, tmp_path)
+    """is_recorded: whether --autoencoder is passed to convert."""
+    words = source(kind, tmp_path)
     if is_recorded:
-        given += ["--autoencoder", str(autoencoder)]
+        words += ["--autoencoder", str(autoencoder)]
     for name, options in (
-        ("ours", ["--to", "scaledit"]),
+        ("native", ["--to", "scaledit"]),
         ("exact", ["--to", "diffusers"]),
         ("plain", ["--to", "diffusers", "--plain"]),
     ):
-        convert(*given[:1], tmp_path / name, *options, *given[1:])
+        convert(*words[:1], tmp_path / name, *options, *words[1:])
         text = (tmp_path / name / "README.md").read_text()
         assert str(tmp_path) not in text and str(autoencoder.parent) not in text
-        found: dict[str, Any] = {}
+        names: dict[str, Any] = {}
         with torch.random.fork_rng():
-            exec(code(tmp_path / name, autoencoder), found)
-        if "images" in found:
-            assert len(found["images"]) == (1 if kind == "one class" else 2)
+            exec(code(tmp_path / name, autoencoder), names)
+        if "images" in names:
+            assert len(names["images"]) == (1 if kind == "one class" else 2)
         else:
-            assert kind in ("a flow", "pixels") and name != "ours"
-            assert found["transformer"].config.num_layers == KINDS[kind].get("depth", 2)
+            assert kind in ("a flow", "pixels") and name != "native"
+            assert names["transformer"].config.num_layers == KINDS[kind].get("depth", 2)
 
 
-def test_no_folder_of_this_machine_is_told(tmp_path: Path):
-    """Overrides, the data's place, the protocol of figures, warnings, the arguments of another trainer."""
+def test_a_card_names_no_local_folder(tmp_path: Path):
+    """In overrides, the data's path, the protocol, warnings, and the arguments of another trainer."""
     from tiny import TINY
 
     secret = tmp_path / "secret place"
@@ -116,9 +116,9 @@ def test_no_folder_of_this_machine_is_told(tmp_path: Path):
 
 
 def test_a_command_shows_names_only():
-    shown = card._named
-    assert shown("data.path=/home/me/my photos") == "data.path=my photos"
-    assert shown("autoencoder.path=stabilityai/sd-vae-ft-mse") == "autoencoder.path=stabilityai/sd-vae-ft-mse"
-    assert shown("C:\\Users\\me\\set") == "set"
-    assert shown("../sets/a") == "a"
-    assert shown("hf://org/name") == "hf://org/name"
+    hide = card._without_folders
+    assert hide("data.path=/home/me/my photos") == "data.path=my photos"
+    assert hide("autoencoder.path=stabilityai/sd-vae-ft-mse") == "autoencoder.path=stabilityai/sd-vae-ft-mse"
+    assert hide("C:\\Users\\me\\set") == "set"
+    assert hide("../sets/a") == "a"
+    assert hide("hf://org/name") == "hf://org/name"

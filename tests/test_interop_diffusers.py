@@ -1,4 +1,4 @@
-"""The installed diffusers on our folders: exact with our class, another function without it."""
+"""The installed diffusers on exported folders: exact with scaledit's class, another function without it."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folders(dit: DiT, autoencoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """official, and made of it: ours, exact, plain."""
+    """official, and converted from it: native, exact, plain."""
     folder = tmp_path_factory.mktemp("folders")
     torch.save(official_state(dit), folder / "official.pt")
     convert(
         folder / "official.pt",
-        folder / "ours",
+        folder / "native",
         "--to",
         "scaledit",
         *OPTIONS[:2],
@@ -55,12 +55,12 @@ def folders(dit: DiT, autoencoder: Path, tmp_path_factory: pytest.TempPathFactor
         autoencoder,
     )
     for name, more in (("exact", []), ("plain", ["--plain"])):
-        convert(folder / "ours", folder / name, "--to", "diffusers", *more, "--max-shard-size", "200KB")
+        convert(folder / "native", folder / name, "--to", "diffusers", *more, "--max-shard-size", "200KB")
     return folder
 
 
 @torch.no_grad()
-def test_our_class_has_our_outputs(dit: DiT, folders: Path):
+def test_the_exact_class_has_scaledits_outputs(dit: DiT, folders: Path):
     """Loaded three ways, none of which needs the network: a pipeline, AutoModel, the class in scaledit."""
     from diffusers import AutoModel, DiTPipeline
 
@@ -78,7 +78,7 @@ def test_our_class_has_our_outputs(dit: DiT, folders: Path):
     assert len(list(transformer.glob("*.safetensors"))) > 1  # in shards
 
 
-class Given:
+class FixedNoise:
     def __init__(self, x: torch.Tensor):
         self.x = x
 
@@ -90,11 +90,11 @@ class Given:
 
 
 @pytest.mark.parametrize("classes", [1000, 5])
-def test_a_whole_guided_loop_of_their_pipeline(
+def test_a_guided_loop_of_diffusers_pipeline(
     classes: int, dit: DiT, folders: Path, autoencoder: Path, tmp_path: Path
 ):
-    """DiTPipeline, 20 guided DDIM steps and its VAE, against our sampler and decoder; also for fewer classes
-    than the 1000 whose null label the pipeline always uses."""
+    """DiTPipeline, 20 guided DDIM steps and its VAE, against scaledit's sampler and decoder; also for
+    fewer classes than the 1000 whose null label the pipeline always uses."""
     from diffusers import DiTPipeline
 
     folder, seed, y = folders, 3, [4, 0]
@@ -106,21 +106,21 @@ def test_a_whole_guided_loop_of_their_pipeline(
     pipe: Any = DiTPipeline.from_pretrained(folder / "exact", trust_remote_code=True)
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(seed)
-    theirs = pipe(y, guidance_scale=3.0, generator=generator, num_inference_steps=20, output_type="np").images
+    images = pipe(y, guidance_scale=3.0, generator=generator, num_inference_steps=20, output_type="np").images
     z = torch.randn(2, *dit.config.shape, generator=torch.Generator().manual_seed(seed))
     denoiser = NetDenoiser(dit, LinearBeta(steps=1000), LearnedRange(Epsilon()))
     sampler = DDIM(steps=20, times="stride")  # type: ignore[arg-type]  # diffusers' times
-    x = sample(ClassifierFree(denoiser, 3.0), sampler, Given(z), torch.tensor(y))
+    x = sample(ClassifierFree(denoiser, 3.0), sampler, FixedNoise(z), torch.tensor(y))
     decoder = load(folder / "exact", device="cpu").decoder
     assert decoder is not None
-    ours = (decoder(x) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
-    assert theirs.std() > 0.05
-    assert np.abs(theirs - ours).max() <= 2e-5
+    native = (decoder(x) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    assert images.std() > 0.05
+    assert np.abs(images - native).max() <= 2e-5
 
 
 @torch.no_grad()
-def test_their_own_class_is_another_function_for_these_two_reasons(dit: DiT, folders: Path):
-    """With /127 and eps 1e-5 our network is theirs; without, it is not."""
+def test_diffusers_own_class_is_another_function_for_these_two_reasons(dit: DiT, folders: Path):
+    """With /127 and eps 1e-5 scaledit's network is diffusers'; without, it is not."""
     from diffusers import DiTTransformer2DModel
 
     x, t, y = inputs(SHAPE)
@@ -128,35 +128,35 @@ def test_their_own_class_is_another_function_for_these_two_reasons(dit: DiT, fol
     transformer = folders / "plain/transformer"
     plain: Any = DiTTransformer2DModel.from_pretrained(transformer)
     default: Any = DiTTransformer2DModel.from_pretrained(transformer, norm_eps=DIFFUSERS_EPS)
-    theirs = {"as exported": plain, "diffusers' default": default}
-    found = {name: net(x, timestep=t, class_labels=y).sample for name, net in theirs.items()}
+    nets = {"as exported": plain, "diffusers' default": default}
+    outputs = {name: net(x, timestep=t, class_labels=y).sample for name, net in nets.items()}
     half = torch.arange(128)
     other = random_dit(SHAPE)
     frequencies = torch.exp(-np.log(10000.0) * half / DIFFUSERS_EXPONENTS).float()
     other.time_embed.frequencies = frequencies
-    assert distance(other(x, t, y), found["as exported"]) <= 1e-5
+    assert distance(other(x, t, y), outputs["as exported"]) <= 1e-5
     for block in other.blocks:
         block.norm2.eps = DIFFUSERS_EPS  # pyright: ignore[reportAttributeAccessIssue]
-    assert distance(other(x, t, y), found["diffusers' default"]) <= 1e-5
-    assert distance(found["as exported"], expected) > 0.05
-    assert distance(found["diffusers' default"], found["as exported"]) > 0
+    assert distance(other(x, t, y), outputs["diffusers' default"]) <= 1e-5
+    assert distance(outputs["as exported"], expected) > 0.05
+    assert distance(outputs["diffusers' default"], outputs["as exported"]) > 0
     angles = 999 * time_frequencies(), 999 * frequencies
     a, b = (torch.cat([angle.cos(), angle.sin()]) for angle in angles)
     assert abs(float(torch.cosine_similarity(a, b, dim=0)) - 0.49) < 0.01
 
 
-def test_the_plain_layout_says_how_far_off_it_is(
+def test_the_difference_of_the_plain_layout_is_reported(
     folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
-    arguments = ["convert", str(folders / "ours"), str(tmp_path / "out"), "--to", "diffusers", "--plain"]
+    arguments = ["convert", str(folders / "native"), str(tmp_path / "out"), "--to", "diffusers", "--plain"]
     assert main([*arguments, "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["difference"]["output"] > 0.05
-    assert said["difference"]["embedding"] < 0.99
+    report = json.loads(capsys.readouterr().out)
+    assert report["difference"]["output"] > 0.05
+    assert report["difference"]["embedding"] < 0.99
     assert not (tmp_path / "out/transformer/exact_diffusers.py").exists()
 
 
-def test_their_folders_come_in(dit: DiT, folders: Path, autoencoder: Path, tmp_path: Path):
+def test_folders_of_diffusers_are_read(dit: DiT, folders: Path, autoencoder: Path, tmp_path: Path):
     """What diffusers itself saves: single or sharded, safetensors or .bin; with and without a pipeline."""
     from diffusers import DiTPipeline, DiTTransformer2DModel
 
@@ -164,13 +164,13 @@ def test_their_folders_come_in(dit: DiT, folders: Path, autoencoder: Path, tmp_p
     pipe.save_pretrained(tmp_path / "pipeline")
     pipe.transformer.save_pretrained(tmp_path / "sharded", max_shard_size="200KB")
     pipe.transformer.save_pretrained(tmp_path / "pickled", safe_serialization=False)
-    ours = load_file(folders / "ours/model.safetensors")
+    weights = load_file(folders / "native/model.safetensors")
     for name in ("pipeline", "sharded", "pickled"):
-        convert(tmp_path / name, tmp_path / f"{name}-ours", "--to", "scaledit")
-        assert equal(load_file(tmp_path / f"{name}-ours/model.safetensors"), ours)
+        convert(tmp_path / name, tmp_path / f"{name}-native", "--to", "scaledit")
+        assert equal(load_file(tmp_path / f"{name}-native/model.safetensors"), weights)
     assert list((tmp_path / "pickled").glob("*.bin"))
-    back = load(tmp_path / "pipeline-ours", device="cpu")
-    assert back.config.diffusion == load(folders / "ours").config.diffusion
+    back = load(tmp_path / "pipeline-native", device="cpu")
+    assert back.config.diffusion == load(folders / "native").config.diffusion
     assert back.decoder is not None and back.decoder.autoencoder_info.scale == 0.7
     net = DiTTransformer2DModel.from_pretrained(tmp_path / "sharded")
     with torch.no_grad():
@@ -181,18 +181,18 @@ def test_their_folders_come_in(dit: DiT, folders: Path, autoencoder: Path, tmp_p
 
 
 def test_a_converted_model_draws_pictures(folders: Path, autoencoder: Path, tmp_path: Path):
-    """The command line on our folder and on diffusers', with the recorded autoencoder."""
+    """The command line on scaledit's folder and on diffusers', with the recorded autoencoder."""
     sampling = ["--classes", "3,7", "--per-class", "1", "--steps", "3", "--device", "cpu"]
     batches = {}
-    for name in ("ours", "exact"):
+    for name in ("native", "exact"):
         out = tmp_path / f"{name}.npz"
         assert main(["sample", str(folders / name), *sampling, "--out", str(out)]) == 0
         batches[name] = np.load(out)["arr_0"]
-    assert batches["ours"].shape == (2, 32, 32, 3)
-    assert np.abs(batches["ours"].astype(int) - batches["exact"].astype(int)).max() <= 1
+    assert batches["native"].shape == (2, 32, 32, 3)
+    assert np.abs(batches["native"].astype(int) - batches["exact"].astype(int)).max() <= 1
     official = [
         "sample",
-        str(folders / "ours"),
+        str(folders / "native"),
         *sampling,
         "--official-noise",
         "--out",
@@ -201,7 +201,7 @@ def test_a_converted_model_draws_pictures(folders: Path, autoencoder: Path, tmp_
     assert main(official) == 0
     origin = json.loads(str(np.load(tmp_path / "x.npz")["origin"]))
     assert origin["noise"] == "official sample.py"
-    assert not np.array_equal(np.load(tmp_path / "x.npz")["arr_0"], batches["ours"])
+    assert not np.array_equal(np.load(tmp_path / "x.npz")["arr_0"], batches["native"])
 
 
 def test_what_diffusers_cannot_hold_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -213,8 +213,8 @@ def test_what_diffusers_cannot_hold_is_refused(tmp_path: Path, capsys: pytest.Ca
     ):
         shape = config(**changes)
         save_file(dict(random_dit(shape).state_dict()), tmp_path / "x.safetensors")
-        given = [*OPTIONS, "--patch-size", "2", "--input-size", "8"]
+        options = [*OPTIONS, "--patch-size", "2", "--input-size", "8"]
         arguments = ["convert", str(tmp_path / "x.safetensors"), str(tmp_path / "out"), "--to", "diffusers"]
-        assert main([*arguments, *given]) == 2
+        assert main([*arguments, *options]) == 2
         assert says in capsys.readouterr().err
         assert sorted(path.name for path in tmp_path.iterdir()) == ["x.safetensors"]

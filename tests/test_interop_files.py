@@ -1,4 +1,4 @@
-"""What `scaledit convert` writes: whole or not at all, and read by the programs that it is for."""
+"""The files that `scaledit convert` writes: complete or not at all, and read by the programs they are for."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ LIMITED = (  # files may grow to 20 kB, the weights have 60: writing fails as on
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files there")
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(source: Path, tmp_path: Path):
-    """All writers in one process, so that one that takes the process with it is seen."""
+    """All writers in one process, so that one that aborts the process is noticed."""
     lines = "\n".join(" ".join(arguments(source, tmp_path / out, layout)) for layout, out in OUT.items())
     done = subprocess.run([sys.executable, "-c", LIMITED], input=lines, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -107,7 +107,7 @@ def test_ctrl_c_leaves_nothing(source: Path, tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_there_stays(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_existing_files_are_kept(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     for layout, name in OUT.items():
         out = tmp_path / layout.replace(", ", "-") / name
         out.parent.mkdir()
@@ -118,7 +118,7 @@ def test_what_is_there_stays(source: Path, tmp_path: Path, capsys: pytest.Captur
 
 
 def test_a_pt_is_what_torch_save_writes(source: Path, tmp_path: Path):
-    """In every dtype; torch.load takes it the safe way, mapped too, and so do we."""
+    """In every dtype; torch.load(weights_only=True) reads it, mapped too, and so does scaledit."""
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         state = {key: value.to(dtype) for key, value in torch.load(source).items()}
         torch.save(state, tmp_path / f"{dtype}.pt")
@@ -136,8 +136,8 @@ def run_onnx(path: Path, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> t
     session: Any = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [item.name for item in session.get_inputs()]
     assert len(names) == 3
-    given = dict(zip(names, (x.numpy(), t.float().numpy(), y.numpy()), strict=True))
-    return torch.from_numpy(session.run(None, given)[0])
+    feed = dict(zip(names, (x.numpy(), t.float().numpy(), y.numpy()), strict=True))
+    return torch.from_numpy(session.run(None, feed)[0])
 
 
 @pytest.mark.parametrize("conditioning", part.names(Block))
@@ -153,8 +153,8 @@ def test_onnx_has_the_networks_outputs(conditioning: str, tmp_path: Path, monkey
         files.append("out.onnx.data")
     dit = random_dit(config(depth=1, conditioning=conditioning))
     save_file(dict(dit.state_dict()), tmp_path / "in.safetensors")
-    given = ["--heads", HEADS, "--patch-size", 2, "--input-size", 8]
-    convert(tmp_path / "in.safetensors", tmp_path / "out.onnx", "--to", "onnx", *given)
+    options = ["--heads", HEADS, "--patch-size", 2, "--input-size", 8]
+    convert(tmp_path / "in.safetensors", tmp_path / "out.onnx", "--to", "onnx", *options)
     assert sorted(path.name for path in tmp_path.iterdir()) == files
     x, t, y = inputs(config())
     for n in (1, 3, 4):
@@ -164,19 +164,19 @@ def test_onnx_has_the_networks_outputs(conditioning: str, tmp_path: Path, monkey
     model = onnx.load(tmp_path / "out.onnx", load_external_data=False)
     assert [item.name for item in model.graph.input] == ["x", "t", "y"]
     assert {item.type.tensor_type.shape.dim[0].dim_param for item in model.graph.input} == {"batch"}
-    (said,) = (json.loads(item.value) for item in model.metadata_props if item.key == onnx_file.METADATA)
-    assert said["num_classes"] == 5
+    (metadata,) = (json.loads(item.value) for item in model.metadata_props if item.key == onnx_file.METADATA)
+    assert metadata["num_classes"] == 5
 
 
 @torch.no_grad()
 def test_onnx_of_an_exported_program(tmp_path: Path):
-    """What `--to program` wrote goes through torch's own exporter."""
+    """A program of `--to program` passes through torch's own exporter."""
     dit = random_dit(config(depth=1))
     program.save(dit, tmp_path / "out.pt2")
     exported = torch.export.load(tmp_path / "out.pt2")
-    made = torch.onnx.export(exported, dynamo=True, verbose=False)
-    assert made is not None
-    made.save(tmp_path / "out.onnx")
+    exported_onnx = torch.onnx.export(exported, dynamo=True, verbose=False)
+    assert exported_onnx is not None
+    exported_onnx.save(tmp_path / "out.onnx")
     assert distance(run_onnx(tmp_path / "out.onnx", *inputs(config())), dit(*inputs(config()))) <= 1e-5
 
 
@@ -189,13 +189,13 @@ def test_onnx_without_the_extra(
     assert os.listdir(tmp_path) == []
 
 
-def test_a_program_that_is_none(source: Path, tmp_path: Path):
-    """Cut short anywhere, and other files."""
+def test_files_that_are_not_programs(source: Path, tmp_path: Path):
+    """Truncated programs, and other files."""
     program.save(random_dit(config(depth=1)), tmp_path / "fine.pt2")
     whole = (tmp_path / "fine.pt2").read_bytes()
     for data in (b"", b"{}", whole[:10], whole[:-100], whole[: len(whole) // 2], source.read_bytes()):
         (tmp_path / "x.pt2").write_bytes(data)
-        with pytest.raises(UsageError, match="is no program that scaledit exported") as caught:
+        with pytest.raises(UsageError, match="is not a program that scaledit exported") as caught:
             program.load(tmp_path / "x.pt2", trusted=True)
         assert "\n" not in str(caught.value)
 
@@ -204,7 +204,7 @@ ODD = (None, -1, 1.5, 10**9, float("nan"), "x", [], {}, [1, 2, 3], [None])
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Of every value in nested dicts and lists."""
+    """The path of every value in nested dicts and lists."""
     for key in value if isinstance(value, dict) else range(len(value)):
         yield (*path, key)
         if isinstance(value[key], dict | list) and len(path) < 3:
@@ -231,7 +231,7 @@ def changed(value: Any, path: tuple[Any, ...], new: Any) -> Any:
     ],
 )
 def test_json_that_makes_no_sense_is_one_sentence(layout: str, file: str, source: Path, tmp_path: Path):
-    """Every value of the file in turn becomes one of another kind: opened all the same, or refused."""
+    """Every value of the file in turn becomes one of another type: the folder is opened or refused."""
     shards = ["--max-shard-size", "30KB"] if layout == "diffusers" else []
     convert(source, tmp_path / "x", "--to", layout, *OPTIONS, *shards)
     written = json.loads((tmp_path / "x" / file).read_bytes())
@@ -254,7 +254,7 @@ def test_json_that_makes_no_sense_is_one_sentence(layout: str, file: str, source
 
 @pytest.mark.parametrize("claim", [{"depth": 10**9}, {"hidden_size": 1 << 30}, {"input_size": 1 << 20}])
 def test_a_network_that_is_claimed_is_not_converted(claim: dict[str, int], source: Path, tmp_path: Path):
-    """What the weights do not show is refused before a layout is made of it: to every layout."""
+    """A claim that no weight supports is refused before anything is written, in every layout."""
     convert(source, tmp_path / "x", "--to", "scaledit", *OPTIONS)
     manifest = json.loads((tmp_path / "x/manifest.json").read_bytes())
     del manifest["sha256"]

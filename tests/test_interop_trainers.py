@@ -1,4 +1,4 @@
-"""Files as trainers write them: where the network is, what its label table holds, whether it is finite."""
+"""Files of trainers: where the network is, what its label table holds, whether its values are finite."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HINTS = Hints(heads=HEADS, num_classes=5)
 
 @pytest.fixture(scope="module")
 def states() -> tuple[State, State]:
-    """The network's and its average's, by the official names."""
+    """Those of the network and of its average, under the official names."""
     return official_state(random_dit(config(), 0)), official_state(random_dit(config(), 1))
 
 
@@ -42,7 +42,7 @@ def weights(model: Model) -> State:
 
 
 def own(state: State) -> State:
-    """By our names."""
+    """Under scaledit's names."""
     from scaledit.interop import official
 
     return dict(official.load(config(), state).state_dict())
@@ -123,7 +123,7 @@ def test_network_and_average_are_found_in_a_trainers_file(
 
 
 @pytest.mark.parametrize(
-    "made",
+    "build",
     [
         lambda net: net,
         lambda net: prefixed("module.", net),
@@ -134,13 +134,13 @@ def test_network_and_average_are_found_in_a_trainers_file(
     ],
 )
 def test_the_only_network_is_taken(
-    made: Callable[[State], dict[Any, Any]], states: tuple[State, State], tmp_path: Path
+    build: Callable[[State], dict[Any, Any]], states: tuple[State, State], tmp_path: Path
 ):
-    torch.save(made(states[0]), tmp_path / "x.pt")
+    torch.save(build(states[0]), tmp_path / "x.pt")
     model = open_model(tmp_path / "x.pt", HINTS)
     assert model.kind == "model"
     assert equal(weights(model), own(states[0]))
-    is_bare = "x_embedder.proj.weight" in "".join(made(states[0]))
+    is_bare = "x_embedder.proj.weight" in "".join(build(states[0]))
     assert any("no average of the weights" in note for note in model.notes) != is_bare
 
 
@@ -181,7 +181,7 @@ def without_null_row(state: State, rows: int = 5) -> State:
         (5, {"num_classes": 4}, {"num_classes": 5}, 4, True),  # the user knows better
         (5, {}, {"class_dropout_prob": 0.0}, 5, False),
         (5, {}, {"class_dropout_prob": 0.1}, 4, True),
-        (5, {}, {}, 5, False),  # nothing says: no picture is guided away from a class
+        (5, {}, {}, 5, False),  # not stated: no image is guided away from a class
         (6, {}, {}, 6, False),
         (1, {}, {}, 1, False),
         (11, {}, {}, 10, True),
@@ -196,12 +196,12 @@ def test_what_the_label_table_holds(
     state = without_null_row(official_state(random_dit(config(num_classes=max(rows, 2)))), rows)
     torch.save({"ema": state, "args": argparse.Namespace(**args)}, tmp_path / "x.pt")
     model = open_model(tmp_path / "x.pt", Hints(heads=HEADS, **hints))
-    found = model.config.model
-    assert (found.num_classes, found.has_null_label) == (num_classes, has_null)
+    shape = model.config.model
+    assert (shape.num_classes, shape.has_null_label) == (num_classes, has_null)
     assert model.config.sample.guidance == (ClassifierFree(scale=4.0 if has_null else 1.0, channels=3),)
-    said = " ".join(model.notes)
-    assert ("without guidance only" in said) == (not has_null)
-    assert (f"say --num-classes {rows - 1}" in said) == (not hints and not args and rows in (5, 6))
+    notes = " ".join(model.notes)
+    assert ("without guidance only" in notes) == (not has_null)
+    assert (f"pass --num-classes {rows - 1}" in notes) == (not hints and not args and rows in (5, 6))
     table = model.weights["label_embed.weight"].read()
     assert torch.equal(table[:rows], state["y_embedder.embedding_table.weight"])
     assert not table[rows:].any() and len(table) == num_classes + 1
@@ -209,19 +209,19 @@ def test_what_the_label_table_holds(
 
 @torch.no_grad()
 def test_a_model_without_a_null_label_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture):
-    """official -> ours -> official bit for bit; its pictures are those of the network."""
+    """official -> scaledit -> official bit for bit, with the outputs of the network."""
     dit = random_dit(config())
     state = without_null_row(official_state(dit))
     torch.save(state, tmp_path / "in.pt")
-    convert(tmp_path / "in.pt", tmp_path / "ours", "--to", "scaledit", *OPTIONS)
+    convert(tmp_path / "in.pt", tmp_path / "native", "--to", "scaledit", *OPTIONS)
     assert "5 classes and no null label: it can be sampled without guidance only" in capsys.readouterr().out
-    convert(tmp_path / "ours", tmp_path / "out.pt", "--to", "official")
-    convert(tmp_path / "ours", tmp_path / "theirs", "--to", "diffusers")
-    convert(tmp_path / "theirs", tmp_path / "again.pt", "--to", "official")
+    convert(tmp_path / "native", tmp_path / "out.pt", "--to", "official")
+    convert(tmp_path / "native", tmp_path / "diffusers", "--to", "diffusers")
+    convert(tmp_path / "diffusers", tmp_path / "again.pt", "--to", "official")
     for name in ("out.pt", "again.pt"):
         assert equal(torch.load(tmp_path / name), state)
     x, t, y = torch.randn(5, 4, 8, 8), torch.full((5,), 500), torch.arange(5)
-    assert torch.equal(load(tmp_path / "ours", device="cpu").net(x, t, y), dit(x, t, y))
+    assert torch.equal(load(tmp_path / "native", device="cpu").net(x, t, y), dit(x, t, y))
     with pytest.raises(UsageError, match="5 rows: 5 classes, or 4 classes and the null label, not 7"):
         open_model(tmp_path / "in.pt", Hints(heads=HEADS, num_classes=7))
 
@@ -252,19 +252,19 @@ def test_weights_that_are_not_finite_are_refused_by_name_or_kept(
     state = corrupt(states[0], "final_layer.linear.bias", torch.nan, 1)
     state = corrupt(state, "blocks.0.mlp.fc1.weight", torch.inf, 2)
     torch.save(state, tmp_path / "x.pt")
-    says = r"2 of the 1024 values of blocks\.0\.mlp\.fc1\.weight are NaN or infinite, and values of 1 more"
+    message = r"2 of the 1024 values of blocks\.0\.mlp\.fc1\.weight are NaN or infinite, and values of 1 more"
     for to, out in (("scaledit", "a"), ("official", "a.pt"), ("diffusers", "a"), ("program", "a.pt2")):
         arguments = ["convert", str(tmp_path / "x.pt"), str(tmp_path / out), "--to", to, *OPTIONS]
         assert main(arguments) == 1
         assert "NaN or infinite, and values of 1 more tensors" in " ".join(capsys.readouterr().err.split())
         assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
-    with pytest.raises(RunError, match=says):
+    with pytest.raises(RunError, match=message):
         load(tmp_path / "x.pt", hints=HINTS)
     convert(tmp_path / "x.pt", tmp_path / "kept", "--to", "scaledit", *OPTIONS, "--allow-nonfinite")
     assert "kept as they are: 2 of the 1024 values of blocks.0.mlp" in capsys.readouterr().out
-    kept = load_file(tmp_path / "kept/model.safetensors")
-    assert torch.equal(kept["blocks.0.mlp.fc1.weight"], state["blocks.0.mlp.fc1.weight"])
-    with pytest.raises(RunError, match=says):
+    exported = load_file(tmp_path / "kept/model.safetensors")
+    assert torch.equal(exported["blocks.0.mlp.fc1.weight"], state["blocks.0.mlp.fc1.weight"])
+    with pytest.raises(RunError, match=message):
         load(tmp_path / "kept")
 
 
@@ -281,11 +281,11 @@ def test_every_kind_of_infinite_in_every_dtype(
     assert len(weights(open_model(tmp_path / "fine.pt", HINTS))) == len(state) - 1
 
 
-def test_diffusers_folders_are_looked_through_too(states: tuple[State, State], tmp_path: Path):
+def test_weights_of_diffusers_folders_are_checked_too(states: tuple[State, State], tmp_path: Path):
     torch.save(states[0], tmp_path / "x.pt")
-    convert(tmp_path / "x.pt", tmp_path / "theirs", "--to", "diffusers", *OPTIONS)
-    file = tmp_path / "theirs/transformer/diffusion_pytorch_model.safetensors"
+    convert(tmp_path / "x.pt", tmp_path / "diffusers", "--to", "diffusers", *OPTIONS)
+    file = tmp_path / "diffusers/transformer/diffusion_pytorch_model.safetensors"
     save_file(corrupt(load_file(file), "proj_out_2.bias", torch.nan, 1), file)
     with pytest.raises(RunError, match=r"1 of the 32 values of proj_out_2\.bias"):
-        load(tmp_path / "theirs")
-    assert json.loads((tmp_path / "theirs/scaledit.json").read_text())["step"] == 0
+        load(tmp_path / "diffusers")
+    assert json.loads((tmp_path / "diffusers/scaledit.json").read_text())["step"] == 0

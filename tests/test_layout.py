@@ -591,7 +591,7 @@ def test_names_that_are_not_utf8(tmp_path: Path, capsys):
     out = tmp_path / "latents"
     where = ["encode", str(folder), "--autoencoder", "pixels", "--image-size", "16", "--out", str(out)]
     assert main([*where, "--on-bad", "skip"]) == 0
-    assert "left out: caf\\udce9/\\udcff.png" in capsys.readouterr().out
+    assert "skipped: caf\\udce9/\\udcff.png" in capsys.readouterr().out
     assert json.loads((out / "index.json").read_bytes())["skipped"][0].startswith(f"{odd}/\udcff.png")
     assert main([*where, "--on-bad", "skip"]) == 0  # its own request is recognised
 

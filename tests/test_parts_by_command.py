@@ -69,7 +69,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def printed(capsys: pytest.CaptureFixture):
-    """What a command printed as JSON since it was asked last."""
+    """The JSON that the last command printed."""
     return lambda: json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
@@ -89,16 +89,16 @@ def test_training_takes_options_and_fields_of_parts(folder: Path):
 
 def test_steps_of_training_and_of_sampling_are_not_mixed_up(capsys: pytest.CaptureFixture):
     assert main(["train", "digits", "--steps", "3"]) == 2
-    said = capsys.readouterr().err
-    assert "train.steps=3" in said and "sample.sampler.steps=3" in said
+    error = capsys.readouterr().err
+    assert "train.steps=3" in error and "sample.sampler.steps=3" in error
 
 
 def test_samples_take_options_first_and_then_keys(run: Path, printed):
     words = ["sample", str(run), "--num", "2", "--out", "x.npz", "--json"]
     assert main([*words, "--sampler", "ddim", "sample.sampler.eta=0.5"]) == 0
-    made = printed()
-    assert made["sampler"] == DDIM(4, eta=0.5).to_json()
-    assert made["guidance"] == [ClassifierFree(scale=1.5, channels=3).to_json()]
+    result = printed()
+    assert result["sampler"] == DDIM(4, eta=0.5).to_json()
+    assert result["guidance"] == [ClassifierFree(scale=1.5, channels=3).to_json()]
     images = np.load("x.npz")["arr_0"]
     assert np.array_equal(images, load(run)([0, 1], sampler=DDIM(4, eta=0.5)))
     assert main([*words, "--sampler", "ddim"]) == 0
@@ -106,9 +106,9 @@ def test_samples_take_options_first_and_then_keys(run: Path, printed):
     assert not np.array_equal(images, np.load("x.npz")["arr_0"])
     keys = ["--steps", "3", "sample.steps=2", "sample.guidance.0.channels=1", "--cfg-scale", "3"]
     assert main([*words, *keys]) == 0
-    made = printed()
-    assert made["sampler"]["steps"] == 2
-    assert made["guidance"] == [ClassifierFree(scale=3.0, channels=1).to_json()]
+    result = printed()
+    assert result["sampler"]["steps"] == 2
+    assert result["guidance"] == [ClassifierFree(scale=3.0, channels=1).to_json()]
     assert main([*words, "--cfg-scale", "1", "--cfg-channels", "all"]) == 0
     assert printed()["guidance"] == []
 
@@ -141,7 +141,7 @@ def test_what_the_model_is_stays_and_samples_take_no_keys(run: Path, capsys: pyt
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (["--sampler", "ddimm"], "unknown sampler 'ddimm' (one of your own is MODULE:CLASS)"),
         (["--sampler", "euler", "sample.sampler.eta=1"], "unknown key sample.sampler.eta: euler takes steps"),
@@ -156,11 +156,11 @@ def test_what_the_model_is_stays_and_samples_take_no_keys(run: Path, capsys: pyt
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(
-    run: Path, words: list[str], says: str, capsys: pytest.CaptureFixture
+    run: Path, words: list[str], message: str, capsys: pytest.CaptureFixture
 ):
     assert main(["sample", str(run), *words, "--out", "x.png"]) == 2
-    said = capsys.readouterr().err
-    assert says in said and said.count("\n") == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
     assert not Path("x.png").exists()
 
 
@@ -171,7 +171,7 @@ def test_a_sampler_of_ones_own_is_trained_with_sampled_with_and_recorded(run: Pa
     assert origin_of("x.npz")["sampler"]["place"] == 0.25
     own = ["--out", "own", *TINY, "train.steps=2", "checkpoint.every=1", "sample.every=1", *words]
     assert main(["train", "digits", *own]) == 0
-    # Its report and another life need no further leave: the command names the same module.
+    # Its report and a resumption need no further permission: the command names the same module.
     assert (folder / "own/report.html").is_file()
     sys.modules.pop(MODULE)
     assert main(["train", "digits", *own, "--resume", "auto"]) == 0
@@ -204,9 +204,9 @@ def test_a_model_from_elsewhere_imports_nothing_unless_it_is_allowed(
         ["convert", "foreign", "again", "--to", "scaledit"],
     ):
         assert main(words) == 2
-        said = capsys.readouterr().err
-        assert f"foreign names '{NAMED}', which is code that is not scaledit's" in said
-        assert f"--allow-import {MODULE}" in said and said.count("\n") == 1
+        error = capsys.readouterr().err
+        assert f"foreign names '{NAMED}', which is code that is not scaledit's" in error
+        assert f"--allow-import {MODULE}" in error and error.count("\n") == 1
         assert not (folder / "ran").exists() and MODULE not in sys.modules
     with pytest.raises(UsageError, match=rf"allow_import=\['{MODULE}'\]"):
         load("foreign")
@@ -251,7 +251,7 @@ TRAINING = (*SAMPLING, Schedule, Parameterization, Objective, TimeDistribution)
         ("evaluate", SAMPLING),
     ],
 )
-def test_help_lists_parts_and_fields_at_once(command: str, kinds: tuple[type, ...]):
+def test_help_lists_parts_and_fields_quickly(command: str, kinds: tuple[type, ...]):
     code = (
         "import sys, time; began = time.process_time()\n"
         "from scaledit.cli import main\n"
@@ -262,13 +262,13 @@ def test_help_lists_parts_and_fields_at_once(command: str, kinds: tuple[type, ..
     )
     done = subprocess.run([sys.executable, "-c", code, command, "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    said, _, took = done.stdout.rpartition("took")
+    help, _, took = done.stdout.rpartition("took")
     assert float(took) < 0.5  # seconds of a processor: others may have it in between
     for kind in kinds:
         for name in members(kind):
-            assert f"  {name}: " in said
-    assert "eta: default 0.0, at least 0" in said
-    assert "channels: default all, at least 1" in said
+            assert f"  {name}: " in help
+    assert "eta: default 0.0, at least 0" in help
+    assert "channels: default all, at least 1" in help
 
 
 def test_a_command_without_parts_lists_none(capsys: pytest.CaptureFixture):

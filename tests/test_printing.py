@@ -410,7 +410,7 @@ def test_compare_refuses_odd_results_or_shows_them(change: dict[str, object], tm
         (["study", "digits", "--workers", "0"], "--workers must be at least 1"),
         (["train", "digits", "--nproc", "999999"], "--nproc must be at most 1024"),
         (["evaluate", "--compare", "x.json", "--json", "y.json"], "--json keeps what is measured"),
-        (["study", "paper", "--out", "/dev/null"], "/dev/null is no folder"),
+        (["study", "paper", "--out", "/dev/null"], "/dev/null is not a folder"),
         (["reference", ".", "--out", "/dev/null/x.npz"], "--out /dev/null/x.npz cannot be written"),
     ],
 )

@@ -330,7 +330,7 @@ def test_a_full_disk_is_named_and_told(tmp_path: Path, limit, overrides: tuple[s
     assert job.wait() == 1, job.said()
     said = " ".join(job.said().split())
     assert f"scaledit: {out}/{named}" in said
-    assert "checkpoints are intact, and the same command with --resume auto goes on" in said
+    assert "checkpoints are intact, and the same command with --resume auto resumes" in said
     assert "Traceback" not in said
     found = status(out)
     assert (found["state"], found["exit_code"]) == ("failed", 1)
@@ -429,7 +429,7 @@ def test_ctrl_c_twice_leaves_at_once(tmp_path: Path):
     out = tmp_path / "run"
     job = start(out, before=Held("interrupted", "interrupted"))
     assert job.wait() == 130, job.said()
-    assert "--resume auto goes on" in job.said()
+    assert "--resume auto resumes" in job.said()
     found = status(out)
     assert (found["state"], found["exit_code"]) == ("failed", 130)
     assert [path.name for path in checkpoint.find(out / "checkpoints")] == ["step-00000004"]

@@ -1,2 +1,1 @@
-"""One module a command: what it is called with (`arguments`) and what it does (`run`). Importing one imports
-nothing heavy; `run` does."""
+"""One module per command: `arguments` defines its options, `run` executes it and does the heavy imports."""

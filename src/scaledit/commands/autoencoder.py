@@ -1,15 +1,15 @@
-"""scaledit autoencoder train: a recipe into an autoencoder in diffusers' format, with its report."""
+"""scaledit autoencoder train: trains a recipe to an autoencoder in diffusers' format, with its report."""
 
 from __future__ import annotations
 
 import argparse
-import json
+from functools import partial
 from pathlib import Path
 
+from scaledit import terminal
 from scaledit.commands import common
-from scaledit.errors import printable
 
-SUMMARY = """train an autoencoder: a recipe into a run folder, the result in diffusers' format
+SUMMARY = """train an autoencoder from a recipe into a run folder; the result is in diffusers' format
 
   scaledit autoencoder train photos-ae
   scaledit autoencoder train photos-ae --out runs/sharper train.init=runs/photos-ae \\
@@ -25,13 +25,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     common.as_json(parser)
 
 
-def run(given: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     from scaledit import config as configs
     from scaledit.autoencoders.config import AutoencoderRun
 
-    config = configs.load(given.recipe, given.overrides, AutoencoderRun)
-    out = given.out or Path("runs") / config.name
-    code = common.launched(given, ["autoencoder", "train"])
+    config = configs.load(args.recipe, args.overrides, AutoencoderRun)
+    out = args.out or Path("runs") / config.name
+    code = common.launch_ranks(args, ["autoencoder", "train"])
     if code is not None:
         return code
 
@@ -42,35 +42,23 @@ def run(given: argparse.Namespace) -> int:
 
     def finish() -> None:
         page = report.write(out)
-        last = {event["event"]: event for event in log.read(out)}  # what was done in earlier lives too
-        exported, judged, finished = last["exported"], last["reconstructed"], last["finished"]
+        last = {event["event"]: event for event in log.read(out)}  # also of events before a resumption
+        exported, metrics, finished = last["exported"], last["reconstructed"], last["finished"]
         result = {
             "run": str(out),
             "report": str(page),
             "autoencoder": str(out / exported["path"]),
-            "scale": exported["scale"],
-            "sha256": exported["sha256"],
-            "encoder_sha256": exported["encoder_sha256"],
-            "psnr": judged["psnr"],
-            "ssim": judged["ssim"],
-            "step": finished["step"],
-            "seconds": finished["seconds"],
-            "skipped": finished["skipped"],
+            **{key: exported[key] for key in ("scale", "sha256", "encoder_sha256")},
+            **{key: metrics[key] for key in ("psnr", "ssim")},
+            **{key: finished[key] for key in ("step", "seconds", "skipped")},
         }
-        if given.json:
-            print(json.dumps(result))
+        if args.json:
+            terminal.say_json(result)
         else:
-            print(
-                printable(
-                    f"trained {result['step']} steps in {result['seconds']:.0f} s; {result['autoencoder']} "
-                    f"reaches {result['psnr']:.2f} dB on held-out images; the report is {page}"
-                )
+            terminal.say(
+                f"trained {result['step']} steps in {result['seconds']:.0f} s; {result['autoencoder']} "
+                f"reaches {result['psnr']:.2f} dB on held-out images; the report is {page}"
             )
 
-    return rank.run(
-        config,
-        out,
-        given.device,
-        lambda around: train(config, out, resume=given.resume, context=around),
-        finish,
-    )
+    start = partial(train, config, out, resume=args.resume)
+    return rank.run(config, out, args.device, lambda context: start(context=context), finish)

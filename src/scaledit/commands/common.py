@@ -1,4 +1,4 @@
-"""Arguments that several commands share."""
+"""Arguments that several commands share, and what they do with them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,63 +21,52 @@ from scaledit.errors import RunError, UsageError, printable
 if TYPE_CHECKING:
     from scaledit.pipeline import Pipeline
 
-
-CLASSES = "class names or numbers; where a word is both, number:2 or name:2 says which (default: all)"
+MODEL = "a run, a checkpoint, an exported folder, a .pt, hf://id"
+CLASSES = "class names or numbers; number:2 or name:2 if a word is both (default: all)"
+MOST_IMAGES = 10_000_000
+"""Largest sample set: 80 GB of Inception's features."""
+MOST_SEEDS = 1_000
+MOST_PROCESSES = 1_024
+MOST_DEVICES = 1_000_000
+LARGEST_SEED = checks.SEEDS.stop - 1
 
 
 def recipe(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    nargs = "?" if optional else None
     parser.add_argument(
-        "recipe",
-        metavar="RECIPE",
-        nargs="?" if optional else None,
-        help="a recipe's name, or the path of a .toml file",
+        "recipe", metavar="RECIPE", nargs=nargs, help="name of a recipe, or path of a .toml file"
     )
-    parser.add_argument(
-        "overrides",
-        metavar="section.key=value",
-        nargs="*",
-        help="changes to the recipe: train.steps=100, sample.sampler.eta=0.5",
-    )
+    overrides(parser, "changes to the recipe: train.steps=100, sample.sampler.eta=0.5")
 
 
-def keys(parser: argparse.ArgumentParser) -> None:
-    """Of commands that take a model."""
-    parser.add_argument(
-        "overrides",
-        metavar="section.key=value",
-        nargs="*",
-        help="what is said of sampling: sample.sampler.eta=0.5; after the options below",
-    )
+def model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
+    overrides(parser, "changes to its sampling, after the options below: sample.sampler.eta=0.5")
+
+
+def overrides(parser: argparse.ArgumentParser, help: str) -> None:
+    parser.add_argument("overrides", metavar="section.key=value", nargs="*", help=help)
 
 
 def run_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="the run folder (default: runs/RECIPE)")
-    parser.add_argument(
-        "--resume",
-        choices=["auto", "never"],
-        default="never",
-        help="auto: go on from the folder's latest checkpoint, or start if there is none",
-    )
+    resume = "auto: resume from the folder's latest checkpoint, or start if there is none"
+    parser.add_argument("--resume", choices=["auto", "never"], default="never", help=resume)
 
 
 def which_images(parser: argparse.ArgumentParser) -> None:
-    """Which of the images that lie at a path are read."""
-    parser.add_argument(
-        "--split", default="", metavar="NAME", help="of several: train, test, ... or all (default: train)"
-    )
-    parser.add_argument(
-        "--image-key",
-        default="",
-        metavar="EXT",
-        help="which file of a WebDataset sample is the image, as in jpg (default: the only one)",
-    )
+    """Which of the images at a path are read."""
+    add = parser.add_argument
+    add("--split", default="", metavar="NAME", help="train, test, ... or all, if several (default: train)")
+    key = "extension of the image in a WebDataset sample, as in jpg (default: the only one)"
+    add("--image-key", default="", metavar="EXT", help=key)
 
 
-def no_choice_of_images(given: argparse.Namespace, why: str) -> None:
-    """Raises UsageError where an option of `which_images` is given that cannot mean anything."""
+def reject_image_options(args: argparse.Namespace, reason: str) -> None:
+    """Raises UsageError if an option of `which_images` is passed."""
     for option in ("split", "image_key"):
-        if getattr(given, option):
-            raise UsageError(f"{why}: leave --{option.replace('_', '-')} out")
+        if getattr(args, option):
+            raise UsageError(f"{reason}: leave --{option.replace('_', '-')} out")
 
 
 def device(parser: argparse.ArgumentParser) -> None:
@@ -88,79 +78,69 @@ def as_json(parser: argparse.ArgumentParser) -> None:
 
 
 def ranks(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--nproc", type=integer(1, MOST_PROCESSES), metavar="N", help="train as N processes on this machine"
-    )
+    kind = integer(1, MOST_PROCESSES)
+    parser.add_argument("--nproc", type=kind, metavar="N", help="train as N processes on this machine")
 
 
-def launched(given: argparse.Namespace, command: Sequence[str]) -> int | None:
-    """Starts the ranks that --nproc wants and waits for them: their exit code; None where it wants none.
-    command: the words before the recipe. Raises UsageError."""
-    if given.nproc is None:
+def launch_ranks(args: argparse.Namespace, command: Sequence[str]) -> int | None:
+    """Starts the ranks of --nproc, waits for them and returns their exit code; None without --nproc. command:
+    the words before the recipe. Raises UsageError in a process that is a rank."""
+    if args.nproc is None:
         return None
     if "RANK" in os.environ:
         raise UsageError("--nproc starts ranks, and this process is one already (RANK is set); leave it out")
     from scaledit import launch
 
-    words = [*command, given.recipe, *overrides(given), "--resume", given.resume, "--device", given.device]
-    words += ["--out", str(given.out)] if given.out else []
-    return launch.run([*words, "--json"] if given.json else words, given.nproc)
+    words = [*command, args.recipe, *all_overrides(args), "--resume", args.resume, "--device", args.device]
+    words += ["--out", str(args.out)] if args.out else []
+    return launch.run([*words, "--json"] if args.json else words, args.nproc)
 
 
 def sampling(parser: argparse.ArgumentParser) -> None:
-    """How images are drawn from a model."""
-    parser.add_argument(
-        "--sampler", metavar="NAME", help="one of those below, or MODULE:CLASS (default: the run's)"
-    )
-    parser.add_argument("--steps", type=int, metavar="N", help="of the sampler (default: the run's)")
+    add = parser.add_argument
+    add("--sampler", metavar="NAME", help="one of those below, or MODULE:CLASS (default: the run's)")
+    add("--steps", type=int, metavar="N", help="steps of the sampler (default: the run's)")
     guidance(parser)
 
 
 def guidance(parser: argparse.ArgumentParser) -> None:
     """The short options of classifier-free guidance."""
-    parser.add_argument(
-        "--cfg-scale", type=float, metavar="S", help="guidance; 1 is none (default: the run's)"
-    )
-    parser.add_argument(
-        "--cfg-channels",
-        metavar="N|all",
-        help="how many channels are guided, the first ones, or all (default: the run's)",
-    )
+    add = parser.add_argument
+    add("--cfg-scale", type=float, metavar="S", help="guidance scale; 1 is no guidance (default: the run's)")
+    add("--cfg-channels", metavar="N|all", help="guide the first N channels, or all (default: the run's)")
 
 
 SHORT = ("sampler", "steps", "cfg_scale", "cfg_channels")
 
 
-def short(given: argparse.Namespace) -> dict[str, Any]:
-    """Those of `sampling` that are given."""
-    return {key: getattr(given, key) for key in SHORT if getattr(given, key, None) is not None}
+def passed(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """Those of the options that were passed."""
+    return {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
 
 
-def overrides(given: argparse.Namespace) -> list[str]:
-    """What a recipe is changed by: the short options as keys, then the keys."""
+def all_overrides(args: argparse.Namespace) -> list[str]:
+    """The changes to a recipe: the short options of `sampling` as keys, then the keys."""
     from scaledit import config as configs
 
-    made = configs.short(**short(given))
-    return [*(configs.override(key, value) for key, value in made.items()), *given.overrides]
+    values = configs.short(**passed(args, SHORT))
+    return [*(configs.override(key, value) for key, value in values.items()), *args.overrides]
 
 
 def allow_import(parser: argparse.ArgumentParser) -> None:
-    """Of commands that read a model, which may come from elsewhere."""
-    parser.add_argument(
-        "--allow-import",
-        metavar="MODULE",
-        action="append",
-        default=[],
-        help="a module that the model names a part of: it is imported, and so run; only for code you trust",
-    )
+    """For commands that read a model, which may come from elsewhere."""
+    why = "import this module, which the model names a part of: it is run, so only for code you trust"
+    parser.add_argument("--allow-import", metavar="MODULE", action="append", default=[], help=why)
 
 
 def parts(*sections: str) -> str:
-    """The parts that keys of these sections of a recipe name, those inside of them, and their fields: for
-    --help."""
+    """For --help: the parts that keys of these sections of a recipe can name, with inner parts and fields."""
     from scaledit.config import RunConfig
     from scaledit.config.tables import part_keys
     from scaledit.part import describe, inner_kinds
+
+    def wrap(text: str, indent: int) -> list[str]:
+        first, rest = " " * indent, " " * (indent + 2)
+        return textwrap.wrap(text, 100, initial_indent=first, subsequent_indent=rest)
 
     lines, kinds = [], part_keys(RunConfig, sections)
     seen: dict[Any, str] = {}
@@ -172,108 +152,88 @@ def parts(*sections: str) -> str:
             continue
         seen[kind] = key
         lines.append(f"\n{key}: the {kind.KIND}")
-        for one in describe(kind):
-            lines += textwrap.wrap(
-                f"{one.name}: {one.summary}", WIDTH, initial_indent="  ", subsequent_indent="    "
-            )
-            for field in one.fields:
-                said = ", ".join(
-                    filter(None, [field.default and f"default {field.default}", field.bounds, field.doc])
-                )
-                lines += textwrap.wrap(
-                    f"{field.name}: {said}", WIDTH, initial_indent="      ", subsequent_indent="        "
+        for part in describe(kind):
+            lines += wrap(f"{part.name}: {part.summary}", 2)
+            for field in part.fields:
+                default = field.default and f"default {field.default}"
+                lines += wrap(
+                    f"{field.name}: {', '.join(filter(None, [default, field.bounds, field.doc]))}", 6
                 )
         kinds += [(f"{key}.{name}", inner) for name, inner in inner_kinds(kind).items()]
     heading = "parts and their fields (section.key.field=value; MODULE:CLASS names one of your own):"
     return "\n".join(["", heading, *lines, ""])
 
 
-WIDTH = 100
-
-
 def decoder(parser: argparse.ArgumentParser) -> None:
-    """What turns a model's latents into pictures; nothing to say for models of pixels."""
-    parser.add_argument(
-        "--decoder", metavar="AE", help="another autoencoder of the same latents (default: the run's)"
-    )
-    parser.add_argument(
-        "--decoder-precision", choices=["fp32", "bf16", "fp16"], help="of decoding (default: the run's)"
-    )
-    parser.add_argument(
-        "--tiled", action="store_true", default=None, help="decode in tiles: less memory, nearly the same"
-    )
+    """What turns a model's latents into images; models of pixels need none of it."""
+    add = parser.add_argument
+    add("--decoder", metavar="AE", help="another autoencoder of the same latents (default: the run's)")
+    add("--decoder-precision", choices=["fp32", "bf16", "fp16"], help="of decoding (default: the run's)")
+    add("--tiled", action="store_true", default=None, help="decode in tiles: less memory, nearly the same")
 
 
 SECTIONS = ("sample", "evaluate", "autoencoder")
-"""What may be changed of a model that is there: how it is sampled, judged and decoded."""
+"""Sections of a trained model that may be changed: how it is sampled, evaluated and decoded."""
 
 
-def loaded(given: argparse.Namespace, model: str | Path, section: str = "sample") -> Pipeline:
-    """The model of a command with `device`, `decoder`, `sampling` and `keys`, which change its config: the
-    short options first. section: whose guidance the short options are of. Raises UsageError, RunError."""
-    from dataclasses import replace
-
+def load_model(args: argparse.Namespace, model: str | Path, section: str = "sample") -> Pipeline:
+    """The model of a command with `device`, `decoder`, `sampling` and overrides, which change its config: the
+    short options first. section: where guidance is changed. Raises UsageError, RunError."""
     from scaledit import config as configs
     from scaledit.pipeline import load
 
-    for override in given.overrides:
-        of = override.partition(".")[0]
-        if "." in override.partition("=")[0] and of not in SECTIONS:
+    for override in args.overrides:
+        changed = override.partition(".")[0]
+        if "." in override.partition("=")[0] and changed not in SECTIONS:
             raise UsageError(
-                f"{override}: a trained model's [{of}] stays as it is; keys of {', '.join(SECTIONS)} change "
-                f"how it is used"
+                f"{override}: a trained model's [{changed}] stays as it is; keys of {', '.join(SECTIONS)} "
+                "change how it is used"
             )
-    pipeline = load(model, given.device, allow_import=given.allow_import)
-    decoding = {"path": given.decoder, "precision": given.decoder_precision, "tiled": given.tiled}
+    pipeline = load(model, args.device, allow_import=args.allow_import)
+    decoding = {"path": args.decoder, "precision": args.decoder_precision, "tiled": args.tiled}
     values = {f"autoencoder.{key}": value for key, value in decoding.items() if value is not None}
-    values |= configs.short(pipeline.config, section, **short(given))
-    config = configs.changed(configs.with_values(pipeline.config, values), given.overrides)
+    values |= configs.short(pipeline.config, section, **passed(args, SHORT))
+    config = configs.changed(configs.with_values(pipeline.config, values), args.overrides)
     if config.autoencoder != pipeline.config.autoencoder:
         if pipeline.decoder is None:
             raise UsageError(f"{model} makes pixels: there is nothing to decode")
-        pipeline = load(model, given.device, config.autoencoder, allow_import=given.allow_import)
+        pipeline = load(model, args.device, config.autoencoder, allow_import=args.allow_import)
     return replace(pipeline, config=replace(config, autoencoder=pipeline.config.autoencoder))
 
 
 def extractor(parser: argparse.ArgumentParser) -> None:
     """Which network turns images into features, and where its weights are."""
-    parser.add_argument(
-        "--inception",
-        metavar="WEIGHTS",
-        help="pt_inception-2015-12-05-6726825d.pth (default: docs/evaluation.md)",
-    )
-    parser.add_argument(
-        "--any-inception",
-        action="store_true",
-        default=None,
-        help="accept weights of another hash; the protocol names it",
-    )
-    parser.add_argument("--dinov2", metavar="FOLDER", help="features of this local DINOv2 instead")
-    parser.add_argument("--allow-jpeg", action="store_true", help="accept lossily compressed images")
+    add = parser.add_argument
+    weights = "pt_inception-2015-12-05-6726825d.pth (default: see docs/evaluation.md)"
+    add("--inception", metavar="WEIGHTS", help=weights)
+    other = "accept weights with another hash, which the protocol records"
+    add("--any-inception", action="store_true", default=None, help=other)
+    add("--dinov2", metavar="FOLDER", help="features of this local DINOv2 instead")
+    add("--allow-jpeg", action="store_true", help="accept lossily compressed images")
 
 
-def at_least(given: argparse.Namespace, smallest: int, *names: str) -> None:
-    """Raises UsageError naming the first option that is given and too small."""
+def at_least(args: argparse.Namespace, smallest: int, *names: str) -> None:
+    """Raises UsageError naming the first option that is passed and too small."""
     for name in names:
-        value = getattr(given, name)
+        value = getattr(args, name)
         if value is not None and value < smallest:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {smallest}, got {value}")
 
 
 def integer(smallest: int, largest: int) -> Callable[[str], int]:
-    """The type of an option that is a whole number from `smallest` to `largest`. No command's work is bound
-    to fit where more is asked: that is refused before anything is started."""
+    """The type of an option that is a whole number from `smallest` to `largest`, so that work too large for
+    any machine is refused before it starts."""
 
     def parse(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
-            says = f"must be a whole number from {smallest} to {largest}, got {text!r}"
-            with suppress(ValueError, OverflowError):  # 1e4, 8.0: what is meant can be said
+            message = f"must be a whole number from {smallest} to {largest}, got {text!r}"
+            with suppress(ValueError, OverflowError):  # 1e4 or 8.0
                 meant = float(text)
                 if meant == int(meant) and smallest <= meant <= largest:
-                    says += f"; write {int(meant)}"
-            raise argparse.ArgumentTypeError(says) from None
+                    message += f"; write {int(meant)}"
+            raise argparse.ArgumentTypeError(message) from None
         if value < smallest:
             raise argparse.ArgumentTypeError(f"must be at least {smallest}, got {value}")
         if value > largest:
@@ -283,26 +243,19 @@ def integer(smallest: int, largest: int) -> Callable[[str], int]:
     return parse
 
 
-MOST_IMAGES = 10_000_000
-"""That a sample set may have: 80 GB of Inception's features."""
-MOST_SEEDS = 1_000
-MOST_PROCESSES = 1_024
-MOST_DEVICES = 1_000_000
-LARGEST_SEED = checks.SEEDS.stop - 1
-
-
 def images(count: int, kind: str = "") -> str:
     """1 image, 2 images."""
     return f"{count} {kind}image{'' if count == 1 else 's'}"
 
 
-def can_write(out: Path, option: str) -> None:
-    """To be called before long work whose result goes into the file `out`. Leaves nothing behind.
+def absolute(name: str) -> str:
+    """The full path of a folder, so that it is found from elsewhere; a Hub id or "pixels" unchanged."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name
 
-    option: what `out` was given as, for the message. Raises UsageError where the file could not be written:
-    a folder is in its place or a file in the place of its folder, nothing may be written there, the file
-    system is read-only or full, the name is too long.
-    """
+
+def check_writable(out: Path, option: str) -> None:
+    """Raises UsageError if the file `out` of `option` cannot be written. For use before long work."""
     from scaledit.files.atomic import atomic_write
 
     try:
@@ -310,11 +263,11 @@ def can_write(out: Path, option: str) -> None:
             raise UsageError(f"{option} {out} is a folder; name a file in it")
         if _is_special(out):
             return
-        folder = out.parent
-        while not folder.exists() and folder != folder.parent:
-            folder = folder.parent
+        folder = next(parent for parent in out.parents if parent.exists())
         if not folder.is_dir():
-            raise UsageError(f"{option} {out} cannot be written: {folder} is no folder; name another place")
+            raise UsageError(
+                f"{option} {out} cannot be written: {folder} is not a folder; name another place"
+            )
         if folder == out.parent:
             with suppress(_Probed), atomic_write(out) as probe:
                 probe.write(b"\0")
@@ -330,16 +283,16 @@ def can_write(out: Path, option: str) -> None:
 
 
 class _Probed(Exception):
-    """Ends the writing of a file that is not to be there."""
+    """Aborts the writing of a file that must not be created."""
 
 
 def _is_special(path: Path) -> bool:
-    """Whether it is a device, a pipe or the like: written to as it is, never replaced."""
+    """Whether it is a device, a pipe or the like, which is written to and never replaced."""
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def write(out: Path, data: bytes) -> None:
-    """The file `out`, whole or not there. Raises RunError naming it where that fails."""
+    """Writes the file `out` atomically. Raises RunError naming it if that fails."""
     from scaledit.files.atomic import atomic_bytes
 
     try:
@@ -353,28 +306,23 @@ def write(out: Path, data: bytes) -> None:
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """What the library warns of is one line on stderr, once, as errors are."""
-
-    def show(message: Warning | str, *_: object, **__: object) -> None:
-        terminal.complain(message)
-
+def short_warnings() -> Iterator[None]:
+    """Prints each warning of the library once, as one line on stderr, as errors are."""
     with warnings.catch_warnings():
         warnings.simplefilter("once", UserWarning)
-        warnings.showwarning = show
+        warnings.showwarning = lambda message, *_, **__: terminal.complain(message)
         yield
 
 
 @contextmanager
-def shown_progress(what: str) -> Iterator[Progress]:
-    """A progress bar on stderr with rate and time left, from the first call on; yields what to call with
-    (done, total)."""
+def progress_bar(title: str) -> Iterator[Progress]:
+    """A progress bar on stderr, shown from the first call of what it yields."""
     from scaledit.progress import bar
 
     began = time.monotonic()
     with ExitStack() as stack:
         progress = bar(terminal.console(stderr=True))
-        task = progress.add_task(printable(what), total=None, note="")
+        task = progress.add_task(printable(title), total=None, note="")
 
         def update(done: int, total: int) -> None:
             if not progress.live.is_started:

@@ -1,10 +1,11 @@
-"""scaledit evaluate: the figures of samples against real images, with their protocol."""
+"""scaledit evaluate: metrics of samples against real images, with their protocol."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from scaledit.part import in_words
 if TYPE_CHECKING:
     from scaledit.evaluation.result import Result
 
-SUMMARY = """measure samples against real images: FID, sFID, Inception Score, precision, recall, and more
+SUMMARY = """evaluate samples against real images: FID, sFID, Inception Score, precision, recall, and more
 
   scaledit evaluate samples.npz --reference VIRTUAL_imagenet256_labeled.npz --json result.json
   scaledit evaluate runs/demo --reference digits --cfg-scale 1.5
@@ -24,88 +25,72 @@ SUMMARY = """measure samples against real images: FID, sFID, Inception Score, pr
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "samples",
         metavar="SAMPLES",
         nargs="*",
-        help="a .npz, a folder or tar of PNGs, what generate made, or a run; several: seeds of one sampling; "
-        "of a run also section.key=value, as in sample.sampler.eta=0.5",
+        help="a .npz, a folder or tar of PNGs, what generate wrote, or a run; several are seeds of one "
+        "sampling; with a run also section.key=value, as in sample.sampler.eta=0.5",
     )
-    parser.add_argument("--reference", metavar="REF", help='ADM\'s .npz, real images, "digits" or "photos"')
+    add("--reference", metavar="REF", help='ADM\'s .npz, real images, "digits" or "photos"')
     common.extractor(parser)
-    parser.add_argument(
-        "--metrics",
-        metavar="A,B",
-        help="only these: fid,sfid,inception_score,precision,recall,..., MODULE:CLASS of your own",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=["fp32", "adm_fp16"],
-        help="of precision's and recall's distances (default: fp32)",
-    )
-    drawing = parser.add_argument_group(
-        "where SAMPLES is a run: what to draw (default: its [evaluate] section)"
-    )
-    drawing.add_argument(
-        "--num", type=common.integer(2, common.MOST_IMAGES), metavar="N", help="images per seed"
-    )
-    drawing.add_argument(
-        "--seeds", type=common.integer(1, common.MOST_SEEDS), metavar="N", help="how many seeds"
-    )
-    drawing.add_argument(
-        "--seed", type=common.integer(0, common.LARGEST_SEED), metavar="S", help="the first of them"
-    )
-    drawing.add_argument(
-        "--labels", choices=["uniform", "equal", "real"], help="at random, in turn, or as the real images'"
-    )
+    metrics = "only these: fid,sfid,inception_score,precision,recall,..., MODULE:CLASS of your own"
+    add("--metrics", metavar="A,B", help=metrics)
+    precision = "of the distances in precision and recall (default: fp32)"
+    add("--precision", choices=["fp32", "adm_fp16"], help=precision)
+    add = parser.add_argument_group(
+        "if SAMPLES is a run: what to sample (default: its [evaluate] section)"
+    ).add_argument
+    add("--num", type=common.integer(2, common.MOST_IMAGES), metavar="N", help="images per seed")
+    add("--seeds", type=common.integer(1, common.MOST_SEEDS), metavar="N", help="number of seeds")
+    add("--seed", type=common.integer(0, common.LARGEST_SEED), metavar="S", help="the first seed")
+    labels = "at random, in turn, or as the real images'"
+    add("--labels", choices=["uniform", "equal", "real"], help=labels)
     common.sampling(parser)
     common.decoder(parser)
     common.allow_import(parser)
     common.device(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
-    parser.add_argument(
-        "--compare", type=Path, nargs="+", default=[], metavar="JSON", help="results to show beside this one"
-    )
+    add = parser.add_argument
+    add("--json", type=Path, metavar="FILE", help="write the result to this file")
+    add("--compare", type=Path, nargs="+", default=[], metavar="JSON", help="results to show beside this one")
 
 
-def more() -> str:
-    """Below the options of --help."""
-    return common.parts("sample", "evaluate")
+more = partial(common.parts, "sample", "evaluate")
 
 
-@common.told()
-def run(given: argparse.Namespace) -> None:
+@common.short_warnings()
+def run(args: argparse.Namespace) -> None:
     from scaledit.config import is_override
 
-    given.overrides = [word for word in given.samples if is_override(word) and not Path(word).exists()]
-    given.samples = [Path(word) for word in given.samples if word not in given.overrides]
-    if not given.samples and not given.compare:
-        raise UsageError("say what to measure: SAMPLES --reference REF, or --compare with results")
-    if given.samples and not given.reference:
+    args.overrides = [word for word in args.samples if is_override(word) and not Path(word).exists()]
+    args.samples = [Path(word) for word in args.samples if word not in args.overrides]
+    if not args.samples and not args.compare:
+        raise UsageError("nothing to evaluate; pass SAMPLES --reference REF, or --compare with results")
+    if args.samples and not args.reference:
         raise UsageError("--reference is missing: ADM's .npz, a folder of real images, or digits")
-    if given.json and not given.samples:
+    if args.json and not args.samples:
         raise UsageError("--json keeps what is measured; with --compare alone nothing is")
-    for path in given.samples:
+    for path in args.samples:
         if not path.exists():
             raise UsageError(f"there is no {path}")
-    if given.json:
-        common.can_write(given.json, "--json")
+    if args.json:
+        common.check_writable(args.json, "--json")
 
-    earlier = [_earlier(path) for path in given.compare]
-    if not given.samples:
+    earlier = [_earlier(path) for path in args.compare]
+    if not args.samples:
         _show(earlier, compared=True)
         return
-    result = _measure(given)
+    result = _evaluate(args)
     try:
         _show([result, *earlier], compared=bool(earlier))
-    finally:  # also where nobody reads stdout any more
-        if given.json:
-            _keep(result, given.json)
+    finally:  # also if stdout is closed
+        if args.json:
+            _save(result, args.json)
 
 
 def _earlier(path: Path) -> Result:
-    """A result to compare with. Raises UsageError for a file that is none, or whose figures cannot be
-    printed."""
+    """A result to compare with. Raises UsageError if it is not one or cannot be printed."""
     from scaledit.evaluation.result import Result, side_by_side
 
     with reading(path, "a result of scaledit evaluate --json", "name such a file", UsageError):
@@ -119,16 +104,16 @@ def _image_size(result: Result) -> tuple[int, ...]:
     return tuple(int(side) for side in result.protocol.get("image_size") or ())
 
 
-def _keep(result: Result, path: Path) -> None:
-    """Into a file; where that cannot be written, on stdout."""
+def _save(result: Result, path: Path) -> None:
+    """Writes the file, or prints its content if that fails."""
     try:
         common.write(path, (json.dumps(result.to_json(), indent=1) + "\n").encode())
     except RunError as error:
         terminal.say_json(result.to_json())
-        raise RunError(f"{error}; what it would hold was printed instead: keep that") from error
+        raise RunError(f"{error}; its content was printed instead: keep that") from error
 
 
-def _measure(given: argparse.Namespace) -> Result:
+def _evaluate(args: argparse.Namespace) -> Result:
     from scaledit import assemble
     from scaledit.checkpoint import MANIFEST
     from scaledit.config import EvaluateConfig
@@ -136,48 +121,40 @@ def _measure(given: argparse.Namespace) -> Result:
     from scaledit.evaluation.samples import open_samples
     from scaledit.part import YOURS, Allowed
 
-    device = assemble.device(given.device)
-    options = {name: getattr(given, name) for name in JUDGING if getattr(given, name) is not None}
+    device = assemble.device(args.device)
+    judging = common.passed(args, JUDGING)
 
-    def opened(config: EvaluateConfig, allowed: Allowed = YOURS) -> Judge:
-        with common.shown_progress("reading the reference") as progress:
-            return open_judge(config, device, given.allow_jpeg, progress, allowed)
+    def judge_of(config: EvaluateConfig, allowed: Allowed = YOURS) -> Judge:
+        with common.progress_bar("reading the reference") as progress:
+            return open_judge(config, device, args.allow_jpeg, progress, allowed)
 
-    runs = [path for path in given.samples if (path / "checkpoints").is_dir() or (path / MANIFEST).is_file()]
-    if runs and len(given.samples) > 1:
+    runs = [path for path in args.samples if (path / "checkpoints").is_dir() or (path / MANIFEST).is_file()]
+    if runs and len(args.samples) > 1:
         raise UsageError(
-            f"{runs[0]} is a run: give it alone; --seeds says how many sample sets to draw of it"
+            f"{runs[0]} is a run: pass it alone; --seeds says how many sample sets to sample from it"
         )
     if runs:
-        pipeline = common.loaded(given, runs[0], "evaluate")
-        drawing = {name: getattr(given, name) for name in DRAWING if getattr(given, name) is not None}
-        config = replace(pipeline.config.evaluate, **options, **drawing)
+        pipeline = common.load_model(args, runs[0], "evaluate")
+        config = replace(pipeline.config.evaluate, **judging, **common.passed(args, DRAWING))
         settings = pipeline.settings(config.seed, guidance=config.guidance)
-        # What is named here may be imported, what the run's config names only where that is allowed.
-        named = [word.partition(":")[0] for word in (given.reference, *(given.metrics or "").split(","))]
-        allowed = [*named, *(given.allow_import or ())]
-        judge = opened(config, Allowed.only(allowed, f"the config of {runs[0]}"))
+        # Modules named on the command line may be imported, those in the run's config only if allowed.
+        named = [word.partition(":")[0] for word in (args.reference, *(args.metrics or "").split(","))]
+        allowed = [*named, *(args.allow_import or ())]
+        judge = judge_of(config, Allowed.only(allowed, f"the config of {runs[0]}"))
         sets = sample_sets(judge, pipeline, config, settings)
     else:
-        wrong = [name for name in (*DRAWING, *SAMPLING) if getattr(given, name) is not None]
-        if wrong:
-            option = wrong[0].replace("_", "-")
-            raise UsageError(f"--{option} is for a run; {given.samples[0]} holds samples already")
-        if given.overrides:
-            raise UsageError(f"{given.overrides[0]} is for a run; {given.samples[0]} holds samples already")
-        sets = [open_samples(path, given.allow_jpeg) for path in given.samples]
-        judge = opened(EvaluateConfig(**options))
-    with common.shown_progress("evaluating") as progress:
+        options = [f"--{name.replace('_', '-')}" for name in common.passed(args, (*DRAWING, *SAMPLING))]
+        if rejected := [*options, *args.overrides]:
+            raise UsageError(f"{rejected[0]} is for a run; {args.samples[0]} holds samples already")
+        sets = [open_samples(path, args.allow_jpeg) for path in args.samples]
+        judge = judge_of(EvaluateConfig(**judging))
+    with common.progress_bar("evaluating") as progress:
         return judge.evaluate(sets, progress)
 
 
 JUDGING = ("reference", "inception", "any_inception", "dinov2", "metrics", "precision")
 DRAWING = ("num", "seeds", "seed", "labels")
 SAMPLING = (*common.SHORT, "decoder", "decoder_precision", "tiled")
-
-
-def _in_words(key: str, value: object) -> object:
-    return in_words(value) if key in ("sampler", "guidance") else value
 
 
 def _show(results: list[Result], compared: bool) -> None:
@@ -192,7 +169,7 @@ def _show(results: list[Result], compared: bool) -> None:
     else:
         [result] = results
         header = ["", result.name]
-        rows = [list(shown) for shown in result.shown()]
+        rows = list(map(list, result.shown()))
         if any(figure.real is not None for figure in result.metrics.values()):
             header.append("real, held out")
             for row, column in zip(rows, result.columns.values(), strict=True):
@@ -201,6 +178,9 @@ def _show(results: list[Result], compared: bool) -> None:
     terminal.table(header, rows)
     terminal.say("")
     protocol = {} if compared else readable(results[0].protocol)
-    terminal.facts(((key, _in_words(key, value)) for key, value in protocol.items()), width=20)
+    facts = {
+        key: in_words(value) if key in ("sampler", "guidance") else value for key, value in protocol.items()
+    }
+    terminal.facts(facts.items(), width=20)
     for warning in dict.fromkeys(warning for result in results for warning in result.warnings):
         terminal.warn(warning)

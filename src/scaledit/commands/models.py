@@ -14,11 +14,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     common.as_json(parser)
 
 
-def run(given: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     from scaledit.scaling import paper
 
     rows = paper.table4()
-    if given.json:
+    if args.json:
         terminal.say_json([row.to_json() for row in rows])
     else:
         terminal.table(paper.HEADER, [row.cells() for row in rows])

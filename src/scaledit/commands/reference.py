@@ -9,7 +9,7 @@ from scaledit import terminal
 from scaledit.commands import common
 from scaledit.errors import UsageError
 
-SUMMARY = """keep the statistics of real images, to compare samples with
+SUMMARY = """store the statistics of real images, to compare samples with
 
   scaledit reference photos/ --out photos.npz
 
@@ -20,17 +20,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", type=Path, metavar="IMAGES", help="a .npz, or a folder or tar of PNGs")
     common.extractor(parser)
     common.device(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="REF.npz")
+    parser.add_argument("--out", type=Path, required=True, metavar="REF.npz", help="the file to write")
     common.as_json(parser)
 
 
-def run(given: argparse.Namespace) -> None:
-    out: Path = given.out
+def run(args: argparse.Namespace) -> None:
+    out: Path = args.out
     if out.suffix != ".npz":
         raise UsageError(f"--out {out}: give a .npz")
-    if not given.images.exists():
-        raise UsageError(f"there is no {given.images}")
-    common.can_write(out, "--out")
+    if not args.images.exists():
+        raise UsageError(f"there is no {args.images}")
+    common.check_writable(out, "--out")
 
     from scaledit import assemble
     from scaledit.config import EvaluateConfig
@@ -38,14 +38,14 @@ def run(given: argparse.Namespace) -> None:
     from scaledit.evaluation.reference import write_reference
     from scaledit.evaluation.samples import open_samples
 
-    samples = open_samples(given.images, given.allow_jpeg)
+    samples = open_samples(args.images, args.allow_jpeg)
     config = EvaluateConfig(
-        inception=given.inception or "", any_inception=bool(given.any_inception), dinov2=given.dinov2 or ""
+        inception=args.inception or "", any_inception=bool(args.any_inception), dinov2=args.dinov2 or ""
     )
-    extractor = chosen_extractor(config).load(assemble.device(given.device))
-    with common.shown_progress("extracting features") as progress:
-        features = write_reference(out, samples, extractor, str(given.images), progress)
-    if given.json:
+    extractor = chosen_extractor(config).load(assemble.device(args.device))
+    with common.progress_bar("extracting features") as progress:
+        features = write_reference(out, samples, extractor, str(args.images), progress)
+    if args.json:
         terminal.say_json({"out": str(out), "n": features.n, "extractor_sha256": extractor.sha256})
     else:
-        terminal.say(f"the statistics of {features.n} images in {out}")
+        terminal.say(f"statistics of {common.images(features.n)} in {out}")

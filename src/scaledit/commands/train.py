@@ -1,15 +1,16 @@
-"""scaledit train: a recipe into a run folder, with its report."""
+"""scaledit train: trains a recipe in a run folder and writes its report."""
 
 from __future__ import annotations
 
 import argparse
-import json
+from functools import partial
 from pathlib import Path
 
+from scaledit import terminal
 from scaledit.commands import common
-from scaledit.errors import UsageError, printable
+from scaledit.errors import UsageError
 
-SUMMARY = """train a recipe into a run folder
+SUMMARY = """train a recipe in a run folder
 
   scaledit train digits
   scaledit train digits --out runs/wide --resume auto model.hidden_size=144
@@ -19,7 +20,7 @@ SUMMARY = """train a recipe into a run folder
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     common.recipe(parser)
-    parser.add_argument("--sampler", metavar="NAME", help="of the run's samples, as sample.sampler=NAME")
+    parser.add_argument("--sampler", metavar="NAME", help="of the run's images, as sample.sampler=NAME")
     parser.add_argument("--steps", action=_Steps, metavar="N", help=argparse.SUPPRESS)
     common.guidance(parser)
     common.run_folder(parser)
@@ -29,26 +30,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class _Steps(argparse.Action):
-    """Of training or of sampling: one has to say."""
+    """Rejects --steps, which could be those of training or of sampling."""
 
-    def __call__(self, parser: argparse.ArgumentParser, given: object, value: object, option: object = None):
+    def __call__(self, parser: argparse.ArgumentParser, args: object, value: object, option: object = None):
         raise UsageError(
             f"--steps: write train.steps={value} for steps of training, or sample.sampler.steps={value} for "
             f"steps of the sampler"
         )
 
 
-def more() -> str:
-    """Below the options of --help."""
-    return common.parts("model", "diffusion", "data", "optimizer", "sample", "evaluate")
+more = partial(common.parts, "model", "diffusion", "data", "optimizer", "sample", "evaluate")
 
 
-def run(given: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     from scaledit import config as configs
 
-    config = configs.load(given.recipe, common.overrides(given))
-    out = given.out or Path("runs") / config.name
-    code = common.launched(given, ["train"])
+    config = configs.load(args.recipe, common.all_overrides(args))
+    out = args.out or Path("runs") / config.name
+    code = common.launch_ranks(args, ["train"])
     if code is not None:
         return code
 
@@ -58,19 +57,14 @@ def run(given: argparse.Namespace) -> int:
     from scaledit.training.dit import train
 
     def finish() -> None:
-        with common.shown_progress("judging for the report") as judged:
-            page = report.write(out, given.device, judged, config.modules())
+        with common.progress_bar("evaluating for the report") as progress:
+            page = report.write(out, args.device, progress, config.modules())
         finished = {key: value for key, value in log.read(out)[-1].items() if key != "event"}
-        if given.json:
-            print(json.dumps({"run": str(out), "report": str(page), **finished}))
+        if args.json:
+            terminal.say_json({"run": str(out), "report": str(page), **finished})
         else:
             took = f"{finished['step']} steps in {finished['seconds']:.0f} s"
-            print(printable(f"trained {took}; the report is {page}"))
+            terminal.say(f"trained {took}; the report is {page}")
 
-    return rank.run(
-        config,
-        out,
-        given.device,
-        lambda around: train(config, out, resume=given.resume, context=around),
-        finish,
-    )
+    start = partial(train, config, out, resume=args.resume)
+    return rank.run(config, out, args.device, lambda context: start(context=context), finish)

@@ -1,4 +1,4 @@
-"""The model card: recipe, data, metrics with their protocol, and the hash, for the Hub (README.md)."""
+"""The model card (README.md): recipe, data, metrics with their protocol, and the hash of the weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Usage = Literal["scaledit", "diffusers", "plain"]
 SUFFIXES = ("_std", "_real")
 
 WHERE, AUTOENCODER = "FOLDER_OR_HUB_ID", "AUTOENCODER"
-"""What a reader puts in place of these words: where this folder is, and what decodes its latents."""
+"""Placeholders that the reader replaces: the location of this folder, and what decodes its latents."""
 EQUAL = {
     "scaledit": "",
     "diffusers": (
@@ -39,32 +39,30 @@ EQUAL = {
 
 
 def plain(name: object) -> str:
-    """A foreign name as text of one line: it opens or closes no tag, no link, no code, no table's cell."""
+    """A foreign name as text on one line, which opens or closes no tag, link, code or table cell."""
     return re.sub(r"([\\`*\[\]|~{}])", r"\\\1", html.escape(printable(name), quote=False))
 
 
 def text(model: Model, results: Sequence[Mapping[str, Any]] = (), usage: Usage = "scaledit") -> str:
-    """Markdown with the Hub's header, without folders of this machine. "{sha256}" stands where the hash
-    comes in when the weights are written.
+    """Markdown with the Hub's header and no local paths. The writer of the weights replaces "{sha256}".
 
-    results: what `scaledit evaluate --json` wrote of this model.
+    results: what `scaledit evaluate --json` wrote for this model.
     """
     run, shape = model.config, model.config.model
     counts = flops.count(shape)
-    library = "scaledit" if usage == "scaledit" else "diffusers"
-    title = (
-        name_of(shape) or f"DiT, {shape.depth} blocks of width {shape.hidden_size}, patch {shape.patch_size}"
-    )
+    size = f"DiT, {shape.depth} blocks of width {shape.hidden_size}, patch {shape.patch_size}"
+    sampler = in_words(run.sample.sampler.to_json())
+    guidance = in_words([part.to_json() for part in run.sample.guidance if not part.idle])
     lines = [
         "---",
-        f"library_name: {library}",
+        f"library_name: {'scaledit' if usage == 'scaledit' else 'diffusers'}",
         "pipeline_tag: unconditional-image-generation",
         "tags: [dit, diffusion-transformer, class-conditional]",
         "---",
         "",
-        f"# {title}",
+        f"# {name_of(shape) or size}",
         "",
-        f"{counts.params:,} trainable parameters, {counts.macs / 1e9:.4g} G multiply-adds an image; "
+        f"{counts.params:,} trainable parameters, {counts.macs / 1e9:.4g} G multiply-adds per image; "
         f"input {shape.in_channels}x{shape.height}x{shape.width}, {shape.num_classes} classes, "
         f"{shape.block.label()}.",
         "",
@@ -83,23 +81,22 @@ def text(model: Model, results: Sequence[Mapping[str, Any]] = (), usage: Usage =
         "",
         "## Metrics",
         "",
-        *(_metrics(results) or ["None were measured, or none were handed in (`--metrics`)."]),
+        *(_metrics(results) or ["None were measured, or none were passed (`--metrics`)."]),
         "",
         "## Weights",
         "",
         "- SHA-256 of the weights file: `{sha256}`",
         f"- {'average (EMA) of the weights' if model.kind == 'ema' else 'weights as they were in the file'}"
         + (f" at step {model.step}" if model.step else ""),
-        f"- written by scaledit {__version__}" + _came_from(model),
-        f"- sampled, unless told otherwise, with {in_words(run.sample.sampler.to_json())}; guidance: "
-        f"{in_words([part.to_json() for part in run.sample.guidance if not part.idle])}",
+        f"- written by scaledit {__version__}" + _origin(model),
+        f"- default sampler: {sampler}; guidance: {guidance}",
         "",
     ]
     return "\n".join(lines)
 
 
 def loading(model: Model, usage: Usage) -> list[str]:
-    """Lines of Python that open the folder and draw with it, as far as the layout can."""
+    """Lines of Python that load the folder and sample from it, as far as the layout can."""
     config, info = model.config.model, model.autoencoder_info
     classes = [0, 1] if config.num_classes > 1 else [0]
     recorded = model.config.autoencoder.path
@@ -121,109 +118,107 @@ def loading(model: Model, usage: Usage) -> list[str]:
             "",
             f'transformer = {kind}.from_pretrained("{WHERE}", subfolder="transformer"{trusted})',
         ]
-    # DiTPipeline guides by 4 unless told otherwise, away from the label 1000
+    # DiTPipeline guides by default, with scale 4 and the null label 1000
     is_guided = config.has_null_label and (usage == "diffusers" or config.num_classes == IMAGENET_CLASSES)
-    draw = f"images = pipe({classes}{'' if is_guided else ', guidance_scale=1.0'}).images"
+    sampling = f"images = pipe({classes}{'' if is_guided else ', guidance_scale=1.0'}).images"
     if recorded:
-        pipe = [f'pipe = DiTPipeline.from_pretrained("{WHERE}"{trusted})']
-        return ["from diffusers import DiTPipeline", "", *pipe, draw]
+        pipe = f'pipe = DiTPipeline.from_pretrained("{WHERE}"{trusted})'
+        return ["from diffusers import DiTPipeline", "", pipe, sampling]
     return [
         "from diffusers import AutoencoderKL, DiTPipeline",
         "",
         f'vae = AutoencoderKL.from_pretrained("{AUTOENCODER}")',
         f'pipe = DiTPipeline.from_pretrained("{WHERE}", vae=vae{trusted})',
-        draw,
+        sampling,
     ]
 
 
-def _is_hub_id(where: str) -> bool:
-    return bool(hub.ID.fullmatch(where)) and not Path(where).exists()
+def _is_hub_id(name: str) -> bool:
+    return bool(hub.ID.fullmatch(name)) and not Path(name).exists()
 
 
-_INSIDE = re.compile(r"(?<![\w/.:])(?:~|\.\.?)?/[^\s,;:'\"()]+")
-"""A path within a sentence."""
+_PATH_IN_TEXT = re.compile(r"(?<![\w/.:])(?:~|\.\.?)?/[^\s,;:'\"()]+")
 
 
-def _named(value: Any) -> Any:
-    """`value` without the folders of this machine: of paths, and of those in it, the names only."""
+def _without_folders(value: Any) -> Any:
+    """`value` with every local path, alone or within a sentence, replaced by its last name."""
     if isinstance(value, Mapping):
-        return {key: _named(inner) for key, inner in value.items()}
+        return {key: _without_folders(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_named(inner) for inner in value]
+        return [_without_folders(inner) for inner in value]
     if not isinstance(value, str) or "/" not in value.replace("\\", "/"):
         return value
     key, equals, rest = value.partition("=")
     if equals and re.fullmatch(r"[\w.]+", key):
-        return f"{key}={_named(rest)}"
+        return f"{key}={_without_folders(rest)}"
     is_address = "://" in value
     if not is_address and (re.match(r"~|\.\.?[/\\]|[/\\]|[A-Za-z]:[/\\]", value) or Path(value).exists()):
         return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
-    return _INSIDE.sub(lambda found: found[0].rstrip("/").rpartition("/")[2], value)
+    return _PATH_IN_TEXT.sub(lambda path: path[0].rstrip("/").rpartition("/")[2], value)
 
 
-def _came_from(model: Model) -> str:
+def _origin(model: Model) -> str:
     if not model.source:
         return ""
-    said = ", ".join(f"{plain(key)} {plain(_named(value))}" for key, value in model.source.items())
-    return f"; converted from: {said}"
+    source = ", ".join(
+        f"{plain(key)} {plain(_without_folders(value))}" for key, value in model.source.items()
+    )
+    return f"; converted from: {source}"
 
 
 def _recipe(model: Model) -> list[str]:
-    run = model.config
-    if model.source:
-        return [f"Trained elsewhere; the weights do not say how. Read as: {_read_as(run.diffusion)}."]
-    changes = config.changes(run)
-    command = f"scaledit train {run.name}" + "".join(f" '{_named(change)}'" for change in changes)
-    is_known = run.name in config.recipe_names()
-    return [
-        *(["```", command, "```", ""] if is_known else []),
-        f"{run.train.steps} steps of {run.train.batch_size}, {run.optimizer.algorithm.TITLE} at "
-        f"{run.optimizer.learning_rate}, EMA {run.ema.decay}, seed {run.train.seed}, precision "
-        f"{run.train.precision}; {_read_as(run.diffusion)}. All of it: config.json.",
-    ]
-
-
-def _read_as(diffusion: config.DiffusionConfig) -> str:
-    return (
+    run, diffusion = model.config, model.config.diffusion
+    objective = (
         f"schedule {diffusion.schedule.label()}, prediction {diffusion.prediction.label()}, objective "
         f"{diffusion.objective.label()}"
     )
+    if model.source:
+        return [f"Trained elsewhere; the weights do not say how. Read as: {objective}."]
+    changes = "".join(f" '{_without_folders(change)}'" for change in config.changes(run))
+    is_known = run.name in config.recipe_names()
+    return [
+        *(["```", f"scaledit train {run.name}{changes}", "```", ""] if is_known else []),
+        f"{run.train.steps} steps of {run.train.batch_size}, {run.optimizer.algorithm.TITLE} at "
+        f"{run.optimizer.learning_rate}, EMA {run.ema.decay}, seed {run.train.seed}, precision "
+        f"{run.train.precision}; {objective}. The full config is in config.json.",
+    ]
 
 
 def _data(model: Model) -> list[str]:
-    run, names = model.config, model.class_names
-    said = [f"- data: {run.data.name}" if not model.source else "- data: not known from the weights"]
-    numbered = all(name == str(i) for i, name in enumerate(names))
-    shown = ", ".join(map(plain, names[:20])) + (", ..." if len(names) > 20 else "")
-    said.append(f"- classes: {len(names)}" + ("" if numbered else f" ({shown})"))
-    if model.autoencoder_info is None:
-        said.append("- pixels")
-    else:
-        made = model.autoencoder_info
-        where = _named(run.autoencoder.path or made.name) or "not recorded; give one with --decoder"
-        said.append(
-            f"- latents of {made.channels} channels at 1/{made.downsampling}, scale {made.scale}; "
-            f"autoencoder: {plain(where)}"
-        )
-    return said
+    run, names, info = model.config, model.class_names, model.autoencoder_info
+    is_numbered = all(name == str(i) for i, name in enumerate(names))
+    listed = ", ".join(map(plain, names[:20])) + (", ..." if len(names) > 20 else "")
+    lines = [
+        f"- data: {run.data.name}" if not model.source else "- data: not known from the weights",
+        f"- classes: {len(names)}" + ("" if is_numbered else f" ({listed})"),
+    ]
+    if info is None:
+        return [*lines, "- pixels"]
+    autoencoder = (
+        _without_folders(run.autoencoder.path or info.name) or "not recorded; pass one with --decoder"
+    )
+    return [
+        *lines,
+        f"- latents of {info.channels} channels at 1/{info.downsampling}, scale {info.scale}; "
+        f"autoencoder: {plain(autoencoder)}",
+    ]
 
 
 def _metrics(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A table a result, then how it was measured."""
+    """One table per result, then how it was measured."""
     lines: list[str] = []
     for result in results:
-        figures = {
+        metrics = {
             key: value
             for key, value in result.items()
             if isinstance(value, int | float) and not isinstance(value, bool) and not key.endswith(SUFFIXES)
         }
         lines += ["| metric | value | sd over seeds | real images |", "|---|---|---|---|"]
-        for key, value in figures.items():
+        for key, value in metrics.items():
             others = [result.get(f"{key}{suffix}") for suffix in SUFFIXES]
-            shown = [f"{other:.4g}" if isinstance(other, int | float) else "" for other in others]
-            lines.append(f"| {plain(key)} | {value:.4g} | {' | '.join(shown)} |")
-        said = old.protocol(result.get("protocol", {}))
-        protocol = json.dumps(_named(said)).replace("`", "\\u0060")
-        lines += ["", f"Protocol: `{protocol}`", ""]
-        lines += [f"- {plain(_named(warning))}" for warning in result.get("warnings", [])]
+            cells = [f"{other:.4g}" if isinstance(other, int | float) else "" for other in others]
+            lines.append(f"| {plain(key)} | {value:.4g} | {' | '.join(cells)} |")
+        protocol = _without_folders(old.protocol(result.get("protocol", {})))
+        lines += ["", "Protocol: `{}`".format(json.dumps(protocol).replace("`", "\\u0060")), ""]
+        lines += [f"- {plain(_without_folders(warning))}" for warning in result.get("warnings", [])]
     return lines

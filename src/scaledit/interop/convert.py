@@ -1,9 +1,10 @@
 """From any layout to any other: open_model(path) -> Model -> write(model, out, to).
 
-    our folders, official .pt or .safetensors (DiT, fast-DiT, SiT), diffusers' folders; and out, .pt2, .onnx
+    in     scaledit's folders, official .pt or .safetensors (DiT, fast-DiT, SiT), diffusers' folders
+    out    all of these, .pt2 of torch.export, .onnx
 
-Weights stay in their files until they are written: memory holds one tensor at a time, except for programs of
-torch.export and ONNX, which have the network in them.
+Weights stay in their files until they are written: memory holds one tensor at a time, except for torch.export
+and ONNX, which need the network.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from scaledit.callbacks import Progress
 from scaledit.config import NOTHING
@@ -23,25 +24,16 @@ from scaledit.files.manifest import sha256_of
 from scaledit.interop import card, diffusers_folder, native, official, sit
 from scaledit.interop.difference import Difference, measured
 from scaledit.interop.infer import KNOWN_NAMES, Hints, classes_of, config_of
-from scaledit.interop.lazy_tensors import (
-    Lazy,
-    checked_finite,
-    open_safetensors,
-    write_safetensors,
-)
-from scaledit.interop.model import EPSILON, SIT, Model, described
-from scaledit.interop.pickle_reader import grouped
+from scaledit.interop.lazy_tensors import Lazy, checked_finite, counting, open_safetensors, write_safetensors
+from scaledit.interop.model import EPSILON, SIT, Model, from_weights
+from scaledit.interop.pickle_reader import networks
 from scaledit.interop.pickled import open_pickled, write_pickled
 from scaledit.models.config import LATENT_DOWNSAMPLING
 from scaledit.part import Allowed
 
-if TYPE_CHECKING:
-    from scaledit.models.dit import DiT
-
 Layout = Literal["scaledit", "official", "diffusers", "program", "onnx"]
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 TENSORS = ".safetensors"
-PATCHES = "patch_embed.weight"
 
 
 def open_model(
@@ -51,19 +43,19 @@ def open_model(
     allow_nonfinite: bool = False,
     allowed: Allowed = NOTHING,
 ) -> Model:
-    """What lies at `path`. weights: "ema" or "model", where it holds both, or the name of another part.
+    """The model at `path`. weights: "ema" or "model" if it holds both, or the name of another part. allowed:
+    modules that a config of scaledit may name parts of.
 
-    A tensor with NaN or infinite values raises RunError when it is read, naming it; allow_nonfinite: it does
-    not, and the notes say which they are (which reads every tensor once more, at once). allowed: modules that
-    a config of ours may name parts of.
+    Reading a tensor with NaN or infinite values raises RunError, which names it. allow_nonfinite: keeps such
+    values and describes them in the notes, for which every tensor is read once more, at once.
 
-    Raises UsageError where it is no model, or leaves something to ask for; RunError where it is corrupt.
+    Raises UsageError if it is not a model or more hints are needed, RunError if it is corrupt.
     """
     hints = hints or Hints()
     if not path.exists():
         raise UsageError(f"there is no {path}")
     if path.is_file():
-        return _official(path, hints, weights, allow_nonfinite)
+        return _from_file(path, hints, weights, allow_nonfinite)
     folder = native.locate(path)
     if folder is not None:
         return native.read(folder, weights, allow_nonfinite, allowed)
@@ -75,30 +67,30 @@ def open_model(
     )
 
 
-def _official(path: Path, hints: Hints, kind: str, allow_nonfinite: bool) -> Model:
-    """A file of the official layout, or of our own names."""
+def _from_file(path: Path, hints: Hints, kind: str, allow_nonfinite: bool) -> Model:
+    """A file of the official layout, or with scaledit's names."""
     args: Mapping[str, Any] = {}
     if path.suffix == TENSORS:
-        tensors = open_safetensors(path)
-        parts = {
-            part: {name: tensors[key] for name, key in names.items()}
-            for part, names in grouped(tensors).items()
-        }
-        parts = parts or {"": tensors}
+        stored = open_safetensors(path)
+        named = networks(stored)
+        parts = {part: {name: stored[key] for name, key in names.items()} for part, names in named.items()}
+        parts = parts or {"": stored}
     elif path.suffix in PICKLES:
         opened = open_pickled(path)
         args, parts = opened.args, opened.parts
     else:
         raise UsageError(f"{path} is neither {', '.join(PICKLES)} nor {TENSORS}")
     tensors, kind, notes = _part(parts, kind, path)
-    tensors, kept = checked_finite(tensors, path, allow_nonfinite)
-    notes += kept
+    tensors, nonfinite_notes = checked_finite(tensors, path, allow_nonfinite)
+    notes += nonfinite_notes
     weights = official.to_native(tensors)
     shapes = {key: lazy.shape for key, lazy in weights.items()}
     patches, table = tensors.get(official.PATCHES), tensors.get(official.POSITION)
-    position = None if table is None else _table(table).read()
+    if table is not None and (len(table.shape) != 3 or table.shape[0] != 1):
+        raise UsageError(f"{official.POSITION} has shape {table.shape}, not (1, patches, width)")
+    position = None if table is None else table.read()
     hints = _with_args(hints, args, position is None)
-    null_row = None if patches is not None else True  # by our own names the table always has one
+    null_row = None if patches is not None else True  # under scaledit's names the table always has one
     config = config_of(shapes, hints, None if patches is None else patches.shape, position, null_row)
     if note := classes_of(shapes[official.LABELS][0], hints, null_row).note:
         notes += (note,)
@@ -113,77 +105,67 @@ def _official(path: Path, hints: Hints, kind: str, allow_nonfinite: bool) -> Mod
         source["layout"] = "official (SiT)"
     elif hints.model is None:
         notes += (
-            "read as a DiT (linear betas, epsilon); SiT's files look the same: say --model SiT-XL/2 for one",
+            "read as a DiT (linear betas, epsilon); SiT's files look the same: pass --model SiT-XL/2 for one",
         )
-    model = described(config, weights, SIT if hints.is_flow else EPSILON, source, notes)
+    model = from_weights(config, weights, SIT if hints.is_flow else EPSILON, source, notes)
     return dataclasses.replace(model, kind=kind, sha256=source["sha256"])
-
-
-def _part(
-    parts: Mapping[str, Mapping[str, Lazy]], kind: str, path: Path
-) -> tuple[Mapping[str, Lazy], str, tuple[str, ...]]:
-    """The state dict that is asked for, what it is ("ema", "model" or its own name), and what to say of it.
-
-    A bare one is simply the weights. "ema" is what is called so, or like it; where there is none, the one
-    network that there is, which is said. "model" is the one network that is no average.
-    """
-    if set(parts) == {""}:
-        return parts[""], "model", ()
-    if kind in parts:
-        return parts[kind], kind, ()
-    averages = [part for part in parts if _words(part) & AVERAGES]
-    networks = [part for part in parts if not _words(part) & (AVERAGES | OPTIMIZERS)]
-    candidates = {"ema": averages or networks, "model": networks}.get(kind, [])
-    if len(candidates) != 1:
-        listed = ", ".join(sorted(part or "model" for part in parts))[:200]
-        raise UsageError(f"{path} holds {listed}; say which with --weights")
-    (part,) = candidates
-    if part in averages:
-        return parts[part], "ema", ()
-    said = f"the file has no average of the weights: {part or 'the bare state dict'} was taken"
-    return parts[part], "model", () if kind == "model" else (said,)
 
 
 AVERAGES = {"ema", "averaged", "average", "avg", "swa", "shadow"}
 OPTIMIZERS = {"opt", "optim", "optimizer", "optimizers"}
-"""Words in the names of parts. Some optimizers keep their states under the names of the weights."""
+"""Words in the names of parts. Some optimizers store their states under the names of the weights."""
 
 
 def _words(part: str) -> set[str]:
     return set(re.split(r"[^a-z]+", part.lower()))
 
 
-def _table(table: Lazy) -> Lazy:
-    if len(table.shape) != 3 or table.shape[0] != 1:
-        raise UsageError(f"{official.POSITION} has shape {table.shape}, not (1, patches, width)")
-    return table
+def _part(
+    parts: Mapping[str, Mapping[str, Lazy]], kind: str, path: Path
+) -> tuple[Mapping[str, Lazy], str, tuple[str, ...]]:
+    """The requested state dict, what it is ("ema", "model" or its own name), and notes.
+
+    A bare state dict is taken as it is. "ema" is the part with such a name, or else the only network, which a
+    note says; "model" is the only network that is not an average.
+    """
+    if set(parts) == {""}:
+        return parts[""], "model", ()
+    if kind in parts:
+        return parts[kind], kind, ()
+    averages = [part for part in parts if _words(part) & AVERAGES]
+    others = [part for part in parts if not _words(part) & (AVERAGES | OPTIMIZERS)]
+    candidates = {"ema": averages or others, "model": others}.get(kind, [])
+    if len(candidates) != 1:
+        names = ", ".join(sorted(part or "model" for part in parts))[:200]
+        raise UsageError(f"{path} holds {names}; say which with --weights")
+    (part,) = candidates
+    if part in averages:
+        return parts[part], "ema", ()
+    note = f"the file has no average of the weights: {part or 'the bare state dict'} is used"
+    return parts[part], "model", () if kind == "model" else (note,)
 
 
-def _with_args(hints: Hints, args: Mapping[str, Any], ask_size: bool) -> Hints:
-    """What the user says, else what the arguments of the program that wrote the file say of the same."""
-    model, size = args.get("model"), args.get("image_size")
-    classes = args.get("num_classes")
+def _with_args(hints: Hints, args: Mapping[str, Any], needs_size: bool) -> Hints:
+    """The user's hints, completed by the arguments of the program that wrote the file."""
+    model, size, classes = args.get("model"), args.get("image_size"), args.get("num_classes")
     dropout = args.get("class_dropout_prob", args.get("class_dropout"))
-    if hints.num_classes is None and type(classes) is int:
-        hints = dataclasses.replace(hints, num_classes=classes)
-    if hints.class_dropout is None and type(dropout) in (int, float):
-        hints = dataclasses.replace(hints, class_dropout=dropout)
-    if hints.model is None and model in KNOWN_NAMES:
-        hints = dataclasses.replace(hints, model=model)
-    if (
-        ask_size
-        and hints.input_size is None
-        and type(size) is int
-        and size > 0
-        and size % LATENT_DOWNSAMPLING == 0
-    ):
-        hints = dataclasses.replace(hints, input_size=size // LATENT_DOWNSAMPLING)
-    return hints
+    stated: dict[str, Any] = {}
+    if type(classes) is int:
+        stated["num_classes"] = classes
+    if type(dropout) in (int, float):
+        stated["class_dropout"] = dropout
+    if model in KNOWN_NAMES:
+        stated["model"] = model
+    if needs_size and type(size) is int and size > 0 and size % LATENT_DOWNSAMPLING == 0:
+        stated["input_size"] = size // LATENT_DOWNSAMPLING
+    return dataclasses.replace(
+        hints, **{key: value for key, value in stated.items() if getattr(hints, key) is None}
+    )
 
 
 class Written(NamedTuple):
-    """sha256: of the weights (of the first file, where there are several). difference: of a plain diffusers
-    folder, as measured. notes: what a person should know of the result."""
+    """sha256: of the weights, the first file if there are several. difference: measured for a plain diffusers
+    folder. notes: sentences that the user should see."""
 
     sha256: str
     difference: Difference | None = None
@@ -199,37 +181,36 @@ def write(
     plain: bool = False,
     shard: int | None = None,
 ) -> Written:
-    """Writes the model. results: of `scaledit evaluate --json`, for the card. plain, shard: of diffusers.
+    """Writes the model. progress: in bytes. results: of `scaledit evaluate --json`, for the card. plain,
+    shard: see `diffusers_folder.write`.
 
-    Raises UsageError where the layout cannot hold such a model or `out` exists.
+    Raises UsageError if the layout cannot hold the model or `out` exists, RunError if writing fails.
     """
     if to == "scaledit":
         return Written(native.write(model, out, card.text(model, results), progress))
     if to == "official":
         return _write_official(model, out, progress)
-    if to == "program":
-        return _write_program(model, out, progress)
-    if to == "onnx":
-        return _write_onnx(model, out, progress)
+    if to in ("program", "onnx"):
+        return _write_network(model, out, to, progress)
     text = card.text(model, results, "plain" if plain else "diffusers")
-    written = diffusers_folder.write(model, out, text, progress, plain, shard)
-    sha256, notes = next(iter(written.sha256.values())), []
-    if not written.has_pipeline and model.autoencoder_info is None:
+    sha256 = diffusers_folder.write(model, out, text, progress, plain, shard)
+    has_pipeline, notes = diffusers_folder.has_pipeline(model), []
+    if not has_pipeline and model.autoencoder_info is None:
         notes.append(
-            "diffusers' DiTPipeline makes no pixels without an autoencoder: it does not open the folder"
+            "diffusers' DiTPipeline needs an autoencoder to make pixels: it does not open the folder"
         )
-    elif not written.has_pipeline:
+    elif not has_pipeline:
         notes.append(
             f"diffusers' DiTPipeline does not sample the schedule {model.config.diffusion.schedule.label()}: "
             f"the folder holds the transformer alone"
         )
     elif not model.config.autoencoder.path:
-        notes.append("no autoencoder is recorded: give DiTPipeline.from_pretrained one with vae=")
+        notes.append("no autoencoder is recorded: pass one to DiTPipeline.from_pretrained with vae=")
     if not plain:
         return Written(sha256, None, tuple(notes))
-    if written.has_pipeline and model.config.model.num_classes != 1000:
+    if has_pipeline and model.config.model.num_classes != 1000:
         notes.append(
-            "DiTPipeline's null label is 1000, which this model has not: it cannot guide the plain folder"
+            "DiTPipeline's null label is 1000, which this model lacks: it cannot guide the plain folder"
         )
     difference = measured(model, out)
     if difference is None:
@@ -238,7 +219,7 @@ def write(
 
 
 def _write_official(model: Model, out: Path, progress: Progress) -> Written:
-    """A bare state dict, as .pt (torch.save's format, in float32 or what the weights are) or .safetensors."""
+    """A bare state dict as .pt (torch.save's format) or .safetensors, in the dtype of the weights."""
     if out.suffix not in (".pt", ".pth", TENSORS):
         raise UsageError(f"--to official writes a file: give OUT.pt or OUT{TENSORS}, not {out}")
     weights, config = model.weights, model.config.model
@@ -251,56 +232,28 @@ def _write_official(model: Model, out: Path, progress: Progress) -> Written:
             f"{diffusion.prediction.label()} on {diffusion.schedule.label()}"
         )
     tensors = official.to_official(weights, config)
-    total, done = sum(lazy.nbytes for lazy in tensors.values()), 0
-
-    def step(nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
-        progress(done, total)
-
+    write = write_safetensors if out.suffix == TENSORS else write_pickled
     with _writing(out), atomic_write(out) as file:
-        if out.suffix == TENSORS:
-            write_safetensors(file, tensors, step)
-        else:
-            write_pickled(file, tensors, step)
+        write(file, tensors, counting(progress, tensors))
     return Written(sha256_of(out))
 
 
-def _write_program(model: Model, out: Path, progress: Progress) -> Written:
-    """The network as a .pt2 of torch.export; it has the weights inside, in float32."""
-    from scaledit.interop import program
+def _write_network(model: Model, out: Path, to: Layout, progress: Progress) -> Written:
+    """The network with float32 weights inside, as a .pt2 of torch.export or an .onnx."""
+    from scaledit.interop import onnx_file, program
 
-    program.check_name(out)
+    writer = program if to == "program" else onnx_file
+    writer.check(out)
     with _writing(out):
-        program.save(_network(model), out)
-    progress(model.nbytes, model.nbytes)
-    return Written(sha256_of(out))
-
-
-def _write_onnx(model: Model, out: Path, progress: Progress) -> Written:
-    """The network as an .onnx, with the weights inside or, where they are large, in a file beside it."""
-    from scaledit.interop import onnx_file
-
-    onnx_file.check(out)
-    with _writing(out):
-        beside = onnx_file.save(_network(model), out)
+        beside = writer.save(model.network(), out)
     progress(model.nbytes, model.nbytes)
     notes = () if beside is None else (f"the weights are in {beside.name}, which belongs beside it",)
-    return Written(sha256_of(out), None, notes)
-
-
-def _network(model: Model) -> DiT:
-    from scaledit.models.dit import DiT
-
-    official.check_shapes({key: lazy.shape for key, lazy in model.weights.items()}, model.config.model)
-    net = DiT(model.config.model)
-    net.load_state_dict({key: lazy.read() for key, lazy in model.weights.items()})
-    return net
+    return Written(sha256_of(out), notes=notes)
 
 
 @contextmanager
 def _writing(out: Path) -> Iterator[None]:
-    """Around the writing of a new file: one sentence where it is there, or cannot be made."""
+    """Raises UsageError if the new file exists, RunError if it cannot be written."""
     try:
         if out.exists():
             raise UsageError(f"{out} exists; choose another name or delete it")

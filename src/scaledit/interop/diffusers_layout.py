@@ -1,12 +1,11 @@
-"""diffusers' DiTTransformer2DModel <-> scaledit's DiT: names and shapes. The same weights are another
-function there.
+"""diffusers' DiTTransformer2DModel <-> scaledit's DiT: names and shapes of the same weights.
 
     blocks.i.attn.qkv (3D, D)     <->  transformer_blocks.i.attn1.to_q, to_k, to_v (D, D) each
     time_embed, label_embed       <->  transformer_blocks.i.norm1.emb.*, a copy in every block i
     final.modulation, .linear     <->  proj_out_1, proj_out_2
 
-DiTTransformer2DModel divides its timestep exponents by 127 instead of 128 and normalises before the MLP with
-an eps of 1e-5 instead of 1e-6; interop/exact_diffusers.py is a class that does neither.
+They are another function there: DiTTransformer2DModel divides its timestep exponents by 127 instead of 128,
+and its norm before the MLP has an eps of 1e-5 instead of 1e-6 (interop/exact_diffusers.py corrects both).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import torch
 
 from scaledit.errors import UsageError
 from scaledit.interop.lazy_tensors import Lazy, cat
-from scaledit.interop.official import check_conditioning
+from scaledit.interop.official import NATIVE_PATCHES, check_conditioning
 from scaledit.models.config import DiTConfig
 
 EMBEDDINGS = (
@@ -44,38 +43,42 @@ MLP_RATIO = 4
 
 
 def to_native(weights: Mapping[str, Lazy]) -> dict[str, Lazy]:
-    """Our names and shapes. Raises UsageError where the copies of the embeddings differ: such a model has a
-    function that scaledit's DiT cannot compute."""
+    """scaledit's names and shapes. Raises UsageError for weights that no DiT has, and if the copies of the
+    embeddings differ: scaledit's DiT cannot compute the function of such a model."""
     out: dict[str, Lazy] = {}
-    given = {key: value for key, value in weights.items() if key != POSITION}
-    blocks = sorted({int(key.split(".")[1]) for key in given if _is_block(key)})
-    for theirs, native in ENDS:
+    rest = {key: value for key, value in weights.items() if key != POSITION}
+
+    def rename(key: str, native: str) -> None:
+        if key in rest:
+            out[native] = rest.pop(key)
+
+    for prefix, native in ENDS:
         for kind in ("weight", "bias"):
-            _take(given, f"{theirs}{kind}", out, f"{native}{kind}")
-    for i in blocks:
-        prefix = f"transformer_blocks.{i}."
+            rename(f"{prefix}{kind}", f"{native}{kind}")
+    for i in sorted({int(key.split(".")[1]) for key in rest if _is_block(key)}):
+        block = f"transformer_blocks.{i}."
         for kind in ("weight", "bias"):
-            for theirs, native in PARTS:
-                _take(given, f"{prefix}{theirs}{kind}", out, f"blocks.{i}.{native}{kind}")
-            qkv = [given.pop(f"{prefix}attn1.to_{which}.{kind}", None) for which in "qkv"]
-            present = [part for part in qkv if part is not None]
-            if len({(part.shape, part.dtype) for part in present}) > 1:
-                raise UsageError(f"{prefix}attn1 has queries, keys and values of different shapes or dtypes")
+            for prefix, native in PARTS:
+                rename(f"{block}{prefix}{kind}", f"blocks.{i}.{native}{kind}")
+            projections = [rest.pop(f"{block}attn1.to_{letter}.{kind}", None) for letter in "qkv"]
+            present = [projection for projection in projections if projection is not None]
+            if len({(projection.shape, projection.dtype) for projection in present}) > 1:
+                raise UsageError(f"{block}attn1 has queries, keys and values of different shapes or dtypes")
             if len(present) == 3:
                 out[f"blocks.{i}.attn.qkv.{kind}"] = cat(present)
-            for theirs, native in EMBEDDINGS:
-                key = f"{prefix}norm1.emb.{theirs}{kind}"
-                if f"{native}{kind}" in out and key not in given:
+            for prefix, native in EMBEDDINGS:
+                key = f"{block}norm1.emb.{prefix}{kind}"
+                if f"{native}{kind}" in out and key not in rest:
                     raise UsageError(f"the diffusers folder lacks {key}")
-                if key in given:
-                    _same(out.setdefault(f"{native}{kind}", given[key]), given.pop(key), key)
-    if given:
+                if key in rest:
+                    _check_same(out.setdefault(f"{native}{kind}", rest[key]), rest.pop(key), key)
+    if rest:
         raise UsageError(
-            f"the diffusers folder has {min(given)[:100]} and {len(given) - 1} more weights that no DiT has"
+            f"the diffusers folder has {min(rest)[:100]} and {len(rest) - 1} more weights that no DiT has"
         )
-    if "patch_embed.weight" in out and len(out["patch_embed.weight"].shape) == 4:
-        width, channels, rows, columns = out["patch_embed.weight"].shape
-        out["patch_embed.weight"] = out["patch_embed.weight"].reshaped((width, channels * rows * columns))
+    if NATIVE_PATCHES in out and len(out[NATIVE_PATCHES].shape) == 4:
+        width, channels, rows, columns = out[NATIVE_PATCHES].shape
+        out[NATIVE_PATCHES] = out[NATIVE_PATCHES].reshaped((width, channels * rows * columns))
     return out
 
 
@@ -84,12 +87,7 @@ def _is_block(key: str) -> bool:
     return words[0] == "transformer_blocks" and len(words) > 2 and words[1].isdecimal() and len(words[1]) < 6
 
 
-def _take(given: dict[str, Lazy], theirs: str, out: dict[str, Lazy], native: str) -> None:
-    if theirs in given:
-        out[native] = given.pop(theirs)
-
-
-def _same(first: Lazy, other: Lazy, key: str) -> None:
+def _check_same(first: Lazy, other: Lazy, key: str) -> None:
     if first is not other and (first.shape != other.shape or not torch.equal(first.read(), other.read())):
         raise UsageError(
             f"{key} differs from that of another block; scaledit has one embedding for all blocks"
@@ -97,39 +95,38 @@ def _same(first: Lazy, other: Lazy, key: str) -> None:
 
 
 def to_diffusers(weights: Mapping[str, Lazy], config: DiTConfig) -> dict[str, Lazy]:
-    """diffusers' names and shapes. Raises UsageError for what DiTTransformer2DModel cannot be."""
+    """diffusers' names and shapes. Raises UsageError for a config that its class does not support."""
     check_conditioning(config, "diffusers")
     if config.height != config.width:
         raise UsageError(
             f"diffusers' DiT takes squares; this model's input is {config.height}x{config.width}"
         )
-    if int(config.hidden_size * config.mlp_ratio) != MLP_RATIO * config.hidden_size:
+    width = config.hidden_size
+    if int(width * config.mlp_ratio) != MLP_RATIO * width:
         raise UsageError(
             f"diffusers' DiT has an MLP ratio of {MLP_RATIO}; this model's is {config.mlp_ratio}"
         )
-    patch = (config.hidden_size, config.in_channels, config.patch_size, config.patch_size)
     out: dict[str, Lazy] = {}
-    for theirs, native in ENDS:
+    for prefix, native in ENDS:
         for kind in ("weight", "bias"):
-            out[f"{theirs}{kind}"] = weights[f"{native}{kind}"]
-    out[PATCHES] = out[PATCHES].reshaped(patch)
+            out[f"{prefix}{kind}"] = weights[f"{native}{kind}"]
+    out[PATCHES] = out[PATCHES].reshaped((width, config.in_channels, config.patch_size, config.patch_size))
     for i in range(config.depth):
-        prefix = f"transformer_blocks.{i}."
+        block = f"transformer_blocks.{i}."
         for kind in ("weight", "bias"):
-            for theirs, native in EMBEDDINGS:
+            for prefix, native in EMBEDDINGS:
                 if f"{native}{kind}" in weights:  # the label table has no bias
-                    out[f"{prefix}norm1.emb.{theirs}{kind}"] = weights[f"{native}{kind}"]
-            for theirs, native in PARTS:
-                out[f"{prefix}{theirs}{kind}"] = weights[f"blocks.{i}.{native}{kind}"]
+                    out[f"{block}norm1.emb.{prefix}{kind}"] = weights[f"{native}{kind}"]
+            for prefix, native in PARTS:
+                out[f"{block}{prefix}{kind}"] = weights[f"blocks.{i}.{native}{kind}"]
             qkv = weights[f"blocks.{i}.attn.qkv.{kind}"]
-            for place, which in enumerate("qkv"):
-                width = config.hidden_size
-                out[f"{prefix}attn1.to_{which}.{kind}"] = qkv.rows(place * width, (place + 1) * width)
+            for j, letter in enumerate("qkv"):
+                out[f"{block}attn1.to_{letter}.{kind}"] = qkv.rows(j * width, (j + 1) * width)
     return out
 
 
 def transformer_config(config: DiTConfig, kind: str, version: str) -> dict[str, object]:
-    """transformer/config.json. norm_eps 1e-6 makes the second norm right in the plain class as well."""
+    """transformer/config.json. Its norm_eps of 1e-6 is right for the norm before the MLP."""
     return {
         "_class_name": kind,
         "_diffusers_version": version,

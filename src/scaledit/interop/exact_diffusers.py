@@ -3,8 +3,8 @@
     w_k = 10000^(-k/128), k = 0..127      (DiTTransformer2DModel: 10000^(-k/127))
     LayerNorm eps 1e-6 everywhere         (DiTTransformer2DModel: 1e-5 before the MLP)
 
-A subclass with the same weights under the same names. It needs diffusers and nothing else: scaledit copies
-this file into the folders that it exports, where diffusers finds it (trust_remote_code=True).
+A subclass with the same weights under the same names, which needs only diffusers: scaledit copies this file
+into the folders that it exports, where diffusers finds it (trust_remote_code=True).
 """
 
 import functools
@@ -20,8 +20,7 @@ FREQUENCIES = 128
 
 def frequencies() -> torch.Tensor:
     """(128,) float32 on the CPU: the exponent rounded to float32, its exp taken in float64 and rounded once,
-    so that every processor gets the same; entry 12 is the upper of its two neighbours, as in the official
-    outputs."""
+    so that every processor gets the same; entry 12 is the next float32 above, as in the official outputs."""
     exponent = -math.log(10000.0) * torch.arange(FREQUENCIES, dtype=torch.float32, device="cpu") / FREQUENCIES
     values = exponent.double().exp().float()
     values[12] = torch.nextafter(values[12], torch.tensor(1.0, device="cpu"))
@@ -37,8 +36,8 @@ class ExactTimesteps(torch.nn.Module):
 
 
 class ExactDiTTransformer2DModel(DiTTransformer2DModel):
-    """As DiTTransformer2DModel, with the official function. Labels from the number of classes on are the null
-    label, so that DiTPipeline, whose null label is always 1000, guides models of fewer classes too."""
+    """DiTTransformer2DModel with the official function. Every label from the number of classes on is the null
+    label, so that DiTPipeline, whose null label is always 1000, can guide models of fewer classes."""
 
     @functools.wraps(DiTTransformer2DModel.__init__)  # diffusers reads the names of the config from it
     def __init__(self, *args, **kwargs):

@@ -1,12 +1,12 @@
-"""What a state dict says of its own config, and what one has to ask for.
+"""Infers the config of a DiT from its state dict, and says what has to be supplied.
 
     width, depth, classes, MLP ratio, block design    from the shapes
     patch, channels, learned sigma, input size        from the patch convolution and the position table
-    heads                                             from nowhere: a named size, the file's args, or the user
+    heads                                             from a named size, the file's args, or the user
 
-The output of the last layer has p p C rows, or twice as many: that is learned sigma. The label table has a
-row a class, and one for the null label where the model was trained with label dropout; which of the two a
-table is can only be known from elsewhere (`classes_of`).
+The output of the last layer has p p C rows, or twice as many with learned sigma. The label table has one row
+per class, and one for the null label if the model was trained with label dropout; the table alone does not
+show which (`classes_of`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from scaledit.errors import UsageError, did_you_mean
-from scaledit.interop.official import MOST_TOKENS, POSITION_TOLERANCE, check_size
+from scaledit.interop.official import LABELS, MOST_TOKENS, NATIVE_PATCHES, POSITION_TOLERANCE, check_size
 from scaledit.models.blocks import Block
 from scaledit.models.config import IMAGENET_CLASSES, MODEL_NAMES, PATCHES, SIZES, DiTConfig
 from scaledit.models.description import Description
@@ -28,20 +28,20 @@ from scaledit.models.layers import position_table
 from scaledit.part import members
 
 CLASS_DROPOUT = 0.1
-"""Of the official programs, where the label table has a null label."""
+"""The official programs' label dropout, assumed if the label table has a null label."""
 FLOW_NAMES = {name.replace("DiT-", "SiT-"): name for name in MODEL_NAMES}
 """SiT's sizes are the DiT's."""
 KNOWN_NAMES = (*MODEL_NAMES, *FLOW_NAMES)
 SECOND_TIME = "second_time_embed.fc1.weight"
 KNOWN_CLASSES = (10, 100, IMAGENET_CLASSES)
-"""Of the data sets that nearly every class-conditional model is trained on: a label table of so many rows has
-no null label, one with a row more has one."""
+"""Of the data sets on which nearly every class-conditional model is trained: a label table with so many rows
+has no null label, one with one more row has one."""
 
 
 @dataclass(frozen=True)
 class Hints:
-    """What the user or the file's own args say; None is unknown. model: a key of KNOWN_NAMES. num_classes:
-    without the null label. class_dropout: of the training, 0 where there is no null label."""
+    """What the user or the file's own args state; None means unknown. model: one of KNOWN_NAMES. num_classes:
+    without the null label. class_dropout: of training; 0 means there is no null label."""
 
     model: str | None = None
     heads: int | None = None
@@ -67,15 +67,16 @@ def config_of(
     position: Tensor | None = None,
     null_row: bool | None = None,
 ) -> DiTConfig:
-    """The config of weights in our names. patches: the patch convolution's own shape (D, C, p, p), position:
-    the frozen table (1, T, D), where the layout has them. null_row: whether the label table ends with the
-    null label, where the layout says so. Without one, class_dropout is 0 in the config.
+    """The config of weights with these shapes, by scaledit's names. class_dropout is 0 without a null label.
 
-    Raises UsageError where the weights are no DiT's, contradict the hints, or leave something to ask for.
+    patches: the shape (D, C, p, p) of the patch convolution, position: the frozen table (1, T, D), if the
+    layout has them. null_row: whether the label table ends with the null label, None if unknown.
+
+    Raises UsageError if the weights are not a DiT's, contradict the hints, or need more of them.
     """
-    label = _shape(shapes, "label_embed.weight", 2)
+    label = _shape(shapes, LABELS, 2)
     rows = _shape(shapes, "final.linear.weight", 2)[0]
-    area = _shape(shapes, "patch_embed.weight", 2)[1]
+    area = _shape(shapes, NATIVE_PATCHES, 2)[1]
     width, depth = label[1], _depth(shapes)
     patch = _patch(area, patches, hints)
     channels = area // patch**2
@@ -105,7 +106,7 @@ def config_of(
 
 
 class Classes(NamedTuple):
-    """What a label table holds. is_assumed: nothing says so."""
+    """What a label table holds. is_assumed: neither the file nor the user states it."""
 
     num: int
     null_row: bool
@@ -113,11 +114,11 @@ class Classes(NamedTuple):
 
     @property
     def note(self) -> str | None:
-        """What a person should know of it."""
+        """A sentence for the user, if there is something to know."""
         if self.is_assumed:
             return (
                 f"the label table has {self.num} rows, and nothing says whether the last is a null label: "
-                f"read as {self.num} classes, which can be sampled without guidance only; say --num-classes "
+                f"read as {self.num} classes, which can be sampled without guidance only; pass --num-classes "
                 f"{self.num - 1} if the model was trained with label dropout"
             )
         if not self.null_row:
@@ -126,15 +127,15 @@ class Classes(NamedTuple):
 
 
 def classes_of(rows: int, hints: Hints, null_row: bool | None = None) -> Classes:
-    """How to read a label table of so many rows. null_row: whether the layout has a null label.
+    """How to read a label table with so many rows. null_row: see `config_of`.
 
-    The official programs give it a row a class, and one for the null label where labels are dropped in
-    training: 5 rows are 5 classes, or 4 and the null label. In order: what the user or the file's args say;
-    one row is one class; a number of KNOWN_CLASSES, or one more. Otherwise every row is read as a class,
-    without guidance: that is right but for the pictures of the last one, while guidance away from a class
-    would make every picture wrong.
+    The official programs give it one row per class, and one for the null label if labels are dropped in
+    training: 5 rows are 5 classes, or 4 and the null label. This is decided by, in order: the hints; a single
+    row, which is one class; KNOWN_CLASSES, or one more. Otherwise every row is read as a class and the model
+    is sampled without guidance. If that is wrong, only images of the last class are wrong, whereas guidance
+    away from a real class would spoil every image.
 
-    Raises UsageError where it cannot be so.
+    Raises UsageError if the hints contradict the number of rows.
     """
     if hints.num_classes is not None:
         more = rows - hints.num_classes
@@ -142,7 +143,7 @@ def classes_of(rows: int, hints: Hints, null_row: bool | None = None) -> Classes
             both = "" if null_row is not None else f"{rows} classes, or "
             raise UsageError(
                 f"the label table has {rows} rows: {both}{rows - 1} classes and the null label, not "
-                f"{hints.num_classes}; say --num-classes if its own arguments are wrong"
+                f"{hints.num_classes}; pass --num-classes if its own arguments are wrong"
             )
         return Classes(hints.num_classes, bool(more))
     if null_row is None and hints.class_dropout is not None:
@@ -164,11 +165,16 @@ def name_of(config: DiTConfig) -> str | None:
     return None
 
 
+def _size_of(depth: int, width: int) -> str | None:
+    """The paper's size with this depth and width, as in "XL"."""
+    return next((size for size, (d, w, _) in SIZES.items() if (d, w) == (depth, width)), None)
+
+
 def _shape(shapes: Mapping[str, tuple[int, ...]], key: str, axes: int) -> tuple[int, ...]:
     shape = shapes.get(key)
     if shape is None or len(shape) != axes or 0 in shape:
-        found = "is missing" if shape is None else f"has shape {shape}"
-        raise UsageError(f"this is no DiT's state dict: {key} (by our names) {found}")
+        problem = "is missing" if shape is None else f"has shape {shape}"
+        raise UsageError(f"this is not a DiT's state dict: {key} (scaledit's name for it) {problem}")
     return shape
 
 
@@ -181,19 +187,16 @@ def _depth(shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 
 def _with_design(config: DiTConfig, shapes: Mapping[str, tuple[int, ...]]) -> DiTConfig:
-    """The config with the block design whose weights are most like those of block 0 and the end. Where
-    several are equally alike it stays as it is: what is wrong with the weights is then said by their names.
-    """
-    found = {key: shape for key, shape in shapes.items() if key.startswith(("blocks.0.", "final."))}
+    """The config with the block design whose weights are most similar to those of block 0 and the last layer.
+    A tie leaves the config unchanged; then an error names the weights that do not fit."""
+    ends = {key: shape for key, shape in shapes.items() if key.startswith(("blocks.0.", "final."))}
 
-    def unlike(candidate: DiTConfig) -> int:
-        one = replace(candidate, depth=1)
-        wanted = {
-            k: s for k, s in Description.of(one).shapes().items() if k.startswith(("blocks.", "final."))
-        }
-        return sum(found.get(key) != wanted.get(key) for key in found.keys() | wanted.keys())
+    def mismatches(candidate: DiTConfig) -> int:
+        described = Description.of(replace(candidate, depth=1)).shapes()
+        expected = {key: shape for key, shape in described.items() if key.startswith(("blocks.", "final."))}
+        return sum(ends.get(key) != expected.get(key) for key in ends.keys() | expected.keys())
 
-    return min((config, *(replace(config, conditioning=name) for name in members(Block))), key=unlike)
+    return min((config, *(replace(config, conditioning=name) for name in members(Block))), key=mismatches)
 
 
 def _patch(area: int, patches: tuple[int, ...] | None, hints: Hints) -> int:
@@ -207,7 +210,7 @@ def _patch(area: int, patches: tuple[int, ...] | None, hints: Hints) -> int:
         patch = hints.patch_size
     else:
         raise UsageError(
-            "the patch size cannot be seen in these weights; convert them with --patch-size P or --model"
+            "these weights do not show the patch size; convert them with --patch-size P or --model NAME"
         )
     if hints.patch_size not in (None, patch) or patch < 1 or area % patch**2:
         raise UsageError(f"the patch size is not {hints.patch_size or patch}: a patch has {area} values here")
@@ -219,43 +222,41 @@ def _input_size(position: Tensor | None, width: int, patch: int, hints: Hints) -
         return hints.input_size
     if position is None:
         raise UsageError(
-            "the input size cannot be seen in these weights; convert them with --input-size S (32 for 256 "
-            "pixels)"
+            "these weights do not show the input size; convert them with --input-size S (32 for 256 pixels)"
         )
     tokens, table = position.shape[-2], position.reshape(-1, position.shape[-1]).float()
     side = math.isqrt(tokens)
-    shapes = [(side, side)] if side * side == tokens else []
-    shapes += [(rows, tokens // rows) for rows in range(1, tokens + 1) if tokens % rows == 0 and rows != side]
+    grids = [(side, side)] if side * side == tokens else []
+    grids += [(rows, tokens // rows) for rows in range(1, tokens + 1) if tokens % rows == 0 and rows != side]
     tolerance = max(POSITION_TOLERANCE, torch.finfo(position.dtype).eps)
-    for rows, columns in shapes if tokens <= MOST_TOKENS and width == table.shape[1] else []:
+    for rows, columns in grids if tokens <= MOST_TOKENS and width == table.shape[1] else []:
         if torch.allclose(position_table(width, rows, columns), table, rtol=0, atol=tolerance):
             return rows * patch if rows == columns else (rows * patch, columns * patch)
     raise UsageError(
-        f"pos_embed {tuple(position.shape)} is no sin-cos table of {tokens} patches: these weights have "
+        f"pos_embed {tuple(position.shape)} is not a sin-cos table of {tokens} patches: these weights have "
         "another position embedding"
     )
 
 
 def _heads(depth: int, width: int, hints: Hints) -> int:
-    named = next((heads for d, w, heads in SIZES.values() if (d, w) == (depth, width)), None)
     if hints.heads is not None:
         return hints.heads
-    if named is None:
+    size = _size_of(depth, width)
+    if size is None:
         raise UsageError(
-            f"weights do not show their number of heads, and {depth} blocks of width {width} are none of the "
-            "paper's sizes; convert it with --heads N"
+            f"weights do not show their number of heads, and {depth} blocks of width {width} are not one of "
+            "the paper's sizes; convert it with --heads N"
         )
-    return named
+    return SIZES[size][2]
 
 
 def _check_name(depth: int, width: int, patch: int, hints: Hints) -> None:
     if hints.model is None:
         return
     size, _, named_patch = hints.model[len("DiT-") :].partition("/")
-    if (depth, width, patch) != (*SIZES[size][:2], int(named_patch)):
-        own = next(
-            (f"; that is DiT-{s}/{patch}" for s, (d, w, _) in SIZES.items() if (d, w) == (depth, width)), ""
-        )
+    actual = _size_of(depth, width)
+    if (actual, patch) != (size, int(named_patch)):
+        hint = "" if actual is None else f"; that is DiT-{actual}/{patch}"
         raise UsageError(
-            f"these weights are no {hints.model}: {depth} blocks of width {width}, patch {patch}{own}"
+            f"these weights are not {hints.model}: {depth} blocks of width {width}, patch {patch}{hint}"
         )

@@ -1,9 +1,9 @@
-"""Tensors that are read when they are asked for, so that a file of any size is converted a tensor at a time.
+"""Tensors that are read on demand, so that converting a file of any size needs the memory of one tensor.
 
-    open_safetensors(path) -> {name: Lazy}  --renamed, reshaped, cut, joined-->  write_safetensors(file, ...)
+    open_safetensors(path) -> {name: Lazy}  --renamed, reshaped, joined--> write_safetensors(file, ...)
 
-What a header says is checked against the file's length before anything is read. Files are read, not mapped:
-one that shrinks meanwhile is an error, not a crash.
+Offsets in a header are checked against the file's size before anything is read. Files are read, not mapped: a
+file that shrinks meanwhile raises an error instead of crashing the process.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from scaledit.callbacks import Progress
 from scaledit.errors import RunError, UsageError, reading
 from scaledit.files import tensors as safetensors_files
 from scaledit.files.manifest import FileHash
 
 DTYPES = {name: safetensors_files.DTYPES[name] for name in ("F32", "F16", "BF16")}
-"""By safetensors' names; weights come in no others."""
+"""The dtypes of weights, by safetensors' names."""
 
 
 @dataclass(frozen=True)
 class Lazy:
-    """A tensor that is not there yet. dtype: a key of DTYPES. read: gives it, contiguous, on the CPU."""
+    """A tensor that has not been read. dtype: a key of DTYPES. read: returns it, contiguous, on the CPU."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -38,24 +39,25 @@ class Lazy:
         return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
     def reshaped(self, shape: tuple[int, ...]) -> Lazy:
-        return Lazy(self.dtype, shape, lambda: self.read().reshape(shape))
+        return self.mapped(shape, lambda tensor: tensor.reshape(shape))
 
     def rows(self, first: int, last: int) -> Lazy:
         """Rows first..last - 1 of the first axis."""
-        return Lazy(self.dtype, (last - first, *self.shape[1:]), lambda: self.read()[first:last])
+        return self.mapped((last - first, *self.shape[1:]), lambda tensor: tensor[first:last])
 
     def mapped(self, shape: tuple[int, ...], change: Callable[[Tensor], Tensor]) -> Lazy:
+        """`change` applied to the tensor when it is read. shape: that of the result, in the same dtype."""
         return Lazy(self.dtype, shape, lambda: change(self.read()))
 
 
 def cat(parts: Sequence[Lazy]) -> Lazy:
-    """One after the other along the first axis."""
+    """Concatenated along the first axis."""
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
     return Lazy(parts[0].dtype, shape, lambda: torch.cat([part.read() for part in parts]))
 
 
 def from_tensor(tensor: Tensor) -> Lazy:
-    """A tensor in memory. Raises UsageError for a dtype that weights do not have."""
+    """A tensor in memory. Raises UsageError for a dtype other than DTYPES."""
     names = {dtype: name for name, dtype in DTYPES.items()}
     if tensor.dtype not in names:
         raise UsageError(f"weights are float32, float16 or bfloat16, not {tensor.dtype}")
@@ -65,8 +67,7 @@ def from_tensor(tensor: Tensor) -> Lazy:
 def from_file(
     path: Path, dtype: str, shape: tuple[int, ...], start: int, strides: tuple[int, ...] | None = None
 ) -> Lazy:
-    """A tensor whose first element begins at the byte `start` of `path`. strides: in elements; None is
-    contiguous."""
+    """A tensor whose first element is at byte `start` of `path`. strides: in elements, None if contiguous."""
     strides = contiguous(shape) if strides is None else strides
     numel = math.prod(shape)
     extent = 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) if numel else 0
@@ -85,8 +86,7 @@ def from_file(
 
 
 def nonfinite(tensor: Tensor) -> int:
-    """How many values are NaN or infinite. Where none are, which is told from the smallest and the largest
-    value, no copy is made."""
+    """The number of NaN and infinite values. If the extremes are finite, nothing is copied."""
     if not tensor.numel() or all(bool(end.isfinite()) for end in tensor.aminmax()):
         return 0
     return int(tensor.numel() - tensor.isfinite().sum())
@@ -95,45 +95,35 @@ def nonfinite(tensor: Tensor) -> int:
 def checked_finite(
     tensors: Mapping[str, Lazy], path: Path, allow_nonfinite: bool = False
 ) -> tuple[dict[str, Lazy], tuple[str, ...]]:
-    """The tensors of `path`, each of which is looked through when it is read; and nothing to say. Reading one
-    that has NaN or infinite values raises RunError: it names the first of them and counts the others, which
-    costs another pass over the file then, and only then.
+    """The tensors of `path`, each of which is checked when it is read, and notes for the user (none).
 
-    allow_nonfinite: the tensors as they are, and a sentence of what is not finite in them; that pass at once.
+    Reading a tensor with NaN or infinite values raises RunError, which names the first such tensor and counts
+    the others; only then are all tensors read once more. allow_nonfinite: returns the tensors unchecked, and
+    a note that describes the values that are not finite, for which all tensors are read at once.
     """
     if allow_nonfinite:
-        found = counts(tensors)
-        return dict(tensors), (f"kept as they are: {nonfinite_message(found)}",) if found else ()
+        wrong = describe_nonfinite(tensors)
+        return dict(tensors), (f"kept as they are: {wrong}",) if wrong else ()
 
-    def checked(lazy: Lazy) -> Lazy:
-        def read() -> Tensor:
-            tensor = lazy.read()
-            if nonfinite(tensor):
-                raise RunError(
-                    f"{path}: {nonfinite_message(counts(tensors))}; take another copy or checkpoint "
-                    "(scaledit convert --allow-nonfinite keeps them)"
-                )
-            return tensor
+    def check(tensor: Tensor) -> Tensor:
+        if nonfinite(tensor):
+            raise RunError(
+                f"{path}: {describe_nonfinite(tensors)}; take another copy or checkpoint "
+                "(scaledit convert --allow-nonfinite keeps them)"
+            )
+        return tensor
 
-        return Lazy(lazy.dtype, lazy.shape, read)
-
-    return {name: checked(lazy) for name, lazy in tensors.items()}, ()
+    return {name: lazy.mapped(lazy.shape, check) for name, lazy in tensors.items()}, ()
 
 
-def counts(tensors: Mapping[str, Lazy]) -> dict[str, tuple[int, int]]:
-    """{name: (values that are not finite, values)} of the tensors that have such values, in order."""
-    found = {}
-    for name, lazy in tensors.items():
-        if wrong := nonfinite(lazy.read()):
-            found[name] = wrong, math.prod(lazy.shape)
-    return found
-
-
-def nonfinite_message(found: Mapping[str, tuple[int, int]]) -> str:
-    """What `counts` found, in words: at least one tensor."""
-    name, (wrong, values) = next(iter(found.items()))
-    more = f", and values of {len(found) - 1} more tensors" if len(found) > 1 else ""
-    return f"{wrong} of the {values} values of {name[:100]} are NaN or infinite{more}"
+def describe_nonfinite(tensors: Mapping[str, Lazy]) -> str:
+    """Names the first tensor with values that are not finite and counts the others; "" if there is none."""
+    counts = {name: wrong for name, lazy in tensors.items() if (wrong := nonfinite(lazy.read()))}
+    if not counts:
+        return ""
+    name, wrong = next(iter(counts.items()))
+    more = f", and values of {len(counts) - 1} more tensors" if len(counts) > 1 else ""
+    return f"{wrong} of the {math.prod(tensors[name].shape)} values of {name[:100]} are NaN or infinite{more}"
 
 
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -142,8 +132,8 @@ def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def open_safetensors(path: Path) -> dict[str, Lazy]:
-    """Every tensor of a file, unread. Raises UsageError for another kind of file or dtype, and where the file
-    does not have the bytes that its header says."""
+    """Every tensor of a file, unread. Raises UsageError if the file is of another kind, does not have the
+    bytes that its header lists, or has a dtype other than DTYPES."""
     with reading(path, "a safetensors file", "take another copy", UsageError):
         stored = safetensors_files.header(path)
     for name, (dtype, _, _) in stored.items():
@@ -153,8 +143,8 @@ def open_safetensors(path: Path) -> dict[str, Lazy]:
 
 
 def write_safetensors(file: BinaryIO, tensors: Mapping[str, Lazy], step: Callable[[int], None]) -> FileHash:
-    """Writes one file, a tensor in memory at a time, by name: the same weights give the same bytes. Gives its
-    size and SHA-256. step: called with the bytes of each tensor."""
+    """Writes one file sorted by name, so that the same weights give the same bytes, with one tensor at a time
+    in memory. Returns its size and SHA-256. step: called with the number of bytes of each tensor."""
     tensors = dict(sorted(tensors.items()))
     described = ((name, lazy.dtype, lazy.shape, lazy.nbytes) for name, lazy in tensors.items())
 
@@ -166,8 +156,20 @@ def write_safetensors(file: BinaryIO, tensors: Mapping[str, Lazy], step: Callabl
     return safetensors_files.write(file, described, data(), {"format": "pt"})
 
 
+def counting(progress: Progress, tensors: Mapping[str, Lazy]) -> Callable[[int], None]:
+    """A `step` for the writers: reports (bytes written, bytes in total) to `progress`."""
+    total, done = sum(lazy.nbytes for lazy in tensors.values()), 0
+
+    def step(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        progress(done, total)
+
+    return step
+
+
 def bytes_of(name: str, lazy: Lazy) -> memoryview:
-    """A tensor's values, row by row. Raises RunError where it is no longer what it was said to be."""
+    """The values of a tensor in row-major order. Raises RunError if its shape or dtype changed."""
     tensor = lazy.read()
     if tuple(tensor.shape) != lazy.shape or tensor.dtype != DTYPES[lazy.dtype]:
         raise RunError(f"{name} changed while it was read")

@@ -1,4 +1,4 @@
-"""A model between two layouts: weights by our names, not read yet, and what is known of them."""
+"""A model between two layouts: weights under scaledit's names, not read yet, and their description."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ from scaledit.diffusion import DDPM, ClassifierFree, Heun, LinearFlow, Simple, V
 from scaledit.errors import UsageError
 from scaledit.interop.infer import name_of
 from scaledit.interop.lazy_tensors import Lazy
+from scaledit.interop.official import check_shapes
 from scaledit.models.config import LATENT_CHANNELS, LATENT_DOWNSAMPLING, DiTConfig
+from scaledit.models.dit import DiT
 
 OFFICIAL_SCALE = 0.18215
-"""Of the latents that the official DiT and SiT weights were trained on: Stable Diffusion's f8 autoencoder."""
+"""Latent scale of the official DiT and SiT weights: that of Stable Diffusion's f8 autoencoder."""
 UNNAMED = AutoencoderInfo("", "", "", OFFICIAL_SCALE, LATENT_CHANNELS, LATENT_DOWNSAMPLING)
-"""The official latents, where nobody has said which copy of the autoencoder decodes them."""
+"""The official latents, when it is not recorded which copy of the autoencoder decodes them."""
 PIXELS = (1, 3)
-"""Channels of models that make pictures themselves, where nothing says what they make."""
+"""Numbers of channels that are read as pixels when nothing says what the model makes."""
 
 EPSILON = DiffusionConfig()
-"""The paper's, and every official DiT's."""
+"""The paper's, and that of every official DiT."""
 SIT = DiffusionConfig(LinearFlow(), Velocity(tells="alpha"), Simple())
 
 
 @dataclass(frozen=True)
 class Model:
-    """config: its model fits the weights. autoencoder_info: the autoencoder of its latents, None for pixels.
-    step: of its training, 0 where it is not known. source: where the weights came from first; empty for a run
-    of ours. kind: "ema" or "model", where it is known. sha256: of the file they were read from, where it has
-    been hashed. notes: what a person should know, a sentence each."""
+    """config: the run's, whose model section fits the weights. autoencoder_info: the autoencoder of its
+    latents, None for pixels. source: where the weights came from originally, empty for scaledit's own runs.
+    step: of training, 0 if unknown. kind: "ema", "model" or the name of another part. sha256: of the file
+    they were read from, "" if it was not hashed. notes: sentences that the user should see."""
 
     config: RunConfig
     weights: Mapping[str, Lazy]
@@ -51,42 +53,58 @@ class Model:
     def noting(self, *notes: str) -> Model:
         return dataclasses.replace(self, notes=(*self.notes, *notes))
 
+    def state(self) -> dict[str, Any]:
+        """The JSON values that exported folders record beside the config."""
+        return {
+            "class_names": self.class_names,
+            "autoencoder_info": None if self.autoencoder_info is None else self.autoencoder_info._asdict(),
+            "kind": self.kind,
+            "source": dict(self.source),
+        }
 
-def described(
+    def network(self) -> DiT:
+        """A DiT with these weights, on the CPU. Raises UsageError if they do not fit the config."""
+        check_shapes({key: lazy.shape for key, lazy in self.weights.items()}, self.config.model)
+        net = DiT(self.config.model)
+        net.load_state_dict({key: lazy.read() for key, lazy in self.weights.items()})
+        return net
+
+
+def from_weights(
     config: DiTConfig,
     weights: Mapping[str, Lazy],
     diffusion: DiffusionConfig,
     source: Mapping[str, Any],
     notes: tuple[str, ...] = (),
 ) -> Model:
-    """A model that came without a config of ours: the paper's settings for what the weights do not say.
+    """A model without a config of scaledit, with the paper's settings for what the weights do not show.
 
-    Sampling as the official programs do it: 250 DDPM steps, or for a flow Heun's 50; guidance 4 on three
-    channels, or none where there is no null label.
+    It is sampled as the official programs do: 250 DDPM steps, or 50 Heun steps for a flow; guidance 4 on
+    three channels, or none without a null label.
     """
     if diffusion.learns_variance and not config.learn_sigma:
         diffusion = dataclasses.replace(diffusion, objective=Simple())
     is_flow = isinstance(diffusion.prediction, Velocity)
-    pixels = config.in_channels in PIXELS
+    is_pixels = config.in_channels in PIXELS
     run = RunConfig(
         name=(name_of(config) or "dit").lower().replace("/", "-"),
         model=config,
         diffusion=diffusion,
-        data=DataConfig(name="images" if pixels else "latents"),
+        data=DataConfig(name="images" if is_pixels else "latents"),
         sample=SampleConfig(
             sampler=Heun(steps=50) if is_flow else DDPM(steps=250),
             guidance=(ClassifierFree(scale=4.0 if config.has_null_label else 1.0, channels=3),),
         ),
     )
     names = tuple(str(c) for c in range(config.num_classes))
-    info = None if pixels else UNNAMED._replace(channels=config.in_channels)
+    info = None if is_pixels else UNNAMED._replace(channels=config.in_channels)
     return Model(run, weights, names, info, source, notes=notes)
 
 
 def decoded_by(model: Model, autoencoder: str) -> Model:
-    """The model with an autoencoder recorded: a folder or a hub id (fetched if need be), or "pixels".
+    """The model with its autoencoder recorded: a folder, a Hub id (which is fetched), or "pixels" for none.
 
-    Raises UsageError where it is not there or makes latents of other channels.
+    Raises UsageError if the autoencoder is missing or its latents have another number of channels.
     """
     if autoencoder == "pixels":
         return dataclasses.replace(model, autoencoder_info=None)
@@ -95,13 +113,13 @@ def decoded_by(model: Model, autoencoder: str) -> Model:
     from scaledit.autoencoders.kl import KLAutoencoder
 
     opened = open_autoencoder(autoencoder)
-    found = autoencoder_info(opened)
+    info = autoencoder_info(opened)
     channels = model.config.model.in_channels
-    if found.channels != channels:
-        raise UsageError(f"{autoencoder} has latents of {found.channels} channels, this model {channels}")
+    if info.channels != channels:
+        raise UsageError(f"{autoencoder} has latents of {info.channels} channels, this model {channels}")
     if model.autoencoder_info is not None and model.autoencoder_info.encoder_sha256:
         check_same_latents(opened, model.autoencoder_info)
-        found = model.autoencoder_info
+        info = model.autoencoder_info
     config = dataclasses.replace(model.config, autoencoder=LatentConfig(path=autoencoder))
     notes = opened.notes if isinstance(opened, KLAutoencoder) else ()
-    return dataclasses.replace(model, config=config, autoencoder_info=found).noting(*notes)
+    return dataclasses.replace(model, config=config, autoencoder_info=info).noting(*notes)

@@ -1,10 +1,10 @@
 """The network as ONNX, for runtimes without PyTorch.
 
-    save(net, "dit.onnx")        onnxruntime.InferenceSession("dit.onnx").run(None, {"x", "t", "y"})  =
-    net(x, t, y)
+    save(net, "dit.onnx")
+    onnxruntime.InferenceSession("dit.onnx").run(None, {"x", "t", "y"})  =  net(x, t, y)
 
 x (N, C, H, W) float32, t (N,) float32 in 0..1000, y (N,) int64 -> out (N, C or 2C, H, W) float32, any N. The
-config is in the file's metadata under "scaledit", so that the null label and the channels are known there.
+config is in the file's metadata under "scaledit", so that the null label and the channels are known.
 """
 
 from __future__ import annotations
@@ -25,19 +25,17 @@ from scaledit.interop.program import example
 from scaledit.models.dit import DiT
 
 LARGEST_INSIDE = 1 << 30
-"""Bytes of weights in the .onnx itself: a protocol buffer ends at 2 GiB. More go to a file beside it."""
+"""Bytes of weights in the .onnx itself, a protocol buffer of at most 2 GiB; more go into a file beside it."""
 METADATA = "scaledit"
-_INSTALL = 'ONNX export needs onnx and onnxscript: pip install "scaledit[onnx]"'
 
 
 def weights_file(out: Path) -> Path:
-    """Where the weights go that the file itself cannot hold."""
+    """The file of weights that are too large for `out` itself."""
     return out.with_name(f"{out.name}.data")
 
 
 def check(out: Path) -> None:
-    """Raises UsageError for another name than an .onnx, where one of its files exists, and without the extra
-    that writes it."""
+    """Raises UsageError if `out` is not an .onnx, one of its files exists, or the onnx extra is missing."""
     if out.suffix != ".onnx":
         raise UsageError(f"--to onnx writes a file: give OUT.onnx, not {out}")
     for path in (out, weights_file(out)):
@@ -47,13 +45,12 @@ def check(out: Path) -> None:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError:
-        raise UsageError(_INSTALL) from None
+        raise UsageError('ONNX export needs onnx and onnxscript: pip install "scaledit[onnx]"') from None
 
 
 def save(net: DiT, out: Path) -> Path | None:
-    """Writes an .onnx, whole or not at all; gives the file of its weights where they are not inside. The
-    network is left in evaluation mode. Raises UsageError as `check` does, OSError where it cannot be
-    written."""
+    """Writes an .onnx atomically; returns the file of its weights if they are not inside. The network is left
+    in evaluation mode. Raises UsageError as `check` and `program.example` do, and OSError."""
     check(out)
     batch = torch.export.Dim("batch", min=1)
     with torch.no_grad(), _quiet():
@@ -69,7 +66,7 @@ def save(net: DiT, out: Path) -> Path | None:
     assert program is not None
     program.model.metadata_props[METADATA] = json.dumps(net.config.to_json())
     is_large = sum(p.numel() * p.element_size() for p in net.parameters()) > LARGEST_INSIDE
-    # The file names that of its weights, so both are written under their own names in a folder of their own.
+    # The .onnx names its weights file, so both are written under their final names in a folder.
     with partial_folder(out) as folder:
         program.save(folder / out.name, external_data=is_large)
         written = sorted(folder.iterdir(), key=lambda path: path == folder / out.name)  # the weights first
@@ -82,13 +79,13 @@ def save(net: DiT, out: Path) -> Path | None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's words on torchvision, which is not needed, and on its own deprecated parts."""
+    """Silences the exporter's warnings about torchvision, which is not needed, and deprecations."""
     logger = logging.getLogger("torch.onnx")
-    before = logger.level
+    level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(before)
+        logger.setLevel(level)

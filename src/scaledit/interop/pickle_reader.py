@@ -1,18 +1,18 @@
-"""What a PyTorch .pt file says it holds, read without running it: the child process of `interop.pickled`.
+"""Describes the tensors of a PyTorch .pt file without running it: the child process of `interop.pickled`.
 
-    zip directory -> unpickled into stand-ins -> {name: dtype, shape, strides, where in the file}
+    zip directory -> unpickled into stand-ins -> {name: dtype, shape, strides, position in the file}
 
-A pickle is a program. Python's own unpickler runs it here with `find_class` overridden, so that every name
-that the pickle asks for becomes a class of this file: nothing is imported, nothing of another module is
-called, and what comes out is numbers, strings, tuples, lists, dicts, sets and descriptions of tensors. A name
-that stands for nothing is refused when the pickle calls it. No tensor is read. Standard library only: this
-file is run as a script, under limits that it sets itself.
+A pickle is a program. Python's own unpickler runs it with `find_class` overridden, so that every name the
+pickle asks for becomes a class of this file: nothing is imported, no function of another module is called,
+and the result consists of numbers, strings, tuples, lists, dicts, sets and descriptions of tensors. Calling
+an unknown name is refused. Tensors are not read. This file is run as a script under limits that it sets for
+itself, and uses the standard library only.
 
-torch.load(weights_only=True) has an allow-list too, but refuses the pickle protocols 3 to 5, takes 2 s and
-200 MB to import in the child, and maps the file: a mapped file that is cut meanwhile kills the process.
+torch.load(weights_only=True) has an allow-list too, but refuses pickle protocols 3 to 5, takes 2 s and 200 MB
+to import in the child, and maps the file: a mapped file that is truncated meanwhile kills the process.
 
-A trainer's file has more in it than weights. What is a DiT's state dict is told by what it holds, wherever it
-lies; optimizers, schedulers, scalers, random states and counters are passed over, whatever they are called.
+The file of a trainer holds more than weights. The state dict of a DiT is recognised by its keys, wherever it
+is nested; optimizers, schedulers, scalers, random states and counters are skipped, whatever they are called.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import math
 import os
 import pickle
 import struct
@@ -30,35 +31,26 @@ from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO, NamedTuple, NoReturn, Self
 
 MEMORY = 128 << 20
-"""Bytes of address space for this process, above what the interpreter has when it starts."""
+"""Bytes of address space for this process, on top of what the interpreter has when it starts."""
 SECONDS = 2
-"""Of processor time. The trainer checkpoint of an XL/2 takes 0.2."""
+"""Limit on processor time; the trainer checkpoint of an XL/2 takes 0.2."""
 LARGEST_PICKLE = 2 << 20
-"""Bytes: descriptions only. A trainer checkpoint of an XL/2 has 0.4 MB."""
+"""Bytes. A pickle of descriptions is short: 0.4 MB for the trainer checkpoint of an XL/2."""
 MOST_TENSORS, MOST_AXES = 10_000, 8
 MOST_DICTS, DEEPEST, MOST_PARTS = 10_000, 4, 64
-"""Of a trainer's file, as far as state dicts are looked for."""
+"""Limits of the search for state dicts: dicts visited, nesting, networks."""
 PATCHES = ("x_embedder.proj.weight", "pos_embed.proj.weight", "patch_embed.weight")
-"""The patch embedding by the official programs' name, diffusers' and ours: what has one is a DiT's state
-dict."""
+"""The patch embedding in the official, diffusers' and scaledit's layout: a dict with one is a DiT's."""
 POSITION = "pos_embed"
-"""The one weight that lies in no module of the network; other names without a dot are no weights."""
+"""The only weight whose name has no dot."""
 WRAPPERS = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put before every key."""
+"""Prefixes that DistributedDataParallel and torch.compile put before every key."""
 ARGUMENTS = ("args", "config", "cfg", "hparams", "hyper_parameters")
-"""Where trainers keep the arguments of the program, where those are a dict and not a Namespace."""
-KNOWN_ARGUMENTS = (
-    "model",
-    "image_size",
-    "vae",
-    "num_classes",
-    "class_dropout_prob",
-    "class_dropout",
-    "global_batch_size",
-)
+"""Keys under which trainers store the program's arguments as a dict instead of a Namespace."""
+KNOWN_ARGUMENTS = ("model", "image_size", "vae", "num_classes", "class_dropout_prob", "class_dropout")
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6
 
-DTYPES = {"FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16"}
+WEIGHTS = {"FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16"}
 OTHER = {
     "DoubleStorage": "F64",
     "LongStorage": "I64",
@@ -68,16 +60,18 @@ OTHER = {
     "ByteStorage": "U8",
     "BoolStorage": "BOOL",
 }
-"""Read, so that optimizer states do not stop the reading, but no weights."""
+"""Not weights; accepted because optimizer states and counters have them."""
+DTYPES = {f"torch.{name}": dtype for name, dtype in {**WEIGHTS, **OTHER}.items()}
 SIZE = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+INVALID = "holds an invalid pickle"
 
 
 class Refused(Exception):
-    """The file is of another kind, or says what cannot be true."""
+    """The file is of another kind, or makes an impossible claim."""
 
 
 class Corrupt(Exception):
-    """The file was one of ours and is no longer."""
+    """The file was written by torch.save and has been damaged since."""
 
 
 class Storage(NamedTuple):
@@ -87,10 +81,10 @@ class Storage(NamedTuple):
 
 
 class StandIn:
-    """What a pickle gets for a name. Each kind says what a call of it makes; an object's state is ignored.
+    """What a pickle gets for a name: subclasses decide what calling it makes. State is ignored.
 
-    All have a __setstate__, so that no pickle can set attributes: of an object it is called, of the class
-    itself it is the function that lacks its object, which is an error.
+    All define __setstate__, so that no pickle can set attributes: called on an object it does nothing, and
+    called on the class itself it lacks its object and raises.
     """
 
     __slots__ = ()
@@ -110,8 +104,7 @@ class Unknown(StandIn):
 
 
 class Inert(StandIn):
-    """A value of a kind that trainers keep beside weights and that is not needed: numpy's random state, say.
-    What the pickle does to it is done to nothing."""
+    """A value that is not needed, such as numpy's random state; operations on it do nothing."""
 
     __slots__ = ()
 
@@ -128,33 +121,33 @@ class Inert(StandIn):
 
 
 class State(dict, StandIn):
-    """collections.OrderedDict. Its attributes (_metadata, versions of modules) are not needed."""
+    """collections.OrderedDict, without its attributes (_metadata, the versions of modules)."""
 
     def __init__(self) -> None:
         super().__init__()
 
 
 class Record(State):
-    """argparse.Namespace: its attributes."""
+    """argparse.Namespace, as a dict of its attributes."""
 
     def __setstate__(self, state: object) -> None:
         if not isinstance(state, dict):
-            raise Refused("holds a pickle that makes no sense")
+            raise Refused(INVALID)
         self.update(state)
 
 
 class Tensor(StandIn):
-    """torch._utils._rebuild_tensor_v2: a tensor's description."""
+    """torch._utils._rebuild_tensor_v2: the description of a tensor."""
 
     __slots__ = ("offset", "shape", "storage", "strides")
 
     def __init__(self, storage: object, offset: object, shape: object, strides: object, *_: object):
         if not isinstance(storage, Storage):
             raise Refused("holds a tensor without storage")
-        self.storage, (self.offset,) = storage, whole_numbers((offset,))
-        self.shape, self.strides = whole_numbers(shape), whole_numbers(strides)
+        self.storage, (self.offset,) = storage, sizes((offset,))
+        self.shape, self.strides = sizes(shape), sizes(strides)
         if len(self.shape) != len(self.strides):
-            raise Refused("holds a tensor with other strides than axes")
+            raise Refused("holds a tensor whose strides and shape differ in length")
 
 
 class Parameter(StandIn):
@@ -162,7 +155,7 @@ class Parameter(StandIn):
 
     def __new__(cls, tensor: object, *_: object) -> Any:
         if not isinstance(tensor, Tensor):
-            raise Refused("holds a parameter that is no tensor")
+            raise Refused("holds a parameter that is not a tensor")
         return tensor
 
 
@@ -170,53 +163,38 @@ class Size(StandIn):
     """torch.Size: a tuple."""
 
     def __new__(cls, values: object) -> Any:
-        return whole_numbers(values)
+        return sizes(values)
 
 
+INERT = """
+    numpy.core.multiarray._reconstruct numpy.core.multiarray.scalar numpy.core.numeric._frombuffer
+    numpy._core.multiarray._reconstruct numpy._core.multiarray.scalar numpy._core.numeric._frombuffer
+    numpy.ndarray numpy.dtype _codecs.encode
+    builtins.bytearray builtins.set builtins.frozenset builtins.complex builtins.slice
+    collections.defaultdict collections.deque collections.Counter
+    pathlib.Path pathlib.PosixPath pathlib.PurePosixPath pathlib.WindowsPath pathlib.PureWindowsPath
+    datetime.datetime datetime.date datetime.time datetime.timedelta datetime.timezone
+    torch.device torch.Generator easydict.EasyDict ml_collections.config_dict.ConfigDict
+    omegaconf.dictconfig.DictConfig omegaconf.listconfig.ListConfig omegaconf.nodes.AnyNode
+    omegaconf.base.ContainerMetadata omegaconf.base.Metadata
+"""
 STAND_INS: dict[str, type] = {
     "collections.OrderedDict": State,
     "argparse.Namespace": Record,
     "torch._utils._rebuild_tensor_v2": Tensor,
     "torch._utils._rebuild_parameter": Parameter,
     "torch.Size": Size,
-    **dict.fromkeys(
-        [
-            *(
-                f"numpy.{core}.multiarray.{name}"
-                for core in ("core", "_core")
-                for name in ("_reconstruct", "scalar")
-            ),
-            *("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer"),
-            *("numpy.ndarray", "numpy.dtype", "_codecs.encode", "builtins.bytearray", "builtins.set"),
-            *("builtins.frozenset", "builtins.complex", "builtins.slice"),
-            *("collections.defaultdict", "collections.deque", "collections.Counter"),
-            *(f"pathlib.{name}Path" for name in ("", "Posix", "PurePosix", "Windows", "PureWindows")),
-            *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
-            *(
-                "torch.device",
-                "torch.Generator",
-                "easydict.EasyDict",
-                "ml_collections.config_dict.ConfigDict",
-            ),
-            *(
-                "omegaconf.dictconfig.DictConfig",
-                "omegaconf.listconfig.ListConfig",
-                "omegaconf.nodes.AnyNode",
-            ),
-            *("omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata"),
-        ],
-        Inert,
-    ),
+    **dict.fromkeys(INERT.split(), Inert),
 }
-"""All that a pickle may call, by name."""
+"""Everything that a pickle may call, by name."""
 
 
-def whole_numbers(values: object) -> tuple[int, ...]:
+def sizes(values: object) -> tuple[int, ...]:
     if not isinstance(values, tuple) or len(values) > MOST_AXES:
-        raise Refused("holds a tensor whose shape is no shape")
+        raise Refused("holds a tensor with an invalid shape")
     for value in values:
         if type(value) is not int or not 0 <= value < 1 << 62:
-            raise Refused("holds a tensor whose shape is no shape")
+            raise Refused("holds a tensor with an invalid shape")
     return values
 
 
@@ -228,41 +206,40 @@ class Unpickler(pickle.Unpickler):
         return STAND_INS.get(name) or type("Unknown", (Unknown,), {"__slots__": (), "name": name})
 
     def persistent_load(self, pid: object) -> Storage:
-        """('storage', torch.FloatStorage, '0', 'cpu', 1024)"""
+        """pid: ("storage", torch.FloatStorage, "0", "cpu", 1024)."""
         if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage"):
             raise Refused("refers to something outside itself")
         kind, key, numel = getattr(pid[1], "name", ""), pid[2], pid[4]
-        known = {f"torch.{name}": dtype for name, dtype in {**DTYPES, **OTHER}.items()}
-        if kind not in known:
+        if kind not in DTYPES:
             raise Refused(f"holds storage of the kind {kind:.60}, which no DiT has")
         if not isinstance(key, str) or not key.isascii() or not key.isalnum():
-            raise Refused("names a storage by what is no name")
-        return Storage(known[kind], key, whole_numbers((numel,))[0])
+            raise Refused("has a storage with an invalid key")
+        return Storage(DTYPES[kind], key, sizes((numel,))[0])
 
 
-class Members(NamedTuple):
-    """Of the zip: the pickle's bytes, and {storage key: (first byte, bytes, CRC-32)}; 0 for a CRC that
-    torch.save was told to leave out (torch.serialization.set_crc32_options)."""
-
-    pickle: bytes
-    storages: dict[str, tuple[int, int, int]]
+Storages = dict[str, tuple[int, int, int]]
+"""{storage key: (first byte, number of bytes, CRC-32)}. The CRC is 0 if torch.save omitted it
+(torch.serialization.set_crc32_options)."""
 
 
-def members(file: BinaryIO, size: int) -> Members:
-    """Raises Refused where the archive is not as torch.save writes it: all stored, nothing compressed."""
+def members(file: BinaryIO, size: int) -> tuple[bytes, Storages]:
+    """The pickle and the storages of the archive. Raises Refused unless the archive is as torch.save writes
+    it: every member stored, none compressed. Raises Corrupt if it is truncated or the pickle does not match
+    its CRC-32."""
     try:
-        listed = zipfile.ZipFile(file).infolist()
+        infos = zipfile.ZipFile(file).infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, UnicodeDecodeError):
-        raise Corrupt("begins as a zip and does not end as one: it is cut off") from None
+        raise Corrupt("is truncated: it begins as a zip file and has no zip directory") from None
     pickles = [
-        info for info in listed if info.filename.count("/") == 1 and info.filename.endswith("/data.pkl")
+        info for info in infos if info.filename.count("/") == 1 and info.filename.endswith("/data.pkl")
     ]
-    if len(pickles) != 1 or len({info.filename for info in listed}) != len(listed):
+    if len(pickles) != 1 or len({info.filename for info in infos}) != len(infos):
         raise Refused("is a zip, but not one that torch.save wrote")
     prefix = pickles[0].filename.removesuffix("data.pkl")
     spans: list[tuple[int, int]] = []
 
     def span(info: zipfile.ZipInfo) -> tuple[int, int]:
+        """(first byte, number of bytes)."""
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
             raise Refused(f"has a compressed member ({info.filename:.60}); torch.save compresses nothing")
         if info.header_offset < 0:
@@ -274,12 +251,12 @@ def members(file: BinaryIO, size: int) -> Members:
         name, extra = struct.unpack("<HH", header[26:30])
         start = info.header_offset + 30 + name + extra
         if start + info.file_size > size:
-            raise Corrupt(f"is cut off: {info.filename:.60} would end behind the file's last byte")
+            raise Corrupt(f"is truncated: {info.filename:.60} would end beyond the end of the file")
         spans.append((start, start + info.file_size))
         return start, info.file_size
 
-    storages: dict[str, tuple[int, int, int]] = {}
-    for info in listed:
+    storages: Storages = {}
+    for info in infos:
         if info.filename.startswith(f"{prefix}data/"):
             storages[info.filename.removeprefix(f"{prefix}data/")] = (*span(info), info.CRC)
         elif info.filename == f"{prefix}byteorder":
@@ -297,22 +274,21 @@ def members(file: BinaryIO, size: int) -> Members:
     data = file.read(length)
     if pickles[0].CRC not in (0, zlib.crc32(data)):
         raise Corrupt(f"is corrupt: {pickles[0].filename:.60} does not match its CRC-32")
-    return Members(data, storages)
+    return data, storages
 
 
-def described(name: str, tensor: Tensor, storages: dict[str, tuple[int, int, int]]) -> dict[str, Any]:
-    """A tensor's entry in the answer, after checking that the file has what it claims."""
+def describe_tensor(name: str, tensor: Tensor, storages: Storages) -> dict[str, Any]:
+    """The entry of a tensor in the answer, after checking that the file holds what it claims."""
     storage = tensor.storage
-    if storage.dtype not in DTYPES.values():
+    if storage.dtype not in WEIGHTS.values():
         raise Refused(f"has {name} as {storage.dtype}; weights are F32, F16 or BF16")
     if storage.key not in storages:
         raise Corrupt(f"lacks the bytes of {name}")
     start, length, crc = storages[storage.key]
     item = SIZE[storage.dtype]
-    numel, extent = 1, 1
-    for count, stride in zip(tensor.shape, tensor.strides, strict=True):
-        numel *= count
-        extent += max(count - 1, 0) * stride
+    numel = math.prod(tensor.shape)
+    strided = zip(tensor.shape, tensor.strides, strict=True)
+    extent = 1 + sum(max(count - 1, 0) * stride for count, stride in strided)
     if storage.numel * item != length:
         raise Refused(
             f"claims {storage.numel * item / 2**30:.3g} GiB for the storage of {name} and has {length} bytes"
@@ -328,10 +304,11 @@ def described(name: str, tensor: Tensor, storages: dict[str, tuple[int, int, int
     }
 
 
-def grouped(keys: Iterable[str]) -> dict[str, dict[str, str]]:
-    """The networks in a state dict: {part: {name in the network: key}}. The part "" is the whole of it,
-    wrapped or not; another is what its keys begin with, as in "ema" for ema.module.pos_embed. {} where there
-    is no DiT."""
+def networks(keys: Iterable[str]) -> dict[str, dict[str, str]]:
+    """The DiTs among the keys of one dict: {part: {name within the network: key}}.
+
+    part: the prefix of its keys without wrappers, "ema" for ema.module.pos_embed, "" if there is none.
+    """
     keys = list(keys)
     prefixes = {
         key[: len(key) - len(patches)]
@@ -341,43 +318,39 @@ def grouped(keys: Iterable[str]) -> dict[str, dict[str, str]]:
     }
     ordered, parts = sorted(prefixes, key=len, reverse=True), {}
     for prefix in ordered:
-        words = prefix
+        part = prefix
         for wrapper in WRAPPERS:
-            words = words.replace(wrapper, "")
-        part = words.removesuffix(".") if words.removesuffix(".") not in parts else prefix.removesuffix(".")
-        parts[part] = {}
-        for key in keys:
-            if key.startswith(prefix) and next(p for p in ordered if key.startswith(p)) == prefix:
-                parts[part][key.removeprefix(prefix)] = key
+            part = part.replace(wrapper, "")
+        part = part.removesuffix(".") if part.removesuffix(".") not in parts else prefix.removesuffix(".")
+        parts[part] = {
+            key.removeprefix(prefix): key
+            for key in keys
+            if key.startswith(prefix) and next(p for p in ordered if key.startswith(p)) == prefix
+        }
     return parts
 
 
 def state_dicts(value: dict[Any, Any]) -> dict[str, dict[str, Any]]:
-    """{part: {name: tensor, or what stands in its place}} of every DiT in nested dicts, by where it lies: ""
-    is the dict itself, "ema" or "state_dict.model" one in it."""
+    """{part: {name: tensor or other value}} of every DiT in nested dicts. part: the path to it, "" for the
+    dict itself, "ema" or "state_dict.model" for a dict in it."""
     parts: dict[str, dict[str, Any]] = {}
     queue: list[tuple[str, dict[Any, Any], int]] = [("", value, 0)]
-    for where, inner, depth in queue:  # grows while it is gone through
+    for path, inner, depth in queue:  # grows during the iteration
         if len(queue) > MOST_DICTS or len(parts) > MOST_PARTS:
             raise Refused(f"has more than {MOST_DICTS} dicts or {MOST_PARTS} networks in it")
-        for part, names in grouped(key for key in inner if isinstance(key, str)).items():
-            path = ".".join(word for word in (where, part) if word)
-            parts[path] = {name: inner[key] for name, key in names.items() if is_weight(name)}
+        for part, names in networks(key for key in inner if isinstance(key, str)).items():
+            # A name without a dot is a counter beside the weights.
+            weights = {name: inner[key] for name, key in names.items() if "." in name or name == POSITION}
+            parts[".".join(filter(None, (path, part)))] = weights
         if depth < DEEPEST:
             for key, item in inner.items():
                 if isinstance(key, str) and isinstance(item, dict):
-                    queue.append((f"{where}.{key}" if where else key, item, depth + 1))
+                    queue.append((f"{path}.{key}" if path else key, item, depth + 1))
     return parts
 
 
-def is_weight(name: str) -> bool:
-    """Whether `name` is that of a weight in a network: not a counter that lies beside them."""
-    return "." in name or name == POSITION
-
-
-def of_another_network(value: dict[Any, Any]) -> dict[str, dict[str, Any]]:
-    """As `state_dicts`, where there is no DiT: what has tensors under names, so that what it lacks can be
-    said."""
+def other_networks(value: dict[Any, Any]) -> dict[str, dict[str, Any]]:
+    """All dicts with named tensors in a file without a DiT, so that an error can name a missing key."""
     if any(isinstance(inner, Tensor) for inner in value.values()):
         value = {"": value}
     return {
@@ -390,49 +363,43 @@ def of_another_network(value: dict[Any, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def sorted_out(value: object, storages: dict[str, tuple[int, int, int]], size: int) -> dict[str, Any]:
+def describe(value: object, storages: Storages, size: int) -> dict[str, Any]:
     """{"parts": {part: {name: entry}}, "args": {...}}; the part "" is a bare state dict."""
     if isinstance(value, Record) or not isinstance(value, dict):
         raise Refused("holds no state dict")
     parts: dict[str, Any] = {}
-    for part, inner in (state_dicts(value) or of_another_network(value)).items():
+    for part, inner in (state_dicts(value) or other_networks(value)).items():
         if len(inner) > MOST_TENSORS:
             raise Refused(f"has more than {MOST_TENSORS} tensors")
         for name, tensor in inner.items():
             if not isinstance(name, str) or not isinstance(tensor, Tensor):
-                raise Refused(f"has {name!s:.60} among its weights, which is no tensor")
-        parts[part[:100]] = {name: described(name[:100], tensor, storages) for name, tensor in inner.items()}
-        if sum(SIZE[t.storage.dtype] * prod(t.shape) for t in inner.values()) > size:
+                raise Refused(f"has {name!s:.60} among its weights, which is not a tensor")
+        parts[part[:100]] = {
+            name: describe_tensor(name[:100], tensor, storages) for name, tensor in inner.items()
+        }
+        if sum(SIZE[t.storage.dtype] * math.prod(t.shape) for t in inner.values()) > size:
             raise Refused("has weights that share bytes: together they claim more than the file has")
-    return {"parts": parts, "args": arguments_of(value)}
+    return {"parts": parts, "args": arguments_in(value)}
 
 
-def arguments_of(value: dict[Any, Any]) -> dict[str, Any]:
-    """What the program that wrote the file says of itself in its arguments, as far as it helps: a Namespace,
-    or a dict where trainers keep one, with dicts in it."""
-    found: dict[str, Any] = {}
-    places = [inner for inner in value.values() if isinstance(inner, Record)]
-    places += [value[key] for key in ARGUMENTS if isinstance(value.get(key), dict)]
-    places += [inner for place in places for inner in place.values() if isinstance(inner, dict)]
-    for place in places:
+def arguments_in(value: dict[Any, Any]) -> dict[str, Any]:
+    """KNOWN_ARGUMENTS of the file's program: in a Namespace, under ARGUMENTS, or nested in these."""
+    arguments: dict[str, Any] = {}
+    sources = [inner for inner in value.values() if isinstance(inner, Record)]
+    sources += [value[key] for key in ARGUMENTS if isinstance(value.get(key), dict)]
+    sources += [inner for source in sources for inner in source.values() if isinstance(inner, dict)]
+    for source in sources:
         for key in KNOWN_ARGUMENTS:
-            if isinstance(place.get(key), str | int | float):
-                found.setdefault(key, place[key])
-    return found
-
-
-def prod(values: tuple[int, ...]) -> int:
-    out = 1
-    for value in values:
-        out *= value
-    return out
+            if isinstance(source.get(key), str | int | float):
+                arguments.setdefault(key, source[key])
+    return arguments
 
 
 def limit() -> None:
-    """No more memory, processor time, files written or child processes than reading needs."""
+    """Limits memory, processor time, written files and core dumps to what reading needs."""
     try:
         import resource
-    except ImportError:  # not on Windows: there only the interpreter's own rules and the parent's clock hold
+    except ImportError:  # Windows: only the interpreter's rules and the parent's timeout apply
         return
     try:  # some systems map hundreds of megabytes of locales at the start
         with open("/proc/self/statm") as file:
@@ -445,30 +412,30 @@ def limit() -> None:
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
     )
-    for what, most in limits:
+    for kind, most in limits:
         try:
-            resource.setrlimit(what, (most, most))
-        except (ValueError, OSError):  # macOS has no such limit on memory; a lower one is in force already
+            resource.setrlimit(kind, (most, most))
+        except (ValueError, OSError):  # macOS does not limit memory, or a lower limit is in force
             continue
 
 
 def read(path: str) -> dict[str, Any]:
-    """Raises Refused, Corrupt."""
+    """What `describe` returns, and "size", the bytes of the file. Raises Refused and Corrupt."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         start = file.read(len(LEGACY))
         if start == LEGACY:
             raise Refused(
-                "is in torch's format of before 1.6; save it again with a newer torch: "
+                "is in the format of torch before 1.6; save it again with a newer torch: "
                 'torch.save(torch.load(FILE, weights_only=True), "new.pt")'
             )
         if not start.startswith(b"PK"):
-            raise Refused("is no file of torch.save")
+            raise Refused("was not written by torch.save")
         data, storages = members(file, size)
-    return {"size": size, **sorted_out(Unpickler(io.BytesIO(data)).load(), storages, size)}
+    return {"size": size, **describe(Unpickler(io.BytesIO(data)).load(), storages, size)}
 
 
-def main(path: str, say: Callable[[str], object]) -> None:
+def main(path: str, write: Callable[[str], object]) -> None:
     try:
         limit()
         answer = read(path)
@@ -480,9 +447,9 @@ def main(path: str, say: Callable[[str], object]) -> None:
         answer = {"refused": f"needs more than {MEMORY >> 20} MiB to be read, which no checkpoint does"}
     except OSError as error:
         answer = {"refused": f"cannot be opened: {error.strerror}"}
-    except Exception as error:  # a pickle that is none: wrong types on the stack, a memo that is not there
-        answer = {"refused": f"holds a pickle that makes no sense ({type(error).__name__})"}
-    say(json.dumps(answer))
+    except Exception as error:  # wrong types on the stack, a missing memo entry, ...
+        answer = {"refused": f"{INVALID} ({type(error).__name__})"}
+    write(json.dumps(answer))
 
 
 if __name__ == "__main__":

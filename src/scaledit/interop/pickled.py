@@ -1,9 +1,8 @@
-"""Official .pt files, and other pickles of torch.save: their tensors, without running what they say; and out.
+"""Reads and writes official .pt files and other pickles of torch.save, without running what they contain.
 
-    a child process reads descriptions (interop/pickle_reader.py) -> tensors are read where they lie
+    a child process describes the tensors (interop/pickle_reader.py) -> they are read from the file
 
-The child has limits on memory and time; a file that breaks them is refused, and nothing falls back to
-torch.load. `write_pickled` writes what torch.save would, a tensor in memory at a time.
+The child has limits on memory and time, beyond which a file is refused; torch.load is never called.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,7 +29,9 @@ from scaledit.interop import pickle_reader
 from scaledit.interop.lazy_tensors import Lazy, bytes_of, contiguous, from_file
 
 WALL_SECONDS = 60
-"""For the child, on a busy machine; its processor time is limited to pickle_reader.SECONDS."""
+"""Timeout of the child on a busy machine; its processor time is limited to pickle_reader.SECONDS."""
+BLOCK = 1 << 22
+"""Bytes that are hashed at once."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class Pickled:
 
 
 def open_pickled(path: Path) -> Pickled:
-    """Raises UsageError for a file that is not what torch.save writes of a state dict or a trainer's
-    checkpoint, or that would run something; RunError for one that is cut off."""
-    answer = _ask(path)
+    """The tensors of a .pt file, unread. Raises UsageError if it is not a state dict or a trainer's
+    checkpoint that torch.save wrote, or if loading it would call a function; RunError if it is corrupt."""
+    answer = _describe(path)
     if "corrupt" in answer:
         raise RunError(f"{path} {answer['corrupt']}; fetch it again")
     if "refused" in answer:
@@ -53,36 +54,30 @@ def open_pickled(path: Path) -> Pickled:
         raise UsageError(f"{path} holds no state dict; it was not opened")
     if path.stat().st_size != answer["size"]:
         raise RunError(f"{path} changed while it was read")
-    right: set[int] = set()
+    verified: set[int] = set()
+
+    def tensor(name: str, entry: Mapping[str, Any]) -> Lazy:
+        shape, strides = tuple(entry["shape"]), tuple(entry["strides"])
+        lazy = from_file(path, entry["dtype"], shape, entry["start"], strides)
+        return _verified(lazy, path, name, entry["storage"], verified)
+
     parts = {
-        part: {
-            name: _checked(
-                from_file(
-                    path, entry["dtype"], tuple(entry["shape"]), entry["start"], tuple(entry["strides"])
-                ),
-                path,
-                name,
-                entry["storage"],
-                right,
-            )
-            for name, entry in entries.items()
-        }
+        part: {name: tensor(name, entry) for name, entry in entries.items()}
         for part, entries in answer["parts"].items()
     }
     return Pickled(parts, answer["args"])
 
 
-BLOCK = 1 << 22
+def _verified(lazy: Lazy, path: Path, name: str, storage: Sequence[int], verified: set[int]) -> Lazy:
+    """`lazy`, whose storage is compared with its CRC-32 before the first read, which torch.load does not do.
 
-
-def _checked(lazy: Lazy, path: Path, name: str, storage: Sequence[int], right: set[int]) -> Lazy:
-    """`lazy`, whose storage is compared with its CRC-32 before it is read, which torch.load does not do.
-    storage: its first byte, bytes and CRC-32 (0 for none). right: the first bytes of storages that were
-    compared: many tensors may be views of one."""
+    storage: (first byte, number of bytes, CRC-32 or 0 if there is none). verified: the first bytes of the
+    storages compared so far; many tensors may be views of one storage.
+    """
     start, length, expected = storage
 
     def read() -> Tensor:
-        if start in right:
+        if start in verified:
             return lazy.read()
         crc, left = 0, length
         with path.open("rb") as file:
@@ -91,25 +86,19 @@ def _checked(lazy: Lazy, path: Path, name: str, storage: Sequence[int], right: s
                 crc, left = zlib.crc32(piece, crc), left - len(piece)
         if crc != expected:
             raise RunError(f"{path} is corrupt: {name} does not match its CRC-32; fetch it again")
-        right.add(start)
+        verified.add(start)
         return lazy.read()
 
     return Lazy(lazy.dtype, lazy.shape, read) if expected else lazy
 
 
-def _ask(path: Path) -> dict[str, Any]:
-    # -I and -S: no user's site, no environment, nothing of this package: the standard library is enough
+def _describe(path: Path) -> dict[str, Any]:
+    """The answer of the child process."""
+    # -I and -S: no user site-packages, no environment, nothing of this package
     command = [sys.executable, "-I", "-S", str(Path(pickle_reader.__file__)), str(path)]
+    streams: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=WALL_SECONDS,
-            check=False,
-        )
-        answer = json.loads(done.stdout)
+        answer = json.loads(subprocess.run(command, **streams, timeout=WALL_SECONDS, check=False).stdout)
     except subprocess.TimeoutExpired:
         return {"refused": f"takes more than {WALL_SECONDS} s to be read"}
     except ValueError:  # killed at a limit, before it could answer
@@ -120,45 +109,44 @@ def _ask(path: Path) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {"refused": "could not be read"}
 
 
-class _Storage:
-    """Stands for the bytes of a tensor: the pickle refers to the member `key` of the archive."""
+class _Tensor(NamedTuple):
+    """Pickles as torch.save pickles a tensor. key: its values are the member archive/data/KEY of the zip."""
 
-    def __init__(self, lazy: Lazy, key: int):
-        kinds = {"F32": torch.FloatStorage, "F16": torch.HalfStorage, "BF16": torch.BFloat16Storage}
-        self.id = ("storage", kinds[lazy.dtype], str(key), "cpu", math.prod(lazy.shape))
-
-
-class _Described:
-    """Pickles as torch.save pickles a tensor."""
-
-    def __init__(self, lazy: Lazy, key: int):
-        self.lazy, self.storage = lazy, _Storage(lazy, key)
+    lazy: Lazy
+    key: int
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         shape = self.lazy.shape
         return (
             torch._utils._rebuild_tensor_v2,  # pyright: ignore[reportAttributeAccessIssue]
-            (self.storage, 0, shape, contiguous(shape), False, OrderedDict()),
+            (_Storage(self), 0, shape, contiguous(shape), False, OrderedDict()),
         )
+
+
+class _Storage(NamedTuple):
+    tensor: _Tensor
 
 
 class _Pickler(pickle.Pickler):
     def persistent_id(self, obj: object) -> Any:
-        return obj.id if isinstance(obj, _Storage) else None
+        if not isinstance(obj, _Storage):
+            return None
+        kinds = {"F32": torch.FloatStorage, "F16": torch.HalfStorage, "BF16": torch.BFloat16Storage}
+        lazy, key = obj.tensor
+        return "storage", kinds[lazy.dtype], str(key), "cpu", math.prod(lazy.shape)
 
 
 def write_pickled(file: BinaryIO, tensors: Mapping[str, Lazy], step: Callable[[int], None]) -> None:
-    """Writes a state dict that torch.load reads, a tensor in memory at a time. step: called with the bytes of
-    each tensor.
+    """Writes a state dict that torch.load reads. step: called with the number of bytes of each tensor.
 
-    Not by torch.save: it wants all tensors at once, and its writer of archives aborts the whole process where
-    a write fails, and where a Ctrl-C comes in the middle of one.
+    torch.save is not used: it needs all tensors at once, and its archive writer aborts the whole process if a
+    write fails or Ctrl-C interrupts one.
     """
-    described = io.BytesIO()
-    named = {name: _Described(lazy, i) for i, (name, lazy) in enumerate(tensors.items())}
-    _Pickler(described, protocol=2).dump(named)
+    pickled = io.BytesIO()
+    described = {name: _Tensor(lazy, i) for i, (name, lazy) in enumerate(tensors.items())}
+    _Pickler(pickled, protocol=2).dump(described)
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in (("data.pkl", described.getvalue()), ("byteorder", b"little"), ("version", b"3\n")):
+        for name, data in (("data.pkl", pickled.getvalue()), ("byteorder", b"little"), ("version", b"3\n")):
             archive.writestr(zipfile.ZipInfo(f"archive/{name}"), data)
         for i, (name, lazy) in enumerate(tensors.items()):
             with archive.open(zipfile.ZipInfo(f"archive/data/{i}"), "w", force_zip64=True) as member:
