@@ -27,7 +27,7 @@ from scaledit.part import Allowed
 from scaledit.scaling import table as tables
 from scaledit.training import log
 from scaledit.training.optimizers import Optimizer, optimizer_part
-from scaledit.training.trackers.kinds import TrackerKind, asked_for
+from scaledit.training.trackers.kinds import TrackerKind, tracker_kinds
 from tiny import TINY
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -387,11 +387,11 @@ def test_where_an_autoencoder_lies_says_its_kind_and_imports_nothing():
 
 def test_the_trackers_that_log_asks_for():
     both = config.LogConfig(tensorboard=True, wandb="me/tests", wandb_mode="offline")
-    assert [one.to_json() for one in asked_for(both)] == [
+    assert [one.to_json() for one in tracker_kinds(both)] == [
         {"name": "tensorboard"},
         {"name": "wandb", "project": "me/tests", "mode": "offline"},
     ]
-    assert asked_for(config.LogConfig()) == []
+    assert tracker_kinds(config.LogConfig()) == []
 
 
 def test_none_of_these_loads_torch_to_be_described():

@@ -1,8 +1,8 @@
-"""Optimizers: what moves the weights along the gradient. The learning rate's course over a run and the
-gradient's largest norm are the run's ([optimizer] of a recipe), not theirs.
+"""Optimizers: how the weights move along the gradient. The learning-rate schedule and gradient clipping
+belong to the run ([optimizer] of a recipe), not to the optimizer.
 
     m <- b1 m + (1 - b1) g      v <- b2 v + (1 - b2) g^2
-    theta <- (1 - lr decay) theta - lr m' / (sqrt(v') + 1e-8)       m', v' without bias      AdamW
+    theta <- (1 - lr decay) theta - lr m' / (sqrt(v') + 1e-8)       m', v' bias-corrected      AdamW
 
 Loshchilov & Hutter 2019. Imports no torch.
 """
@@ -37,8 +37,8 @@ class Optimizer(Part, kind="optimizer", home="scaledit.training.optimizers", nee
     bytes_of_state: ClassVar[int] = 0
 
     def make(self, groups: Sequence[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
-        """torch's optimizer of the parameters that are trained. groups: {"params": [...]} each, as torch
-        takes them. learning_rate: of the first step; the run sets that of each later one."""
+        """torch's optimizer of the trained parameters. groups: torch's parameter groups, {"params": [...]}
+        each. learning_rate: of the first step; the run sets that of each later one."""
         raise NotImplementedError
 
 
@@ -49,8 +49,10 @@ class AdamW(Optimizer, name="adamw"):
     state = ("step", "exp_avg", "exp_avg_sq")
     bytes_of_state = 8
 
-    betas: tuple[float, float] = field((0.9, 0.999), doc="decay of the means of gradient and of its square")
-    weight_decay: float = field(0.0, ge=0, doc="a step takes this times the learning rate off each weight")
+    betas: tuple[float, float] = field(
+        (0.9, 0.999), doc="decay of the means of the gradient and of its square"
+    )
+    weight_decay: float = field(0.0, ge=0, doc="decoupled decay: a step subtracts lr * this * weight")
 
     def check(self, where: str = "") -> None:
         super().check(where)
