@@ -29,9 +29,9 @@ from scaledit.data.names import natural_key
 from scaledit.data.sources import Source, numbered, open_source
 from scaledit.errors import UsageError
 from scaledit.files.shards import Shard
-from scaledit.training.class_order import renumbered
 from scaledit.training.dit import train
 from scaledit.training.events import Remarked
+from scaledit.training.same_data import renumbered
 from tiny import tiny
 
 PNG = encoded(0)[1]

@@ -66,8 +66,8 @@ def test_an_objective_of_ones_own_trains_its_modules(monkeypatch: pytest.MonkeyP
     assert not any(torch.equal(value, before[name]) for name, value in own_weights(state).items())
     first, last = (sum(one.terms["head"] for one in part) for part in (results[:10], results[-10:]))
     assert last < 0.8 * first
-    gradients = [weight.grad for weight in (*state.weights, *state.beside)]
-    assert len(state.beside) == 2
+    gradients = [weight.grad for weight in (*state.weights, *state.replicated_weights)]
+    assert len(state.replicated_weights) == 2
     norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
     assert results[-1].grad_norm == pytest.approx(float(norm), rel=1e-5)
     for result in results:
@@ -75,7 +75,8 @@ def test_an_objective_of_ones_own_trains_its_modules(monkeypatch: pytest.MonkeyP
         assert result.loss == pytest.approx(total, rel=1e-6)
     clipped = TrainState.create(tiny("optimizer.clip=1e-3", chosen(OWN)), digits(), ALONE)
     clipped.train_step()
-    norm = torch.stack([weight.grad.norm() for weight in (*clipped.weights, *clipped.beside)]).norm()
+    weights = (*clipped.weights, *clipped.replicated_weights)
+    norm = torch.stack([weight.grad.norm() for weight in weights]).norm()
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
 
@@ -91,9 +92,9 @@ def test_the_average_is_the_moving_average(monkeypatch: pytest.MonkeyPatch):
         average, ema, now = (
             one(x, t, y).x0
             for one in (
-                state.average,
-                replace(state.average, net=state.ema),
-                replace(state.average, net=state.net),
+                state.ema_denoiser,
+                replace(state.ema_denoiser, net=state.ema),
+                replace(state.ema_denoiser, net=state.net),
             )
         )
     assert torch.equal(average, ema)

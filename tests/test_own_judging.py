@@ -27,7 +27,7 @@ from scaledit.optimizers import AdamW, Optimizer
 from scaledit.part import Allowed
 from scaledit.scaling import table as tables
 from scaledit.training import log
-from scaledit.training.trackers.kinds import TrackerKind, asked_for
+from scaledit.training.trackers.kinds import TrackerKind, tracker_kinds
 from tiny import TINY
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -410,11 +410,11 @@ def test_the_path_of_an_autoencoder_gives_its_kind_and_imports_nothing():
 
 def test_the_trackers_of_a_log_config():
     both = config.LogConfig(tensorboard=True, wandb="me/tests", wandb_mode="offline")
-    assert [one.to_json() for one in asked_for(both)] == [
+    assert [one.to_json() for one in tracker_kinds(both)] == [
         {"name": "tensorboard"},
         {"name": "wandb", "project": "me/tests", "mode": "offline"},
     ]
-    assert asked_for(config.LogConfig()) == []
+    assert tracker_kinds(config.LogConfig()) == []
 
 
 def test_describing_parts_does_not_load_torch():

@@ -2,7 +2,7 @@
 the learning rate over a run and the clipping of gradients, which are the same for all.
 
     m <- b1 m + (1 - b1) g      v <- b2 v + (1 - b2) g^2
-    theta <- (1 - lr decay) theta - lr m' / (sqrt(v') + 1e-8)       m', v' without bias      AdamW
+    theta <- (1 - lr decay) theta - lr m' / (sqrt(v') + 1e-8)       m', v' bias-corrected      AdamW
 
 Loshchilov & Hutter 2019. Needs torch only to make an optimizer.
 """

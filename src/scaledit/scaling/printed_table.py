@@ -74,7 +74,7 @@ def _longest(
 ) -> Row:
     """A result of the longest training at an image size."""
     config, steps = DiTConfig.named(MODEL, image_size), LONGEST[image_size]
-    metrics = {key: metrics[key] for key in known() if metrics.get(key) is not None}
+    metrics = {key: metrics[key] for key in built_in_columns() if metrics.get(key) is not None}
     return _row(
         config, MODEL, part, steps, metrics, protocol, scale=scale, channels=channels, decoder=decoder
     )

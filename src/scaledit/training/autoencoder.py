@@ -1,9 +1,9 @@
-"""Training an autoencoder as a stream of events, over a run folder that survives being killed.
+"""Training an autoencoder as a stream of events, in a run folder that survives being killed.
 
 for event in train(config, out, resume="auto"): ...
 
 out/config.json  out/log.jsonl  out/checkpoints/step-XXXXXXXX/  out/samples/step-XXXXXXXX.png
-out/autoencoder/    the result: config.json and diffusion_pytorch_model.safetensors, diffusers' format
+out/autoencoder/    the result in diffusers' format: config.json and diffusion_pytorch_model.safetensors
 """
 
 from __future__ import annotations
@@ -27,18 +27,16 @@ from scaledit.evaluation.fidelity import psnr, ssim
 from scaledit.files.atomic import atomic_folder
 from scaledit.files.manifest import sha256_of
 from scaledit.training.autoencoder_state import AutoencoderState, build
-from scaledit.training.class_order import remarks
 from scaledit.training.events import Event, Exported, Fitted, Reconstructed
 from scaledit.training.folder import SAMPLES, with_background
-from scaledit.training.learner import StepResult
-from scaledit.training.loop import Run, RunContext, Speed, due, locked
+from scaledit.training.loop import Run, RunContext, due, locked
 from scaledit.training.ranks import Ranks
 from scaledit.training.same_data import SameData
 
 FOLDER = kl.SUBFOLDERS[0]
 SCALE_IMAGES = 1024
 """Training images that the scale is measured on."""
-PAIRS_SHOWN, PAIRS_A_ROW = 48, 6
+PAIRS, PAIRS_PER_ROW = 48, 6
 
 
 def train(
@@ -51,12 +49,10 @@ def train(
     held_out: Images | None = None,
     context: RunContext | None = None,
 ) -> Iterator[Event]:
-    """Trains `config` in the run folder `out`, yielding what happens; the result is out/autoencoder.
+    """Trains `config` in the run folder `out`, yielding events; the result is out/autoencoder.
 
-    `dataset` and `held_out` replace the ones that config.data names; `around` is needed for several ranks,
-    and to be stopped. Raises UsageError before anything is written if the folder holds another run or the
-    images do not fit; RunError if no checkpoint is whole or the numbers go wrong train.max_skips times in a
-    row.
+    resume, context, errors: as in `scaledit.training.dit.train`. dataset, held_out: replace the images that
+    config.data names.
     """
     context = context or RunContext(Ranks(assemble.device(device)))
     config = with_background(config, out)
@@ -67,34 +63,20 @@ def train(
     _check_fits(config, dataset)
     state = AutoencoderState.create(config, dataset, ranks)
     data = SameData(dataset, config.data.changed)
-    with locked(config, out, resume, context, data.check) as found:
+    with locked(config, out, resume, context, data.check) as latest:
         params = sum(parameter.numel() for parameter in state.net.parameters())
         macs = multiply_adds(state.net, dataset.shape)
         manifest = {"class_names": dataset.class_names}
-
-        def fitted(result: StepResult, speed: Speed) -> Fitted:
-            return Fitted(
-                step=state.step,
-                loss=result.loss,
-                terms=result.terms,
-                grad_norm=result.grad_norm,
-                learning_rate=state.optimizer.param_groups[0]["lr"],
-                seconds=state.seconds,
-                **speed._asdict(),
-            )
 
         def hooks(last: bool) -> Iterator[Event]:
             if due(state.step, config.evaluate.every) or last:
                 yield from context.first_only(state.step, lambda: iter([reconstruct(state, held_out, out)]))
 
-        run = Run(state, out, context, macs, manifest, fitted, hooks, data)
-        folder = out / FOLDER
-
         def after() -> Iterator[Event]:
-            yield from context.first_only(state.step, lambda: iter([export(state, dataset, folder)]))
+            yield from context.first_only(state.step, lambda: iter([export(state, dataset, out / FOLDER)]))
 
-        yield from remarks(dataset, context)
-        yield from run.run(found, params, after)
+        run = Run(state, out, context, macs, manifest, Fitted, hooks, data)
+        yield from run.run(latest, params, after)
 
 
 def _check_fits(config: AutoencoderRun, dataset: TrainingSet) -> None:
@@ -115,7 +97,7 @@ def _check_fits(config: AutoencoderRun, dataset: TrainingSet) -> None:
 
 
 def reconstruct(state: AutoencoderState, held_out: Images, out: Path) -> Reconstructed:
-    """Encodes and decodes evaluate.num held-out images, spread evenly, and pictures some of them."""
+    """Encodes and decodes evaluate.num evenly spaced held-out images; saves a grid of PAIRS of them."""
     num = min(state.config.evaluate.num, len(held_out))
     x = held_out.images[np.arange(num) * len(held_out) // num]
     state.net.eval()
@@ -123,11 +105,11 @@ def reconstruct(state: AutoencoderState, held_out: Images, out: Path) -> Reconst
         xhat = torch.cat([_mode(state, part) for part in x.split(state.config.train.batch_size)])
     state.net.train()
     originals, reconstructions = images.to_uint8(x), images.to_uint8(xhat)
-    shown = np.arange(min(PAIRS_SHOWN, num)) * num // min(PAIRS_SHOWN, num)
-    pairs = np.stack([originals[shown], reconstructions[shown]], axis=1).reshape(-1, *originals.shape[1:])
+    rows = np.arange(min(PAIRS, num)) * num // min(PAIRS, num)
+    pairs = np.stack([originals[rows], reconstructions[rows]], axis=1).reshape(-1, *originals.shape[1:])
     path = out / SAMPLES / f"{checkpoint.folder_name(state.step)}.png"
     origin = {"run": state.config.name, "step": state.step, "shows": "original, reconstruction, ..."}
-    images.save_png(path, images.grid(pairs, 2 * PAIRS_A_ROW), origin)
+    images.save_png(path, images.grid(pairs, 2 * PAIRS_PER_ROW), origin)
     quality = float(psnr(originals, reconstructions).mean()), float(ssim(originals, reconstructions).mean())
     return Reconstructed(state.step, *quality, num, path)
 
@@ -139,7 +121,8 @@ def _mode(state: AutoencoderState, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def measured_scale(state: AutoencoderState, dataset: TrainingSet) -> float:
-    """1 / standard deviation of the drawn latents, over channels and SCALE_IMAGES of the training order."""
+    """1 / standard deviation of the drawn latents, over all channels of the first SCALE_IMAGES training
+    images."""
     seed, size = state.config.train.seed, state.config.train.batch_size
     count, total, squares = 0, 0.0, 0.0
     for first in range(0, SCALE_IMAGES, size):
@@ -154,7 +137,7 @@ def measured_scale(state: AutoencoderState, dataset: TrainingSet) -> float:
 
 
 def export(state: AutoencoderState, dataset: TrainingSet, folder: Path) -> Exported:
-    """Writes the autoencoder in diffusers' format, whole or not at all, with the scale in its config.json."""
+    """Writes the autoencoder in diffusers' format, atomically, with the scale in its config.json."""
     scale = measured_scale(state, dataset) if state.scale is None else state.scale
     net = build(state.config.model, dataset.shape[1], seed=0)
     net.load_state_dict({name: value.cpu() for name, value in state.net.state_dict().items()})
@@ -162,7 +145,7 @@ def export(state: AutoencoderState, dataset: TrainingSet, folder: Path) -> Expor
     try:
         with atomic_folder(folder) as partial:
             net.save_pretrained(partial)
-            # safetensors' own writer gives the file to its owner alone, whatever the umask says.
+            # safetensors makes the file readable by its owner only, whatever the umask.
             (partial / kl.WEIGHTS).chmod((partial / kl.CONFIG).stat().st_mode)
     except OSError as error:
         raise RunError(f"could not save {folder}: {error.strerror or error}") from error
@@ -171,7 +154,7 @@ def export(state: AutoencoderState, dataset: TrainingSet, folder: Path) -> Expor
 
 
 def multiply_adds(net: Any, shape: tuple[int, int, int]) -> int:
-    """Of encoding and decoding one image, without normalisations and activations."""
+    """Multiply-adds of encoding and decoding one image, without normalisations and activations."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

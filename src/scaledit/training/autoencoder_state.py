@@ -1,8 +1,8 @@
-"""Everything that training an autoencoder changes, and one step of it.
+"""The state of an autoencoder in training, and how its loss is computed.
 
     x --encoder--> moments --mean + exp(logvar / 2) eps--> z --decoder--> xhat,  theta <- AdamW(theta, grad L)
 
-Flips and eps are keyed by (seed, position in the stream), as everywhere: there is no generator to save.
+Flips and eps are keyed by (seed, position in the stream), so no generator has to be saved.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from scaledit.data.posterior import sample
 from scaledit.data.sets import TrainingSet
 from scaledit.diffusion.noise import Stream, generator, normal
 from scaledit.errors import UsageError
-from scaledit.training.learner import Learner, LossTerms, adamw, autocast, optimizer_tensors
+from scaledit.training.learner import Learner, LossTerms, autocast, make_optimizer
 from scaledit.training.parallel import Parallel
 from scaledit.training.ranks import Ranks
 
@@ -33,7 +33,7 @@ DECODER_PARTS = ("decoder.", "post_quant_conv.")
 
 
 def build(config: AutoencoderConfig, side: int, seed: int) -> Any:
-    """A freshly initialised AutoencoderKL for images of side x side; torch's generator is left as it was."""
+    """A freshly initialised AutoencoderKL for images of side x side; torch's generator keeps its state."""
     AutoencoderKL = kl.diffusers_class()
     levels = len(config.widths)
     with torch.random.fork_rng(devices=[]):
@@ -51,7 +51,7 @@ def build(config: AutoencoderConfig, side: int, seed: int) -> Any:
 
 
 def architecture(net: Any) -> AutoencoderConfig:
-    """The [model] section that an AutoencoderKL is."""
+    """The [model] section that describes an AutoencoderKL."""
     config = net.config
     return AutoencoderConfig(
         channels=config.latent_channels,
@@ -63,20 +63,16 @@ def architecture(net: Any) -> AutoencoderConfig:
 
 
 def cropped(x: Tensor, side: int, positions: range, seed: int) -> Tensor:
-    """A random side x side part of each image (N, C, H, W), keyed by its position in the stream."""
+    """A random side x side crop of each image (N, C, H, W), keyed by its position in the stream."""
     spans = np.array(x.shape[2:]) - side + 1
     draws = [generator(seed, position, Stream.CROP).random(2) for position in positions]
     corners = np.floor(np.array(draws) * spans).astype(int)
-    return torch.stack(
-        [
-            image[:, top : top + side, left : left + side]
-            for image, (top, left) in zip(x, corners, strict=True)
-        ]
-    )
+    rows = zip(x, corners, strict=True)
+    return torch.stack([image[:, top : top + side, left : left + side] for image, (top, left) in rows])
 
 
 class Autoencoding(nn.Module):
-    """Encoding, drawing and decoding as one forward pass, which is what ranks share."""
+    """Encoding, drawing a latent and decoding as one forward pass, which DDP can wrap."""
 
     def __init__(self, net: Any, *, decoder_only: bool):
         super().__init__()
@@ -90,7 +86,7 @@ class Autoencoding(nn.Module):
 
 
 class Read(NamedTuple):
-    """What a loader makes of some positions of the stream: images and the noise of their latents."""
+    """What a loader reads for some positions of the stream: images and the noise of their latents."""
 
     x: Tensor
     eps: Tensor
@@ -116,8 +112,8 @@ class Reader:
 
 @dataclass(eq=False, kw_only=True)
 class AutoencoderState(Learner[Read]):
-    """An AutoencoderKL in training. scale: None until it is measured at the end; that of `train.init` where
-    the encoder stays."""
+    """An AutoencoderKL in training. scale: that of `train.init` if the encoder is frozen; otherwise None, and
+    measured at the end."""
 
     config: AutoencoderRun  # pyright: ignore[reportIncompatibleVariableOverride]
     net: Any
@@ -125,17 +121,17 @@ class AutoencoderState(Learner[Read]):
 
     @classmethod
     def create(cls, config: AutoencoderRun, dataset: TrainingSet, ranks: Ranks) -> AutoencoderState:
-        """Raises UsageError where train.init is missing or is not what [model] says, and for shards: these
-        networks fit everywhere."""
+        """A fresh state. Raises UsageError if train.init is missing or differs from [model], and for shards
+        and other settings of [engine], which these small networks do not need."""
         if config.engine != EngineConfig(timeout=config.engine.timeout):
-            raise UsageError("autoencoders are trained as they are: of [engine] only timeout may be set")
+            raise UsageError("an autoencoder takes no setting of [engine] but timeout; leave out the others")
         scale = None
         if config.train.init:
             start = kl.KLAutoencoder.open(config.train.init)
-            net, own = start.net, architecture(start.net)
-            if own != config.model:
-                key = next(key for key in vars(own) if getattr(own, key) != getattr(config.model, key))
-                value = getattr(own, key)
+            net, model = start.net, architecture(start.net)
+            if model != config.model:
+                key = next(key for key in vars(model) if getattr(model, key) != getattr(config.model, key))
+                value = getattr(model, key)
                 raise UsageError(
                     f"{config.train.init} has another model.{key}; set model.{key}="
                     f"{list(value) if isinstance(value, tuple) else str(value).lower()}"
@@ -145,7 +141,7 @@ class AutoencoderState(Learner[Read]):
             net = build(config.model, dataset.shape[1], config.train.seed)
         for name, parameter in net.named_parameters():
             parameter.requires_grad_(name.startswith(DECODER_PARTS) or not config.train.decoder_only)
-        # Convolutions are faster in this layout on a CPU.
+        # On a CPU convolutions are faster in this layout.
         net = net.to(ranks.device, memory_format=torch.channels_last).train()
         train, model = config.train, config.model
         module = Autoencoding(net, decoder_only=train.decoder_only)
@@ -155,7 +151,7 @@ class AutoencoderState(Learner[Read]):
             config=config,
             net=net,
             parallel=Parallel(module, nn.ModuleList(), config.engine, train.precision, ranks),
-            optimizer=adamw(net, config.optimizer),
+            optimizer=make_optimizer(net, config.optimizer),
             ranks=ranks,
             loader=Loader(reader, train.batch_size, workers, PATIENCE * config.engine.timeout),
             samples=len(dataset),
@@ -170,5 +166,4 @@ class AutoencoderState(Learner[Read]):
         return LossTerms(terms.pop("total"), terms)
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        optimizer = optimizer_tensors(self.trained_parameters(), self.optimizer)
-        return {"model": dict(self.net.state_dict()), "optimizer": optimizer}
+        return {"model": dict(self.net.state_dict()), "optimizer": self.optimizer_state()}

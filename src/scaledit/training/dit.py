@@ -1,4 +1,4 @@
-"""Training a DiT as a stream of events, over a run folder that survives being killed.
+"""Training a DiT as a stream of events, in a run folder that survives being killed.
 
 for event in train(config, out, resume="auto"): ...
 
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -25,13 +26,11 @@ from scaledit.evaluation.judge import Judge, open_judge, sample_sets
 from scaledit.models import flops
 from scaledit.pipeline import BYTES_OF_A_NUMBER, Pipeline
 from scaledit.sampling.request import BYTES_OF_A_LABEL
-from scaledit.training.class_order import as_recorded, remarks
 from scaledit.training.events import Evaluated, Event, Sampled, Stepped, Verifying
 from scaledit.training.folder import CONFIG, SAMPLES, with_background
-from scaledit.training.learner import StepResult
-from scaledit.training.loop import Run, RunContext, Speed, due, locked
+from scaledit.training.loop import Run, RunContext, due, locked
 from scaledit.training.ranks import Ranks
-from scaledit.training.same_data import SameData
+from scaledit.training.same_data import SameData, as_recorded
 from scaledit.training.state import TrainState
 
 
@@ -44,44 +43,44 @@ def train(
     dataset: TrainingSet | None = None,
     context: RunContext | None = None,
 ) -> Iterator[Event]:
-    """Trains `config` in the run folder `out`, yielding what happens.
+    """Trains `config` in the run folder `out`, yielding events.
 
-    resume="auto" goes on from the latest whole checkpoint of the same config, or starts if there is none.
-    `dataset` replaces the one that config.data names; `around` is needed for several ranks, and to be
-    stopped. Raises UsageError before anything is written if the folder holds another run or the data does not
-    fit; RunError if no checkpoint is whole or the numbers go wrong train.max_skips times in a row.
+    resume: "auto" resumes from the latest intact checkpoint of the same config, or starts if there is none.
+    dataset: replaces the one that config.data names. context: needed for several ranks, and to stop a run.
+    Raises UsageError before anything is written if the folder holds another run or the data does not fit;
+    RunError if no checkpoint is intact or losses are not finite train.max_skips times in a row.
     """
     context = context or RunContext(Ranks(assemble.device(device)))
     config = with_background(config, out)
-    ranks, where = context.ranks, context.ranks.device
-    _check_sizes(config, len(ranks.share(config.train.batch_size)), where)
+    ranks = context.ranks
+    _check_sizes(config, len(ranks.share(config.train.batch_size)), ranks.device)
     check_guidance(config.model, config.sample.guidance, "sample.guidance")
     check_guidance(config.model, config.evaluate.guidance, "evaluate.guidance")
     if dataset is None:
-        encoder = assemble.autoencoder(config.autoencoder, config.data, where)
+        encoder = assemble.autoencoder(config.autoencoder, config.data, ranks.device)
         dataset = assemble.dataset(config.data, encoder)
         if resume == "auto":
             dataset = as_recorded(dataset, out)
-    begun = resume == "auto" and (out / CONFIG).exists()
+    resumes = resume == "auto" and (out / CONFIG).exists()
     data = SameData(dataset, config.data.changed)
     try:
-        check_fits(dataset, config.model.shape, config.model.num_classes, may_have_more=begun)
+        check_fits(dataset, config.model.shape, config.model.num_classes, may_have_more=resumes)
     except UsageError:
         if resume == "auto":
-            ranks.on_first(lambda: data.check_newest(out))  # says it better where it is the data that changed
+            ranks.on_first(lambda: data.check_newest(out))  # says more if the data has changed
         raise
-    decoder = assemble.decoder(config.autoencoder, dataset, where)
-    _check_pictures(config, decoder)
-    judge = open_judge(config.evaluate, where) if config.evaluate.every and ranks.first else None
+    decoder = assemble.decoder(config.autoencoder, dataset, ranks.device)
+    _check_decoder(config, decoder)
+    judge = open_judge(config.evaluate, ranks.device) if config.evaluate.every and ranks.first else None
     if isinstance(dataset, Latents) and config.data.verify:
         yield from context.first_only(0, lambda: _verified(dataset, context))
 
-    def check(found: checkpoint.Latest) -> None:
-        if found.checkpoint is not None:
-            _check_same_latents(found.checkpoint, decoder)
-        data.check(found)
+    def check(latest: checkpoint.Latest) -> None:
+        if latest.checkpoint is not None:
+            _check_same_latents(latest.checkpoint, decoder)
+        data.check(latest)
 
-    with locked(config, out, resume, context, check) as found:
+    with locked(config, out, resume, context, check) as latest:
         context.heartbeat("building the model", 0)
         state = TrainState.create(config, dataset, ranks)
         hooks = Hooks(state, out, context, dataset.class_names, decoder, judge)
@@ -91,77 +90,61 @@ def train(
             "autoencoder_info": None if decoder is None else decoder.autoencoder_info._asdict(),
         }
         run = Run(state, out, context, counts.macs, manifest, hooks.stepped, hooks.due, data)
-        yield from remarks(dataset, context)
-        yield from run.run(found, counts.params)
+        yield from run.run(latest, counts.params)
 
 
+@dataclass
 class Hooks:
-    """What is reported of the training of a DiT, and what is drawn from its average."""
+    """What training a DiT reports, and what it generates with the averaged weights."""
 
-    def __init__(
-        self,
-        state: TrainState,
-        out: Path,
-        context: RunContext,
-        class_names: tuple[str, ...],
-        decoder: Decoder | None,
-        judge: Judge | None,
-    ):
-        self.state, self.out, self.context = state, out, context
-        self.class_names, self.decoder, self.judge = class_names, decoder, judge
+    state: TrainState
+    out: Path
+    context: RunContext
+    class_names: tuple[str, ...]
+    decoder: Decoder | None
+    judge: Judge | None
 
-    def stepped(self, result: StepResult, speed: Speed) -> Stepped:
-        state = self.state
-        return Stepped(
-            step=state.step,
-            loss=result.loss,
-            terms=result.terms,
-            grad_norm=result.grad_norm,
-            learning_rate=state.optimizer.param_groups[0]["lr"],
-            seconds=state.seconds,
-            **speed._asdict(),
-            ema_distance=state.ema_distance(),
-        )
+    def stepped(self, **fields: Any) -> Stepped:
+        return Stepped(**fields, ema_distance=self.state.ema_distance())
 
     def due(self, last: bool) -> Iterator[Event]:
         step, config = self.state.step, self.state.config
-        sampled = due(step, config.sample.every) or (last and config.sample.every > 0)
-        judged = due(step, config.evaluate.every) or (last and config.evaluate.every > 0)
+        sampled = due(step, config.sample.every, last)
+        judged = due(step, config.evaluate.every, last)
         if not (sampled or judged):
             return
         net = self.state.averaged_network()
 
-        def look() -> Iterator[Event]:
+        def sample_and_judge() -> Iterator[Event]:
             origin = {"run": config.name, "step": step, "weights": "ema"}
-            where = self.context.ranks.device
-            pipeline = Pipeline(config, net, where, self.class_names, origin, self.decoder)
+            device = self.context.ranks.device
+            pipeline = Pipeline(config, net, device, self.class_names, origin, self.decoder)
             if sampled:
                 yield Sampled(step, self._sample_grid(pipeline))
             if judged and self.judge is not None:
                 sets = sample_sets(self.judge, pipeline, config.evaluate)
-                yield Evaluated(step, self.judge.evaluate(sets, self._moving("judging samples")))
+                yield Evaluated(step, self.judge.evaluate(sets, self._progress("judging samples")))
 
-        yield from self.context.first_only(step, look)
+        yield from self.context.first_only(step, sample_and_judge)
 
-    def _moving(self, what: str) -> Progress:
-        """A progress callback for long work: tells the watch, and stops where a signal asks for it."""
+    def _progress(self, activity: str) -> Progress:
+        """A progress callback that sends heartbeats and raises Stopping after a signal."""
 
         def on_progress(_: int, __: int) -> None:
-            self.context.heartbeat(what, self.state.step)
+            self.context.heartbeat(activity, self.state.step)
             self.context.stop.check()
 
         return on_progress
 
     def _sample_grid(self, pipeline: Pipeline) -> Path:
-        """A grid of the EMA weights: one row a class, the same noise at every step."""
+        """Saves a grid with one row per class, from the same noise at every step."""
         config, step = pipeline.config, self.state.step
         classes = config.sample.grid_classes(config.model.num_classes)
         with torch.no_grad():
-            drawing = self._moving("drawing samples")
-            sheet = pipeline(classes, seed=config.sample.seed, progress=drawing)
+            samples = pipeline(classes, seed=config.sample.seed, progress=self._progress("drawing samples"))
         path = self.out / SAMPLES / f"{checkpoint.folder_name(step)}.png"
         origin = {"run": config.name, "step": step, "sample": config.to_json()["sample"]}
-        images.save_png(path, images.grid(sheet, config.sample.per_class), origin)
+        images.save_png(path, images.grid(samples, config.sample.per_class), origin)
         return path
 
 
@@ -172,8 +155,8 @@ def _verified(dataset: Latents, context: RunContext) -> Iterator[Event]:
 
 
 def _check_sizes(config: RunConfig, share: int, device: torch.device) -> None:
-    """Raises UsageError where the model, this rank's share of a batch, the pictures or the images to judge
-    are more than there is memory: counted low, so that what is refused cannot be meant."""
+    """Raises UsageError if the model, this rank's share of a batch, the grid of samples or the evaluated
+    images exceed the memory, by a low estimate: what is refused can never fit."""
     assemble.check_weights(config.model)
     at_once = -(-share // config.train.accumulate)
     machine.check_memory(
@@ -191,22 +174,22 @@ def _check_sizes(config: RunConfig, share: int, device: torch.device) -> None:
     machine.check_memory(BYTES_OF_A_LABEL * n, f"the labels of {n:,} images", "use a smaller evaluate.num")
 
 
-def _check_pictures(config: RunConfig, decoder: Decoder | None) -> None:
-    """Raises UsageError where pictures are wanted of latents whose autoencoder is not here."""
+def _check_decoder(config: RunConfig, decoder: Decoder | None) -> None:
+    """Raises UsageError if images are to be decoded and the autoencoder is missing."""
     if decoder is None or not (config.sample.every or config.evaluate.every):
         return
     try:
         _ = decoder.autoencoder
     except UsageError as error:
-        raise UsageError(f"{error}; or train without pictures: sample.every=0 evaluate.every=0") from None
+        raise UsageError(f"{error}; or train without samples: sample.every=0 evaluate.every=0") from None
 
 
 def _check_same_latents(saved: checkpoint.Checkpoint, decoder: Decoder | None) -> None:
-    """Raises UsageError where a run would go on with another autoencoder's latents."""
+    """Raises UsageError if the run would resume with the latents of another autoencoder."""
     before = saved.manifest["state"].get("autoencoder_info") or {}
     now = {} if decoder is None else decoder.autoencoder_info._asdict()
     if any(before.get(key) != now.get(key) for key in ("encoder_sha256", "scale")):
-        names = [maker.get("name", "no autoencoder") for maker in (before, now)]
+        names = [info.get("name", "no autoencoder") for info in (before, now)]
         raise UsageError(
             f"{saved.folder} was trained on the latents of {names[0]}, these are of {names[1]}, which has "
             "another encoder; choose another --out"

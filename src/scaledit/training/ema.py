@@ -1,9 +1,9 @@
-"""The exponential moving average of the weights, which is what samples are drawn with.
+"""The exponential moving average (EMA) of the weights, which samples are generated with.
 
-    ema <- beta_n ema + (1 - beta_n) weights,   beta_n = decay,  or min(decay, (1 + n) / (10 + n)) warmed up
+    ema <- beta_n ema + (1 - beta_n) weights,   beta_n = decay,  or min(decay, (1 + n) / (10 + n)) with warmup
 
-The paper's is constant, 0.9999 from step 0 without correction: after 2,000 steps 82 % of it is still the
-initialisation. The warmed-up one averages over about the last tenth of any run.
+The paper's decay is a constant 0.9999 without bias correction: after 2,000 steps 82 % of the average is still
+the initialisation. With warmup it averages over about the last tenth of any run.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from scaledit.config import EMAConfig
 
 
 def decay_at(config: EMAConfig, step: int) -> float:
-    """beta of the update after optimizer step `step` (0 for the first)."""
+    """beta_n of the update after optimizer step n = `step` (0 for the first)."""
     return min(config.decay, (1 + step) / (10 + step)) if config.warmup else config.decay
 
 
 @torch.no_grad()
 def update(ema: list[Tensor], weights: list[Tensor], decay: float) -> None:
-    """In place, parameter by parameter."""
+    """Updates `ema` in place; the lists hold the same parameters in the same order."""
     torch._foreach_lerp_(ema, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]

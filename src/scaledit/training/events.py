@@ -1,4 +1,4 @@
-"""What happens in a run. The training loop yields these; the progress display, log.jsonl and the tests
+"""The events of a run. The training loop yields them; the progress display, log.jsonl, trackers and tests
 listen to the same stream."""
 
 from __future__ import annotations
@@ -10,21 +10,22 @@ from scaledit.evaluation.result import Result
 
 
 class Verifying(NamedTuple):
-    """Encoded images are checked byte by byte before anything else; done, total in bytes. Not logged."""
+    """Encoded images are being verified, byte by byte. done, total: in bytes. Not logged."""
 
     done: int
     total: int
 
 
 class Remarked(NamedTuple):
-    """What of the data is not as one may expect: the split that is read, files that are not used. Told when a
-    run starts or resumes; not logged."""
+    """Remarks on the data, such as the split that is read or files that are not used. Reported whenever a run
+    starts or resumes; not logged."""
 
     lines: tuple[str, ...]
 
 
 class Started(NamedTuple):
-    """The run begins at `step` (more than 0 when resumed) and ends at `steps`. ranks: processes."""
+    """The run starts at `step` (more than 0 if resumed) and will end at `steps`. ranks: number of processes.
+    macs: multiply-adds of the forward pass of one image."""
 
     run: str
     step: int
@@ -37,15 +38,15 @@ class Started(NamedTuple):
 
 
 class Stepped(NamedTuple):
-    """`step` optimizer steps are done. `loss`, and `terms`, which the objective names, are means over this
-    step's batch; a line of log.jsonl has each term under its own name. `seconds` is training time so far,
-    over all resumes, without sampling and saving.
+    """`step` optimizer steps are done.
 
-    Since the last such event: images_per_second; macs_per_second, multiply-adds of all ranks, three forward
-    passes an image; mfu, model FLOP utilization, as a share of what matrix products reach on the same
-    devices; data_wait, the share of time in which the first rank waited for data. memory: bytes, the most so
-    far: of a GPU what torch has allocated, of a CPU the process's resident set. ema_distance: |ema - weights|
-    / |weights|.
+    loss, terms: the loss and the terms that the objective names, means over the batch of this step; a line of
+    log.jsonl has each term under its own name. seconds: training time over all resumes, without sampling and
+    saving. Since the previous event of this kind: images_per_second; macs_per_second, multiply-adds of all
+    ranks, three forward passes per image; mfu, model FLOP utilization, the share of the measured peak of the
+    same devices; data_wait, the share of time in which the first rank waited for data. memory: the most bytes
+    so far that torch allocated on a GPU, or of the resident set on a CPU. ema_distance: |ema - weights| /
+    |weights|.
     """
 
     step: int
@@ -63,7 +64,7 @@ class Stepped(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """`Stepped` of an autoencoder: the terms of its loss, l1, kl and gradient, before their weights."""
+    """`Stepped` for an autoencoder. terms: l1, kl and gradient, before weighting."""
 
     step: int
     loss: float
@@ -79,18 +80,18 @@ class Fitted(NamedTuple):
 
 
 LONGEST_TERM = 64
-_TAKEN = {"event", *Stepped._fields, *Fitted._fields}
+_RESERVED = {"event", *Stepped._fields, *Fitted._fields}
 
 
 def is_term(name: str) -> bool:
-    """Whether a term of a loss can be called so: a short ASCII identifier that is no key of a step's line."""
-    return name.isascii() and name.isidentifier() and len(name) <= LONGEST_TERM and name not in _TAKEN
+    """Whether a loss term may have this name: a short ASCII identifier that no field of a step has."""
+    return name.isascii() and name.isidentifier() and len(name) <= LONGEST_TERM and name not in _RESERVED
 
 
 class Skipped(NamedTuple):
-    """A step whose loss or gradient was not finite on some rank: nothing was changed on any. `in_a_row`
-    counts them. samples: of the batch, as indices into the set; culprits: those whose own loss was not finite
-    (none where only the gradient was not)."""
+    """A step was skipped on all ranks because the loss or gradient was not finite on one. in_a_row: skipped
+    steps in a row. skipped: in total. samples: the batch, as indices into the data set. culprits: the samples
+    whose own loss was not finite (none if only the gradient was not)."""
 
     step: int
     loss: float
@@ -102,8 +103,8 @@ class Skipped(NamedTuple):
 
 
 class Spiked(NamedTuple):
-    """A loss far above those before (scaledit.training.spikes). samples: of the batch, as indices into the
-    set, the highest loss first."""
+    """The loss is far above the losses before it (scaledit.training.spikes). samples: the batch, as indices
+    into the data set, the highest loss first."""
 
     step: int
     loss: float
@@ -112,8 +113,8 @@ class Spiked(NamedTuple):
 
 
 class RolledBack(NamedTuple):
-    """After a spike: the run is at `step` again, the step of its last checkpoint, and goes on with the
-    batches after the spike. skipped_batches: left out so far."""
+    """After a spike at step `spiked` the run is back at `step`, that of its last checkpoint, and continues
+    with the batches after the spike. skipped_batches: left out so far."""
 
     step: int
     spiked: int
@@ -121,7 +122,7 @@ class RolledBack(NamedTuple):
 
 
 class DataChanged(NamedTuple):
-    """The run goes on from `step` with other data than before, as data.changed=accept allows. changes: in
+    """The run resumes from `step` with other data than before, as data.changed=accept allows. changes: in
     words."""
 
     step: int
@@ -129,8 +130,8 @@ class DataChanged(NamedTuple):
 
 
 class DataRecorded(NamedTuple):
-    """The run was made before runs recorded their data, so of its data only the classes could be compared.
-    samples, fingerprint: what its next checkpoint records."""
+    """The run is older than the record of its data, so only the classes could be compared. samples,
+    fingerprint: recorded in its next checkpoint."""
 
     step: int
     samples: int
@@ -138,7 +139,7 @@ class DataRecorded(NamedTuple):
 
 
 class CorruptCheckpoint(NamedTuple):
-    """A corrupt checkpoint was not gone on from, and renamed to `path`."""
+    """A corrupt checkpoint was skipped and renamed to `path`. step: the run resumes from it."""
 
     step: int
     path: Path
@@ -146,30 +147,30 @@ class CorruptCheckpoint(NamedTuple):
 
 
 class Halved(NamedTuple):
-    """Memory ran out: from this step on so many samples go through a rank at once, more often. The global
-    batch is what it was."""
+    """Memory ran out: from this step on `micro_batch` samples pass through a rank at once. The global batch
+    is unchanged."""
 
     step: int
     micro_batch: int
 
 
 class Sampled(NamedTuple):
-    """A grid of samples of the EMA weights, one row a class."""
+    """A grid of samples from the EMA weights, with one row per class, was saved."""
 
     step: int
     path: Path
 
 
 class Evaluated(NamedTuple):
-    """The figures of the EMA weights, with their protocol."""
+    """The metrics of the EMA weights, with their protocol."""
 
     step: int
     result: Result
 
 
 class Reconstructed(NamedTuple):
-    """Held-out images after encoding (means, no noise) and decoding: means over them of PSNR (dB) and SSIM.
-    path: each original beside its reconstruction."""
+    """Mean PSNR (dB) and SSIM over held-out images, encoded (to the mean, without noise) and decoded. path: a
+    grid with each original beside its reconstruction."""
 
     step: int
     psnr: float
@@ -179,7 +180,7 @@ class Reconstructed(NamedTuple):
 
 
 class Exported(NamedTuple):
-    """The trained autoencoder in diffusers' format."""
+    """The trained autoencoder was written in diffusers' format. sha256: of its weights file."""
 
     step: int
     path: Path
@@ -194,7 +195,7 @@ class Saved(NamedTuple):
 
 
 class Stopped(NamedTuple):
-    """A signal asked the run to stop; all is saved."""
+    """A signal stopped the run, after saving a checkpoint."""
 
     step: int
     signal: str
@@ -206,24 +207,7 @@ class Finished(NamedTuple):
     skipped: int
 
 
-Event = (
-    Verifying
-    | Remarked
-    | Started
-    | Stepped
-    | Fitted
-    | Skipped
-    | Spiked
-    | RolledBack
-    | DataChanged
-    | DataRecorded
-    | CorruptCheckpoint
-    | Halved
-    | Sampled
-    | Evaluated
-    | Reconstructed
-    | Exported
-    | Saved
-    | Stopped
-    | Finished
-)
+DataEvent = Verifying | Remarked | DataChanged | DataRecorded
+StepEvent = Stepped | Fitted | Skipped | Spiked | RolledBack | Halved
+OutputEvent = Sampled | Evaluated | Reconstructed | Exported | Saved | CorruptCheckpoint
+Event = Started | DataEvent | StepEvent | OutputEvent | Stopped | Finished

@@ -1,8 +1,8 @@
-"""A run folder: whose it is, what it holds, how its last life ended.
+"""A run folder: its lock, its config and its status.
 
-    config.json  log.jsonl  status.json  checkpoints/  samples/  report.html  .run/ (lock, a file a rank)
+    config.json  log.jsonl  status.json  checkpoints/  samples/  report.html  .run/ (lock, one file per rank)
 
-One job at a time: the lock is the kernel's, so it ends with the process that holds it, however that ends.
+Only one job may train in a folder. The lock is the kernel's, so it ends with the process that holds it.
 """
 
 from __future__ import annotations
@@ -32,41 +32,39 @@ CONFIG, STATUS, CHECKPOINTS, SAMPLES, PRIVATE = "config.json", "status.json", "c
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 TRIES, BETWEEN = 40, 0.05
-"""How often, and after how many seconds each, the folder of a job that was just killed is asked for. Tries
-are counted, not seconds: those pass while this process is stopped, too."""
+"""How often to try the lock of a job that may just have been killed, and the seconds between tries. Tries are
+counted because seconds also pass while this process is stopped."""
 
 
 def locked(out: Path) -> Lock:
-    """The right to write into a run folder. Raises UsageError while another job has it."""
+    """The lock of a run folder. Raises UsageError if another job holds it."""
     lock = Lock(out / PRIVATE / "lock")
     try:
         for _ in range(TRIES):
             if lock.take():
                 return lock
             time.sleep(BETWEEN)
-        holder = lock.holder()
-    except OSError:
+        raise UsageError(
+            f"another job is training in {out} ({lock.holder() or 'just started'}); wait for it, stop it, or "
+            "choose another --out"
+        )
+    except (OSError, UsageError):
         lock.release()
         raise
-    lock.release()
-    raise UsageError(
-        f"another job is training in {out} ({holder or 'just started'}); wait for it, stop it, or "
-        "choose another --out"
-    )
 
 
 Check = Callable[[checkpoint.Latest], None]
-"""Raises UsageError where a run cannot go on from what was found."""
+"""Raises UsageError if a run cannot resume from a checkpoint."""
 
 
 def lock(
     config: Config, out: Path, resume: str, check: Check = lambda _: None
 ) -> tuple[Lock, checkpoint.Latest]:
-    """Makes `out` this run's folder, or finds the checkpoint to go on from, verified and checked. Corrupt
-    ones are passed over and renamed.
+    """Locks `out` as the run folder of `config` and finds the latest intact checkpoint, which `check`
+    accepts.
 
-    Raises UsageError for a folder of something else, of another config, or of a job that runs, and what
-    `check` raises; RunError if nothing can be read or written. Then nothing has been changed.
+    Raises UsageError if the folder holds something else or another run or another job is training in it, and
+    what `check` raises; RunError if it cannot be read or written. Nothing has been changed then.
     """
     path = out / CONFIG
     if not path.exists() and out.exists() and any(entry.name != PRIVATE for entry in out.iterdir()):
@@ -76,39 +74,37 @@ def lock(
     try:
         lock = locked(out)
     except OSError as error:
-        raise RunError(f"could not write into {out}: {said(error)}") from error
+        raise RunError(f"could not write into {out}: {_reason(error)}") from error
     try:
-        found = checkpoint.latest(out / CHECKPOINTS)
-        check(found)
+        latest = checkpoint.latest(out / CHECKPOINTS)
+        check(latest)
         _clear(out)
         atomic_bytes(path, (json.dumps(config.to_json(), indent=1) + "\n").encode())
-    except OSError as error:
+    except BaseException as error:
         lock.release()
-        raise RunError(f"could not go on in {out}: {said(error)}") from error
-    except BaseException:
-        lock.release()
+        if isinstance(error, OSError):
+            raise RunError(f"could not use {out}: {_reason(error)}") from error
         raise
-    return lock, found
+    return lock, latest
 
 
 def with_background(config: AnyConfig, out: Path) -> AnyConfig:
-    """`config` with data.background said, where it trains on images from files and leaves it open: what the
-    run in `out` began with, white where there is none. A run from before there was such a key dropped alpha,
-    and goes on so: its data must not change in the middle."""
+    """`config` with data.background filled in, if it trains on image files and leaves it open: that of the
+    run in `out`, or white for a new run. A run that is older than this key dropped alpha and keeps doing so,
+    because its data must not change halfway."""
     if config.data.name != "images" or config.data.background:
         return config
-    word = DEFAULT
-    path = out / CONFIG
+    background, path = DEFAULT, out / CONFIG
     if path.exists():
-        with suppress(Exception):  # `claim` says what is wrong with it
-            word = str(json.loads(path.read_bytes())["data"].get("background", DROP))
-    data = replace(config.data, background=word)
+        with suppress(Exception):  # `lock` reports what is wrong with the file
+            background = str(json.loads(path.read_bytes())["data"].get("background", DROP))
+    data = replace(config.data, background=background)
     return replace(config, data=data)  # pyright: ignore[reportArgumentType]
 
 
 def _clear(out: Path) -> None:
-    """Removes what killed jobs had begun to write. The folder is ours: whatever else wrote in it has ended,
-    on whatever machine, so that what jobs of old call `.NAME.PROCESS.partial` goes too."""
+    """Removes the partial files of killed jobs. This job holds the lock, so any other writer has ended, on
+    whatever machine; older versions named their files `.NAME.PROCESS.partial`."""
     leftovers = [*(out / PRIVATE).glob(".rank-*.partial"), *out.glob("log.partial")]
     for name in (CONFIG, STATUS, LOG):
         leftovers += out.glob(f".{name}.*.partial")
@@ -120,16 +116,15 @@ def _clear(out: Path) -> None:
 
 
 def _check_same(config: Config, out: Path, resume: str) -> None:
-    """Raises UsageError where `out` holds a run that this call does not go on with."""
-    path = out / CONFIG
-    other = "choose another --out"
-    value = read_json(path, "a run's config", other, UsageError)
-    with reading(path, "a run's config", other, UsageError):
+    """Raises UsageError if `out` holds a run that this call does not resume."""
+    path, fix = out / CONFIG, "choose another --out"
+    value = read_json(path, "a run's config", fix, UsageError)
+    with reading(path, "a run's config", fix, UsageError):
         try:
             allowed = Allowed.only(config.modules(), str(path))
             existing = with_background(type(config).from_json(value, allowed), out)
         except UsageError as error:
-            raise ValueError(error) from None  # said with the file's name
+            raise ValueError(error) from None  # `reading` adds the file's name
     changed = differences(existing, config)
     if changed:
         raise UsageError(
@@ -138,18 +133,17 @@ def _check_same(config: Config, out: Path, resume: str) -> None:
             + "); choose another --out, or give that run's config"
         )
     if resume != "auto":
-        raise UsageError(f"{out} already holds this run; add --resume auto to go on, or choose another --out")
+        raise UsageError(f"{out} already holds this run; add --resume auto, or choose another --out")
 
 
-def said(error: OSError) -> str:
-    """What the system says, with the file that it says it of."""
-    why = error.strerror or str(error)
-    return f"{error.filename}: {why}" if error.filename else why
+def _reason(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    return f"{error.filename}: {reason}" if error.filename else reason
 
 
 def write_status(out: Path, state: str, step: int | None, **more: Any) -> None:
-    """status.json: what a cluster's scripts ask. state: running, stopped, finished or failed. One that runs
-    has its process and host there: it has been killed if that process is no more."""
+    """Writes status.json, for scripts of a cluster. state: running, stopped, finished or failed. A running
+    job adds its process and host; if that process no longer exists, the job was killed."""
     status = {"state": state, "step": step, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more}
     if state == "running":
         status |= {"process": os.getpid(), "host": socket.gethostname()}

@@ -1,17 +1,17 @@
-"""The training loop as a stream of events, whatever is trained, over a run folder that survives being killed.
+"""The training loop of any model as a stream of events, in a run folder that survives being killed.
 
-    claim the folder  ->  restore  ->  (step, look at the result, save) ...  ->  Finished or Stopped
+    lock the folder  ->  restore  ->  (step, hooks, save) ...  ->  Finished or Stopped
 
-All ranks go through the same loop and come to the same decisions; the first one looks and writes.
+All ranks run the same loop and make the same decisions; only the first one samples, evaluates and writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import torch
 
@@ -19,7 +19,6 @@ from scaledit import checkpoint, machine
 from scaledit.config import Config
 from scaledit.data import loader
 from scaledit.errors import RunError
-from scaledit.files.lock import Lock
 from scaledit.models.flops import TRAIN_FORWARDS
 from scaledit.training import folder
 from scaledit.training.events import (
@@ -27,6 +26,7 @@ from scaledit.training.events import (
     Event,
     Finished,
     Halved,
+    Remarked,
     RolledBack,
     Saved,
     Skipped,
@@ -43,28 +43,28 @@ from scaledit.training.spikes import SpikeDetector
 from scaledit.training.watch import WAITING, Watch
 
 MOST_ROLLBACKS = 5
-"""Without a checkpoint in between."""
+"""The most roll-backs without a new checkpoint in between."""
 State = TypeVar("State", bound=Learner[Any])
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a run is told by, and tells, the world outside its loop. watch: None for a caller that does not
-    want its process ended when nothing moves. on_claim: told the step that the run goes on from, as soon as
-    the folder is this run's."""
+    """What connects a training loop to its process. watch: ends the process when no rank makes progress; None
+    for a caller that does not want that. on_lock: called with the step that the run resumes from, once the
+    folder is locked."""
 
     ranks: Ranks
     stop: StopRequest = field(default_factory=StopRequest)
     watch: Watch | None = None
     on_lock: Callable[[int], None] = lambda step: None
 
-    def heartbeat(self, what: str, step: int) -> None:
+    def heartbeat(self, activity: str, step: int) -> None:
         if self.watch is not None:
-            self.watch.heartbeat(what, step)
+            self.watch.heartbeat(activity, step)
 
     def first_only(self, step: int, work: Callable[[], Iterator[Event]]) -> Iterator[Event]:
-        """What only the first rank does between steps, while the others wait for it."""
-        with suppress(Stopping):  # all hear of it at the next step
+        """Runs `work` on the first rank only, while the others wait for it."""
+        with suppress(Stopping):  # the next step tells all ranks
             yield from work() if self.ranks.first else ()
         self.heartbeat(WAITING, step)
         self.ranks.barrier()
@@ -74,40 +74,29 @@ class RunContext:
 def locked(
     config: Config, out: Path, resume: str, context: RunContext, check: folder.Check
 ) -> Iterator[checkpoint.Latest]:
-    """The run folder, for as long as the block lasts, watched, and the checkpoint to go on from, which
-    `check` allowed. Raises what `folder.claim` does, on all ranks."""
-    locks: list[Lock] = []
+    """Locks and watches the run folder for the duration of the block, and yields the checkpoint to resume
+    from, which `check` has accepted. Raises what `folder.lock` does, on all ranks."""
+    with ExitStack() as stack:
 
-    def lock_folder() -> checkpoint.Latest:
-        lock, found = folder.lock(config, out, resume, check)
-        locks.append(lock)
-        return found
+        def lock_folder() -> checkpoint.Latest:
+            lock, latest = folder.lock(config, out, resume, check)
+            stack.callback(lock.release)
+            return latest
 
-    try:
-        found = context.ranks.on_first(lock_folder)
-        context.on_lock(0 if found.checkpoint is None else found.checkpoint.step)
-        with context.watch or nullcontext():
-            yield found
-    finally:
-        for lock in locks:
-            lock.release()
-
-
-class Speed(NamedTuple):
-    """As in events.Stepped."""
-
-    images_per_second: float
-    macs_per_second: float
-    mfu: float
-    data_wait: float
-    memory: int
+        latest = context.ranks.on_first(lock_folder)
+        context.on_lock(0 if latest.checkpoint is None else latest.checkpoint.step)
+        stack.enter_context(context.watch or nullcontext())
+        yield latest
 
 
 class Run(Generic[State]):
-    """One life of a run. The owner says what is reported and looked at between steps: `logged` makes the
-    event of a step that is reported; `looks` gives the events of what is due after a step, told whether it is
-    the last, on all ranks. macs: multiply-adds of a forward pass of one image. manifest: what else a
-    checkpoint's should say. data: of the run, checked."""
+    """The training of `state` in the run folder `out`, from a checkpoint or the start to the end or a stop.
+
+    macs: multiply-adds of the forward pass of one image. manifest: further entries of the checkpoints'
+    `state`. logged: makes the event of a logged step from the fields that `Stepped` and `Fitted` share.
+    hooks: yields the events that are due after a step; called on all ranks with whether the step is the last.
+    data: already checked.
+    """
 
     def __init__(
         self,
@@ -116,7 +105,7 @@ class Run(Generic[State]):
         context: RunContext,
         macs: int,
         manifest: dict[str, Any],
-        logged: Callable[[StepResult, Speed], Event],
+        logged: Callable[..., Event],
         hooks: Callable[[bool], Iterator[Event]],
         data: SameData,
     ):
@@ -134,56 +123,49 @@ class Run(Generic[State]):
         state.heartbeat = context.heartbeat
 
     def run(
-        self, found: checkpoint.Latest, params: int, after: Callable[[], Iterator[Event]] = lambda: iter(())
+        self, latest: checkpoint.Latest, params: int, after: Callable[[], Iterator[Event]] = lambda: iter(())
     ) -> Iterator[Event]:
-        """From the checkpoint that was found to Stopped or Finished. after: what follows the last step of a
-        run that was not stopped. Raises as `_guarded` does."""
-        state, around, train = self.state, self.context, self.config.train
-        yield from self._restored(found)
-        if state.step < train.steps:  # of a run that is done nothing is recorded any more
+        """Yields the events of the run, up to Stopped or Finished.
+
+        latest: the checkpoint to resume from. params: of the network. after: yields what follows the last
+        step of a run that was not stopped. Raises RunError if losses or weights are not finite too often,
+        memory or disk space runs out, or a process of the loader dies.
+        """
+        state, ranks, train = self.state, self.context.ranks, self.config.train
+        if (lines := getattr(self.data.dataset, "remarks", ())) and ranks.first:
+            yield Remarked(lines)
+        yield from self._restored(latest)
+        if state.step < train.steps:  # a finished run records no more
             yield from (note(state.step) for note in self.data.notes)
-        around.heartbeat("measuring the machine", state.step)
-        machine.measured_peak(around.ranks.device, train.precision)  # while nothing else runs
+        self.context.heartbeat("measuring the machine", state.step)
+        machine.measured_peak(ranks.device, train.precision)  # while nothing else runs
+        device = str(ranks.device)
         yield Started(
-            self.config.name,
-            state.step,
-            train.steps,
-            str(around.ranks.device),
-            around.ranks.world,
-            params,
-            self.macs,
-            state.samples,
+            self.config.name, state.step, train.steps, device, ranks.world, params, self.macs, state.samples
         )
-        ended = None
-        for event in self._guarded():
-            ended = event
-            yield event
-        if not isinstance(ended, Stopped):
-            yield from after()
-            yield Finished(state.step, state.seconds, state.skipped)
-
-    def _restored(self, found: checkpoint.Latest) -> Iterator[Event]:
-        """Goes on from a checkpoint, if there is one, after renaming the corrupt ones that are newer."""
-        self.context.heartbeat("reading a checkpoint", 0)
-        if found.checkpoint is not None:
-            self._restore(found.checkpoint)
-        if self.context.ranks.first:
-            checkpoint.clean(self.checkpoints)
-            for path, why in found.corrupt.items():
-                yield CorruptCheckpoint(self.state.step, checkpoint.set_aside(path), why)
-
-    def _guarded(self) -> Iterator[Event]:
-        """From where the state is to the end. Raises RunError where the numbers go wrong, memory or the disk
-        does not suffice, or a loader's process is lost."""
         try:
             try:
-                yield from self._steps()
+                stopped = yield from self._steps()
             finally:
                 self.saving.close()
         except RuntimeError as error:
             raise loader.killed(error) or error from error
+        if not stopped:
+            yield from after()
+            yield Finished(state.step, state.seconds, state.skipped)
 
-    def _steps(self) -> Iterator[Event]:
+    def _restored(self, latest: checkpoint.Latest) -> Iterator[Event]:
+        """Resumes from the checkpoint, if there is one, and renames the corrupt ones that are newer."""
+        self.context.heartbeat("reading a checkpoint", 0)
+        if latest.checkpoint is not None:
+            self._restore(latest.checkpoint)
+        if self.context.ranks.first:
+            checkpoint.clean(self.checkpoints)
+            for path, why in latest.corrupt.items():
+                yield CorruptCheckpoint(self.state.step, checkpoint.set_aside(path), why)
+
+    def _steps(self) -> Generator[Event, None, bool]:
+        """The training steps; returns whether the run was stopped."""
         state, train = self.state, self.config.train
         self._mark()
         while state.step < train.steps:
@@ -201,13 +183,13 @@ class Run(Generic[State]):
             else:
                 self.skips = 0
                 if due(state.step, train.log_every) or last:
-                    yield self.logged(result, self._speed())
+                    yield self.logged(**self._logged_fields(result))
                     self._mark()
                 threshold = self.spikes.see(result.loss)
                 if threshold is not None:
                     yield self._spiked(result, threshold)
-                    if train.rollback and (back := self._rolled_back()):
-                        yield back
+                    if train.rollback and (rolled_back := self._rolled_back()):
+                        yield rolled_back
                         continue
             yield from self.hooks(last)
             stopping = result.stop and not last
@@ -216,15 +198,16 @@ class Run(Generic[State]):
             if stopping:
                 yield from self._saved(self.saving.wait())
                 yield Stopped(state.step, self.context.stop.signal or "a signal to another rank")
-                return
+                return True
         yield from self._saved(self.saving.wait())
         self.context.heartbeat(WAITING, state.step)
         self.context.ranks.barrier()
+        return False
 
     def _skipped(self, result: StepResult) -> Skipped:
         state = self.state
         samples = state.indices(state.step - 1)
-        wrong = ~result.table[:, 0].isfinite().numpy()
+        culprits = samples[~result.table[:, 0].isfinite().numpy()]
         return Skipped(
             state.step,
             result.loss,
@@ -232,7 +215,7 @@ class Run(Generic[State]):
             self.skips,
             state.skipped,
             samples.tolist(),
-            samples[wrong].tolist(),
+            culprits.tolist(),
         )
 
     def _spiked(self, result: StepResult, threshold: float) -> Spiked:
@@ -241,16 +224,16 @@ class Run(Generic[State]):
         return Spiked(self.state.step, result.loss, threshold, samples.tolist())
 
     def _rolled_back(self) -> RolledBack | None:
-        """None where there is no checkpoint yet to go back to."""
+        """Restores the last checkpoint; returns None if there is none yet."""
         state, spiked, skipped_batches = self.state, self.state.step, self.state.skipped_batches
         self.saving.wait()
-        found = self.context.ranks.on_first(lambda: checkpoint.latest(self.checkpoints)).checkpoint
-        if found is None:
+        saved = self.context.ranks.on_first(lambda: checkpoint.latest(self.checkpoints)).checkpoint
+        if saved is None:
             return None
         self.rollbacks += 1
         if self.rollbacks > MOST_ROLLBACKS:
-            self._give_up(f"the loss spiked again after {MOST_ROLLBACKS} roll-backs to step {found.step}")
-        self._restore(found)
+            self._give_up(f"the loss spiked again after {MOST_ROLLBACKS} roll-backs to step {saved.step}")
+        self._restore(saved)
         state.skipped_batches = skipped_batches + spiked - state.step
         self._mark()
         return RolledBack(state.step, spiked, state.skipped_batches)
@@ -281,41 +264,46 @@ class Run(Generic[State]):
         for path in written if self.context.ranks.first else ():
             yield Saved(int(path.name.removeprefix("step-")), path)
 
-    def _give_up(self, what: str) -> NoReturn:
-        """Ends the run on all ranks, which have come to this together."""
+    def _give_up(self, why: str) -> NoReturn:
+        """Ends the run; called on all ranks together."""
         if not self.context.ranks.first:
             raise EndedElsewhere(1)
-        found = checkpoint.find(self.checkpoints)
-        good = f"the last good checkpoint is {found[-1]}" if found else "no checkpoint had been saved yet"
+        folders = checkpoint.find(self.checkpoints)
+        good = f"the last good checkpoint is {folders[-1]}" if folders else "no checkpoint had been saved yet"
         raise RunError(
-            f"{what}; stopped after step {self.state.step}; {good}. Try a lower optimizer.learning_rate, or "
+            f"{why}; stopped after step {self.state.step}; {good}. Try a lower optimizer.learning_rate, or "
             "optimizer.clip=1"
         )
 
     def _mark(self) -> None:
-        """Speeds are told from here on."""
+        """Starts the interval that the next logged speeds are measured over."""
         self._since = (self.state.step, self.state.seconds, self.state.waited)
 
-    def _speed(self) -> Speed:
-        state, ranks = self.state, self.context.ranks
+    def _logged_fields(self, result: StepResult) -> dict[str, Any]:
+        """The fields that Stepped and Fitted share."""
+        state, device = self.state, self.context.ranks.device
         step, seconds, waited = self._since
         images = (state.step - step) * self.config.train.batch_size
         passed = max(state.seconds - seconds, 1e-9)
         macs = images * self.macs * TRAIN_FORWARDS / passed
-        peak = (
-            machine.measured_peak(ranks.device, self.config.train.precision) * ranks.world / 2
-        )  # in multiply-adds
-        return Speed(
-            images / passed, macs, macs / peak, (state.waited - waited) / passed, memory(ranks.device)
-        )
+        flops = machine.measured_peak(device, self.config.train.precision)  # two for each multiply-add
+        peak = flops * self.context.ranks.world / 2
+        on_gpu = device.type == "cuda"
+        return {
+            "step": state.step,
+            "loss": result.loss,
+            "terms": result.terms,
+            "grad_norm": result.grad_norm,
+            "learning_rate": state.optimizer.param_groups[0]["lr"],
+            "seconds": state.seconds,
+            "images_per_second": images / passed,
+            "macs_per_second": macs,
+            "mfu": macs / peak,
+            "data_wait": (state.waited - waited) / passed,
+            "memory": torch.cuda.max_memory_allocated(device) if on_gpu else machine.peak_memory(),
+        }
 
 
-def memory(device: torch.device) -> int:
-    """Bytes, as in events.Stepped."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return machine.peak_memory()
-
-
-def due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
+def due(step: int, every: int, last: bool = False) -> bool:
+    """Whether `step` is a multiple of `every` or the last one; never if `every` is 0."""
+    return every > 0 and (last or step % every == 0)

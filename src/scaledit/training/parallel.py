@@ -1,10 +1,10 @@
-"""What happens to a network from outside, block by block, so that the network itself stays plain PyTorch.
+"""Wraps a network from outside, block by block, so that the network itself stays plain PyTorch.
 
-    recompute (forget activations, make them anew)  ->  compile  ->  copy (DDP) or shard (FSDP2) over ranks
+    recompute (drop activations, compute them again)  ->  compile  ->  copy (DDP) or shard (FSDP2) over ranks
 
-Copies: gradients are summed while the backward pass still runs. Shards: each rank holds 1/R of every weight,
-gradient and moment; a block's weights are gathered when it is their turn. Products in bf16 where
-precision = "bf16", sums over ranks always in float32.
+With copies, gradients are summed while the backward pass still runs. With shards, each rank holds 1/R of
+every weight, gradient and moment, and gathers the weights of a block when it is used. Matrix products are in
+bf16 if precision = "bf16"; sums over ranks are always in float32.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 aten = torch.ops.aten
-KEPT = {
+SAVED_PRODUCTS = {
     aten.mm.default,
     aten.addmm.default,
     aten.bmm.default,
@@ -38,11 +38,12 @@ KEPT = {
     aten._scaled_dot_product_efficient_attention.default,
     aten._scaled_dot_product_cudnn_attention.default,
 }
-"""Results that "selective" recomputing does not make anew: those that cost most multiply-adds."""
+"""The operations with the most multiply-adds, whose results "selective" recomputing keeps."""
 
 
 class Parallel:
-    """A module as its ranks train it. Calling it is calling the module."""
+    """A module wrapped for the ranks that train it. Calls take and return what the module does, and unknown
+    attributes are the module's."""
 
     def __init__(
         self, module: nn.Module, blocks: nn.ModuleList, config: EngineConfig, precision: str, ranks: Ranks
@@ -58,7 +59,7 @@ class Parallel:
             shard(module, blocks, config.parallel == "hybrid", precision, ranks)
         elif ranks.grouped:
             with warnings.catch_warnings():
-                # A newer name is on its way, which the oldest torch that we support does not know.
+                # The oldest supported torch does not know the new name.
                 warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
                 self._wrapped = DistributedDataParallel(
                     module, broadcast_buffers=False, gradient_as_bucket_view=True
@@ -67,15 +68,21 @@ class Parallel:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._wrapped(*args, **kwargs)
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "module":  # not set yet
+            raise AttributeError(name)
+        return getattr(self.module, name)
+
     def without_sum(self) -> AbstractContextManager[Any]:
-        """Gradients that are made inside stay on their rank (and are part of the next sum)."""
+        """Inside, gradients stay on their rank; they become part of the next sum."""
         if isinstance(self._wrapped, DistributedDataParallel):
             return self._wrapped.no_sync()
-        return nullcontext()  # shards are summed each time: whole gradients would not fit
+        return nullcontext()  # shards are summed each time: full gradients might not fit
 
 
 def recompute(block: nn.Module, how: str) -> None:
-    """Replaces the block's forward by one that keeps less for the backward pass; no name changes."""
+    """Makes the block recompute activations in the backward pass; parameter names stay. how: "blocks" keeps
+    only its input, "selective" also the results of products, any other value changes nothing."""
     if how == "blocks":
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     elif how == "selective":
@@ -84,7 +91,7 @@ def recompute(block: nn.Module, how: str) -> None:
 
 
 def _keep_products(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if op in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+    return CheckpointPolicy.MUST_SAVE if op in SAVED_PRODUCTS else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def shard(
@@ -95,26 +102,22 @@ def shard(
     ranks: Ranks,
     trained: bool = True,
 ) -> None:
-    """FSDP2, in place: each block alone, then what is left. Inputs keep their type: a time in bf16 would be
-    another time. trained: whether a backward pass follows a forward pass. Without one all weights are freed
-    after the forward pass, so that the next gathers them anew."""
+    """Applies FSDP2 in place, to each block and then to the rest. Inputs keep their dtype: a time rounded to
+    bf16 would be another time. trained: whether a backward pass follows each forward pass; if not, all
+    weights are freed after the forward pass and gathered again for the next."""
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard  # 0.7 s to import
 
-    policy = MixedPrecisionPolicy(cast_forward_inputs=False)
-    if precision == "bf16":
-        policy = MixedPrecisionPolicy(
-            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
-        )
-    chosen = mesh(hybrid, ranks)
-    again = None if trained else True  # FSDP2 keeps the outermost weights for a backward pass
-    for block in blocks:
-        fully_shard(block, mesh=chosen, mp_policy=policy, reshard_after_forward=again)
-    fully_shard(module, mesh=chosen, mp_policy=policy, reshard_after_forward=again)
+    dtypes = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32} if precision == "bf16" else {}
+    policy = MixedPrecisionPolicy(**dtypes, cast_forward_inputs=False)
+    device_mesh = mesh(hybrid, ranks)
+    free = None if trained else True  # by default FSDP2 keeps the outermost weights for a backward pass
+    for part in (*blocks, module):
+        fully_shard(part, mesh=device_mesh, mp_policy=policy, reshard_after_forward=free)
 
 
 def mesh(hybrid: bool, ranks: Ranks) -> DeviceMesh:
-    """All ranks in a row, or (hybrid) a row for each machine. Raises UsageError for machines of unequal
-    numbers of ranks."""
+    """One dimension of all ranks, or (hybrid) machines x ranks per machine. Raises UsageError if machines
+    have unequal numbers of ranks."""
     from torch.distributed.device_mesh import init_device_mesh
 
     if not hybrid:
@@ -129,29 +132,28 @@ def mesh(hybrid: bool, ranks: Ranks) -> DeviceMesh:
 
 
 def is_shard(tensor: Tensor) -> TypeGuard[DTensor]:
-    """Whether it is spread over ranks; without importing what would tell by its type."""
+    """Whether the tensor is a DTensor, without importing that type."""
     return hasattr(tensor, "full_tensor")
 
 
 def local(tensor: Tensor) -> Tensor:
-    """What of it lies here; shares its memory."""
+    """The part of the tensor on this rank; shares its memory."""
     return tensor.to_local() if is_shard(tensor) else tensor
 
 
 def full(tensor: Tensor) -> Tensor:
-    """All of it, gathered from the ranks."""
+    """The full tensor, gathered from the ranks."""
     return tensor.full_tensor() if is_shard(tensor) else tensor
 
 
 @torch.no_grad()
 def copy_full(target: Tensor, source: Tensor) -> None:
-    """Copies a whole tensor, which each rank has, into one that may be sharded."""
+    """Copies a full tensor, which each rank has, into one that may be sharded."""
     if is_shard(target):
         from torch.distributed.tensor import distribute_tensor
 
-        mine = distribute_tensor(
-            source.to(target.device), target.device_mesh, target.placements, src_data_rank=None
-        )
-        target.to_local().copy_(mine.to_local())
+        source = source.to(target.device)
+        shards = distribute_tensor(source, target.device_mesh, target.placements, src_data_rank=None)
+        target.to_local().copy_(shards.to_local())
     else:
         target.copy_(source)

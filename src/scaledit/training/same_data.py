@@ -1,23 +1,26 @@
-"""Whether a run goes on with the data that it was trained on so far.
+"""Whether a run resumes with the data that it was trained on so far.
 
     manifest.json: state.class_names, state.data = {samples, fingerprint}        compared on every resume
 
-The fingerprint does not depend on the path, so that a folder may be moved, and not all data is read for it:
+The fingerprint does not depend on the path, so a folder may be moved, and not all data is read for it:
 
     images in memory   SHA-256 of pixels and labels
-    images in files    of every name and label, and of the bytes of PEEKS files spread evenly
-    encoded images     of the SHA-256 of every shard, as the index has them
+    images in files    of every name and label, and of the bytes of PEEKS evenly spaced files
+    encoded images     of the SHA-256 of every shard, as recorded in the index
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from scaledit import checkpoint
 from scaledit.autoencoders.encoded import EncodedImages
@@ -25,7 +28,7 @@ from scaledit.checkpoint import Checkpoint, Latest
 from scaledit.data.decode import BadImage
 from scaledit.data.files import ImageFiles
 from scaledit.data.latents import Latents
-from scaledit.data.names import encoded
+from scaledit.data.names import encoded, natural_key
 from scaledit.data.sets import Images, TrainingSet
 from scaledit.data.sources import Source
 from scaledit.errors import RunError, UsageError
@@ -33,29 +36,29 @@ from scaledit.training.events import DataChanged, DataRecorded, Event
 from scaledit.training.folder import CHECKPOINTS
 
 PEEKS = 32
-"""Files whose bytes are looked at. Other images under the same names are found unless fewer than one in
-PEEKS was replaced; every one is not read, because data sets take hours to read."""
-SHOWN = 3
-"""Class names in a message."""
+"""Files whose bytes are hashed. Other images under the same names are noticed unless fewer than one in PEEKS
+was replaced; hashing every file would take hours for a large data set."""
+MOST_NAMES = 3
+"""The most class names in a message."""
 
 
 def fingerprint(dataset: TrainingSet) -> str | None:
-    """Of the samples and labels of a set, whose class names are compared apart. None for a set of somebody
-    else's making, unless it has a `fingerprint` (a str) of its own."""
+    """A hash of the samples and labels of a set; class names are compared separately. None for a user's own
+    set, unless it has an attribute `fingerprint` (a str)."""
     if isinstance(dataset, EncodedImages):
         return fingerprint(dataset.images)  # the encoder is compared by its hash
     if isinstance(dataset, Images):
         images, labels = (np.ascontiguousarray(t.numpy()) for t in (dataset.images, dataset.labels))
-        return _hashed([images.data, labels.data])
+        return _hash([images.data, labels.data])
     if isinstance(dataset, Latents):
-        return _hashed(shard.sha256.encode() for shard in dataset.index.shards)
+        return _hash(shard.sha256.encode() for shard in dataset.index.shards)
     if isinstance(dataset, ImageFiles):
-        return _hashed(_of_files(dataset.source))
+        return _hash(_pieces(dataset.source))
     own = getattr(dataset, "fingerprint", None)
     return own if isinstance(own, str) else None
 
 
-def _of_files(source: Source) -> Iterator[bytes]:
+def _pieces(source: Source) -> Iterator[bytes]:
     yield np.asarray(source.labels, "<i8").tobytes()
     for name in source.names:
         yield encoded(name) + b"\0"
@@ -67,7 +70,7 @@ def _of_files(source: Source) -> Iterator[bytes]:
             yield b"unreadable"
 
 
-def _hashed(pieces: Sequence[Any] | Iterator[bytes]) -> str:
+def _hash(pieces: Iterable[Any]) -> str:
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece)
@@ -75,8 +78,8 @@ def _hashed(pieces: Sequence[Any] | Iterator[bytes]) -> str:
 
 
 class SameData:
-    """The data of one life of a run, held against what a checkpoint says. notes: what is to be told of it
-    when the run has started; on the rank that has checked."""
+    """The data of a run, compared with what a checkpoint records. notes: make events to report after the run
+    has started, from its step; filled on the rank that has checked."""
 
     def __init__(self, dataset: TrainingSet, changed: str):
         self.dataset, self.changed = dataset, changed
@@ -84,79 +87,106 @@ class SameData:
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """For a checkpoint's manifest, beside its class names."""
+        """The entry `state.data` of a checkpoint's manifest."""
         return {"samples": len(self.dataset), "fingerprint": fingerprint(self.dataset)}
 
-    def check(self, found: Latest) -> None:
-        """Raises UsageError naming what differs from the data of the checkpoint, unless data.changed is
+    def check(self, latest: Latest) -> None:
+        """Raises UsageError naming the differences to the data of the checkpoint, unless data.changed is
         "accept"."""
-        saved = found.checkpoint
+        saved = latest.checkpoint
         if saved is None:
             return
-        differs = self.differences(saved)
-        if differs and self.changed != "accept":
+        differences = self.differences(saved)
+        if differences and self.changed != "accept":
             raise UsageError(
                 f"the data is not what this run was trained on up to step {saved.step}: "
-                f"{'; '.join(differs)}. Give the same data, or choose another --out; data.changed=accept "
-                "goes on with this data"
+                f"{'; '.join(differences)}. Give the same data, or choose another --out; data.changed=accept "
+                "resumes with this data"
             )
-        if differs:
-            self.notes.append(lambda step: DataChanged(step, differs))
+        if differences:
+            self.notes.append(lambda step: DataChanged(step, differences))
         elif not saved.manifest["state"].get("data"):
             self.notes.append(lambda step: DataRecorded(step, **self.record))
 
     def check_newest(self, out: Path) -> None:
-        """As `check`, with the newest checkpoint of a run folder not claimed yet, if it can be read."""
-        try:
-            for folder in checkpoint.find(out / CHECKPOINTS)[-1:]:
-                return self.check(checkpoint.Latest(checkpoint.open_checkpoint(folder), {}))
-        except (RunError, OSError):
-            return None
+        """`check` with the newest checkpoint of a run folder that is not locked, if it can be read."""
+        with suppress(RunError, OSError):
+            self.check(Latest(_newest(out), {}))
 
     def differences(self, saved: Checkpoint) -> list[str]:
-        """What of the data is not as it was, in words; of a run that recorded no more, its classes only."""
+        """How the data differs from that of a checkpoint, in words. Of the oldest runs only the classes can
+        be compared."""
         state = saved.manifest["state"]
         before, names = state.get("data") or {}, state.get("class_names")
         now = list(self.dataset.class_names)
-        differs = [] if names is None or len(names) == len(now) == 1 else _of_classes(names, now)
-        # One class is named after its folder, which may have been moved.
+        # A single class is named after its folder, which may have been moved.
+        differences = [] if names is None or len(names) == len(now) == 1 else _class_differences(names, now)
         samples = before.get("samples", len(self.dataset))
         if samples != len(self.dataset):
-            differs.append(f"{_images(samples)} before, {_images(len(self.dataset))} now")
-        known, own = before.get("fingerprint"), self.record["fingerprint"] if before else None
-        if not differs and known is not None and own is not None and known != own:
-            differs.append(f"as many images ({samples}) in the same classes, but not the same ones")
-        return differs
+            differences.append(f"{_images(samples)} before, {_images(len(self.dataset))} now")
+        recorded, current = before.get("fingerprint"), self.record["fingerprint"] if before else None
+        if not differences and None not in (recorded, current) and recorded != current:
+            differences.append(f"as many images ({samples}) in the same classes, but not the same ones")
+        return differences
+
+
+def as_recorded(dataset: TrainingSet, out: Path) -> TrainingSet:
+    """`dataset` with its classes numbered as in the newest checkpoint of the run folder `out`, if that is of
+    an old run, which numbered the same classes in text order (1, 10, 2) and not in natural order (1, 2, 10).
+    Any other difference is left to `SameData.check`."""
+    try:
+        saved = _newest(out)
+    except (RunError, OSError):
+        return dataset  # reported when the run is restored
+    before = saved.manifest["state"].get("class_names") if saved else None
+    now = list(dataset.class_names)
+    if before is None or before == now or before != sorted(now) or now != sorted(now, key=natural_key):
+        return dataset
+    return renumbered(dataset, tuple(before))
+
+
+def renumbered(dataset: TrainingSet, class_names: tuple[str, ...]) -> TrainingSet:
+    """`dataset` with its classes in the order of `class_names`; a set that is not read from files is
+    unchanged."""
+    if isinstance(dataset, EncodedImages):
+        return replace(dataset, images=renumbered(dataset.images, class_names))
+    if isinstance(dataset, ImageFiles):
+        return replace(dataset, source=dataset.source.with_classes(class_names))
+    if isinstance(dataset, Latents):
+        old = {name: i for i, name in enumerate(dataset.class_names)}
+        counts = tuple(dataset.index.counts[old[name]] for name in class_names)
+        number = torch.tensor([class_names.index(name) for name in dataset.class_names])
+        index = replace(dataset.index, class_names=class_names, counts=counts)
+        return replace(dataset, index=index, labels=number[dataset.labels])
+    return dataset
+
+
+def _newest(out: Path) -> Checkpoint | None:
+    folders = checkpoint.find(out / CHECKPOINTS)
+    return checkpoint.open_checkpoint(folders[-1]) if folders else None
 
 
 def _images(count: int) -> str:
     return f"{count} image" if count == 1 else f"{count} images"
 
 
-def _of_classes(before: list[str], now: list[str]) -> list[str]:
-    """As 'class 3 was "owl", is "elk"' where as many have other names in the same places."""
+def _class_differences(before: list[str], now: list[str]) -> list[str]:
     if before == now:
         return []
-    gone = [name for name in before if name not in set(now)]
-    new = [name for name in now if name not in set(before)]
-    if not gone and not new and len(before) == len(now):
-        k = next(k for k, (a, b) in enumerate(zip(before, now, strict=True)) if a != b)
+    if len(before) != len(now):
+        names = [f"new: {name!r}" for name in now if name not in set(before)]
+        names += [f"gone: {name!r}" for name in before if name not in set(now)]
+        return [f"{len(before)} classes before, {len(now)} now ({', '.join(_shortened(names, 'of them'))})"]
+    renamed = [(k, a, b) for k, (a, b) in enumerate(zip(before, now, strict=True)) if a != b]
+    if set(before) == set(now):
+        k, a, b = renamed[0]
         return [
-            f"the classes are in another order (class {k} was {before[k]!r}, is {now[k]!r}), so that labels "
-            "would mean other classes"
+            f"the classes are in another order (class {k} was {a!r}, is {b!r}), so that labels would mean "
+            "other classes"
         ]
-    if len(before) == len(now):
-        pairs = [
-            f"class {k} was {a!r}, is {b!r}"
-            for k, (a, b) in enumerate(zip(before, now, strict=True))
-            if a != b
-        ]
-        return _some(pairs, "classes")
-    said = f"{len(before)} classes before, {len(now)} now"
-    listed = [f"new: {name!r}" for name in new] + [f"gone: {name!r}" for name in gone]
-    return [f"{said} ({', '.join(_some(listed, 'of them'))})"]
+    return _shortened([f"class {k} was {a!r}, is {b!r}" for k, a, b in renamed], "classes")
 
 
-def _some(parts: list[str], what: str) -> list[str]:
-    left = len(parts) - SHOWN
-    return [*parts[:SHOWN], f"and {left} more {what}"] if left > 0 else parts
+def _shortened(parts: list[str], noun: str) -> list[str]:
+    left = len(parts) - MOST_NAMES
+    return [*parts[:MOST_NAMES], f"and {left} more {noun}"] if left > 0 else parts

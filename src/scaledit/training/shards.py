@@ -1,7 +1,7 @@
-"""Tensors that several ranks hold a share of, written and read by each for itself.
+"""Sharded tensors, of which each rank writes and reads its own share.
 
-torch.distributed.checkpoint, with its safetensors writer: its default one adds `.metadata`, which is a
-pickle. Takes 0.8 s to import; only runs with shards do.
+Uses torch.distributed.checkpoint with its safetensors format, because its default one has a pickle,
+`.metadata`. Takes 0.8 s to import, so only sharded runs do.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from scaledit.errors import RunError, reading
 
 
 def write(folder: Path, tensors: Mapping[str, Tensor], group: Any) -> Callable[[], None]:
-    """Begins to write this rank's shares, after copying them, and gives what waits until all ranks have
-    written theirs. Its RunError names a rank that could not."""
+    """Copies this rank's shares and starts to write them. The returned function waits until all ranks have
+    written theirs; it raises RunError naming a rank that could not."""
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     writing = async_save(dict(tensors), storage_writer=writer, process_group=group)
     assert isinstance(writing, Future)
@@ -43,21 +43,17 @@ def write(folder: Path, tensors: Mapping[str, Tensor], group: Any) -> Callable[[
 
 
 def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Of the whole tensors, by name, as the headers of the shards tell."""
+    """The shapes of the full tensors by name, from the headers of the shards."""
     with reading(folder, "a checkpoint's shards", "it was not written by scaledit"):
-        found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
-    return {
-        name: tuple(tensor.size)
-        for name, tensor in found.items()
-        if isinstance(tensor, TensorStorageMetadata)
-    }
+        tensors = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    return {name: tuple(t.size) for name, t in tensors.items() if isinstance(t, TensorStorageMetadata)}
 
 
 def read(folder: Path, targets: Mapping[str, Tensor]) -> None:
-    """Fills tensors, whole or shared by any number of ranks."""
+    """Reads into tensors, which may be sharded over any number of ranks."""
     with (
         warnings.catch_warnings(),
         reading(folder, "a checkpoint's shards", "it was not written by scaledit"),
     ):
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process reads alone
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # a single process may read
         load(dict(targets), storage_reader=HuggingFaceStorageReader(str(folder)))

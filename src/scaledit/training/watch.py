@@ -1,10 +1,10 @@
-"""Who is alive, and since when nothing has moved.
+"""Detects ranks that have ended and runs that are stuck, and names the culprit.
 
     every rank, every few seconds:  .run/rank-R.json = {process, host, step, activity, moves, ticks}
     no rank's `moves` has changed for engine.timeout seconds  ->  the job ends, with the name of the culprit
 
-`moves` counts what the training thread does, `ticks` what the thread here does, so a stuck rank and one that
-is gone can be told apart. Counts are compared, not clocks: machines may disagree on the time. Seconds in
+`moves` counts the heartbeats of the training thread, `ticks` the updates of the watch's own thread, which
+tells a stuck rank from a dead one. Counts are compared because the clocks of machines may differ. Seconds in
 which this process itself was stopped (Ctrl-Z, `scontrol suspend`) do not count.
 """
 
@@ -29,17 +29,17 @@ from scaledit.training.folder import PRIVATE
 from scaledit.training.ranks import Ranks
 
 COMPUTING, WAITING = "computing", "waiting for the others"
-TOGETHER = (COMPUTING, WAITING)
-"""At these a rank may have to wait for others."""
+COLLECTIVE = (COMPUTING, WAITING)
+"""The activities in which a rank may have to wait for others."""
 LOOKS = 20
-"""In a time-out: so many times the others are looked at."""
+"""How often the ranks' files are read during a time-out."""
 SILENT = 4
-"""Looks without a tick after which a rank counts as gone."""
+"""A rank without a tick in so many readings counts as gone."""
 
 
 class AwakeClock:
-    """Seconds in which this process ran. Between two readings at most `longest` count: where more have
-    passed, the process was stopped, or the whole machine was. Monotonic clocks count on meanwhile."""
+    """The seconds in which this process ran. At most `longest` count between two readings: if more have
+    passed, the process or the machine was stopped, while monotonic clocks went on."""
 
     def __init__(self, longest: float):
         self.longest = longest
@@ -56,23 +56,23 @@ class AwakeClock:
 
 @dataclass
 class _Seen:
-    """Of a rank: what its file said last, and how many looks ago a count changed."""
+    """The latest file of a rank, and when its counts last changed."""
 
-    says: dict[str, Any]
+    report: dict[str, Any]
     moved: float
     ticked: float
 
 
 @dataclass
 class Watch:
-    """Use as a context manager around training. on_stuck: is called once, from this thread, with the message
-    for the user, and should end the process."""
+    """A context manager around training. timeout: seconds. on_stuck: called once, from the watch's thread,
+    with a message for the user; it should end the process."""
 
     out: Path
     ranks: Ranks
     timeout: float
     on_stuck: Callable[[str], None]
-    says: dict[str, Any] = field(init=False)
+    report: dict[str, Any] = field(init=False)
     _seen: dict[int, _Seen] = field(default_factory=dict, init=False)
     _ended: threading.Event = field(default_factory=threading.Event, init=False)
     _parent: int = field(default_factory=os.getppid, init=False)
@@ -80,7 +80,7 @@ class Watch:
     def __post_init__(self) -> None:
         self.interval = min(10.0, max(0.1, self.timeout / LOOKS))
         self.clock = AwakeClock(2 * self.interval)
-        self.says = {
+        self.report = {
             "rank": self.ranks.rank,
             "process": os.getpid(),
             "host": socket.gethostname(),
@@ -93,7 +93,7 @@ class Watch:
     def __enter__(self) -> Watch:
         self._file(self.ranks.rank).parent.mkdir(parents=True, exist_ok=True)
         for rank in range(self.ranks.world if self.ranks.first else 0):
-            self._file(rank).unlink(missing_ok=True)  # of an earlier life
+            self._file(rank).unlink(missing_ok=True)  # of an earlier process
         self.ranks.barrier()
         self._look()
         threading.Thread(target=self._run, name="scaledit-watch", daemon=True).start()
@@ -102,17 +102,18 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
 
-    def heartbeat(self, what: str, step: int) -> None:
-        """The training thread is at something new."""
-        self.says |= {"step": step, "activity": what, "moves": self.says["moves"] + 1}
+    def heartbeat(self, activity: str, step: int) -> None:
+        """Records that the training thread has started a new activity."""
+        self.report |= {"step": step, "activity": activity, "moves": self.report["moves"] + 1}
 
     def ended(self, why: str) -> None:
-        """This rank ends with an error of its own, which the others may tell."""
-        self.says["ended"] = why
+        """Records why this rank ends, for the other ranks' messages."""
+        self.report["ended"] = why
         self._write()
 
     def culprit(self, patience: float = 5.0) -> str:
-        """Whom the others wait for, as far as can be told, looking for `patience` seconds."""
+        """The ranks that the others wait for, as a message; waits up to `patience` seconds for one to be
+        gone."""
         until = self.clock() + patience
         while self.clock() < until and not (gone := self._gone()):
             self._look()
@@ -120,44 +121,45 @@ class Watch:
         if gone := self._gone():
             return "; ".join(gone)
         if not self._seen:
-            return "another rank has ended"  # before this one had seen any
-        step = min(seen.says["step"] for seen in self._seen.values())
-        behind = [seen.says for seen in self._seen.values() if seen.says["step"] == step]
-        to_blame = [says for says in behind if says["activity"] not in TOGETHER] or behind
-        return "; ".join(f"{_name(says)} is {says['activity']} at step {step}" for says in to_blame)
+            return "another rank has ended"  # before this one had read a file
+        step = min(seen.report["step"] for seen in self._seen.values())
+        behind = [seen.report for seen in self._seen.values() if seen.report["step"] == step]
+        culprits = [report for report in behind if report["activity"] not in COLLECTIVE] or behind
+        return "; ".join(f"{_name(report)} is {report['activity']} at step {step}" for report in culprits)
 
     def _gone(self) -> list[str]:
-        """Ranks that have ended, or do not answer."""
-        here, found = self.says["host"], []
+        """A message for each rank that has ended or does not answer."""
+        messages = []
         for rank, seen in sorted(self._seen.items()):
+            report, name = seen.report, _name(seen.report)
             if rank == self.ranks.rank:
                 continue
-            name = _name(seen.says)
-            if "ended" in seen.says:
-                found.append(f"{name} has ended: {seen.says['ended']}")
-            elif seen.says["host"] == here and not _exists(seen.says["process"]):
-                found.append(f"{name} has died in step {seen.says['step']}")
+            if "ended" in report:
+                messages.append(f"{name} has ended: {report['ended']}")
+            elif report["host"] == self.report["host"] and not _exists(report["process"]):
+                messages.append(f"{name} has died in step {report['step']}")
             elif self.clock() - seen.ticked > SILENT * self.interval + 1:
-                found.append(f"{name} does not answer since step {seen.says['step']}: stopped, or cut off")
-        return found
+                messages.append(f"{name} does not answer since step {report['step']}: stopped, or cut off")
+        return messages
 
     def speaks(self) -> bool:
-        """Whether this rank is the one to tell: the lowest that is still there."""
+        """Whether this rank reports the end of the job, as the lowest one alive."""
         gone = " ".join(self._gone())
         return all(f"rank {rank} " in gone for rank in range(self.ranks.rank))
 
     def _run(self) -> None:
         while not self._ended.wait(self.interval):
             if self.ranks.grouped and os.getppid() != self._parent:
-                os._exit(1)  # whoever started the ranks is gone, and with it who would end them
-            self.says["ticks"] += 1
+                os._exit(1)  # the parent process, which would end the ranks, is gone
+            self.report["ticks"] += 1
             self._look()
-            still = self.clock() - max(seen.moved for seen in self._seen.values())
-            if still > self.timeout:
-                self._stacks()
+            idle = self.clock() - max(seen.moved for seen in self._seen.values())
+            if idle > self.timeout:
+                folder = self.out / PRIVATE
+                with suppress(OSError), (folder / f"stacks-{self.ranks.rank}.txt").open("w") as file:
+                    faulthandler.dump_traceback(file)
                 self.on_stuck(
-                    f"nothing has moved for {still:.0f} s: {self.culprit(0.0)}; what each thread was at "
-                    f"is in {self.out / PRIVATE}"
+                    f"nothing has moved for {idle:.0f} s: {self.culprit(0.0)}; stack traces are in {folder}"
                 )
 
     def _look(self) -> None:
@@ -165,46 +167,41 @@ class Watch:
         if self.ranks.world > 1:
             self._write()
         for rank in range(self.ranks.world):
-            says = dict(self.says) if rank == self.ranks.rank else self._read(rank)
-            if says is None:
+            report = dict(self.report) if rank == self.ranks.rank else self._read(rank)
+            if report is None:
                 continue
             before = self._seen.get(rank)
             self._seen[rank] = _Seen(
-                says,
-                before.moved if before and before.says["moves"] == says["moves"] else now,
-                before.ticked if before and before.says["ticks"] == says["ticks"] else now,
+                report,
+                before.moved if before and before.report["moves"] == report["moves"] else now,
+                before.ticked if before and before.report["ticks"] == report["ticks"] else now,
             )
 
     def _file(self, rank: int) -> Path:
         return self.out / PRIVATE / f"rank-{rank}.json"
 
     def _write(self) -> None:
-        with suppress(OSError):  # a full disk is the checkpoint's to report
-            atomic_bytes(self._file(self.ranks.rank), json.dumps(self.says).encode())
+        with suppress(OSError):  # saving a checkpoint reports a full disk
+            atomic_bytes(self._file(self.ranks.rank), json.dumps(self.report).encode())
 
     def _read(self, rank: int) -> dict[str, Any] | None:
-        """None where there is nothing to be believed yet; what is not as `says` is was not written here."""
+        """The file of another rank; None if it is missing or invalid."""
         try:
-            says = read_json(self._file(rank), "a rank's file")
+            report = read_json(self._file(rank), "a rank's file")
         except (OSError, RunError):
             return None
-        right = all(type(says.get(key)) is type(value) for key, value in self.says.items() if key != "ended")
-        return says if right and says["rank"] == rank and says["process"] > 0 else None
-
-    def _stacks(self) -> None:
-        with suppress(OSError), (self.out / PRIVATE / f"stacks-{self.ranks.rank}.txt").open("w") as file:
-            faulthandler.dump_traceback(file)
+        own = {key: value for key, value in self.report.items() if key != "ended"}
+        valid = all(type(report.get(key)) is type(value) for key, value in own.items())
+        return report if valid and report["rank"] == rank and report["process"] > 0 else None
 
 
-def _name(says: dict[str, Any]) -> str:
-    return f"rank {says['rank']} (process {says['process']} on {says['host']})"
+def _name(report: dict[str, Any]) -> str:
+    return f"rank {report['rank']} (process {report['process']} on {report['host']})"
 
 
 def _exists(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
+    except (ProcessLookupError, PermissionError, OverflowError) as error:
+        return not isinstance(error, ProcessLookupError)
     return True

@@ -1,6 +1,6 @@
-"""Of an event, what can be drawn; and what all trackers do: catch up, go back, and never end a run.
+"""What trackers show of an event, and what all trackers do: catch up, roll back, and never end a run.
 
-record["step"] <= known  ->  not told again        record["event"] == "rolledback"  ->  known is less
+record["step"] <= known  ->  not sent again        record["event"] == "rolledback"  ->  known decreases
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ GROUPS = {
     "sampled": "samples",
     "reconstructed": "reconstruction",
 }
-"""The first part of a curve's name; the event's own name where it is not here."""
+"""The first part of the names of an event's curves; by default the name of the event."""
 ROLLED_BACK = "rolledback"
 NO_CURVES = ("started", "datachanged", "datarecorded", "exported", "finished")
 NOT_FINITE = ("nan", "inf", "-inf")
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
-    """{"train/loss": 0.48, ...}: the numbers of a line of log.jsonl, under the names of their curves."""
+    """{"train/loss": 0.48, ...}: the numbers of a line of log.jsonl, by the names of their curves."""
     if record["event"] in NO_CURVES:
         return {}
     return {_name(record, key): float(value) for key, value in record.items() if _is_number(key, value)}
 
 
-def pictures(record: Mapping[str, Any], out: Path) -> dict[str, Path]:
-    """{"samples/picture": out/samples/step-00000100.png}: the pictures of a line that are still there."""
-    found = {
+def image_paths(record: Mapping[str, Any], out: Path) -> dict[str, Path]:
+    """{"samples/picture": out/samples/step-00000100.png}: the images of a line that still exist."""
+    paths = {
         _name(record, "picture" if key == "path" else key): out / value
         for key, value in record.items()
         if isinstance(value, str) and value.endswith(".png")
     }
-    return {name: path for name, path in found.items() if path.is_file()}
+    return {name: path for name, path in paths.items() if path.is_file()}
 
 
 def _name(record: Mapping[str, Any], key: str) -> str:
@@ -59,25 +59,25 @@ def _is_number(key: str, value: object) -> bool:
 
 
 class Tracker(ABC):
-    """A listener of one run's events; a context manager around its loop.
+    """Sends the events of one run to a service; a context manager around its loop.
 
-    A subclass says what it already holds, takes lines of log.jsonl, and closes. What goes wrong in it after
-    the start is said once, and the run goes on without it.
+    A subclass reports which steps it already has, takes lines of log.jsonl, and closes. If it fails after the
+    start, it warns once and the run continues without it.
     """
 
     name: str
 
     def __init__(self, config: Config, out: Path):
         self.config, self.out = config, out
-        self.known: int | None = None  # the last step it holds; None while closed
+        self.known: int | None = None  # the last step that it has; None while closed
 
     @abstractmethod
     def _open(self, step: int) -> int:
-        """Opens at the start of a run at `step`; the last step it has already got, -1 for none."""
+        """Opens at the start of a run at `step`; returns the last step that it already has, -1 for none."""
 
     @abstractmethod
     def _go_back(self, step: int) -> int:
-        """The run is rolled back to `step`; the last step whose lines are not to be told any more."""
+        """Rolls back to `step`; returns the last step whose lines must not be sent again."""
 
     @abstractmethod
     def _take(self, record: Mapping[str, Any]) -> None: ...
@@ -89,14 +89,14 @@ class Tracker(ABC):
         if isinstance(event, Verifying):
             return
         if isinstance(event, Started):
-            if event.step < event.steps:  # of a run that is done there is nothing to tell
+            if event.step < event.steps:  # a finished run has nothing to send
                 self.known = self._open(event.step)
                 for record in log.read(self.out):
-                    self._tell(record)
+                    self._send_record(record)
         else:
-            self._tell(log.record(event, self.out), live=True)
+            self._send_record(log.record(event, self.out), live=True)
 
-    def _tell(self, record: Mapping[str, Any], live: bool = False) -> None:
+    def _send_record(self, record: Mapping[str, Any], live: bool = False) -> None:
         if self.known is None:
             return
         try:
@@ -104,24 +104,19 @@ class Tracker(ABC):
                 self.known = self._go_back(record["step"])
             if record["step"] > self.known:
                 self._take(record)
-        except Exception as error:  # whatever it is, it must not end a run
+        except Exception as error:  # a failing tracker must not end the run
             self.known = None
-            logging.getLogger(__name__).warning(
-                "%s is told nothing more (%s); the run goes on, %s has it all",
-                self.name,
-                first_line(error),
-                log.LOG,
-            )
+            message = "%s gets no more events (%s); the run continues, and %s has everything"
+            logging.getLogger(__name__).warning(message, self.name, first_line(error), log.LOG)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self.known is None:
-            return
-        self.known = None
+        known, self.known = self.known, None
         try:
-            self._close(failed=kind is not None)
+            if known is not None:
+                self._close(failed=kind is not None)
         except Exception as error:
             logging.getLogger(__name__).warning("%s did not close: %s", self.name, first_line(error))
 

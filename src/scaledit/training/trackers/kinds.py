@@ -1,4 +1,4 @@
-"""Kinds of trackers: [log] of a recipe says which are told. Packages are loaded when one is opened."""
+"""The kinds of trackers, which [log] of a recipe chooses from. Imports no package of a tracker."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ if TYPE_CHECKING:
 
 
 class TrackerKind(Part, kind="tracker", home="scaledit.training.trackers.kinds", needs=("open",)):
-    """Opens a tracker of a run. Nothing is written before the run starts."""
+    """Opens a tracker of a run."""
 
     def open(self, config: Config, out: Path) -> Tracker:
-        """out: the run folder. Raises UsageError where a package is not installed, or nobody is logged in."""
+        """The tracker of the run in the folder `out`; writes nothing before the run starts. Raises UsageError
+        if a package is not installed or nobody is logged in."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class EventFiles(TrackerKind, name="tensorboard"):
-    """TensorBoard's event files, in the run folder's tensorboard/."""
+    """TensorBoard's event files, in the folder tensorboard/ of the run."""
 
     def open(self, config: Config, out: Path) -> Tracker:
         from scaledit.training.trackers.tensorboard import TensorBoard
@@ -37,7 +38,7 @@ class WandbProject(TrackerKind, name="wandb"):
 
     project: str = field(doc="PROJECT, or ENTITY/PROJECT")
     mode: Literal["auto", "online", "offline"] = field(
-        "auto", doc="auto: what WANDB_MODE says, else online; offline: files for `wandb sync`"
+        "auto", doc="auto: WANDB_MODE, or online; offline: files for `wandb sync`"
     )
 
     def open(self, config: Config, out: Path) -> Tracker:
@@ -47,7 +48,7 @@ class WandbProject(TrackerKind, name="wandb"):
         return WeightsAndBiases(replace(config, log=log), out)  # pyright: ignore[reportArgumentType]
 
 
-def asked_for(log: LogConfig) -> list[TrackerKind]:
-    """Those that [log] names, in the order in which they are told."""
-    found: list[TrackerKind] = [EventFiles()] if log.tensorboard else []
-    return [*found, WandbProject(log.wandb, log.wandb_mode)] if log.wandb else found
+def tracker_kinds(log: LogConfig) -> list[TrackerKind]:
+    """The trackers that [log] chooses."""
+    kinds: list[TrackerKind] = [EventFiles()] if log.tensorboard else []
+    return [*kinds, WandbProject(log.wandb, log.wandb_mode)] if log.wandb else kinds

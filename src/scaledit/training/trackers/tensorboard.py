@@ -1,6 +1,7 @@
 """TensorBoard: event files in out/tensorboard.
 
-resumed or rolled back to step n  ->  a new file, purge step n + 1: what older files say from there on is void
+resumed or rolled back to step n  ->  a new file with purge step n + 1, which voids later points of older
+files
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from PIL import Image
 
 from scaledit.config import Config, flatten
 from scaledit.errors import RunError
-from scaledit.training.trackers.base import Tracker, imported, pictures, scalars
+from scaledit.training.trackers.base import Tracker, image_paths, imported, scalars
 
 FOLDER = "tensorboard"
 
 
 class TensorBoard(Tracker):
-    """Curves, pictures, and the config as text and as hyperparameters."""
+    """Curves, images, and the config as text and as hyperparameters."""
 
     name = "TensorBoard"
 
@@ -31,25 +32,24 @@ class TensorBoard(Tracker):
 
     def _open(self, step: int) -> int:
         folder = self.out / FOLDER
-        before = folder.is_dir() and any(folder.iterdir())
+        resumes = folder.is_dir() and any(folder.iterdir())
         try:
             self._write_from(step + 1)
-            self._describe()
+            self._add_config()
         except OSError as error:
             raise RunError(f"could not write {folder}: {error.strerror}; or log.tensorboard=false") from error
-        return step if before else -1
+        return step if resumes else -1
 
     def _write_from(self, step: int) -> None:
-        """Into a new file; what older ones say of `step` and later is void."""
+        """Starts a new file, which voids the points of older files from `step` on."""
         self.writer = self._package.SummaryWriter(str(self.out / FOLDER), purge_step=step)
 
     def _go_back(self, step: int) -> int:
         self.writer.close()
         self._write_from(step + 1)
-        return step - 1  # of `step` itself nothing comes again but that the run is back there
+        return step - 1  # of `step` itself only the roll-back is sent
 
-    def _describe(self) -> None:
-        """The config: as text, and as hyperparameters to compare runs by."""
+    def _add_config(self) -> None:
         from torch.utils.tensorboard.summary import hparams
 
         config = self.config.to_json()
@@ -58,7 +58,7 @@ class TensorBoard(Tracker):
             key: v if isinstance(v, int | float | str) else json.dumps(v)
             for key, v in flatten(config).items()
         }
-        writer = self.writer._get_file_writer()  # add_hparams would make another run of it
+        writer = self.writer._get_file_writer()  # add_hparams would create another run
         for summary in hparams(plain, {"train/loss": 0.0})[:2]:
             writer.add_summary(summary)
 
@@ -66,10 +66,10 @@ class TensorBoard(Tracker):
         step = record["step"]
         for name, value in scalars(record).items():
             self.writer.add_scalar(name, value, step)
-        for name, path in pictures(record, self.out).items():
+        for name, path in image_paths(record, self.out).items():
             with Image.open(path) as image:
                 self.writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
-        self.writer.flush()  # 0.3 ms; a kill would lose two minutes
+        self.writer.flush()  # takes 0.3 ms; otherwise a kill loses two minutes
 
     def _close(self, failed: bool) -> None:
         self.writer.close()
