@@ -171,8 +171,7 @@ def to_protocol(metric: Metric, column: Column) -> dict[str, Any]:
 def _from_protocol(key: object, value: object) -> Column:
     table = value if isinstance(value, Mapping) else {}
     title, better = table.get("title"), table.get("better", "lower")
-    is_valid = isinstance(key, str) and is_key(key) and better in get_args(Better)
-    if not is_valid or not isinstance(title, str):
+    if not (isinstance(key, str) and is_key(key) and isinstance(title, str) and better in get_args(Better)):
         raise UsageError(f"its {METRICS} hold {shown(key)}: {shown(value)}")
     flags: dict[str, Any] = {flag: table.get(flag) is True for flag in FLAGS}
     return Column(key, title, better, **flags)

@@ -316,7 +316,7 @@ def _decoded_batches(source: str, files: Iterator[NamedReader], allow_jpeg: bool
         batch_size = _batch_size(encoded[0][1]) if encoded else BATCH
         encoded += islice(verified, batch_size - 1)
         while encoded:
-            decoded = list(pool.map(lambda item: _decode(*item, allow_jpeg), encoded))
+            decoded = list(pool.map(lambda item: _decode(item[0], item[1], allow_jpeg), encoded))
             for (name, _), (image, _) in zip(encoded, decoded, strict=True):
                 h, w, _ = image.shape
                 size = size or (h, w)

@@ -150,12 +150,12 @@ def lines(out: Path) -> Lines:
 def _parsed(line: bytes) -> dict[str, Any] | None:
     """The event in a line, which may be of a kind that only later versions know; None if there is none."""
     try:
-        value = json.loads(line.decode())
+        parsed = json.loads(line.decode())
     except (ValueError, RecursionError):
         return None
-    if not isinstance(value, dict) or not isinstance(value.get("event"), str):
+    if not isinstance(parsed, dict) or not isinstance(parsed.get("event"), str):
         return None
-    value = {KEYS_SINCE_0_1.get(key, key): item for key, item in value.items()}
+    value: dict[str, Any] = {KEYS_SINCE_0_1.get(key, key): item for key, item in parsed.items()}
     value["event"] = EVENTS_SINCE_0_1.get(value["event"], value["event"])
     step = value.get("step")
     if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < LARGEST_STEP:
