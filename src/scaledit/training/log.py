@@ -155,8 +155,9 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(parsed, dict) or not isinstance(parsed.get("event"), str):
         return None
-    value: dict[str, Any] = {KEYS_SINCE_0_1.get(key, key): item for key, item in parsed.items()}
-    value["event"] = EVENTS_SINCE_0_1.get(value["event"], value["event"])
+    value = {KEYS_SINCE_0_1.get(key, key): item for key, item in dict[str, Any](parsed).items()}
+    name = str(parsed["event"])
+    value["event"] = EVENTS_SINCE_0_1.get(name, name)
     step = value.get("step")
     if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < LARGEST_STEP:
         return None
