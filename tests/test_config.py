@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scaledit import config
+from scaledit.autoencoders.config import AutoencoderRun
 from scaledit.config import RunConfig, differences, old
 from scaledit.config.tables import section_types
 from scaledit.diffusion import (
@@ -73,11 +74,11 @@ def test_metrics_are_names_or_tables():
             config.load("digits", [f"evaluate.metrics={wrong}"])
 
 
-def test_every_key_says_what_it_means():
+@pytest.mark.parametrize("kind", [RunConfig, AutoencoderRun])
+def test_every_key_says_what_it_means(kind: type):
     keys = {
         f"{section}.{item.name}": item.metadata.get("doc", "")
-        for section, cls in section_types(RunConfig).items()
-        if section != "model"
+        for section, cls in section_types(kind).items()
         for item in own_fields(cls)
     }
     keys.pop("data.own")

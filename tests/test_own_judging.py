@@ -14,6 +14,7 @@ import pytest
 from scaledit import assemble, checkpoint, config, part
 from scaledit.autoencoders.kinds import AutoencoderKind, named
 from scaledit.cli import main
+from scaledit.config import RunConfig
 from scaledit.data.datasets import DataSet
 from scaledit.data.sets import digits
 from scaledit.errors import UsageError
@@ -25,6 +26,7 @@ from scaledit.evaluation.samples import InMemory
 from scaledit.images import to_uint8
 from scaledit.optimizers import AdamW, Optimizer
 from scaledit.part import Allowed
+from scaledit.report import run as report
 from scaledit.scaling import table as tables
 from scaledit.training import log
 from scaledit.training.trackers.kinds import TrackerKind, tracker_kinds
@@ -229,6 +231,15 @@ def test_foreign_runs_import_nothing(run: Path, here: Path, capsys):
     shape = [*TINY, "model.num_classes=2", "train.steps=1", "checkpoint.every=1", f"data.name={BARS}"]
     shape += ["sample.classes=2", f"evaluate.reference={BARS}"]
     assert main(["train", "digits", "--out", str(plain), *shape]) == 0
+    for modules in (
+        (),
+        ("my_metrics",),
+    ):  # the report of a folder from elsewhere; it names a set and a metric
+        with pytest.raises(UsageError, match=r"--allow-import my_(sets|metrics)"):
+            report.write(run, "cpu", allow_import=modules)
+    assert RunConfig.from_json(
+        json.loads((run / "config.json").read_text()), Allowed.only(["my_sets"], "x")
+    ).modules() == {"my_sets", "my_metrics"}
     assert main(["evaluate", str(plain), "--reference", BARS, "--num", "8", "--steps", "1"]) == 0
 
 

@@ -24,52 +24,42 @@ from scaledit.values import field as bounded
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """An AutoencoderKL. Each width except the last halves the resolution: three widths make an f4, four an
-    f8.
+    """The shape of an AutoencoderKL."""
 
-    channels: of the latents. layers: residual blocks per resolution (the decoder has one more). groups: of
-    the group normalisation, a divisor of every width. attention: a layer in the middle, as in latent
-    diffusion.
-    """
-
-    channels: int = bounded(4, ge=1)
-    widths: tuple[int, ...] = (32, 64, 128)
-    layers: int = bounded(1, ge=1)
-    groups: int = bounded(8, ge=1)
-    attention: bool = False
+    channels: int = bounded(4, ge=1, doc="of the latents")
+    widths: tuple[int, ...] = bounded(
+        (32, 64, 128), doc="each but the last halves the resolution: three widths make an f4, four an f8"
+    )
+    layers: int = bounded(1, ge=1, doc="residual blocks per resolution; the decoder has one more")
+    groups: int = bounded(8, ge=1, doc="of the group normalisation; divides every width")
+    attention: bool = bounded(False, doc="an attention layer in the middle, as in latent diffusion")
 
 
 @dataclass(frozen=True)
 class LossConfig:
     """The weights of the terms in scaledit.autoencoders.losses."""
 
-    kl_weight: float = bounded(1e-6, ge=0)
-    gradient_weight: float = bounded(0.0, ge=0)
+    kl_weight: float = bounded(1e-6, ge=0, doc="of the KL divergence of the latents from a standard normal")
+    gradient_weight: float = bounded(0.0, ge=0, doc="of the differences between neighbouring pixels")
 
 
 @dataclass(frozen=True)
 class AutoencoderTrainConfig(TrainConfig):
-    """init: a folder or hub id of an autoencoder to start from, which must have the shape in [model].
-    decoder_only: keep the encoder and the scale of `init`, so that both decoders fit the same latents.
+    """As for a diffusion model, and what the autoencoder starts from."""
 
-    crop: side of the random crop of each image that a step sees, 0 for the full image. Small crops make steps
-    cheap, and convolutions work at any size.
-    """
-
-    steps: int = bounded(10_000, ge=1)
-    batch_size: int = bounded(16, ge=1)
-    crop: int = bounded(0, ge=0)
-    init: str = ""
-    decoder_only: bool = False
+    steps: int = bounded(10_000, ge=1, doc="optimizer steps")
+    batch_size: int = bounded(16, ge=1, doc="images per step over all ranks")
+    crop: int = bounded(0, ge=0, doc="side of the random crop of each image that a step sees; 0: full images")
+    init: str = bounded("", doc="a folder or hub id of an autoencoder of the same shape to start from")
+    decoder_only: bool = bounded(False, doc="keep the encoder and the scale of init, and so its latents")
 
 
 @dataclass(frozen=True)
 class ReconstructionConfig:
-    """The evaluation of the run: every `every` steps (0 means only at the end) on `num` held-out images,
-    evenly spaced in their list."""
+    """The evaluation of the run on held-out images."""
 
-    every: int = bounded(0, ge=0)
-    num: int = bounded(96, ge=1)
+    every: int = bounded(0, ge=0, doc="steps between evaluations; 0: only at the end")
+    num: int = bounded(96, ge=1, doc="images, evenly spaced in the list of held-out ones")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hint
 
 from scaledit import part
 from scaledit.config import old
-from scaledit.config.sections import DataConfig
+from scaledit.config.sections import DataConfig, EvaluateConfig
 from scaledit.data.datasets import DataSet
 from scaledit.errors import UsageError, shown
 from scaledit.models.config import DiTConfig
@@ -270,6 +270,10 @@ def modules(value: Any) -> frozenset[str]:
         value = value.to_json()
     elif isinstance(value, DataConfig):
         value = {"name": value.name}
+    elif isinstance(value, EvaluateConfig):
+        metrics = value.metrics.split(",") if isinstance(value.metrics, str) else value.metrics
+        names = [value.reference, *map(name_of, metrics)]
+        value = [{"name": name.strip()} for name in names] + list(value.guidance)
     elif dataclasses.is_dataclass(value):
         value = [getattr(value, item.name) for item in dataclasses.fields(value)]
     if isinstance(value, Mapping):

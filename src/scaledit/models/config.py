@@ -16,6 +16,7 @@ from scaledit.errors import UsageError, did_you_mean
 from scaledit.models.blocks import Block
 from scaledit.models.conditioners import Conditioner
 from scaledit.models.positions import Position
+from scaledit.values import field
 
 # Paper, table 1: depth, hidden size, heads.
 SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
@@ -37,36 +38,34 @@ Kind = TypeVar("Kind", bound=part.Part)
 class DiTConfig:
     """The shape of a DiT: everything that a checkpoint's tensors depend on.
 
-    input_size: side of the square input, or (height, width), in pixels or latents. patch_size: side of a
-    patch; must divide both sides of the input. num_classes: number of classes without the null label; 1 for
-    an unconditional model. learn_sigma: whether the output has `in_channels` more channels, for the variance.
-    conditioning: the block design, a part of models.blocks: its name, MODULE:CLASS, a table with its fields,
-    or
-        the part itself. A built-in design with default fields is stored as its name.
-    class_dropout: fraction of labels replaced by the null label in training (`DiT.drop_labels`). With 0 the
-        null label is untrained and the model can only be sampled without guidance (`has_null_label`).
-    position: the position encoding, a part of models.positions; "sincos" is the paper's frozen table.
-    conditioner: embeds the conditions, a part of models.conditioners; "labels" is the paper's table.
-    second_time: whether the network takes a second time (`DiT(config)(x, t, y, second=s)`), whose embedding
-        is added to that of the first.
+    `conditioning`, `position` and `conditioner` are parts: a name, MODULE:CLASS, a table with its fields, or
+    the part itself. A built-in part with default fields is stored as its name. Raises UsageError if the sizes
+    are inconsistent."""
 
-    Raises UsageError if the sizes are inconsistent.
-    """
-
-    input_size: int | tuple[int, int]
-    patch_size: int
-    in_channels: int
-    hidden_size: int
-    depth: int
-    num_heads: int
-    num_classes: int
-    learn_sigma: bool = True
-    conditioning: Block | str = "adaln_zero"
-    mlp_ratio: float = 4.0
-    class_dropout: float = 0.1
-    position: Position | str = "sincos"
-    conditioner: Conditioner | str = "labels"
-    second_time: bool = False
+    input_size: int | tuple[int, int] = field(
+        doc="side of the square input, or [height, width], in pixels or latents"
+    )
+    patch_size: int = field(doc="side of a patch; divides both sides of the input")
+    in_channels: int = field(doc="channels of the input")
+    hidden_size: int = field(doc="width of the tokens")
+    depth: int = field(doc="number of blocks")
+    num_heads: int = field(doc="attention heads; divides hidden_size")
+    num_classes: int = field(doc="classes without the null label; 1 for an unconditional model")
+    learn_sigma: bool = field(True, doc="whether the output has in_channels more channels, for the variance")
+    conditioning: Block | str = field("adaln_zero", doc="block design, a part of models.blocks")
+    mlp_ratio: float = field(4.0, doc="width of the MLP over hidden_size")
+    class_dropout: float = field(
+        0.1,
+        doc="fraction of labels replaced by the null label in training; 0 leaves it untrained, which rules "
+        "out guidance",
+    )
+    position: Position | str = field("sincos", doc="position encoding; sincos is the paper's frozen table")
+    conditioner: Conditioner | str = field("labels", doc="embeds the conditions; labels is the paper's table")
+    second_time: bool = field(
+        False,
+        doc="whether the network takes a second time, DiT(config)(x, t, y, second=s), whose embedding is "
+        "added to that of the first",
+    )
 
     def __post_init__(self) -> None:
         size = self.input_size

@@ -18,7 +18,7 @@ from scaledit.evaluation.judge import Judge, is_data_set, open_judge, sample_set
 from scaledit.evaluation.result import Result
 from scaledit.files.reading import picture_in
 from scaledit.models import flops
-from scaledit.part import in_words
+from scaledit.part import Allowed, in_words
 from scaledit.pipeline import Pipeline, load
 from scaledit.report import page
 from scaledit.training import log
@@ -43,12 +43,16 @@ def write(
     allow_import: Iterable[str] = (),
 ) -> Path:
     """Writes run/report.html from the run's log and its latest checkpoint, and returns its path.
-    allow_import: as of `scaledit.load`."""
+
+    allow_import: the modules outside scaledit that the run's config may name parts of, as in `scaledit.load`.
+    Raises UsageError if it names another one.
+    """
     pipeline = load(run, device, allow_import=allow_import)
     events, foreign = read_events(run)
     sections: dict[str, object] = {"samples": None, "quality": None, "decoders": None}
     if is_data_set(pipeline.config.evaluate.reference):
-        judge = open_judge(pipeline.config.evaluate, pipeline.device)
+        allowed = Allowed.only(allow_import, str(run))
+        judge = open_judge(pipeline.config.evaluate, pipeline.device, allowed=allowed)
         results = _evaluated(pipeline, judge, events, progress)
         sections |= {"samples": _samples(pipeline, judge), "quality": _quality(pipeline, results)}
         if pipeline.config.autoencoder.compare:
