@@ -100,12 +100,12 @@ def load(photograph: Photograph) -> np.ndarray:
     from PIL import Image
 
     try:
-        from skimage import data
+        import skimage.data
     except ImportError:
         raise UsageError(
             'the photographs come with scikit-image, which is not installed: pip install "scaledit[photos]"'
         ) from None
-    pixels = getattr(data, photograph.function)()
+    pixels = getattr(skimage.data, photograph.function)()
     pixels = pixels[0] if isinstance(pixels, tuple) else pixels  # the left one of a stereo pair
     image = Image.fromarray(pixels).convert("RGB")
     scale = photograph.shorter_side / min(image.size)
