@@ -129,7 +129,8 @@ def _handlers_restored() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            if handler not in (None, signal.getsignal(number)):  # None: installed by other code than Python's
+            # None: installed by other code than Python's.
+            if handler is not None and handler != signal.getsignal(number):
                 signal.signal(number, handler)
 
 

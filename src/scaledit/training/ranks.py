@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -109,14 +109,14 @@ class Ranks:
             except OSError as failed:
                 file = f"{failed.filename}: " if failed.filename else ""
                 error = RunError(f"{file}{failed.strerror or failed}")
-        message = [result, 0 if error is None else 2 if isinstance(error, UsageError) else 1]
+        message: list[Any] = [result, 0 if error is None else 2 if isinstance(error, UsageError) else 1]
         dist.broadcast_object_list(message, src=0)
         if error is not None:
             raise error
         result, code = message
         if code:
             raise EndedElsewhere(code)
-        return result  # pyright: ignore[reportReturnType]
+        return result
 
     def barrier(self) -> None:
         """Waits for all ranks, through their CPUs, so that no GPU has to be synchronised."""
