@@ -1,10 +1,7 @@
 """Modules that are imported when an attribute of them is first used, so that parts can be listed without
 them.
 
-    if TYPE_CHECKING:
-        import torch
-    else:
-        from scaledit.lazy import torch
+    from scaledit.lazy import Tensor, torch
 
 PyTorch takes a second or two to import, and `scaledit sample --help` lists every sampler with its fields. So
 the files that define parts use torch inside functions only: use at module level (a decorator, a constant, a
@@ -14,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 
 class Lazy(ModuleType):
@@ -27,5 +24,10 @@ class Lazy(ModuleType):
         return value
 
 
-torch = Lazy("torch")
-np = Lazy("numpy")
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+else:
+    torch, np = Lazy("torch"), Lazy("numpy")
+    Tensor = Any  # for annotations only

@@ -11,16 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from scaledit.errors import UsageError
+from scaledit.lazy import torch
 from scaledit.part import Part, field
-
-if TYPE_CHECKING:
-    import torch
-
-else:
-    from scaledit.lazy import torch
 
 
 class Optimizer(Part, kind="optimizer", home="scaledit.optimizers", needs=("make",)):

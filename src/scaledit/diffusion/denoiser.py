@@ -10,19 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from scaledit import conditions
 from scaledit.conditions import Condition
 from scaledit.conditions.labels import Labels
 from scaledit.diffusion.parameterization import Parameterization, Prediction
 from scaledit.diffusion.schedule import Schedule, broadcast_like
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    from scaledit.lazy import torch
+from scaledit.lazy import Tensor, torch
 
 
 class Network(Protocol):

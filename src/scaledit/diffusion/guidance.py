@@ -12,20 +12,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import ClassVar, Self
 
 from scaledit.conditions import Condition
 from scaledit.diffusion.denoiser import Denoiser, NetDenoiser
 from scaledit.diffusion.parameterization import Prediction
 from scaledit.diffusion.schedule import Schedule, broadcast_like
 from scaledit.errors import UsageError
+from scaledit.lazy import Tensor, torch
 from scaledit.part import Part, field
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    from scaledit.lazy import torch
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,10 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from scaledit import checks
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from torch import Tensor
-else:
-    from scaledit.lazy import np, torch
+from scaledit.lazy import Tensor, np, torch
 
 
 class Stream(IntEnum):

@@ -21,20 +21,15 @@ import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from scaledit.diffusion.denoiser import NetDenoiser
 from scaledit.diffusion.noise import DRAW_KINDS
 from scaledit.diffusion.parameterization import LearnedRange, posterior_log_variance
 from scaledit.diffusion.schedule import Schedule, as_time, broadcast_like, transition
 from scaledit.errors import UsageError, did_you_mean
+from scaledit.lazy import Tensor, torch
 from scaledit.part import Part
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
-else:
-    from scaledit.lazy import torch
 
 
 class Losses(NamedTuple):
@@ -95,7 +90,7 @@ class Objective(Part, kind="objective", home="scaledit.diffusion.objectives", ne
         """
         raise NotImplementedError
 
-    def modules(self, config: Any) -> nn.Module | None:
+    def modules(self, config: Any) -> torch.nn.Module | None:
         """The objective's own modules, freshly initialised (the caller seeds torch's generator), or None.
 
         config: the DiTConfig of the network. The optimizer trains their parameters together with those of the

@@ -18,17 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 from scaledit.diffusion.schedule import Schedule, broadcast_like, transition
 from scaledit.errors import UsageError, did_you_mean
+from scaledit.lazy import Tensor, torch
 from scaledit.part import Part, field
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    from scaledit.lazy import torch
 
 NETWORK_TIME_MAX = 1000
 """The network's time is scaled to 0..1000, whatever the schedule's unit."""

@@ -12,17 +12,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 from scaledit.errors import UsageError
+from scaledit.lazy import Tensor, np, torch
 from scaledit.part import Part, field
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from torch import Tensor
-else:
-    from scaledit.lazy import np, torch
 
 MOST_STEPS = 1_000_000
 """Upper bound of the steps of a schedule and of sampling, to bound memory and time."""

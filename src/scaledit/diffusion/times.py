@@ -19,18 +19,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from scaledit.diffusion.parameterization import SIGMA_RANGE
 from scaledit.diffusion.schedule import Schedule
 from scaledit.errors import UsageError
+from scaledit.lazy import Tensor, torch
 from scaledit.part import Part, build, field
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    from scaledit.lazy import torch
 
 LOG_SNR_CUT = (-5.1, 4.6)
 """Ends of grids in lambda = log(alpha / sigma) on schedules whose lambda is infinite, or nearly so, there:

@@ -13,15 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from scaledit.lazy import Tensor, torch
 from scaledit.part import Part, field
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    from scaledit.lazy import torch
 
 
 class TimeSample(NamedTuple):

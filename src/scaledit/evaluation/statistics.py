@@ -9,14 +9,10 @@ Two blocks merge exactly (Chan, Golub & LeVeque 1979), with d = mean_b - mean_a 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from scaledit.errors import UsageError
-
-if TYPE_CHECKING:
-    import numpy as np
-else:
-    from scaledit.lazy import np
+from scaledit.lazy import np
 
 ROWS = 1024
 """Rows of a block, whose scatter matrix is added at once: one large product instead of many small ones."""

@@ -17,15 +17,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from scaledit.lazy import Lazy, torch
+
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from scaledit.models import layers
     from scaledit.models.config import DiTConfig
 else:
-    from scaledit.lazy import Lazy, torch
-
     layers = Lazy("scaledit.models.layers")
 
 TIME_FREQUENCIES = 256

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from scaledit.diffusion.samplers.base import Sampler, factor, row_mask
 from scaledit.diffusion.schedule import MOST_STEPS
+from scaledit.lazy import torch
 from scaledit.part import field
-
-if TYPE_CHECKING:
-    import torch
-else:
-    from scaledit.lazy import torch
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scaledit import conditions
 from scaledit.conditions import Condition
@@ -21,14 +21,9 @@ from scaledit.diffusion.guidance import Guidance, guided, merge
 from scaledit.diffusion.samplers.base import NoiseSource, Sampler
 from scaledit.diffusion.schedule import Schedule
 from scaledit.errors import RunError
+from scaledit.lazy import Tensor, torch
 from scaledit.part import Part
 from scaledit.values import own_fields
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    from scaledit.lazy import torch
 
 
 class NonFiniteError(RunError):

@@ -7,18 +7,13 @@ D   = x0 + (x0 - x0_prev) h / (2 (lambda_t - lambda_prev)),    h = lambda_s - la
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from scaledit.diffusion.samplers.base import Sampler, factor
 from scaledit.diffusion.schedule import MOST_STEPS
 from scaledit.diffusion.times import Auto, Times
+from scaledit.lazy import Tensor, torch
 from scaledit.part import field
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    from scaledit.lazy import torch
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from scaledit.diffusion.samplers.base import factor, row_mask
 from scaledit.diffusion.samplers.multistep import (
@@ -13,12 +13,7 @@ from scaledit.diffusion.samplers.multistep import (
     no_estimate,
     second_order_step,
 )
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    from scaledit.lazy import torch
+from scaledit.lazy import Tensor, torch
 
 
 class Step(NamedTuple):

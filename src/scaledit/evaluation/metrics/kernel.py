@@ -12,15 +12,12 @@ from scaledit.errors import UsageError
 from scaledit.evaluation.extractors import Extractor
 from scaledit.evaluation.metric import Column, Metric, MetricContext
 from scaledit.evaluation.statistics import check_features
+from scaledit.lazy import np
 from scaledit.part import field
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from scaledit.evaluation.features import Features
     from scaledit.evaluation.reference import Reference
-else:
-    from scaledit.lazy import np
 
 
 @dataclass(frozen=True)

@@ -20,17 +20,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 from scaledit.errors import UsageError
 from scaledit.evaluation.metric import DistancePrecision, Metric, MetricContext
 from scaledit.evaluation.statistics import check_features
+from scaledit.lazy import Tensor, np, torch
 from scaledit.part import field
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from torch import Tensor
-
     from scaledit.evaluation.features import Features
     from scaledit.evaluation.reference import Reference
-else:
-    from scaledit.lazy import np, torch
 
 K_PRECISION = 3
 K_DENSITY = 5

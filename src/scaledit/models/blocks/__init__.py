@@ -14,16 +14,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from scaledit.lazy import Tensor, torch
 from scaledit.models.description import Activations, LayerNorm, Layers, Linear
 from scaledit.part import Part
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
     from scaledit.models.config import DiTConfig
-else:
-    from scaledit.lazy import torch
 
 TIME_TOKENS = 1
 """Tokens for the time in designs that embed the condition as tokens."""

@@ -10,16 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from scaledit.lazy import Tensor, torch
 from scaledit.models.blocks import Block, Embedded, condition_tokens
 from scaledit.models.description import MLP, LayerNorm, Layers, SelfAttention
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
     from scaledit.models.config import DiTConfig
-else:
-    from scaledit.lazy import torch
 
 
 @dataclass(frozen=True)

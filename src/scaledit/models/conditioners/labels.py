@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from scaledit.conditions.labels import Labels
 from scaledit.errors import UsageError
+from scaledit.lazy import torch
 from scaledit.models.conditioners import Conditioner, EmbeddedCondition
 from scaledit.models.description import Embedding, Layers
 
 if TYPE_CHECKING:
-    import torch
-
     from scaledit.models.config import DiTConfig
-else:
-    from scaledit.lazy import torch
 
 
 @dataclass(frozen=True)
