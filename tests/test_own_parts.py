@@ -51,9 +51,8 @@ ALLOWED = [word for name in ("my_blocks", "my_objectives") for word in ("--allow
 
 def test_each_example_is_short_and_says_how_it_is_used():
     files = sorted(EXAMPLES.glob("*.py"))
-    assert [path.stem for path in files] == [
-        f"my_{kind}" for kind in ("blocks", "guidance", "metrics", "objectives", "samplers", "sets")
-    ]
+    kinds = ("blocks", "guidance", "metrics", "objectives", "optimizers", "samplers", "sets")
+    assert [path.stem for path in files] == [f"my_{kind}" for kind in kinds]
     for path in files:
         text = path.read_text()
         assert len(text.splitlines()) <= 40

@@ -410,7 +410,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path):
     said = " ".join(job.said().split())
     assert "Ctrl-C again leaves at once" in said
     assert (
-        "stopped by SIGINT after step 7, which is saved; the same command with --resume auto goes on" in said
+        "stopped by SIGINT after step 7, which is saved; the same command with --resume auto resumes" in said
     )
     assert status(out) | {"time": ""} == {
         "state": "stopped",

@@ -152,7 +152,7 @@ class TrainingProgress:
             case Stopped():
                 self._say(
                     f"stopped by {event.signal} after step {event.step}, which is saved; the same command "
-                    "with --resume auto goes on"
+                    "with --resume auto resumes"
                 )
             case Evaluated():
                 metrics = [f"{title} {value}" for title, value in event.result.shown()]
