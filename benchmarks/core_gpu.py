@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parents[1] / "src"
+PAIRS = 6
 WORK = """
 import hashlib, json, sys, time
 import torch
@@ -39,9 +40,9 @@ def timed(work, repeats):
 n = 32
 y = (torch.arange(n) * 31 % 1000).cuda()
 noise = Noise(0, range(n), (4, 32, 32), "cuda")
-draw = lambda: sample(ClassifierFree(denoiser, 4.0, channels=3), DDIM(steps=20), noise, y)
-draw()
-images, seconds = timed(draw, 3)
+generate = lambda: sample(ClassifierFree(denoiser, 4.0, channels=3), DDIM(steps=20), noise, y)
+generate()
+images, seconds = timed(generate, 1)
 net.train()
 x0, eps = torch.randn(64, 4, 32, 32, device="cuda"), torch.randn(64, 4, 32, 32, device="cuda")
 t, labels = torch.arange(64, dtype=torch.float64) * 15, torch.arange(64).cuda()
@@ -52,7 +53,7 @@ def step():
     loss.backward()
     return float(loss)
 step(); step()
-loss, of_step = timed(step, 10)
+loss, of_step = timed(step, 200)
 digest = hashlib.sha256(images.cpu().numpy().tobytes()).hexdigest()
 print(json.dumps({"sampling": n / seconds, "training": 64 / of_step, "loss": loss, "images": digest,
     "device": torch.cuda.get_device_name(), "torch": torch.__version__}))
@@ -103,7 +104,7 @@ def run(tree: Path, code: str) -> dict[str, Any]:
 def main() -> None:
     old, out = Path(sys.argv[1]).resolve(), Path(sys.argv[2])
     found: dict[str, list[dict[str, Any]]] = {"here": [], "against": []}
-    for pair in range(3):
+    for pair in range(PAIRS):
         order = ("here", "against") if pair % 2 == 0 else ("against", "here")
         for name in order:
             found[name].append(run(HERE if name == "here" else old, WORK))
