@@ -218,17 +218,23 @@ def test_the_starter_is_killed(tmp_path: Path, happened):
 LOADING = ("data.name=images", "data.image_size=8", "model.in_channels=3", ENDLESS)
 
 
-@pytest.mark.parametrize("how", ["killed", "hung"])
-def test_a_loader_worker(tmp_path: Path, happened, how: str):
+SHOWN = "scaledit.progress:TrainingProgress.__call__"
+"""The point before an event is shown, outside the training loop: torch raises where the signal arrives."""
+
+
+@pytest.mark.parametrize(("how", "point"), [("killed", ADVANCE), ("killed", SHOWN), ("hung", ADVANCE)])
+def test_a_loader_worker(tmp_path: Path, happened, how: str, point: str):
     """A process that reads images ahead is lost"""
     pictures = tree(tmp_path / "pictures")
     classes = len([path for path in pictures.iterdir() if path.is_dir()])
     out, now, gate = tmp_path / "run", tmp_path / "now", Gate(tmp_path / "gate")
     overrides = (*LOADING, f"data.path={pictures}", f"model.num_classes={classes}", "data.workers=2")
-    job = start(out, *overrides, before=Each((Impatient(now), At(ADVANCE, gate, nth=10))))
+    job = start(out, *overrides, before=Each((Impatient(now), At(point, gate, nth=10))))
     gate.reached(job)
     victim = children(job.pid)[0]
     os.kill(victim, signal.SIGKILL if how == "killed" else signal.SIGSTOP)
+    if how == "killed":
+        until(lambda: gone([victim]))  # the job is told by a signal at this very point
     now.with_suffix(".part").write_text(str(victim))
     now.with_suffix(".part").rename(now)
     gate.open()
@@ -241,6 +247,7 @@ def test_a_loader_worker(tmp_path: Path, happened, how: str):
     until(lambda: gone([victim]))
     resumes(out, *overrides, "data.workers=0")
     signalled = "`kill -9`" if how == "killed" else "SIGSTOP"
+    signalled += " while an event is shown," if point == SHOWN else ""
     happened(
         f"{signalled} to one of two, engine.timeout 8 s",
         f"exit 1; says “{line_with(said, 'loader worker')}”; resumed",
@@ -299,12 +306,14 @@ def children(pid: int) -> list[int]:
 
 
 def gone(processes: list[int]) -> bool:
+    """Whether they have ended with all of their threads: only then are their parents told."""
     for process in processes:
         try:
             state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+            threads = len(list(Path(f"/proc/{process}/task").iterdir()))
         except OSError:
             continue
-        if state != "Z":
+        if state != "Z" or threads > 1:
             return False
     return True
 

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from scaledit import terminal
 from scaledit.config import Config
-from scaledit.data.loader import end_workers
+from scaledit.data.loader import end_workers, killed
 from scaledit.errors import RunError, UsageError
 from scaledit.progress import TrainingProgress
 from scaledit.training.events import Event, Finished, Saved, Started, Stopped
@@ -123,6 +123,9 @@ class Rank:
             self._fail(message)
             raise RunError(message) from error
         except Exception as error:
+            if lost := killed(error):  # its signal may arrive here too, while an event is shown or logged
+                self._fail(str(lost))
+                raise lost from error
             if not (self.ranks.grouped and isinstance(error, RuntimeError) and lost_contact(error)):
                 self._fail(f"{type(error).__name__}: {error}")
                 raise
