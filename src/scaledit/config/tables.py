@@ -10,6 +10,7 @@ same key, the last one wins. A part that replaces another keeps the fields that 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
@@ -46,7 +47,8 @@ class Assignment(NamedTuple):
         return in_data or (len(self.path) > 2 and self.path[-1] != "name") or old.is_field(self.path)
 
 
-def section_types(kind: type) -> dict[str, type]:
+@functools.cache
+def section_types(kind: type) -> Mapping[str, type]:
     """{section: dataclass} of a kind of config."""
     types = get_type_hints(kind)
     return {one.name: types[one.name] for one in dataclasses.fields(kind) if one.name != "name"}
