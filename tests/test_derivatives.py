@@ -168,6 +168,9 @@ def test_a_chain_says_that_it_has_no_derivative_in_time(
             function(t.clone().requires_grad_()).sum().backward()
         with pytest.raises(UsageError, match=r"whole times only.*LinearFlow"):
             torch.func.grad(lambda t, f=function: f(t).sum())(t)
+        for jacobian in (torch.func.jacfwd, torch.func.jacrev):
+            with pytest.raises(UsageError, match=r"whole times only.*LinearFlow"):
+                jacobian(function)(t)
     # In the image there is one, in both modes.
     _, tangent = torch.func.jvp(lambda x: denoiser(x, t, Y).x0, (X,), (torch.ones_like(X),))
     assert bool(tangent.any())

@@ -136,6 +136,8 @@ def _underivable() -> Any:
     a silent zero. Defined on first use, since its base class loads torch."""
 
     class Underivable(torch.autograd.Function):
+        generate_vmap_rule = True  # jacfwd and jacrev map it, and come to the refusal too
+
         @staticmethod
         def forward(t: Tensor, value: Tensor) -> Tensor:
             return value.clone()
