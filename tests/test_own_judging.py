@@ -396,7 +396,7 @@ def test_an_optimizer_of_ones_own_trains_and_resumes_bit_for_bit(tmp_path: Path,
     shutil.copy(EXAMPLES / "my_optimizers.py", tmp_path)
     monkeypatch.chdir(tmp_path)
     words = ["train", "digits", "optimizer.algorithm=my_optimizers:SignMomentum", "data.workers=0"]
-    words += ["optimizer.algorithm.beta=0.5", "sample.every=0", "evaluate.every=0", "checkpoint.every=3"]
+    words += [*TINY, "optimizer.algorithm.beta=0.5", "evaluate.reference=", "checkpoint.every=3"]
     assert main([*words, "train.steps=6", "--out", "whole", "optimizer.decay=constant"]) == 0
     for steps in (3, 6):
         again = [*words, f"train.steps={steps}", "--out", "resumed", "optimizer.decay=constant"]
