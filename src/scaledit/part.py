@@ -235,9 +235,8 @@ def _check_class(kind: type[Part], part: Any, name: str) -> None:
     """Raises UsageError if `part` is not a usable class of that kind."""
     if not inspect.isclass(part) or not issubclass(part, kind):
         raise UsageError(f"{name} is not a {kind.KIND}; derive it from {kind.__module__}.{kind.__name__}")
-    params = vars(part).get(
-        "__dataclass_params__"
-    )  # an inherited one says nothing about the class's own fields
+    # Not an inherited one, which says nothing about the class's own fields.
+    params = vars(part).get("__dataclass_params__")
     if params is None or not params.frozen:
         raise UsageError(f"{name} is not a frozen dataclass; write @dataclass(frozen=True) above the class")
     for method in kind.NEEDS:

@@ -154,7 +154,7 @@ class TrainConfig:
     spike: float = field(
         10.0, ge=0, doc="flag a loss this many standard deviations above the recent median; 0: never"
     )
-    rollback: bool = field(False, doc="after a spike, go back to the last checkpoint")
+    rollback: bool = field(False, doc="after a spike, go back to the last checkpoint; skip the batches since")
 
 
 @dataclass(frozen=True)

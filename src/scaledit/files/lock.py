@@ -37,9 +37,8 @@ class Lock:
         """path: of the lock file. Raises OSError if it cannot be created."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._file = os.open(
-            path, os.O_RDWR | os.O_CREAT, 0o666
-        )  # minus the umask, since groups share folders
+        # 0o666 minus the umask, since groups share folders.
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         self._instead: _HolderFile | None = None
 
     def take(self) -> bool:

@@ -3,7 +3,7 @@
     train_macs  = macs * batch * steps * 3                 a backward pass is two forward ones (section 4)
     train_flops = 2 train_macs                             vendors count a multiply-add as two
     hours       = train_flops / (peak * devices * utilisation) / 3600
-    state       = 20 bytes per parameter                   float32: weight, gradient, Adam's two, EMA
+    state       = 12 bytes per parameter and the optimizer's (AdamW: 8)   float32: weight, gradient, EMA
     activations = micro-batch (4 wide + b narrow)          see `activation_bytes`; b = 4, or 2 in bf16
     sampling    = macs * evaluations                       twice that with guidance
 
@@ -26,7 +26,8 @@ from scaledit.models.config import DiTConfig
 from scaledit.models.description import Description
 from scaledit.scaling.devices import peak_warning, terse
 
-STATE_BYTES_PER_PARAMETER = 5 * 4
+STATE_BYTES_PER_PARAMETER = 3 * 4
+"""Weight, gradient and EMA; the optimizer says what it keeps."""
 FLOPS_PER_MAC = 2
 
 
@@ -151,7 +152,7 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
         price=hardware.price,
         cost=None if device_hours is None or hardware.price is None else device_hours * hardware.price,
         micro_batch=micro_batch,
-        state_bytes=STATE_BYTES_PER_PARAMETER * counts.params,
+        state_bytes=(STATE_BYTES_PER_PARAMETER + config.optimizer.algorithm.bytes_of_state) * counts.params,
         activation_bytes=activation_bytes(model, micro_batch, train.precision),
         sampling_evaluations=passes,
         sampling_macs=passes * counts.macs,

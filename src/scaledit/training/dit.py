@@ -141,7 +141,7 @@ class Hooks:
         config, step = pipeline.config, self.state.step
         classes = config.sample.grid_classes(config.model.num_classes)
         with torch.no_grad():
-            samples = pipeline(classes, seed=config.sample.seed, progress=self._progress("drawing samples"))
+            samples = pipeline(classes, seed=config.sample.seed, progress=self._progress("sampling"))
         path = self.out / SAMPLES / f"{checkpoint.folder_name(step)}.png"
         origin = {"run": config.name, "step": step, "sample": config.to_json()["sample"]}
         images.save_png(path, images.grid(samples, config.sample.per_class), origin)
