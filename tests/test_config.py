@@ -187,7 +187,7 @@ def test_the_last_override_wins_and_bare_words_are_strings():
         ("model.patch_size=3", "model.patch_size 3 does not divide the input size 8x8"),
         ("model.num_heads=5", "model.num_heads 5 does not divide model.hidden_size 96"),
         ("model.image_size=256", "model.image_size goes with model.name"),
-        ("model.mlp_ratio=nan", "model.mlp_ratio nan leaves the MLP without a hidden unit"),
+        ("model.mlp_ratio=nan", "model.mlp_ratio must be finite"),
         ("model.mlp_ratio=0.001", "model.mlp_ratio 0.001 leaves the MLP without a hidden unit"),
         ("optimizer.learning_rate=inf", "optimizer.learning_rate must be finite, got inf"),
         ("sample.cfg_scale=nan", "sample.guidance.0.scale must be finite, got nan"),

@@ -403,7 +403,7 @@ def described(part: type[Part]) -> PartDescription:
     fields = tuple(
         FieldDescription(
             item.name,
-            "" if item.default is dataclasses.MISSING else _default_text(_recipe_value(item, item.default)),
+            "" if item.default is dataclasses.MISSING else default_text(_recipe_value(item, item.default)),
             bounds_in_words(item),
             item.metadata.get("doc", ""),
         )
@@ -412,9 +412,10 @@ def described(part: type[Part]) -> PartDescription:
     return PartDescription(part.part_name(), text, fields)
 
 
-def _default_text(value: Any) -> str:
+def default_text(value: Any) -> str:
+    """A default as recipes write it, without quotes."""
     if isinstance(value, Part):
         return value.part_name()
     if isinstance(value, tuple):
-        return f"[{', '.join(map(_default_text, value))}]"
-    return str(value)
+        return f"[{', '.join(map(default_text, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -26,21 +26,28 @@ from scaledit.values import field as bounded
 class AutoencoderConfig:
     """The shape of an AutoencoderKL."""
 
-    channels: int = bounded(4, ge=1, doc="of the latents")
+    channels: int = bounded(4, ge=1, doc="channels of the latents")
     widths: tuple[int, ...] = bounded(
-        (32, 64, 128), doc="each but the last halves the resolution: three widths make an f4, four an f8"
+        (32, 64, 128),
+        doc="channels per resolution; each but the last halves it: three widths make an f4, four an f8",
     )
     layers: int = bounded(1, ge=1, doc="residual blocks per resolution; the decoder has one more")
-    groups: int = bounded(8, ge=1, doc="of the group normalisation; divides every width")
-    attention: bool = bounded(False, doc="an attention layer in the middle, as in latent diffusion")
+    groups: int = bounded(8, ge=1, doc="groups of the group normalization; divides every width")
+    attention: bool = bounded(
+        False, doc="whether there is an attention layer in the middle, as in latent diffusion"
+    )
 
 
 @dataclass(frozen=True)
 class LossConfig:
     """The weights of the terms in scaledit.autoencoders.losses."""
 
-    kl_weight: float = bounded(1e-6, ge=0, doc="of the KL divergence of the latents from a standard normal")
-    gradient_weight: float = bounded(0.0, ge=0, doc="of the differences between neighbouring pixels")
+    kl_weight: float = bounded(
+        1e-6, ge=0, doc="weight of the KL divergence of the latents from a standard normal"
+    )
+    gradient_weight: float = bounded(
+        0.0, ge=0, doc="weight of the error in differences between neighboring pixels"
+    )
 
 
 @dataclass(frozen=True)
@@ -49,9 +56,12 @@ class AutoencoderTrainConfig(TrainConfig):
 
     steps: int = bounded(10_000, ge=1, doc="optimizer steps")
     batch_size: int = bounded(16, ge=1, doc="images per step over all ranks")
-    crop: int = bounded(0, ge=0, doc="side of the random crop of each image that a step sees; 0: full images")
+    crop: int = bounded(0, ge=0, doc="side in pixels of the random crop of each image; 0: full images")
     init: str = bounded("", doc="a folder or hub id of an autoencoder of the same shape to start from")
-    decoder_only: bool = bounded(False, doc="keep the encoder and the scale of init, and so its latents")
+    decoder_only: bool = bounded(
+        False,
+        doc="train only the decoder: the encoder and the scale of init, and so its latents, stay as they are",
+    )
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ class ReconstructionConfig:
     """The evaluation of the run on held-out images."""
 
     every: int = bounded(0, ge=0, doc="steps between evaluations; 0: only at the end")
-    num: int = bounded(96, ge=1, doc="images, evenly spaced in the list of held-out ones")
+    num: int = bounded(96, ge=1, doc="number of held-out images, evenly spaced in their list")
 
 
 @dataclass(frozen=True)

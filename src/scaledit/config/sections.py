@@ -32,10 +32,10 @@ from scaledit.values import field
 class DiffusionConfig:
     """Which parts of scaledit.diffusion the model is trained and sampled with."""
 
-    schedule: Schedule = field(LinearBeta(), doc="how much signal and noise is left at a time")
-    prediction: Parameterization = field(Epsilon(), doc="what the network's output means")
-    objective: Objective = field(Hybrid(), doc="what is minimised")
-    times: TimeDistribution = field(Uniform(), doc="which times are trained")
+    schedule: Schedule = field(LinearBeta(), doc="signal and noise levels over time")
+    prediction: Parameterization = field(Epsilon(), doc="what the network predicts")
+    objective: Objective = field(Hybrid(), doc="the loss that training minimises")
+    times: TimeDistribution = field(Uniform(), doc="distribution that training draws its times from")
 
     @property
     def parameterization(self) -> Parameterization:
@@ -123,7 +123,7 @@ class LatentConfig:
 
     path: str = field("", doc="a folder or a hub id; empty: the one that made data.path (images: none)")
     compare: str = field("", doc="a second decoder of the same latents, shown beside the first in the report")
-    precision: Literal["fp32", "bf16", "fp16"] = field("fp32", doc="of decoding")
+    precision: Literal["fp32", "bf16", "fp16"] = field("fp32", doc="precision of decoding")
     tiled: bool = field(False, doc="decode in overlapping tiles, for large images in little memory")
 
 
@@ -131,8 +131,8 @@ class LatentConfig:
 class OptimizerConfig:
     """The optimizer and its learning rate: a linear rise, then `decay`."""
 
-    algorithm: Optimizer = field(AdamW(), doc="how the weights follow the gradient")
-    learning_rate: float = field(1e-4, ge=0, doc="the highest one")
+    algorithm: Optimizer = field(AdamW(), doc="the optimizer")
+    learning_rate: float = field(1e-4, ge=0, doc="peak learning rate")
     warmup_steps: int = field(0, ge=0, doc="steps over which the learning rate rises from 0")
     decay: Literal["constant", "cosine", "linear"] = field(
         "constant", doc="course of the learning rate after the warm-up; cosine and linear end at 0"
@@ -147,8 +147,13 @@ class TrainConfig:
     steps: int = field(400_000, ge=1, doc="optimizer steps")
     batch_size: int = field(256, ge=1, doc="images per step over all ranks")
     accumulate: int = field(1, ge=1, doc="micro-batches that each rank's share of the batch is split into")
-    seed: int = field(0, doc="of weights, order of the data, noise and times")
-    precision: Literal["fp32", "tf32", "bf16"] = field("fp32", doc="of matrix products")
+    seed: int = field(
+        0,
+        doc="seed of the initial weights, the order of the data, the noise and the times: any 64-bit integer",
+    )
+    precision: Literal["fp32", "tf32", "bf16"] = field(
+        "fp32", doc="precision of matrix products; weights and optimizer state stay in fp32"
+    )
     log_every: int = field(100, ge=1, doc="steps between lines of the log")
     max_skips: int = field(5, ge=1, doc="non-finite steps in a row after which the run stops")
     spike: float = field(
@@ -168,8 +173,8 @@ class EngineConfig:
     )
     recompute: Literal["none", "blocks", "selective"] = field(
         "none",
-        doc="activations computed again in the backward pass: those inside blocks, or (selective) all but "
-        "the results of matrix products and attention",
+        doc="activations that the backward pass computes again; blocks: all inside each block; selective: "
+        "all but the results of matrix products and attention",
     )
     compile: bool = field(False, doc="compile each block with torch.compile")
     timeout: float = field(
@@ -181,7 +186,7 @@ class EngineConfig:
 class EMAConfig:
     """The exponential moving average of the weights, which samples are made with."""
 
-    decay: float = field(0.9999, ge=0, lt=1, doc="per step")
+    decay: float = field(0.9999, ge=0, lt=1, doc="decay of the average per step")
     warmup: bool = field(False, doc="use min(decay, (1 + n) / (10 + n)) at step n, for short runs")
 
 
@@ -190,9 +195,11 @@ class CheckpointConfig:
     """When checkpoints are written, and which are kept."""
 
     every: int = field(10_000, ge=1, doc="steps between checkpoints")
-    keep: int = field(3, ge=2, doc="how many of the newest are kept")
-    keep_every: int = field(0, ge=0, doc="also keep those of steps divisible by this; 0: none")
-    background: bool = field(True, doc="write them while training continues")
+    keep: int = field(3, ge=2, doc="number of the newest checkpoints that are kept")
+    keep_every: int = field(
+        0, ge=0, doc="also keep the checkpoints of steps that this number divides; 0: none"
+    )
+    background: bool = field(True, doc="write checkpoints while training continues")
 
 
 @dataclass(frozen=True)
@@ -200,11 +207,11 @@ class SampleConfig:
     """How the run's sample grids are made, and the defaults of `scaledit sample`."""
 
     every: int = field(10_000, ge=0, doc="steps between sample grids during training; 0: none")
-    per_class: int = field(8, ge=1, doc="images of each class")
-    classes: int = field(10, ge=1, doc="how many classes a grid shows, from the first")
-    sampler: Sampler = field(DDPM(), doc="from noise to image")
-    guidance: tuple[Guidance, ...] = field((), doc="around the denoiser, the first part innermost")
-    seed: int = field(0, doc="of the noise")
+    per_class: int = field(8, ge=1, doc="images per class")
+    classes: int = field(10, ge=1, doc="number of classes that a grid shows, counted from the first")
+    sampler: Sampler = field(DDPM(), doc="the sampler")
+    guidance: tuple[Guidance, ...] = field((), doc="guidance around the denoiser, the first part innermost")
+    seed: int = field(0, doc="seed of the noise: any 64-bit integer")
 
     def grid_classes(self, num_classes: int) -> list[int]:
         """The classes of a sample grid, row after row: the first `classes`, `per_class` times each."""
@@ -217,22 +224,26 @@ class EvaluateConfig:
 
     every: int = field(0, ge=0, doc="steps between evaluations during training; 0: none")
     reference: str = field("", doc="a built-in set (digits, photos), ADM's .npz, or real images")
-    inception: str = field("", doc="weights of Inception (docs/evaluation.md)")
+    inception: str = field(
+        "", doc="file with the Inception weights; empty: the places that the page on evaluation lists"
+    )
     any_inception: bool = field(False, doc="accept Inception weights whose hash is unknown")
-    dinov2: str = field("", doc="folder of DINOv2; replaces Inception")
+    dinov2: str = field("", doc="folder of a DINOv2 model, whose features replace Inception's")
     metrics: str | tuple[Any, ...] = field(
         "",
         doc="names separated by commas, or a list of names and of tables with a name and fields; empty: all "
         "but those on request",
     )
-    precision: Literal["fp32", "adm_fp16"] = field("fp32", doc="of distances; adm_fp16: as ADM computes them")
-    num: int = field(50_000, ge=2, doc="images per seed")
-    seeds: int = field(1, ge=1, doc="sample sets, whose spread is reported")
-    seed: int = field(1, doc="of the first sample set; the next ones follow")
+    precision: Literal["fp32", "adm_fp16"] = field(
+        "fp32", doc="precision of the distances in precision and recall; adm_fp16: as ADM computes them"
+    )
+    num: int = field(50_000, ge=2, doc="number of images per seed")
+    seeds: int = field(1, ge=1, doc="number of sample sets; their spread is reported")
+    seed: int = field(1, doc="seed of the first sample set; the others use the seeds after it")
     labels: Literal["equal", "real", "uniform"] = field(
         "uniform", doc="classes sampled: equally often, as the reference has them, or drawn uniformly"
     )
-    guidance: tuple[Guidance, ...] = field((), doc="around the denoiser, the first part innermost")
+    guidance: tuple[Guidance, ...] = field((), doc="guidance around the denoiser, the first part innermost")
     batch_size: int = field(125, ge=1, doc="images sampled at once")
 
 

@@ -70,8 +70,8 @@ class LossSecondMoment(TimeDistribution, name="loss_second_moment"):
     """ADM's importance sampling by the last `history` losses in each of `bins` equal parts of the schedule.
     Uniform until every bin has that many; afterwards a share `uniform` of the probability stays uniform."""
 
-    bins: int = field(1000, ge=1, le=1_000_000, doc="equal parts of the schedule")
-    history: int = field(10, ge=1, le=1000, doc="recent losses per bin")
+    bins: int = field(1000, ge=1, le=1_000_000, doc="number of equal parts of the schedule")
+    history: int = field(10, ge=1, le=1000, doc="number of recent losses kept per bin")
     uniform: float = field(0.001, gt=0, le=1, doc="share of the probability that stays uniform")
 
     def begin(self) -> State:

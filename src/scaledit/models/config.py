@@ -6,7 +6,6 @@ T = (H / p) (W / p) tokens of width d, depth blocks
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -16,7 +15,7 @@ from scaledit.errors import UsageError, did_you_mean
 from scaledit.models.blocks import Block
 from scaledit.models.conditioners import Conditioner
 from scaledit.models.positions import Position
-from scaledit.values import field
+from scaledit.values import check_bounds, field
 
 # Paper, table 1: depth, hidden size, heads.
 SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
@@ -45,25 +44,31 @@ class DiTConfig:
     input_size: int | tuple[int, int] = field(
         doc="side of the square input, or [height, width], in pixels or latents"
     )
-    patch_size: int = field(doc="side of a patch; divides both sides of the input")
-    in_channels: int = field(doc="channels of the input")
-    hidden_size: int = field(doc="width of the tokens")
-    depth: int = field(doc="number of blocks")
-    num_heads: int = field(doc="attention heads; divides hidden_size")
-    num_classes: int = field(doc="classes without the null label; 1 for an unconditional model")
+    patch_size: int = field(ge=1, doc="side of a patch; divides both sides of the input")
+    in_channels: int = field(ge=1, doc="channels of the input")
+    hidden_size: int = field(ge=1, doc="width of the tokens")
+    depth: int = field(ge=1, doc="number of blocks")
+    num_heads: int = field(ge=1, doc="number of attention heads; divides hidden_size")
+    num_classes: int = field(
+        ge=1, doc="number of classes without the null label; 1 for an unconditional model"
+    )
     learn_sigma: bool = field(True, doc="whether the output has in_channels more channels, for the variance")
-    conditioning: Block | str = field("adaln_zero", doc="block design, a part of models.blocks")
-    mlp_ratio: float = field(4.0, doc="width of the MLP over hidden_size")
+    conditioning: Block | str = field("adaln_zero", doc="block design; adaln_zero is the paper's final one")
+    mlp_ratio: float = field(4.0, gt=0, doc="width of the MLP divided by hidden_size")
     class_dropout: float = field(
         0.1,
+        ge=0,
+        le=1,
         doc="fraction of labels replaced by the null label in training; 0 leaves it untrained, which rules "
         "out guidance",
     )
     position: Position | str = field("sincos", doc="position encoding; sincos is the paper's frozen table")
-    conditioner: Conditioner | str = field("labels", doc="embeds the conditions; labels is the paper's table")
+    conditioner: Conditioner | str = field(
+        "labels", doc="embedding of the conditions; labels is the paper's table of classes"
+    )
     second_time: bool = field(
         False,
-        doc="whether the network takes a second time, DiT(config)(x, t, y, second=s), whose embedding is "
+        doc="whether the network accepts a second time, DiT(config)(x, t, y, second=s); its embedding is "
         "added to that of the first",
     )
 
@@ -77,8 +82,9 @@ class DiTConfig:
             raise UsageError(f"model.input_size must be a whole number or (height, width), got {size!r}")
         for name in ("patch_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UsageError(f"model.{name} must be a whole number of at least 1, got {value!r}")
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise UsageError(f"model.{name} must be a whole number, got {value!r}")
+        check_bounds(self, "model.")
         for side in (self.height, self.width):
             if side < 1 or side % self.patch_size:
                 raise UsageError(
@@ -95,9 +101,7 @@ class DiTConfig:
         if not isinstance(self.second_time, bool):
             raise UsageError(f"model.second_time must be true or false, got {self.second_time!r}")
         self.position_part.fits(self)
-        if not 0 <= self.class_dropout <= 1:
-            raise UsageError(f"model.class_dropout must lie in [0, 1], got {self.class_dropout}")
-        if not (math.isfinite(self.mlp_ratio) and self.mlp_hidden >= 1):
+        if self.mlp_hidden < 1:
             raise UsageError(f"model.mlp_ratio {self.mlp_ratio} leaves the MLP without a hidden unit; use 4")
 
     @property

@@ -23,7 +23,7 @@ class Digits(DataSet, name="digits"):
     channels = 1
     extractors = ("digits", "digits-random")
 
-    flip: bool = field(False, doc="mirror half of the images")
+    flip: bool = field(False, doc="mirror half of the images, chosen at random")
 
     def open(self) -> Images:
         from scaledit.data.sets import digits
@@ -40,9 +40,9 @@ class Digits(DataSet, name="digits"):
 class ImagesInFiles(DataSet, name="images"):
     """Images in files: one folder per class, tar shards, Parquet or a .zip."""
 
-    path: str = field("", doc="path of the images")
+    path: str = field("", doc="a folder with one folder per class, tar shards, Parquet or a .zip")
     image_size: int = field(0, ge=0, doc="side in pixels after scaling and cropping")
-    flip: bool = field(False, doc="mirror half of the images")
+    flip: bool = field(False, doc="mirror half of the images, chosen at random")
     background: str = field("", doc='color behind transparent images: "white", "black", "#rrggbb" or "drop"')
     split: str = field("", doc='the split to read; empty means train, "all" all of them')
     image_key: str = field("", doc="the file of a WebDataset sample that is the image, for example jpg")
@@ -66,8 +66,10 @@ class EncodedInFiles(DataSet, name="latents"):
     encoded = True
 
     path: str = field("", doc="path of the folder")
-    flip: bool = field(False, doc="mirror half of the images; they must be encoded both ways")
-    verify: bool = field(True, doc="check every byte before training")
+    flip: bool = field(
+        False, doc="mirror half of the images, chosen at random; they must be encoded both ways"
+    )
+    verify: bool = field(True, doc="check the SHA-256 of every file before training")
 
     def open(self) -> Latents:
         if not self.path:
@@ -86,7 +88,7 @@ class Photos(DataSet, name="photos"):
     in_memory = True
     extractors = ("photos", "photos-random")
 
-    flip: bool = field(False, doc="mirror half of the images")
+    flip: bool = field(False, doc="mirror half of the images, chosen at random")
 
     def open(self) -> Images:
         from scaledit.data.photos import photos

@@ -17,7 +17,9 @@ class DDPM(Sampler, name="ddpm"):
     and otherwise `variance`: "large" (the step's beta, ADM's choice) or "small" (the posterior's)."""
 
     steps: int = field(250, ge=1, le=MOST_STEPS, doc="steps of the grid")
-    variance: Literal["large", "small"] = field("large", doc="if not learned: beta, or the posterior's")
+    variance: Literal["large", "small"] = field(
+        "large", doc="variance if it is not learned; large: beta, small: the posterior's"
+    )
 
     def step(self, denoiser, x, t, s, condition, state, noise, i):
         schedule = denoiser.schedule

@@ -49,7 +49,7 @@ class InceptionScore(Metric, name="inception_score"):
     of_reference = ()
     order = 11
 
-    split_size: int = field(5000, ge=2, doc="samples of each split, over which the score is averaged")
+    split_size: int = field(5000, ge=2, doc="samples per split; the score is averaged over splits")
 
     def columns(self, extractor: Extractor) -> tuple[Column, ...]:
         if not extractor.classifies:

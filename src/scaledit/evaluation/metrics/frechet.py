@@ -46,8 +46,8 @@ class FrechetInfinity(Metric, name="frechet_infinity"):
     by_request = True
     order = 1
 
-    points: int = field(15, ge=3, doc="subsets of N/10 to N samples")
-    seed: int = field(0, ge=0, doc="of the subsets")
+    points: int = field(15, ge=3, doc="number of subsets, of N/10 to N samples")
+    seed: int = field(0, ge=0, doc="seed of the subsets")
 
     def columns(self, extractor: Extractor) -> tuple[Column, ...]:
         return (self.column("", f"{extractor.distance('F')}-infinity"),)

@@ -27,9 +27,9 @@ class KernelDistance(Metric, name="kernel"):
     of_reference = ("pool",)
     order = 30
 
-    subsets: int = field(100, ge=1, doc="random subsets over which the distance is averaged")
+    subsets: int = field(100, ge=1, doc="number of random subsets over which the distance is averaged")
     subset_size: int = field(1000, ge=2, doc="features per subset, at most all of them")
-    seed: int = field(0, ge=0, doc="of the subsets")
+    seed: int = field(0, ge=0, doc="seed of the subsets")
 
     def columns(self, extractor: Extractor) -> tuple[Column, ...]:
         main = self.column("", extractor.distance("K"))

@@ -41,7 +41,7 @@ class _Neighbours(Metric):
     of_reference = ("pool",)
     value: ClassVar[Literal["precision", "recall", "density", "coverage"]]
 
-    k: int = field(K_PRECISION, ge=1, doc="the neighbour that a neighbourhood reaches to")
+    k: int = field(K_PRECISION, ge=1, doc="neighborhoods reach to the k-th nearest neighbor")
 
     def compute(self, reference: Reference, samples: Features, context: MetricContext) -> float:
         pool = reference.pool
@@ -84,7 +84,7 @@ class Density(_Neighbours, name="density"):
     value = "density"
     order = 22
 
-    k: int = field(K_DENSITY, ge=1, doc="the neighbour that a neighbourhood reaches to")
+    k: int = field(K_DENSITY, ge=1, doc="neighborhoods reach to the k-th nearest neighbor")
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Coverage(_Neighbours, name="coverage"):
     fraction = True
     order = 23
 
-    k: int = field(K_DENSITY, ge=1, doc="the neighbour that a neighbourhood reaches to")
+    k: int = field(K_DENSITY, ge=1, doc="neighborhoods reach to the k-th nearest neighbor")
 
 
 class PrecisionRecall(NamedTuple):

@@ -1,0 +1,306 @@
+"""Pages that are made from the code when the site is built: configuration, commands, Python API.
+
+fields of the config's sections and parts  ->  reference/configuration.md
+arguments of the commands                  ->  reference/commands.md
+modules                                    ->  reference/api/*.md
+CHANGELOG.md, CONTRIBUTING.md              ->  changelog.md, contributing.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from scaledit import cli
+from scaledit.autoencoders.config import AutoencoderRun
+from scaledit.config import Config, RunConfig
+from scaledit.config.keys import Key, keys
+from scaledit.config.tables import section_types
+from scaledit.part import Part, describe, inner_kinds
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+API: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "index": ("Load and sample", ("scaledit.pipeline", "scaledit.errors", "scaledit.images")),
+    "models": (
+        "Models",
+        (
+            "scaledit.models.config",
+            "scaledit.models.dit",
+            "scaledit.models.description",
+            "scaledit.models.layers",
+            "scaledit.models.blocks",
+            "scaledit.models.positions",
+            "scaledit.models.conditioners",
+            "scaledit.models.flops",
+            "scaledit.conditions",
+        ),
+    ),
+    "diffusion": (
+        "Diffusion",
+        (
+            "scaledit.diffusion.schedule",
+            "scaledit.diffusion.parameterization",
+            "scaledit.diffusion.denoiser",
+            "scaledit.diffusion.guidance",
+            "scaledit.diffusion.objectives",
+            "scaledit.diffusion.timesteps",
+            "scaledit.diffusion.noise",
+        ),
+    ),
+    "samplers": (
+        "Samplers",
+        (
+            "scaledit.diffusion.samplers.loop",
+            "scaledit.diffusion.samplers.base",
+            "scaledit.diffusion.samplers.ddpm",
+            "scaledit.diffusion.samplers.ddim",
+            "scaledit.diffusion.samplers.euler",
+            "scaledit.diffusion.samplers.heun",
+            "scaledit.diffusion.samplers.dpm",
+            "scaledit.diffusion.samplers.unipc",
+            "scaledit.diffusion.times",
+        ),
+    ),
+    "config": (
+        "Recipes and parts",
+        (
+            "scaledit.config.recipes",
+            "scaledit.config.runs",
+            "scaledit.part",
+            "scaledit.values",
+            "scaledit.optimizers",
+        ),
+    ),
+    "training": (
+        "Training",
+        (
+            "scaledit.training.dit",
+            "scaledit.training.autoencoder",
+            "scaledit.training.loop",
+            "scaledit.training.events",
+            "scaledit.training.ema",
+            "scaledit.training.trackers.base",
+            "scaledit.checkpoint",
+        ),
+    ),
+    "data": (
+        "Data and autoencoders",
+        (
+            "scaledit.data.datasets",
+            "scaledit.data.datasets.standard",
+            "scaledit.data.latents",
+            "scaledit.data.order",
+            "scaledit.autoencoders.kl",
+            "scaledit.autoencoders.decoder",
+            "scaledit.autoencoders.cache",
+            "scaledit.autoencoders.config",
+        ),
+    ),
+    "evaluation": (
+        "Evaluation",
+        (
+            "scaledit.evaluation.judge",
+            "scaledit.evaluation.samples",
+            "scaledit.evaluation.metric",
+            "scaledit.evaluation.metrics.frechet",
+            "scaledit.evaluation.metrics.neighbours",
+            "scaledit.evaluation.metrics.kernel",
+            "scaledit.evaluation.metrics.classes",
+            "scaledit.evaluation.metrics.copies",
+            "scaledit.evaluation.reference",
+            "scaledit.evaluation.result",
+            "scaledit.sampling.generate",
+        ),
+    ),
+    "scaling": (
+        "Compute and studies",
+        (
+            "scaledit.scaling.plan",
+            "scaledit.scaling.budget",
+            "scaledit.scaling.devices",
+            "scaledit.scaling.paper",
+            "scaledit.scaling.fits",
+            "scaledit.scaling.study",
+        ),
+    ),
+    "interop": (
+        "Other programs' checkpoints",
+        ("scaledit.interop.convert", "scaledit.interop.model", "scaledit.interop.lazy_tensors"),
+    ),
+}
+"""{page: (title, modules)} of the Python reference."""
+
+
+def pages() -> Iterator[tuple[str, str]]:
+    """(path under docs, Markdown) of each page."""
+    yield "reference/configuration.md", configuration()
+    yield "reference/commands.md", commands()
+    for name, (title, modules) in API.items():
+        yield f"reference/api/{name}.md", api(title, modules)
+    for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        yield (
+            name.lower(),
+            re.sub(r"\]\((?!https?:|#)(docs/)?", lambda link: "](" if link[1] else "](../", text),
+        )
+
+
+def configuration() -> str:
+    """All keys of all recipes, and all parts with their fields."""
+    return "\n\n".join(
+        [
+            "# Configuration",
+            "A recipe is a TOML file with the sections below. Every key can also be set on the command line as "
+            "`section.key=value`, after the recipe: `scaledit train digits train.steps=2000`. "
+            "`scaledit recipes NAME` prints the keys of a recipe with its values. This page is made from the "
+            "code.",
+            "Besides its sections, a recipe may set `name` (its file's name by default), `extends` (the name or "
+            'path of a recipe whose keys it changes) and `trains` (`"model"`, or `"autoencoder"`).',
+            "## Recipes of models",
+            *_sections(RunConfig),
+            "## Recipes of autoencoders",
+            '`scaledit autoencoder train` reads recipes with `trains = "autoencoder"`. Sections that are not '
+            "listed here are those of models.",
+            *_sections(AutoencoderRun, like=RunConfig),
+            "## Parts",
+            "A key whose type is the kind of a part accepts the name of a part (`sample.sampler=ddim`), a table "
+            'with its fields (`sample.sampler={name="ddim", eta=0.5}`), or `MODULE:CLASS` for a part of your '
+            "own. A single field is set as `sample.sampler.eta=0.5`.",
+            *_parts(keys(RunConfig)),
+        ]
+    )
+
+
+def _sections(kind: type[Config], like: type[Config] | None = None) -> Iterator[str]:
+    known = {} if like is None else section_types(like)
+    prefix = "" if like is None else "autoencoder-"
+    for section, cls in section_types(kind).items():
+        if known.get(section) is cls:
+            continue
+        yield f"### [{section}] {{ #{prefix}{section} }}"
+        yield " ".join((cls.__doc__ or "").split("\n\n")[0].split())
+        yield _table(
+            ("key", "type", "default", "bounds", "meaning"),
+            (
+                [_code(key.name), _type(key), _code(key.default), key.bounds, key.doc]
+                for key in keys(kind)
+                if key.section == section
+            ),
+        )
+
+
+def _type(key: Key) -> str:
+    return key.type if key.kind is None else f"[{key.type}](#{_anchor(key.kind)})"
+
+
+def _anchor(kind: type[Part]) -> str:
+    return f"part-{kind.KIND.replace(' ', '-')}"
+
+
+def _parts(all_keys: Iterable[Key]) -> Iterator[str]:
+    """A section for each kind of part, those of inner parts included."""
+    seen: dict[type[Part], list[str]] = {}
+    waiting = [(key.kind, key.key) for key in all_keys if key.kind is not None]
+    while waiting:
+        kind, key = waiting.pop(0)
+        if kind not in seen:
+            waiting += [(inner, f"{key}.{name}") for name, inner in inner_kinds(kind).items()]
+        seen.setdefault(kind, []).append(key)
+    for kind, where in seen.items():
+        yield f"### {kind.KIND} {{ #{_anchor(kind)} }}"
+        yield f"Keys: {', '.join(map(_code, where))}."
+        for part in describe(kind):
+            yield f"**{_code(part.name)}**: {_escaped(part.summary)}"
+            if part.fields:
+                yield _table(
+                    ("field", "default", "bounds", "meaning"),
+                    (
+                        [_code(field.name), _code(field.default), field.bounds, field.doc]
+                        for field in part.fields
+                    ),
+                )
+
+
+def commands() -> str:
+    """The help of every command."""
+    text = [
+        "# Commands",
+        "This page is made from the commands' own help, which `scaledit COMMAND --help` prints.",
+    ]
+    for name in cli.COMMANDS:
+        text += (
+            [f"## scaledit {name} {{ #{name} }}", *_command(cli.parser(name))]
+            if hasattr(cli, "parser")
+            else []
+        )
+    return "\n\n".join(text)
+
+
+def _command(parser: argparse.ArgumentParser) -> Iterator[str]:
+    summary, _, rest = (parser.description or "").partition("\n")
+    yield f"{summary[:1].upper()}{summary[1:].rstrip('.')}."
+    if rest.strip():
+        yield f"```text\n{rest.strip(chr(10))}\n```"
+    rows = []
+    for action in parser._actions:
+        if action.help == argparse.SUPPRESS or "--help" in action.option_strings:
+            continue
+        names = ", ".join(action.option_strings) or str(action.metavar or action.dest)
+        value = "" if action.nargs == 0 or not action.option_strings else _value(action)
+        rows.append([_code(f"{names} {value}".strip()), _escaped(action.help or "")])
+    yield _table(("argument", "meaning"), rows)
+
+
+def _value(action: argparse.Action) -> str:
+    if action.metavar is None and action.choices is not None:
+        return "|".join(map(str, action.choices))
+    return str(action.metavar or action.dest.upper())
+
+
+def api(title: str, modules: Iterable[str]) -> str:
+    """A page of the Python reference: each module with its public members."""
+    return "\n\n".join(
+        [
+            f"# {title}",
+            *(
+                f"## {module}\n\n::: {module}\n    options:\n"
+                "      show_root_heading: false\n      show_root_toc_entry: false"
+                for module in modules
+            ),
+        ]
+    )
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    header = list(header)
+    lines = [header, ["---"] * len(header), *([_cell(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|").replace("\n", " ")
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def _escaped(text: str) -> str:
+    """Text in which Markdown would see markup."""
+    return re.sub(r"([*_<\[\]$])", r"\\\1", text)
+
+
+def write() -> None:
+    """Hands the pages to mkdocs."""
+    import mkdocs_gen_files
+
+    for path, text in pages():
+        with mkdocs_gen_files.open(path, "w") as file:
+            file.write(text)
+
+
+if __name__ == "<run_path>":  # how mkdocs-gen-files runs a script
+    write()
