@@ -1,7 +1,8 @@
 # make demo   set up .venv, train on real handwritten digits, write runs/demo/report.html (about 3 minutes)
 # make demo-latent   an autoencoder and a latent DiT of twelve photographs, into runs/photos (14 minutes)
 # make test   set up .venv with the test tools, run the tests (minutes)
-# make check  formatting, lint, types, layering
+# make check  formatting, lint, types, layering, words
+# make docs   build the documentation into build/site
 #
 # TORCH=cpu (default) never installs CUDA; TORCH=cuda takes PyTorch's default build; TORCH=keep leaves the
 # torch that the venv can see (its own, or the system's: the venv is then made with --system-site-packages).
@@ -24,7 +25,7 @@ else
 $(error TORCH=$(TORCH) is not known: use cpu, cuda or keep)
 endif
 
-.PHONY: setup demo demo-latent test test-slow test-faults check format clean
+.PHONY: setup demo demo-latent test test-slow test-faults check docs format clean
 
 setup: $(VENV)/.installed
 
@@ -90,14 +91,25 @@ test-faults: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m faults tests/faults --table docs/reliability.md
 
 check: $(VENV)/.installed-dev
-	$(BIN)/ruff format --check src tests benchmarks examples
-	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples docs
+	$(BIN)/ruff check src tests benchmarks examples docs
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/python tests/words.py
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	@echo "installing the documentation tools"
+	@$(PIP) $(CONSTRAINT) --editable '.[docs]' 2>$(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
+	@touch $@
+
+# The variables silence the notices of mkdocs-material about its successors.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet
+	@echo "the documentation is build/site/index.html"
 
 format: $(VENV)/.installed-dev
-	$(BIN)/ruff format src tests benchmarks examples
-	$(BIN)/ruff check --fix src tests benchmarks examples
+	$(BIN)/ruff format src tests benchmarks examples docs
+	$(BIN)/ruff check --fix src tests benchmarks examples docs
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache build

@@ -1,8 +1,8 @@
 """scaledit's docstrings as Markdown for the API reference.
 
-seed, start: image i is made from ...  sampler: a name      ->  - **`seed`**, **`start`**: image i is made from ...
-                                                                - **`sampler`**: a name
-paragraphs laid out with spaces, and equations              ->  code blocks
+seed, start: of image i.  sampler: a name        ->  - **`seed`**, **`start`**: of image i.
+                                                     - **`sampler`**: a name
+paragraphs laid out with spaces, and equations   ->  code blocks
 """
 
 from __future__ import annotations

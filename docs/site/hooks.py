@@ -39,7 +39,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: object) -> str:
 
 
 def on_page_content(content: str, page: object, **_: object) -> str:
-    """Replaces the formulas of a page; called by mkdocs. Raises PluginError for LaTeX that is not understood."""
+    """Replaces the formulas of a page; called by mkdocs. Raises PluginError if one is not LaTeX."""
 
     def mathml(match: re.Match[str]) -> str:
         latex = html.unescape(match[3])

@@ -153,12 +153,11 @@ def configuration() -> str:
     return "\n\n".join(
         [
             "# Configuration",
-            "A recipe is a TOML file with the sections below. Every key can also be set on the command line as "
-            "`section.key=value`, after the recipe: `scaledit train digits train.steps=2000`. "
-            "`scaledit recipes NAME` prints the keys of a recipe with its values. This page is made from the "
-            "code.",
-            "Besides its sections, a recipe may set `name` (its file's name by default), `extends` (the name or "
-            'path of a recipe whose keys it changes) and `trains` (`"model"`, or `"autoencoder"`).',
+            "A recipe is a TOML file with the sections below. Every key can also be set on the command line, "
+            "after the recipe: `scaledit train digits train.steps=2000`. `scaledit recipes NAME` prints the "
+            "keys of a recipe with its values. This page is made from the code.",
+            "Besides its sections, a recipe may set `name` (its file's name by default), `extends` (the name "
+            'or path of a recipe whose keys it changes) and `trains` (`"model"`, or `"autoencoder"`).',
             "## Recipes of models",
             *_sections(RunConfig),
             "## Recipes of autoencoders",
@@ -166,7 +165,7 @@ def configuration() -> str:
             "listed here are those of models.",
             *_sections(AutoencoderRun, like=RunConfig),
             "## Parts",
-            "A key whose type is the kind of a part accepts the name of a part (`sample.sampler=ddim`), a table "
+            "A key whose type is a kind of part accepts the name of a part (`sample.sampler=ddim`), a table "
             'with its fields (`sample.sampler={name="ddim", eta=0.5}`), or `MODULE:CLASS` for a part of your '
             "own. A single field is set as `sample.sampler.eta=0.5`.",
             *_parts(keys(RunConfig)),
