@@ -1,28 +1,19 @@
-"""The demo trains, its digits are recognised as digits, and the README's commands work on it."""
+"""The demo trains, and its digits are recognized as digits."""
 
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-import pictures
-from demos import SCALEDIT, scores, trained
-from layouts import official_state, random_dit
-from scaledit import DiTConfig
-from scaledit.autoencoders.config import AutoencoderConfig
-from scaledit.training.autoencoder_state import build
+from demos import scores, trained
 
 pytestmark = pytest.mark.slow
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-SHORT = ("train.steps=20", "evaluate.num=20")
-"""Overrides that shorten the training and evaluation of the README's commands."""
 
 
 @pytest.fixture(scope="module")
@@ -58,38 +49,11 @@ def test_report_says_it(demo: Path):
         assert part in page
 
 
-@pytest.fixture(scope="module")
-def folder(demo: Path) -> Path:
-    """Where the README's commands are typed: the demo, pictures, and stand-ins of what one downloads: the
-    smallest of the paper's models for its largest, and a small autoencoder."""
-    where = demo.parent.parent
-    pictures.tree(where / "pictures")
-    torch.save(official_state(random_dit(DiTConfig.named("DiT-S/8"))), where / "DiT-XL-2-256x256.pt")
-    autoencoder = build(AutoencoderConfig(widths=(8, 8, 8, 8)), 256, seed=0)
-    autoencoder.save_pretrained(where / "stabilityai" / "sd-vae-ft-mse")
-    return where
-
-
-def commands() -> list[str]:
-    lines = re.findall(r"^    (scaledit .+)$", README, re.MULTILINE)
-    assert len(lines) >= 4
-    return lines
-
-
-@pytest.mark.parametrize("command", commands())  # in order: later ones use the output of earlier ones
-def test_commands_of_the_readme(folder: Path, command: str):
-    words = shlex.split(command, comments=True)[1:]
-    if "train" in words[:2]:
-        words += SHORT
-    done = subprocess.run([*SCALEDIT, *words], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def test_python_of_the_readme(folder: Path):
+def test_both_ways_of_the_readme_give_the_same_images(demo: Path):
+    """The run's settings are those of the parts that the README composes: DPM-Solver++ with 12 steps."""
     [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     code += (
         "\nassert images.shape == (3, 8, 8, 3) and str(images.dtype) == 'uint8' and x.shape == (3, 1, 8, 8)"
     )
-    # Both ways of the README give the same pictures: the run's settings are DPM-Solver++ with 12 steps.
     code += "\nfrom scaledit.images import to_uint8; assert abs(to_uint8(x).astype(int) - images).max() <= 1"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=folder)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=demo.parent.parent)
