@@ -126,11 +126,11 @@ def _of_command(parser: Parser, before: Sequence[str], word: str) -> Iterable[st
         else:
             given.append(one)
             place = place if place is not None and place.nargs == "*" else next(places, None)
-    if word.startswith("-"):
-        return options
     flag, equals, _ = word.partition("=")
     if equals and flag in options:
         return [f"{flag}={value}" for value in _values(options[flag], parser.prog, given)]
+    if word.startswith("-"):
+        return options
     action = option or place
     if action is not None and action.metavar == "section.key=value":
         return [one for one in _assignments(given) if one.endswith("=") != ("=" in word)]

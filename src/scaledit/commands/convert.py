@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from scaledit import terminal
 from scaledit.commands import common
@@ -11,6 +12,11 @@ from scaledit.commands.parsing import Example
 from scaledit.errors import UsageError
 from scaledit.interop import hub
 from scaledit.part import Allowed
+
+if TYPE_CHECKING:
+    from scaledit.interop.convert import Written
+    from scaledit.interop.difference import Difference
+    from scaledit.interop.model import Model
 
 SUMMARY = "convert between official DiT checkpoints, diffusers and scaledit"
 DESCRIPTION = """IN is a run folder, a checkpoint, an exported folder, an official .pt or .safetensors file
@@ -29,7 +35,11 @@ EXAMPLES = (
     ),
     Example("scaledit convert runs/digits exported --to scaledit", "Export a model of your own to share it"),
     Example("scaledit convert runs/digits digits-diffusers --to diffusers", "Export it for diffusers"),
-    Example("scaledit convert runs/digits digits.pt --to official", "Export it for the official programs"),
+    Example(
+        "scaledit convert runs/digits-paper digits.pt --to official",
+        "Export a model for the official programs",
+        needs="a model with linear betas and epsilon, such as a run of digits-paper",
+    ),
     Example(
         "scaledit convert runs/digits digits.pt2 --to program",
         "Export it with torch.export, for any batch size",
@@ -95,17 +105,10 @@ def run(args: argparse.Namespace) -> None:
     shard = _bytes(args.max_shard_size)
 
     from scaledit.evaluation.result import Result
-    from scaledit.interop.convert import open_model, write
-    from scaledit.interop.infer import Hints
-    from scaledit.interop.model import decoded_by
-    from scaledit.models import flops
+    from scaledit.interop.convert import write
 
     results = tuple(Result.read(path).to_json() for path in args.metrics)
-    hints = Hints(args.model, args.heads, _size(args.input_size), args.patch_size, args.num_classes)
-    allowed = Allowed.only(args.allow_import, args.source)
-    model = open_model(hub.local(args.source), hints, args.weights, args.allow_nonfinite, allowed)
-    if args.autoencoder:
-        model = decoded_by(model, common.absolute(args.autoencoder))
+    model = _opened(args)
     with common.interruptible(), common.progress_bar("converting, MB") as progress:
 
         def megabytes(done: int, total: int) -> None:
@@ -119,31 +122,68 @@ def run(args: argparse.Namespace) -> None:
         notes.append(
             "no autoencoder is recorded: sampling will ask for --decoder (or convert with --autoencoder AE)"
         )
-    params, difference = flops.count(model.config.model).params, written.difference
     if args.json:
-        report = {
-            "out": str(args.out),
-            "to": args.to,
-            "params": params,
-            "weights": model.kind,
-            "sha256": written.sha256,
-            "model": model.config.to_json()["model"],
-            "source": dict(model.source),
-            "difference": None if difference is None else difference._asdict(),
-            "notes": notes,
-            "pushed": pushed,
-        }
-        terminal.say_json(report)
+        terminal.say_json({**_values(args, model, written), "notes": notes, "pushed": pushed})
         return
-    terminal.say(f"{model.config.name}: {params:,} parameters, {model.kind} weights, in {args.out}")
-    terminal.say(f"SHA-256 {written.sha256}")
-    if difference is not None:
-        terminal.say(
-            f"plain layout: in diffusers {difference.version} these weights are another function; outputs "
-            f"differ by {difference.output:.2e} of the largest, timestep embeddings have cosine similarity "
-            f"down to {difference.embedding:.2f} (t = {', '.join(map(str, difference.times))})"
-        )
-    terminal.say(*(f"note: {note}" for note in notes), *([pushed] if pushed else []))
+    terminal.inform(*_lines(args, model, written))
+    if written.difference is not None:
+        terminal.say(_difference(written.difference))
+    terminal.say(*(f"note: {note}" for note in notes))
+    terminal.inform(*([pushed] if pushed else []))
+
+
+def _opened(args: argparse.Namespace) -> Model:
+    from scaledit.interop.convert import open_model
+    from scaledit.interop.infer import Hints
+    from scaledit.interop.model import decoded_by
+
+    hints = Hints(args.model, args.heads, _size(args.input_size), args.patch_size, args.num_classes)
+    allowed = Allowed.only(args.allow_import, args.source)
+    model = open_model(hub.local(args.source), hints, args.weights, args.allow_nonfinite, allowed)
+    return decoded_by(model, common.absolute(args.autoencoder)) if args.autoencoder else model
+
+
+def _values(args: argparse.Namespace, model: Model, written: Written) -> dict[str, Any]:
+    from scaledit.models import flops
+
+    return {
+        "out": str(args.out),
+        "to": args.to,
+        "params": flops.count(model.config.model).params,
+        "weights": model.kind,
+        "sha256": written.sha256,
+        "model": model.config.to_json()["model"],
+        "class_names": _class_names(args, model),
+        "source": dict(model.source),
+        "difference": None if written.difference is None else written.difference._asdict(),
+    }
+
+
+def _lines(args: argparse.Namespace, model: Model, written: Written) -> list[str]:
+    from scaledit.models import flops
+
+    params, names = flops.count(model.config.model).params, _class_names(args, model)
+    return [
+        f"{model.config.name}: {params:,} parameters, {model.kind} weights, in {args.out}",
+        f"SHA-256 {written.sha256}",
+        *([f"class names: {names} ({len(model.class_names):,} classes)"] if names else []),
+    ]
+
+
+def _class_names(args: argparse.Namespace, model: Model) -> str | None:
+    """Whose names the classes have in what was written, if they are not the model's own."""
+    from scaledit.data import imagenet
+
+    keeps_names = args.to in ("scaledit", "diffusers")
+    return "ImageNet's" if keeps_names and model.class_names == imagenet.names() else None
+
+
+def _difference(difference: Difference) -> str:
+    return (
+        f"plain layout: in diffusers {difference.version} these weights are another function; outputs "
+        f"differ by {difference.output:.2e} of the largest, timestep embeddings have cosine similarity "
+        f"down to {difference.embedding:.2f} (t = {', '.join(map(str, difference.times))})"
+    )
 
 
 def _size(text: str | None) -> int | tuple[int, int] | None:

@@ -23,7 +23,8 @@ EXAMPLES = (
         "Encode a folder of images with an autoencoder of your own",
     ),
     Example(
-        "scaledit encode photos --autoencoder pixels --out pixels", "Store images without an autoencoder"
+        "scaledit encode pictures --image-size 64 --autoencoder pixels --out pixels",
+        "Store the images themselves, without an autoencoder",
     ),
     Example(
         "scaledit encode imagenet/train --autoencoder stabilityai/sd-vae-ft-ema --out latents --shard 0/8",

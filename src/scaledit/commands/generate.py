@@ -19,7 +19,7 @@ work. If the command is interrupted, run it again: it resumes. The images are th
 divided. The last process to finish joins the parts."""
 EXAMPLES = (
     Example(
-        "scaledit generate runs/digits --num 1000 --out samples.npz", "Sample 1,000 images into one file"
+        "scaledit generate runs/digits --num 1000 --out generated.npz", "Sample 1,000 images into one file"
     ),
     Example(
         "scaledit generate runs/digits --num 1000 --shard 0/8 --out shared.npz",
