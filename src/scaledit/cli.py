@@ -6,80 +6,37 @@ Exit codes: 0 success, 1 failure, 2 a wrong call, 130 interrupted; 75 and 143 ar
 
 from __future__ import annotations
 
-import argparse
 import os
-import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from types import FrameType
-from typing import NoReturn
 
 from scaledit import __version__, terminal
-from scaledit.commands import (
-    autoencoder,
-    convert,
-    data,
-    encode,
-    evaluate,
-    generate,
-    models,
-    paper,
-    plan,
-    recipes,
-    reference,
-    sample,
-    study,
-    train,
-)
+from scaledit.commands.index import COMMANDS, GROUPS, describe, parser
+from scaledit.commands.parsing import Example, wrapped
 from scaledit.errors import RunError, UsageError, did_you_mean
 
+__all__ = ["COMMANDS", "EXAMPLES", "GROUPS", "describe", "main", "parser"]
 
-class Parser(argparse.ArgumentParser):
-    """argparse that raises UsageError with the closest option and lets options and arguments mix. more: makes
-    the text below the options in --help."""
-
-    more: Callable[[], str] | None = None
-
-    def format_help(self) -> str:
-        return f"{super().format_help()}{'' if self.more is None else self.more()}"
-
-    def error(self, message: str) -> NoReturn:
-        message = re.sub(r"^argument (\S+): must ", r"\1 must ", message)  # from commands.common.integer
-        message = re.sub(r"^argument (\S+): invalid int value: ", r"\1 must be a whole number, got ", message)
-        message = re.sub(r"^argument (\S+): invalid float value: ", r"\1 must be a number, got ", message)
-        raise UsageError(f"{message}; see {self.prog} --help")
-
-    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        parsed, unknown = self.parse_known_intermixed_args(arguments)
-        if unknown:
-            options = [
-                option for action in self._actions for option in action.option_strings if option[1] == "-"
-            ]
-            word = unknown[0].partition("=")[0]
-            hint = did_you_mean(word, options) if word.startswith("-") else f"; see {self.prog} --help"
-            raise UsageError(f"unknown argument {unknown[0]!r}{hint}")
-        return parsed
-
-
-COMMANDS = {
-    "train": train,
-    "autoencoder": autoencoder,
-    "data": data,
-    "encode": encode,
-    "sample": sample,
-    "generate": generate,
-    "convert": convert,
-    "evaluate": evaluate,
-    "reference": reference,
-    "models": models,
-    "paper": paper,
-    "plan": plan,
-    "study": study,
-    "recipes": recipes,
-}
+SUMMARY = """scaledit trains, samples and evaluates Diffusion Transformers (DiT). It also plans training runs,
+studies how quality scales with compute, and converts checkpoints from and to other programs."""
+EXAMPLES = (
+    Example("scaledit train digits", "Train on handwritten digits: 90 s on 2 CPU cores"),
+    Example("scaledit sample runs/digits --cfg-scale 1.5 --out samples.png", "Sample images from the model"),
+    Example("scaledit evaluate runs/digits --reference digits", "Compare its images with real ones"),
+)
+OPTIONS = (
+    ("-h, --help", "explain a command, with examples"),
+    ("-q, --quiet", "print only results, warnings and errors"),
+    ("--json", "print the result as JSON and nothing else on standard output"),
+    ("--version", "print the version of scaledit (without a command)"),
+)
+"""Those that every command has."""
+MORE = """`scaledit COMMAND --help` explains a command. NO_COLOR=1 in the environment turns colors off. The
+documentation is in the folder docs/ of the source code; begin with README.md."""
 
 # How long an OpenMP thread spins for the others before it sleeps; read when torch is loaded. With the
 # default, a training step on 2 cores takes 30 times as long while another program runs; with this value 2.5
@@ -91,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code.
 
     argv: the arguments, or None for those of this process. A Python program that passes them gets its signal
-    handlers back.
+    handlers back, and --quiet ends with the command.
     """
-    with nullcontext() if argv is None else _handlers_restored():
+    with nullcontext() if argv is None else _restored():
         return _run(list(sys.argv[1:] if argv is None else argv))
 
 
@@ -122,12 +79,18 @@ def _run(arguments: list[str]) -> int:
 
 
 @contextmanager
-def _handlers_restored() -> Iterator[None]:
+def _restored() -> Iterator[None]:
+    """Afterwards the signal handlers and --quiet are as they were."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     before = {number: signal.getsignal(number) for number in numbers}
+    was_quiet = os.environ.get(terminal.QUIET)
     try:
         yield
     finally:
+        if was_quiet is None:
+            os.environ.pop(terminal.QUIET, None)
+        else:
+            os.environ[terminal.QUIET] = was_quiet
         for number, handler in before.items():
             # None: installed by other code than Python's.
             if handler is not None and handler != signal.getsignal(number):
@@ -165,29 +128,22 @@ def _dispatch(arguments: list[str]) -> int:
     name = arguments[0]
     if name not in COMMANDS:
         raise UsageError(f"unknown command {name!r}{did_you_mean(name, COMMANDS)}")
-    command = COMMANDS[name]
-    parser = Parser(
-        prog=f"scaledit {name}",
-        description=command.SUMMARY,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    command.arguments(parser)
-    parser.more = getattr(command, "more", None)
-    return command.run(parser.parse(arguments[1:])) or 0
+    parsed = parser(name).parse(arguments[1:])
+    if parsed.quiet:
+        terminal.quiet()
+    return COMMANDS[name].run(parsed) or 0
 
 
 def _overview() -> list[str]:
-    lines = [f"  {name:<12}{command.SUMMARY.splitlines()[0]}" for name, command in COMMANDS.items()]
-    return [
-        "usage: scaledit COMMAND ...",
-        "",
-        "Diffusion Transformers end to end.",
-        "",
-        *lines,
-        "",
-        "scaledit COMMAND --help says more.",
-    ]
+    lines = ["usage: scaledit COMMAND [ARGUMENTS]", "", *wrapped(SUMMARY)]
+    for group, commands in GROUPS.items():
+        lines += ["", f"{group}:"]
+        for name, command in commands.items():
+            lines += wrapped(command.SUMMARY, f"  {name:<14}", " " * 16)
+    lines += ["", "Examples:"]
+    lines += [f"  {line}" for example in EXAMPLES for line in example.lines()]
+    lines += ["", "Options of every command:", *(f"  {flags:<14}{help}" for flags, help in OPTIONS)]
+    return [*lines, "", *wrapped(MORE)]
 
 
 if __name__ == "__main__":

@@ -290,7 +290,7 @@ class Pipeline:
             numbers = [number for number, name in enumerate(self.class_names) if name == item]
             if not numbers:
                 raise UsageError(
-                    f"unknown class {item!r}{did_you_mean(item, self.class_names)} (a string is a class's "
+                    f"unknown class {item!r}{near_classes(item, self.class_names)} (a string is a class's "
                     f"name; its number is a number)"
                 )
             if len(numbers) > 1:
@@ -302,6 +302,18 @@ class Pipeline:
         if not 0 <= number <= last:
             raise UsageError(f"class {number} is out of range; this model has the classes 0..{last}")
         return number
+
+
+MOST_LISTED = 50
+"""Classes that a message lists at most."""
+
+
+def near_classes(word: str, names: Sequence[str]) -> str:
+    """`did_you_mean` for the name of a class, without a list of very many names."""
+    hint = did_you_mean(word, names)
+    if hint.startswith("; did you mean") or len(names) <= MOST_LISTED:
+        return hint
+    return f"; the model has {len(names):,} classes, such as {names[0]} and {names[-1]}"
 
 
 def _is_guided(settings: SampleConfig) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import sys
 import textwrap
@@ -24,6 +25,19 @@ GAP = 2
 """Spaces between the columns of a table."""
 NARROWEST = 20
 """Columns that prose is wrapped to at least."""
+QUIET = "SCALEDIT_QUIET"
+"""The environment variable that turns progress and information off if it is 1. Child processes inherit it."""
+
+
+def quiet() -> None:
+    """Turns progress bars and informational lines off for the rest of this process and for its children.
+    Results, warnings and errors are still printed."""
+    os.environ[QUIET] = "1"
+
+
+def is_quiet() -> bool:
+    """Whether progress and information are turned off, by `quiet` or by the environment."""
+    return os.environ.get(QUIET, "0") not in ("", "0")
 
 
 def survive() -> None:
@@ -39,6 +53,12 @@ def say(*lines: object) -> None:
     for line in lines:
         print(printable(line))
     sys.stdout.flush()
+
+
+def inform(*lines: object) -> None:
+    """Prints information about the work, each argument as one line on stdout; nothing after `quiet`."""
+    if not is_quiet():
+        say(*lines)
 
 
 def say_json(value: Any) -> None:

@@ -8,21 +8,28 @@ from pathlib import Path
 
 from scaledit import terminal
 from scaledit.commands import common
+from scaledit.commands.parsing import Example
 
-SUMMARY = """train an autoencoder from a recipe into a run folder; the result is in diffusers' format
-
-  scaledit autoencoder train photos-ae
-  scaledit autoencoder train photos-ae --out runs/sharper train.init=runs/photos-ae \\
-      train.decoder_only=true loss.gradient_weight=1"""
+SUMMARY = "train an autoencoder from a recipe"
+DESCRIPTION = """The result is an autoencoder in diffusers' format inside of the run folder, with a report.
+Pass the run folder to --autoencoder of other commands."""
+EXAMPLES = (
+    Example("scaledit autoencoder train photos-ae", "Train a small autoencoder on photographs"),
+    Example(
+        "scaledit autoencoder train photos-ae --out runs/sharper train.init=runs/photos-ae "
+        "train.decoder_only=true loss.gradient_weight=1",
+        "Train a sharper decoder for the same latents",
+    ),
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=["train"])
+    parser.add_argument("action", choices=["train"], help="what to do: train")
     common.recipe(parser)
     common.run_folder(parser)
     common.device(parser)
     common.ranks(parser)
-    common.as_json(parser)
+    common.output(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             terminal.say_json(result)
         else:
-            terminal.say(
+            terminal.inform(
                 f"trained {result['step']} steps in {result['seconds']:.0f} s; {result['autoencoder']} "
                 f"reaches {result['psnr']:.2f} dB on held-out images; the report is {page}"
             )

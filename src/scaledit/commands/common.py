@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-import textwrap
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +20,18 @@ from scaledit.errors import RunError, UsageError, printable
 if TYPE_CHECKING:
     from scaledit.pipeline import Pipeline
 
-MODEL = "a run, a checkpoint, an exported folder, a .pt, hf://id"
-CLASSES = "class names or numbers; number:2 or name:2 if a word is both (default: all)"
+Arguments = argparse.ArgumentParser | argparse._ArgumentGroup
+"""What options are added to."""
+MODEL = (
+    "a run folder, a checkpoint, an exported folder, an official .pt or .safetensors file, a folder of "
+    "diffusers, or hf://ORG/NAME"
+)
+CLASSES = (
+    "names or numbers of the classes to sample, separated by commas; write number:2 or name:2 if 2 is both a "
+    "number and a name (default: all classes)"
+)
+NOTHING_WRITTEN = "nothing was written"
+RESUMES = "run the same command again to resume"
 MOST_IMAGES = 10_000_000
 """Largest sample set: 80 GB of Inception's features."""
 MOST_SEEDS = 1_000
@@ -33,15 +42,16 @@ LARGEST_SEED = checks.SEEDS.stop - 1
 
 def recipe(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     nargs = "?" if optional else None
-    parser.add_argument(
-        "recipe", metavar="RECIPE", nargs=nargs, help="name of a recipe, or path of a .toml file"
-    )
-    overrides(parser, "changes to the recipe: train.steps=100, sample.sampler.eta=0.5")
+    which = "the name of a recipe (`scaledit recipes` lists them) or the path of a .toml file"
+    parser.add_argument("recipe", metavar="RECIPE", nargs=nargs, help=which)
+    changes = "new values of keys of the recipe, such as train.steps=100 or sample.sampler.eta=0.5"
+    overrides(parser, changes)
 
 
 def model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL)
-    overrides(parser, "changes to its sampling, after the options below: sample.sampler.eta=0.5")
+    changes = "new values of keys that say how the model is sampled, such as sample.sampler.eta=0.5"
+    overrides(parser, f"{changes}; they are applied after the options")
 
 
 def overrides(parser: argparse.ArgumentParser, help: str) -> None:
@@ -49,16 +59,20 @@ def overrides(parser: argparse.ArgumentParser, help: str) -> None:
 
 
 def run_folder(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, help="the run folder (default: runs/RECIPE)")
-    resume = "auto: resume from the folder's latest checkpoint, or start if there is none"
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="the run folder (default: runs/RECIPE)")
+    resume = (
+        "auto: resume from the latest checkpoint of the run folder, or start if there is none; never: refuse "
+        "a folder that already holds the run (default: never)"
+    )
     parser.add_argument("--resume", choices=["auto", "never"], default="never", help=resume)
 
 
 def which_images(parser: argparse.ArgumentParser) -> None:
     """Which of the images at a path are read."""
     add = parser.add_argument
-    add("--split", default="", metavar="NAME", help="train, test, ... or all, if several (default: train)")
-    key = "extension of the image in a WebDataset sample, as in jpg (default: the only one)"
+    split = "the split to read: train, test, another name, or all (default: train, if there are several)"
+    add("--split", default="", metavar="NAME", help=split)
+    key = "the extension of the image in a WebDataset sample, such as jpg (default: the only image)"
     add("--image-key", default="", metavar="EXT", help=key)
 
 
@@ -69,17 +83,33 @@ def reject_image_options(args: argparse.Namespace, reason: str) -> None:
             raise UsageError(f"{reason}: leave --{option.replace('_', '-')} out")
 
 
+def seed(parser: argparse.ArgumentParser) -> None:
+    which = "the seed of the random numbers (default: 0)"
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help=which)
+
+
 def device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    which = "the device to compute on: auto, cpu, cuda or mps (default: auto, the fastest one)"
+    parser.add_argument("--device", default="auto", metavar="DEVICE", help=which)
 
 
-def as_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+def output(parser: argparse.ArgumentParser) -> None:
+    """The options that say what is printed; every command has them."""
+    quiet(parser)
+    parser.add_argument(
+        "--json", action="store_true", help="print the result as JSON and nothing else on standard output"
+    )
+
+
+def quiet(parser: argparse.ArgumentParser) -> None:
+    silent = "print no progress and no remarks, only results, warnings and errors"
+    parser.add_argument("-q", "--quiet", action="store_true", help=silent)
 
 
 def ranks(parser: argparse.ArgumentParser) -> None:
     kind = integer(1, MOST_PROCESSES)
-    parser.add_argument("--nproc", type=kind, metavar="N", help="train as N processes on this machine")
+    count = "the number of processes (ranks) to train with on this machine (default: one)"
+    parser.add_argument("--nproc", type=kind, metavar="N", help=count)
 
 
 def launch_ranks(args: argparse.Namespace, command: Sequence[str]) -> int | None:
@@ -93,21 +123,29 @@ def launch_ranks(args: argparse.Namespace, command: Sequence[str]) -> int | None
 
     words = [*command, args.recipe, *all_overrides(args), "--resume", args.resume, "--device", args.device]
     words += ["--out", str(args.out)] if args.out else []
+    words += ["--quiet"] if args.quiet else []
     return launch.run([*words, "--json"] if args.json else words, args.nproc)
 
 
-def sampling(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--sampler", metavar="NAME", help="one of those below, or MODULE:CLASS (default: the run's)")
-    add("--steps", type=int, metavar="N", help="steps of the sampler (default: the run's)")
-    guidance(parser)
+def sampling(parser: Arguments) -> None:
+    sampler(parser, "the run's")
+    steps = "the number of sampling steps (default: the run's)"
+    parser.add_argument("--steps", type=int, metavar="N", help=steps)
+    guidance(parser, "the run's")
 
 
-def guidance(parser: argparse.ArgumentParser) -> None:
+def sampler(parser: Arguments, default: str) -> None:
+    name = f"the sampler: one of those listed below, or MODULE:CLASS of your own (default: {default})"
+    parser.add_argument("--sampler", metavar="SAMPLER", help=name)
+
+
+def guidance(parser: Arguments, default: str) -> None:
     """The short options of classifier-free guidance."""
     add = parser.add_argument
-    add("--cfg-scale", type=float, metavar="S", help="guidance scale; 1 is no guidance (default: the run's)")
-    add("--cfg-channels", metavar="N|all", help="guide the first N channels, or all (default: the run's)")
+    scale = f"the guidance scale of classifier-free guidance; 1 means no guidance (default: {default})"
+    add("--cfg-scale", type=float, metavar="S", help=scale)
+    channels = f"guide the first N channels only, or all of them (default: {default})"
+    add("--cfg-channels", metavar="N|all", help=channels)
 
 
 SHORT = ("sampler", "steps", "cfg_scale", "cfg_channels")
@@ -126,50 +164,24 @@ def all_overrides(args: argparse.Namespace) -> list[str]:
     return [*(configs.override(key, value) for key, value in values.items()), *args.overrides]
 
 
-def allow_import(parser: argparse.ArgumentParser) -> None:
+def allow_import(parser: Arguments) -> None:
     """For commands that read a model, which may come from elsewhere."""
-    why = "import this module, which the model names a part of: it is run, so only for code you trust"
+    why = (
+        "allow the model to import this Python module, whose code is then run: name only modules that you "
+        "trust (may be repeated)"
+    )
     parser.add_argument("--allow-import", metavar="MODULE", action="append", default=[], help=why)
 
 
-def parts(*sections: str) -> str:
-    """For --help: the parts that keys of these sections of a recipe can name, with inner parts and fields."""
-    from scaledit.config import RunConfig
-    from scaledit.config.tables import part_keys
-    from scaledit.part import describe, inner_kinds
-
-    def wrap(text: str, indent: int) -> list[str]:
-        first, rest = " " * indent, " " * (indent + 2)
-        return textwrap.wrap(text, 100, initial_indent=first, subsequent_indent=rest)
-
-    lines, kinds = [], part_keys(RunConfig, sections)
-    seen: dict[Any, str] = {}
-    while kinds:
-        key, kind = kinds.pop(0)
-        if kind in seen:
-            if seen[kind] != key:
-                lines.append(f"\n{key}: as {seen[kind]}")
-            continue
-        seen[kind] = key
-        lines.append(f"\n{key}: the {kind.KIND}")
-        for part in describe(kind):
-            lines += wrap(f"{part.name}: {part.summary}", 2)
-            for field in part.fields:
-                default = field.default and f"default {field.default}"
-                lines += wrap(
-                    f"{field.name}: {', '.join(filter(None, [default, field.bounds, field.doc]))}", 6
-                )
-        kinds += [(f"{key}.{name}", inner) for name, inner in inner_kinds(kind).items()]
-    heading = "parts and their fields (section.key.field=value; MODULE:CLASS names one of your own):"
-    return "\n".join(["", heading, *lines, ""])
-
-
-def decoder(parser: argparse.ArgumentParser) -> None:
+def decoder(parser: Arguments) -> None:
     """What turns a model's latents into images; models of pixels need none of it."""
     add = parser.add_argument
-    add("--decoder", metavar="AE", help="another autoencoder of the same latents (default: the run's)")
-    add("--decoder-precision", choices=["fp32", "bf16", "fp16"], help="of decoding (default: the run's)")
-    add("--tiled", action="store_true", default=None, help="decode in tiles: less memory, nearly the same")
+    which = "the autoencoder that decodes the latents: a folder or a hub id (default: the run's)"
+    add("--decoder", metavar="AE", help=which)
+    precision = "the number format in which images are decoded (default: the run's)"
+    add("--decoder-precision", choices=["fp32", "bf16", "fp16"], help=precision)
+    tiled = "decode large images in tiles, which saves memory and changes the images slightly"
+    add("--tiled", action="store_true", default=None, help=tiled)
 
 
 SECTIONS = ("sample", "evaluate", "autoencoder")
@@ -204,12 +216,17 @@ def load_model(args: argparse.Namespace, model: str | Path, section: str = "samp
 def extractor(parser: argparse.ArgumentParser) -> None:
     """Which network turns images into features, and where its weights are."""
     add = parser.add_argument
-    weights = "pt_inception-2015-12-05-6726825d.pth (default: see docs/evaluation.md)"
+    weights = "the file pt_inception-2015-12-05-6726825d.pth (default: see docs/evaluation.md)"
     add("--inception", metavar="WEIGHTS", help=weights)
-    other = "accept weights with another hash, which the protocol records"
+    other = "accept Inception weights whose hash is unknown; the protocol records the hash"
     add("--any-inception", action="store_true", default=None, help=other)
-    add("--dinov2", metavar="FOLDER", help="features of this local DINOv2 instead")
-    add("--allow-jpeg", action="store_true", help="accept lossily compressed images")
+    add(
+        "--dinov2",
+        metavar="FOLDER",
+        help="use the features of the DINOv2 in this folder instead of Inception",
+    )
+    jpeg = "accept images that were stored with lossy compression, which changes the metrics"
+    add("--allow-jpeg", action="store_true", help=jpeg)
 
 
 def at_least(args: argparse.Namespace, smallest: int, *names: str) -> None:
@@ -315,10 +332,60 @@ def short_warnings() -> Iterator[None]:
 
 
 @contextmanager
+def interruptible(kept: str | Callable[[], str] = NOTHING_WRITTEN) -> Iterator[None]:
+    """Ctrl-C within it ends the command with a sentence about what was kept. kept: the sentence, or what
+    makes it when it is needed."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(kept if isinstance(kept, str) else kept()) from error
+
+
+def kept_parts(done: int, total: int, what: str, folder: Path) -> str:
+    """What an interrupted command says whose work is kept in parts. what: their name, in the plural."""
+    if not done:
+        return f"none of {total} {what} was finished; {RESUMES}"
+    return f"{done} of {total} {what} are kept in {folder}; {RESUMES}"
+
+
+class Speed:
+    """A progress callback that counts what a command itself did, and how long it took. Work that was done
+    before, by an earlier or another process, does not count. progress: is called with the same numbers."""
+
+    def __init__(self, progress: Progress = lambda done, total: None):
+        self.progress, self.began = progress, time.monotonic()
+        self.first: int | None = None
+        self.last = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        self.first = done if self.first is None else self.first
+        self.last = done
+        self.progress(done, total)
+
+    @property
+    def done(self) -> int:
+        return 0 if self.first is None else self.last - self.first
+
+
+def speed(images: int, seconds: float) -> dict[str, float | None]:
+    """For JSON: the seconds that `images` images took, and images per second; None if there were none."""
+    rate = float(f"{images / max(seconds, 1e-9):.4g}") if images else None
+    return {"seconds": round(seconds, 3), "images_per_second": rate}
+
+
+def speed_in_words(images: int, seconds: float) -> str:
+    """' (3.1 s, 26 images/s)', or '' if no image was made."""
+    return f" ({seconds:.1f} s, {images / max(seconds, 1e-9):.3g} images/s)" if images else ""
+
+
+@contextmanager
 def progress_bar(title: str) -> Iterator[Progress]:
     """A progress bar on stderr, shown from the first call of what it yields."""
     from scaledit.progress import bar
 
+    if terminal.is_quiet():
+        yield lambda done, total: None
+        return
     began = time.monotonic()
     with ExitStack() as stack:
         progress = bar(terminal.console(stderr=True))

@@ -8,29 +8,45 @@ from pathlib import Path
 from scaledit import terminal
 from scaledit.commands import common
 from scaledit.commands.encode import BACKGROUND_HELP
+from scaledit.commands.parsing import Example
 from scaledit.data.background import background_color
 from scaledit.errors import RunError, UsageError
 
-SUMMARY = """inspect images or latents before training on them
-
-  scaledit data inspect photos/ --sheet sheet.png
-  scaledit data inspect latents/
-
-Reports counts, classes, sizes, files that are not used, and what would be refused and why (exit code 1 if
-anything). --sheet writes a contact sheet."""
+SUMMARY = "inspect images or latents before training on them"
+DESCRIPTION = """Reports counts, classes, sizes, files that are not used, and what training would refuse and
+why. The exit code is 1 if anything would be refused."""
+EXAMPLES = (
+    Example(
+        "scaledit data inspect pictures --sheet sheet.png",
+        "Check a folder of images, and draw some of each class",
+    ),
+    Example("scaledit data inspect latents", "Check images that `scaledit encode` has encoded"),
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("action", choices=["inspect"])
-    add("path", metavar="PATH", help="images, or a folder that scaledit encode wrote")
-    add("--sheet", type=Path, metavar="FILE.png", help="write a contact sheet with one row per class")
-    add("--image-size", type=int, default=256, metavar="S", help="size to train at (default: 256)")
+    add("action", choices=["inspect"], help="what to do: inspect")
+    add("path", metavar="PATH", help="images, or the folder of latents that `scaledit encode` wrote")
+    add("--sheet", type=Path, metavar="FILE.png", help="draw images of each class, one row per class")
+    add(
+        "--image-size",
+        type=int,
+        default=256,
+        metavar="S",
+        help="the side in pixels to train at (default: 256)",
+    )
     common.which_images(parser)
-    add("--headers", action="store_true", help="read headers only and decode nothing: faster")
+    add("--headers", action="store_true", help="read the headers of image files only, which is faster")
     add("--background", default="white", metavar="COLOR", help=BACKGROUND_HELP)
-    add("--workers", type=int, default=2, metavar="N", help="threads that read images (default: 2)")
-    common.as_json(parser)
+    add(
+        "--workers",
+        type=int,
+        default=2,
+        metavar="N",
+        help="the number of threads that read images (default: 2)",
+    )
+    common.output(parser)
 
 
 def run(args: argparse.Namespace) -> None:

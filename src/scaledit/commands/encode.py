@@ -8,43 +8,80 @@ from pathlib import Path
 
 from scaledit import part, terminal
 from scaledit.commands import common
+from scaledit.commands.parsing import Example
 from scaledit.data.background import background_color
 from scaledit.data.datasets import DataSet
 from scaledit.errors import UsageError, printable
 
-SUMMARY = """encode images once, so that training reads latents
+SUMMARY = "encode images into latents once, so that training need not"
+DESCRIPTION = """Images are encoded by an autoencoder into a folder that data.path=FOLDER of a recipe reads.
+If the command is interrupted, run it again: it resumes. --repair encodes again what is corrupt, and only
+that."""
+EXAMPLES = (
+    Example(
+        "scaledit encode pictures --image-size 64 --autoencoder runs/photos-ae --out latents",
+        "Encode a folder of images with an autoencoder of your own",
+    ),
+    Example(
+        "scaledit encode pictures --image-size 64 --autoencoder pixels --out pixels",
+        "Store the images themselves, without an autoencoder",
+    ),
+    Example(
+        "scaledit encode imagenet/train --autoencoder stabilityai/sd-vae-ft-ema --out latents --shard 0/8",
+        "Encode ImageNet on 8 devices; the others run the same with --shard 1/8 to 7/8",
+        needs="ImageNet and a download from the Hugging Face Hub",
+    ),
+)
 
-  scaledit encode photos/ --autoencoder stabilityai/sd-vae-ft-ema --out latents
-  scaledit encode photos/ --autoencoder AE --out latents --shard 0/8      and 1/8 ... 7/8 on other devices
-
-To resume after an interruption, run it again. --repair encodes again what is corrupt, and only that."""
-
-BACKGROUND_HELP = 'background of transparent images: white, black, "#rrggbb", or drop (ignore alpha)'
+BACKGROUND_HELP = (
+    'the color behind transparent images: white, black, "#rrggbb", or drop to ignore the transparency'
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    images = 'a folder with one folder per class, tar shards, Parquet, a .zip; or "photos" (built in)'
-    add("images", metavar="IMAGES", help=images)
+    images = "a folder with one folder per class, tar shards, Parquet files or a .zip; or the built-in photos"
+    parser.add_argument("images", metavar="IMAGES", help=images)
+    autoencoder = "the autoencoder: a folder or a hub id, or pixels for none"
+    parser.add_argument("--autoencoder", metavar="AE", required=True, help=autoencoder)
+    folder = "the folder to write, which data.path of a recipe reads"
+    parser.add_argument("--out", type=Path, metavar="LATENTS", required=True, help=folder)
     common.which_images(parser)
-    add("--autoencoder", metavar="AE", required=True, help="a folder, a hub id, or pixels")
-    add("--out", type=Path, metavar="LATENTS", required=True)
-    add("--image-size", type=int, metavar="S", help="size that files are resized to (default: 256)")
-    background = f"{BACKGROUND_HELP} (default: white, or what --out was begun with)"
-    add("--background", metavar="COLOR", help=background)
-    add("--no-flip", action="store_true", help="no mirrored images: half the size")
-    dtypes = ["float16", "bfloat16", "float32"]
-    add("--dtype", choices=dtypes, default="float16", help="of the latents (default: float16)")
-    add("--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="of encoding (default: fp32)")
-    add("--batch-size", type=int, default=16, metavar="N", help="images encoded at once (default: 16)")
-    add("--workers", type=int, default=2, metavar="N", help="threads that read images (default: 2)")
-    add("--per-file", type=int, default=1024, metavar="N", help="images per file (default: 1024)")
-    add("--on-bad", choices=["stop", "skip"], default="stop", help="at a bad image (default: stop)")
-    add("--max-bad", type=int, default=100, metavar="N", help="skip at most N images (default: 100)")
-    add("--shard", default="0/1", metavar="i/n", help="encode only share i of n of the files")
-    add("--repair", action="store_true", help="check every byte; encode again what differs")
+    _how_encoded(parser)
+    _how_divided(parser)
     common.device(parser)
-    common.as_json(parser)
+    common.output(parser)
+
+
+def _how_encoded(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    size = "the side in pixels that images are resized and cropped to (default: 256)"
+    add("--image-size", type=int, metavar="S", help=size)
+    background = f"{BACKGROUND_HELP} (default: white, or the color with which --out was begun)"
+    add("--background", metavar="COLOR", help=background)
+    add("--no-flip", action="store_true", help="store no mirrored images, which halves the size")
+    dtypes, precisions = ["float16", "bfloat16", "float32"], ["fp32", "bf16", "fp16"]
+    dtype = "the number format of the stored latents (default: float16)"
+    add("--dtype", choices=dtypes, default="float16", help=dtype)
+    precision = "the number format in which the autoencoder computes (default: fp32)"
+    add("--precision", choices=precisions, default="fp32", help=precision)
+    batch = "the number of images encoded at once (default: 16)"
+    add("--batch-size", type=int, default=16, metavar="N", help=batch)
+
+
+def _how_divided(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    threads = "the number of threads that read images (default: 2)"
+    add("--workers", type=int, default=2, metavar="N", help=threads)
+    per_file = "the number of images in each file of latents (default: 1024)"
+    add("--per-file", type=int, default=1024, metavar="N", help=per_file)
+    bad = "what to do at an image that cannot be read (default: stop)"
+    add("--on-bad", choices=["stop", "skip"], default="stop", help=bad)
+    most = "the number of images that --on-bad skip leaves out at most (default: 100)"
+    add("--max-bad", type=int, default=100, metavar="N", help=most)
+    share = "encode only share i of n of the files, i from 0 to n-1 (default: 0/1, all files)"
+    add("--shard", default="0/1", metavar="i/n", help=share)
+    repair = "check every byte of the folder, and encode again what is corrupt"
+    add("--repair", action="store_true", help=repair)
 
 
 @common.short_warnings()
@@ -79,7 +116,7 @@ def run(args: argparse.Namespace) -> None:
         common.reject_image_options(args, f"{args.images} are built in")
     else:
         files = open_source(args.images, args.split, args.image_key)
-        for remark in files.remarks():
+        for remark in () if terminal.is_quiet() else files.remarks():
             print(printable(remark), file=sys.stderr)
         size, background = args.image_size or 256, args.background or begun_with(args.out)
         source = ImageFiles(files, size, threads=args.workers, behind=background)
@@ -89,7 +126,10 @@ def run(args: argparse.Namespace) -> None:
     encoding = Encoding(
         not args.no_flip, args.dtype, args.batch_size, args.per_file, args.on_bad, args.max_bad
     )
-    with common.progress_bar("encoding") as progress:
+    with (
+        common.interruptible(lambda: _kept(args, len(source.names))),
+        common.progress_bar("encoding") as progress,
+    ):
         result = encode(source, autoencoder, args.out, encoding, shard, args.repair, progress)
     if args.json:
         terminal.say_json({**result._asdict(), "out": str(result.out)})
@@ -97,14 +137,20 @@ def run(args: argparse.Namespace) -> None:
     if result.recounted:
         first, more = result.recounted[0], len(result.recounted) - 1
         others = f" and {more} more" if more else ""
-        terminal.say(f"counted again, because its record was wrong: {first}{others}")
+        terminal.inform(f"counted again, because its record was wrong: {first}{others}")
     if result.index_mended:
-        terminal.say(f"{INDEX} was wrong or corrupt and has been written again")
-    terminal.say(*(f"skipped: {name}" for name in result.skipped))
+        terminal.inform(f"{INDEX} was wrong or corrupt and has been written again")
+    terminal.inform(*(f"skipped: {name}" for name in result.skipped))
     if result.complete:
-        terminal.say(f"{common.images(result.images, 'encoded ')} in {result.out}")
+        terminal.inform(f"{common.images(result.images, 'encoded ')} in {result.out}")
     else:
-        terminal.say(f"this shard is done; {result.images} images exist, other shards encode the rest")
+        terminal.inform(f"this shard is done; {result.images} images exist, other shards encode the rest")
+
+
+def _kept(args: argparse.Namespace, images: int) -> str:
+    """What an interrupted command says. images: how many there are to encode."""
+    written = sum(1 for _ in args.out.glob("*.safetensors")) if args.out.is_dir() else 0
+    return common.kept_parts(written, -(-images // args.per_file), "files", args.out)
 
 
 def _in_memory(name: str) -> DataSet | None:

@@ -10,53 +10,77 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaledit import terminal
-from scaledit.commands import common
+from scaledit.commands import common, parts
+from scaledit.commands.parsing import Example
 from scaledit.errors import RunError, UsageError, reading
 from scaledit.part import in_words
 
 if TYPE_CHECKING:
     from scaledit.evaluation.result import Result
 
-SUMMARY = """evaluate samples against real images: FID, sFID, Inception Score, precision, recall, and more
-
-  scaledit evaluate samples.npz --reference VIRTUAL_imagenet256_labeled.npz --json result.json
-  scaledit evaluate runs/demo --reference digits --cfg-scale 1.5
-  scaledit evaluate --compare a.json b.json"""
+SUMMARY = "measure FID, precision, recall and more of sampled images"
+DESCRIPTION = """SAMPLES are files or folders of images, or a run, which is then sampled as its [evaluate]
+section says. The result holds the protocol: everything on which the metrics depend. --compare shows earlier
+results beside it."""
+EXAMPLES = (
+    Example("scaledit evaluate runs/digits --reference digits --cfg-scale 1.5", "Evaluate a run"),
+    Example(
+        "scaledit evaluate samples.npz --reference digits --json result.json",
+        "Evaluate samples, and keep the result in a file",
+    ),
+    Example("scaledit evaluate --compare result.json other.json", "Show earlier results side by side"),
+    Example(
+        "scaledit evaluate samples.npz --reference VIRTUAL_imagenet256_labeled.npz --json result.json",
+        "Evaluate samples of ImageNet with ADM's reference",
+        needs="ADM's reference file and the Inception weights (docs/evaluation.md)",
+    ),
+)
+STDOUT = Path("-")
+"""What --json without a file means."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add(
-        "samples",
-        metavar="SAMPLES",
-        nargs="*",
-        help="a .npz, a folder or tar of PNGs, what generate wrote, or a run; several are seeds of one "
-        "sampling; with a run also section.key=value, as in sample.sampler.eta=0.5",
+    samples = (
+        "a .npz, a folder or a tar of PNGs, what `scaledit generate` wrote, or a run; several are seeds of "
+        "one experiment. After a run also section.key=value, such as sample.sampler.eta=0.5"
     )
-    add("--reference", metavar="REF", help='ADM\'s .npz, real images, "digits" or "photos"')
+    add("samples", metavar="SAMPLES", nargs="*", help=samples)
+    reference = (
+        "the real images: ADM's .npz, a folder of images, or one of the built-in sets digits and photos"
+    )
+    add("--reference", metavar="REF", help=reference)
     common.extractor(parser)
-    metrics = "only these: fid,sfid,inception_score,precision,recall,..., MODULE:CLASS of your own"
-    add("--metrics", metavar="A,B", help=metrics)
-    precision = "of the distances in precision and recall (default: fp32)"
+    metrics = "compute only these: fid,sfid,inception_score,precision,recall,..., or MODULE:CLASS of your own"
+    add("--metrics", metavar="A,B,...", help=metrics)
+    precision = "the number format of the distances in precision and recall (default: fp32)"
     add("--precision", choices=["fp32", "adm_fp16"], help=precision)
-    add = parser.add_argument_group(
-        "if SAMPLES is a run: what to sample (default: its [evaluate] section)"
-    ).add_argument
-    add("--num", type=common.integer(2, common.MOST_IMAGES), metavar="N", help="images per seed")
-    add("--seeds", type=common.integer(1, common.MOST_SEEDS), metavar="N", help="number of seeds")
-    add("--seed", type=common.integer(0, common.LARGEST_SEED), metavar="S", help="the first seed")
-    labels = "at random, in turn, or as the real images'"
-    add("--labels", choices=["uniform", "equal", "real"], help=labels)
-    common.sampling(parser)
-    common.decoder(parser)
-    common.allow_import(parser)
+    _of_a_run(parser)
     common.device(parser)
-    add = parser.add_argument
-    add("--json", type=Path, metavar="FILE", help="write the result to this file")
-    add("--compare", type=Path, nargs="+", default=[], metavar="JSON", help="results to show beside this one")
+    common.quiet(parser)
+    result = "write the result to this file, or print it as JSON and nothing else if no file is given"
+    add("--json", type=Path, nargs="?", const=STDOUT, metavar="FILE", help=result)
+    compare = "earlier results, files of --json, to show beside this one"
+    add("--compare", type=Path, nargs="+", default=[], metavar="RESULT", help=compare)
 
 
-more = partial(common.parts, "sample", "evaluate")
+def _of_a_run(parser: argparse.ArgumentParser) -> None:
+    title = "how a run is sampled (default: as its [evaluate] section says)"
+    group = parser.add_argument_group(title)
+    number = "the number of images per seed"
+    group.add_argument("--num", type=common.integer(2, common.MOST_IMAGES), metavar="N", help=number)
+    seeds = "the number of seeds, over which the metrics' spread is reported"
+    group.add_argument("--seeds", type=common.integer(1, common.MOST_SEEDS), metavar="N", help=seeds)
+    first = "the first seed of the random numbers"
+    group.add_argument("--seed", type=common.integer(0, common.LARGEST_SEED), metavar="S", help=first)
+    labels = "the classes: drawn at random (uniform), in turn (equal), or those of the real images (real)"
+    group.add_argument("--labels", choices=["uniform", "equal", "real"], help=labels)
+    common.sampling(group)
+    common.decoder(group)
+    common.allow_import(group)
+
+
+more = partial(parts.in_sections, "sample", "evaluate")
 
 
 @common.short_warnings()
@@ -65,28 +89,45 @@ def run(args: argparse.Namespace) -> None:
 
     args.overrides = [word for word in args.samples if is_override(word) and not Path(word).exists()]
     args.samples = [Path(word) for word in args.samples if word not in args.overrides]
-    if not args.samples and not args.compare:
-        raise UsageError("nothing to evaluate; pass SAMPLES --reference REF, or --compare with results")
-    if args.samples and not args.reference:
-        raise UsageError("--reference is missing: ADM's .npz, a folder of real images, or digits")
-    if args.json and not args.samples:
-        raise UsageError("--json keeps what is measured; with --compare alone nothing is")
-    for path in args.samples:
-        if not path.exists():
-            raise UsageError(f"there is no {path}")
-    if args.json:
-        common.check_writable(args.json, "--json")
-
+    _check(args)
     earlier = [_earlier(path) for path in args.compare]
     if not args.samples:
-        _show(earlier, compared=True)
+        if args.json == STDOUT:
+            terminal.say_json({"compared": [result.to_json() for result in earlier]})
+        else:
+            _show(earlier, compared=True)
         return
-    result = _evaluate(args)
+    with common.interruptible("nothing was measured and nothing was written"):
+        result = _evaluate(args)
+    if args.json == STDOUT:
+        terminal.say_json(result.to_json())
+        return
     try:
         _show([result, *earlier], compared=bool(earlier))
     finally:  # also if stdout is closed
         if args.json:
             _save(result, args.json)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises UsageError for a call that cannot be answered."""
+    file: Path | None = None if args.json == STDOUT else args.json
+    if not args.samples and not args.compare:
+        if file is not None and file.exists():
+            raise UsageError(
+                f"--json takes {file} as the file to write, which leaves nothing to evaluate; put "
+                "SAMPLES first, or --json last"
+            )
+        raise UsageError("nothing to evaluate; pass SAMPLES --reference REF, or --compare with results")
+    if args.samples and not args.reference:
+        raise UsageError("--reference is missing: ADM's .npz, a folder of real images, or digits")
+    if file is not None and not args.samples:
+        raise UsageError("--json keeps what is measured; with --compare alone nothing is")
+    for path in args.samples:
+        if not path.exists():
+            raise UsageError(f"there is no {path}")
+    if file is not None:
+        common.check_writable(file, "--json")
 
 
 def _earlier(path: Path) -> Result:

@@ -6,12 +6,20 @@ import argparse
 
 from scaledit import terminal
 from scaledit.commands import common
+from scaledit.commands.parsing import Example
 
-SUMMARY = "the paper's models: parameters and multiply-adds, computed, beside its table 4"
+SUMMARY = "list the paper's models with their parameters and multiply-adds"
+DESCRIPTION = (
+    """Both are computed from the description of each network and shown beside table 4 of the paper."""
+)
+EXAMPLES = (
+    Example("scaledit models", "Print the table"),
+    Example("scaledit models --json", "Print it as JSON"),
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    common.as_json(parser)
+    common.output(parser)
 
 
 def run(args: argparse.Namespace) -> None:

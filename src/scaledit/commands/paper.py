@@ -7,17 +7,23 @@ from pathlib import Path
 
 from scaledit import terminal
 from scaledit.commands import common
+from scaledit.commands.parsing import Example
 
-SUMMARY = """the paper's tables 1 to 6, beside computed values and, with --study, measured ones
-
-  scaledit paper --table 4
-  scaledit paper --study docs/studies/digits"""
+SUMMARY = "print the paper's tables beside computed and measured values"
+DESCRIPTION = """Tables 1 to 6 as they are printed, with the values that scaledit computes and, with
+--study, those that a study has measured."""
+EXAMPLES = (
+    Example("scaledit paper --table 4", "Print one table"),
+    Example("scaledit paper --study docs/studies/digits", "Show the results of a study below the paper's"),
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--table", type=int, choices=range(1, 7), metavar="N", help="only table N")
-    parser.add_argument("--study", metavar="FOLDER", help="a study whose results are shown below the paper's")
-    common.as_json(parser)
+    number = "the number of the table to print, from 1 to 6 (default: all tables)"
+    parser.add_argument("--table", type=int, choices=range(1, 7), metavar="N", help=number)
+    folder = "the folder of a study whose results are shown below those of the paper"
+    parser.add_argument("--study", metavar="FOLDER", help=folder)
+    common.output(parser)
 
 
 def run(args: argparse.Namespace) -> None:

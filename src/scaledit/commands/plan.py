@@ -8,19 +8,35 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from scaledit import terminal
-from scaledit.commands import common
+from scaledit.commands import common, parts
+from scaledit.commands.parsing import Example
 from scaledit.errors import UsageError
 
 if TYPE_CHECKING:
     from scaledit.scaling.plan import Hardware
 
-SUMMARY = """compute what training a recipe costs, or what to train with a budget: MACs, hours, memory, money
-
-  scaledit plan imagenet256-xl2                                 multiply-adds and memory
-  scaledit plan imagenet256-xl2 --gpu h100 --devices 8 --price 2.5      and hours and money
-  scaledit plan imagenet256-xl2 --iterations-per-second 5.7     the paper's: 19.5 hours
-  scaledit plan --budget 1e20                                   what to train with it, by the paper
-  scaledit plan --hours 24 --gpu h100 --devices 8 --study FOLDER        and by a study of your own"""
+SUMMARY = "compute the cost of a run, or what to train with a budget"
+DESCRIPTION = """For a recipe: multiply-adds and memory, and with a device also hours and money. For a
+budget: the model and the number of steps that are expected to give the best images, from the paper's
+results or from a study of your own."""
+EXAMPLES = (
+    Example("scaledit plan imagenet256-xl2", "Multiply-adds and memory of the paper's largest model"),
+    Example(
+        "scaledit plan imagenet256-xl2 --gpu h100 --devices 8 --price 2.5",
+        "Add hours and money on 8 GPUs",
+    ),
+    Example(
+        "scaledit plan imagenet256-xl2 --iterations-per-second 5.7",
+        "Compute hours from a measured speed, here that of the paper",
+    ),
+    Example(
+        "scaledit plan --budget 1e20", "Ask what to train with 1e20 multiply-adds, by the paper's results"
+    ),
+    Example(
+        "scaledit plan --hours 24 --gpu h100 --devices 8 --study docs/studies/digits",
+        "Ask the same for a day on 8 GPUs, by the results of a study",
+    ),
+)
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 
@@ -28,22 +44,31 @@ PRECISIONS = ("fp32", "tf32", "bf16")
 def arguments(parser: argparse.ArgumentParser) -> None:
     common.recipe(parser, optional=True)
     add = parser.add_argument
-    add("--budget", type=float, metavar="MACS", help="what to train with this many multiply-adds")
-    add("--hours", type=float, metavar="H", help="the budget as time, with --gpu or --peak")
-    add("--study", metavar="STUDY", help="folder of the study that answers, or paper (default: paper)")
-    gpu = "h100, h200, a100, 4090, tpu-v3, ...: its dense peak in the run's precision"
-    add("--gpu", metavar="NAME", help=gpu)
-    peak = "dense peak of one device in the run's precision, as in 494.7e12; a multiply-add is 2 FLOPs"
+    add("--budget", type=float, metavar="MACS", help="ask what to train with this many multiply-adds")
+    hours = "ask what to train in this many hours, on the devices of --gpu or --peak"
+    add("--hours", type=float, metavar="H", help=hours)
+    study = "the folder of the study whose results answer, or paper for the paper's (default: paper)"
+    add("--study", metavar="STUDY", help=study)
+    gpu = "the device: h100, h200, a100, 4090, tpu-v3 or another one whose peak speed is known"
+    add("--gpu", metavar="GPU", help=gpu)
+    peak = (
+        "the peak speed of one device in the precision of the run, for dense matrix products, such as "
+        "494.7e12; a multiply-add counts as 2 FLOPs"
+    )
     add("--peak", type=float, metavar="FLOPS", help=peak)
-    add("--precision", choices=PRECISIONS, help="for a budget (default: tf32); a recipe has its own")
-    add("--devices", type=common.integer(1, common.MOST_DEVICES), default=1, metavar="N", help="(default: 1)")
-    add("--utilisation", type=float, metavar="U", help="share of the peak that is reached (default: 0.4)")
-    add("--price", type=float, metavar="P", help="of one device for one hour")
-    add("--iterations-per-second", type=float, metavar="R", help="a measured rate, instead of an estimate")
-    common.as_json(parser)
+    precision = "the precision of training with a budget (default: tf32); a recipe has its own"
+    add("--precision", choices=PRECISIONS, help=precision)
+    devices = "the number of devices (default: 1)"
+    add("--devices", type=common.integer(1, common.MOST_DEVICES), default=1, metavar="N", help=devices)
+    share = "the share of the peak speed that training reaches (default: 0.4)"
+    add("--utilisation", type=float, metavar="U", help=share)
+    add("--price", type=float, metavar="P", help="the price of one device for one hour")
+    rate = "a measured speed of training, which replaces the estimate"
+    add("--iterations-per-second", type=float, metavar="R", help=rate)
+    common.output(parser)
 
 
-more = partial(common.parts, "model", "diffusion", "sample")
+more = partial(parts.in_sections, "model", "diffusion", "sample")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -7,21 +7,28 @@ from pathlib import Path
 
 from scaledit import terminal
 from scaledit.commands import common
+from scaledit.commands.parsing import Example
 from scaledit.errors import UsageError
 
-SUMMARY = """store the statistics of real images, to compare samples with
-
-  scaledit reference photos/ --out photos.npz
-
-ADM's format (mu, sigma, mu_s, sigma_s), with the images' features for precision and recall."""
+SUMMARY = "store the statistics of real images, to compare samples with"
+DESCRIPTION = """Writes ADM's format (mu, sigma, mu_s, sigma_s), and the features of the images for
+precision and recall. Pass the file to --reference of `scaledit evaluate`."""
+EXAMPLES = (
+    Example(
+        "scaledit reference pictures --out pictures.npz",
+        "Store the statistics of a folder of images",
+        needs="the Inception weights (docs/evaluation.md)",
+    ),
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", type=Path, metavar="IMAGES", help="a .npz, or a folder or tar of PNGs")
+    images = "the real images: a .npz file, or a folder or a tar of PNGs"
+    parser.add_argument("images", type=Path, metavar="IMAGES", help=images)
+    parser.add_argument("--out", type=Path, required=True, metavar="REF.npz", help="the file to write")
     common.extractor(parser)
     common.device(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="REF.npz", help="the file to write")
-    common.as_json(parser)
+    common.output(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -43,9 +50,9 @@ def run(args: argparse.Namespace) -> None:
         inception=args.inception or "", any_inception=bool(args.any_inception), dinov2=args.dinov2 or ""
     )
     extractor = chosen_extractor(config).load(assemble.device(args.device))
-    with common.progress_bar("extracting features") as progress:
+    with common.interruptible(), common.progress_bar("extracting features") as progress:
         features = write_reference(out, samples, extractor, str(args.images), progress)
     if args.json:
         terminal.say_json({"out": str(out), "n": features.n, "extractor_sha256": extractor.sha256})
     else:
-        terminal.say(f"statistics of {common.images(features.n)} in {out}")
+        terminal.inform(f"statistics of {common.images(features.n)} in {out}")

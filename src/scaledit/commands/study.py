@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scaledit import terminal
 from scaledit.commands import common
+from scaledit.commands.parsing import Example
 from scaledit.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -17,30 +18,51 @@ if TYPE_CHECKING:
     from scaledit.scaling.study import Study
     from scaledit.scaling.table import Table
 
-SUMMARY = """train and evaluate a grid of runs, with fits, figures and verdicts; resumable, in many processes
-
-  scaledit study digits                       the paper's study in miniature
-  scaledit study digits --fast                the same in minutes
-  scaledit study mine.toml --out shared/mine  your own; call it on several machines to share the work
-  scaledit study docs/studies/digits          figures, verdicts and report again, from a study's table
-  scaledit study paper                        the same for the numbers printed in the paper"""
+SUMMARY = "train, evaluate and compare a grid of runs"
+DESCRIPTION = """The report shows fits, figures and verdicts. If a study is interrupted, run the same
+command again: it resumes. Several machines that share the folder of --out can run the same command to share
+the work."""
+EXAMPLES = (
+    Example("scaledit study digits --fast --dry-run", "Estimate the cost of the small study of digits"),
+    Example(
+        "scaledit study digits --fast",
+        "Train and evaluate it",
+        needs="6 minutes on 2 CPU cores",
+    ),
+    Example(
+        "scaledit study mine.toml --out shared/mine",
+        "Run a study of your own, on every machine that sees the folder shared/mine",
+        needs="mine.toml (docs/scaling.md)",
+    ),
+    Example(
+        "scaledit study docs/studies/digits --out again",
+        "Write figures, verdicts and report from the table of a study",
+    ),
+    Example("scaledit study paper", "Write the same for the numbers that the paper prints"),
+)
 
 DONE, INCOMPLETE = 0, 1
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    study = "name of a study, path of a .toml file, or folder with a study's table"
+    study = "the name of a study, the path of a .toml file, or a folder that holds the table of a study"
     add("study", metavar="STUDY", help=study)
-    add("--fast", action="store_true", help="the smaller study of the same name, NAME-fast")
-    add("--out", type=Path, help="folder for runs and results (default: studies/STUDY)")
-    publish = "write table, figures, verdicts and report to this folder too, without the runs"
-    add("--publish", type=Path, metavar="DIR", help=publish)
+    fast = "run the smaller study of the same name, STUDY-fast"
+    add("--fast", action="store_true", help=fast)
+    out = "the folder for runs and results (default: studies/STUDY)"
+    add("--out", type=Path, metavar="FOLDER", help=out)
+    publish = "write table, figures, verdicts and report to this folder, too, without the runs"
+    add("--publish", type=Path, metavar="FOLDER", help=publish)
     workers = common.integer(1, common.MOST_PROCESSES)
-    add("--workers", type=workers, metavar="N", help="processes (default: one per CPU core, or per GPU)")
-    add("--join", action="store_true", help="do jobs of a study in this process only, without a report")
-    add("--dry-run", action="store_true", help="report what it will cost, and do nothing")
+    count = "the number of processes that share the work (default: one per CPU core, or one per GPU)"
+    add("--workers", type=workers, metavar="N", help=count)
+    join = "do jobs of a study in this process only, without a report"
+    add("--join", action="store_true", help=join)
+    add("--in-crew", action="store_true", help=argparse.SUPPRESS)  # a process that `_work` started
+    add("--dry-run", action="store_true", help="estimate the cost, and do nothing")
     common.device(parser)
+    common.output(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,11 +76,11 @@ def run(args: argparse.Namespace) -> int:
         from scaledit.scaling import printed_table
 
         _check_report_only(args)
-        return _report(printed_table.table(), args.out or Path("studies/paper"))
+        return _report(args, printed_table.table(), args.out or Path("studies/paper"))
     path = Path(args.study)
     if args.study not in studies.names() and (path / tables.TABLE).is_file():
         _check_report_only(args)
-        return _report(tables.read(path), args.out or path)
+        return _report(args, tables.read(path), args.out or path)
 
     from scaledit.scaling.queue import Queue
     from scaledit.scaling.work import jobs
@@ -69,10 +91,14 @@ def run(args: argparse.Namespace) -> int:
     queue = Queue(out, jobs(study))
     if args.join:
         return _join(study, queue, args)
-    code = _work(study, queue, args, name, out)
-    if code != DONE or args.dry_run:
-        return code
+    with common.interruptible(lambda: _kept(queue)):
+        code = _work(study, queue, args, name)
+        return code if code != DONE or args.dry_run else _finish(study, queue, args)
 
+
+def _finish(study: Study, queue: Queue, args: argparse.Namespace) -> int:
+    """Writes the report of a study whose jobs are done."""
+    from scaledit.scaling import table as tables
     from scaledit.scaling.collect import collect
 
     command = f"scaledit study {args.study}{' --fast' if args.fast else ''}"
@@ -80,12 +106,17 @@ def run(args: argparse.Namespace) -> int:
     if missing:
         names = ", ".join(job.key for job in missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise RunError(
-            f"{len(missing)} jobs have no result ({names}; see {out}/journal.jsonl); the same command resumes"
+            f"{len(missing)} jobs have no result ({names}; see {queue.out}/journal.jsonl); the same command "
+            "resumes"
         )
-    tables.to_sqlite(table, out / tables.SQLITE)
+    tables.to_sqlite(table, queue.out / tables.SQLITE)
     if args.publish:
-        _report(table, args.publish)
-    return _report(table, out)
+        _write(table, args.publish)
+    return _report(args, table, queue.out)
+
+
+def _kept(queue: Queue) -> str:
+    return common.kept_parts(len(queue.jobs) - len(queue.left), len(queue.jobs), "jobs", queue.out)
 
 
 def _check_report_only(args: argparse.Namespace) -> None:
@@ -98,16 +129,25 @@ def _check_report_only(args: argparse.Namespace) -> None:
             )
 
 
-def _report(table: Table, folder: Path) -> int:
+def _write(table: Table, folder: Path) -> Path:
     from scaledit.report import study as report
 
     with common.progress_bar("plotting figures") as progress:
-        page = report.write(table, folder, progress)
-    terminal.say(f"the report is {page}")
+        return report.write(table, folder, progress)
+
+
+def _report(args: argparse.Namespace, table: Table, folder: Path) -> int:
+    page = _write(table, folder)
+    if args.json:
+        published = None if args.publish is None else str(args.publish)
+        files = {"out": str(folder), "report": str(page), "published": published}
+        terminal.say_json({"study": table.about.name, **files, "rows": len(table.rows)})
+    else:
+        terminal.inform(f"the report is {page}")
     return DONE
 
 
-def _work(study: Study, queue: Queue, args: argparse.Namespace, name: str, out: Path) -> int:
+def _work(study: Study, queue: Queue, args: argparse.Namespace, name: str) -> int:
     """Reports the cost, then does the remaining jobs in several processes."""
     import torch
 
@@ -115,6 +155,7 @@ def _work(study: Study, queue: Queue, args: argparse.Namespace, name: str, out: 
     from scaledit.progress import StudyProgress
     from scaledit.scaling import crew
     from scaledit.scaling.cost import estimate
+    from scaledit.training.signals import STOPPED
 
     remaining = queue.left
     if not remaining and not args.dry_run:
@@ -125,15 +166,45 @@ def _work(study: Study, queue: Queue, args: argparse.Namespace, name: str, out: 
     torch.set_num_threads(1)
     with common.progress_bar("timing each model") as progress:
         cost = estimate(study, device, progress)
-    terminal.say(*_cost_lines(study, queue, cost, min(workers, len(remaining) or 1)))
+    _say_cost(study, queue, cost, min(workers, len(remaining) or 1), args)
     if args.dry_run:
         return DONE
-    command = ["study", name, "--out", str(out), "--join", "--device", args.device]
+    command = ["study", name, "--out", str(queue.out), "--join", "--in-crew", "--device", args.device]
+    command += ["--quiet"] if args.quiet or args.json else []  # the only line on stdout is this process's
     with StudyProgress(cost.seconds) as display:
         codes = crew.run(command, min(workers, len(remaining)), lambda: display.look(queue), gpus)
     failed = [code for code in codes if code != DONE]
+    if STOPPED in failed:
+        terminal.complain(f"stopped; {_kept(queue)}")
     # A worker that a signal ended has a code below 0; its job is resumed next time.
     return max(failed[0], INCOMPLETE) if failed else DONE
+
+
+def _say_cost(study: Study, queue: Queue, cost: Cost, workers: int, args: argparse.Namespace) -> None:
+    """Prints the cost of a study: the result of --dry-run, and information before the work."""
+    if not args.dry_run:
+        terminal.inform(*(() if args.json else _cost_lines(study, queue, cost, workers)))
+    elif args.json:
+        terminal.say_json(_cost_values(study, queue, cost, workers))
+    else:
+        terminal.say(*_cost_lines(study, queue, cost, workers))
+
+
+def _cost_values(study: Study, queue: Queue, cost: Cost, workers: int) -> dict[str, Any]:
+    longest, seconds = cost.longest
+    return {
+        "study": study.name,
+        "runs": len(study.runs),
+        "measurements": len(study.measurements),
+        "train_macs": cost.train_macs,
+        "sampling_macs": cost.sampling_macs,
+        "hours": cost.hours(workers),
+        "workers": workers,
+        "longest_run": longest,
+        "longest_seconds": seconds,
+        "jobs": len(queue.jobs),
+        "done": len(queue.jobs) - len(queue.left),
+    }
 
 
 def _cost_lines(study: Study, queue: Queue, cost: Cost, workers: int) -> list[str]:
@@ -160,11 +231,19 @@ def _join(study: Study, queue: Queue, args: argparse.Namespace) -> int:
 
     torch.set_num_threads(1)
     stop = StopRequest().listen()
-    code = DONE
+    ended: list[str] = []
+    failed: list[str] = []
     for event in work(study, queue, args.device, stop):
         if isinstance(event, Ended):
-            terminal.say(f"{event.job.key}: {event.seconds:.0f} s")
+            ended.append(event.job.key)
+            terminal.inform(*(() if args.json else [f"{event.job.key}: {event.seconds:.0f} s"]))
         elif isinstance(event, Failed):
+            failed.append(event.job.key)
             terminal.complain(f"{event.job.key}: {event.reason}")
-            code = INCOMPLETE
-    return STOPPED if stop.signal else code
+    if args.json:
+        terminal.say_json({"study": study.name, "out": str(queue.out), "ended": ended, "failed": failed})
+    if stop.signal is None:
+        return INCOMPLETE if failed else DONE
+    if not args.in_crew:
+        terminal.complain(f"stopped; {_kept(queue)}")
+    return STOPPED

@@ -7,26 +7,41 @@ from functools import partial
 from pathlib import Path
 
 from scaledit import terminal
-from scaledit.commands import common
+from scaledit.commands import common, parts
+from scaledit.commands.parsing import Example
 from scaledit.errors import UsageError
 
-SUMMARY = """train a recipe in a run folder
-
-  scaledit train digits
-  scaledit train digits --out runs/wide --resume auto model.hidden_size=144
-  scaledit train digits --sampler ddim sample.sampler.eta=0.5 diffusion.times=uniform
-  scaledit train imagenet256-b2 --nproc 8 data.path=latents"""
+SUMMARY = "train a model from a recipe"
+DESCRIPTION = """The run folder holds checkpoints, sample grids, the log and a report with figures. Ctrl-C
+saves a checkpoint and stops; --resume auto continues from it. Any key of the recipe can be changed on the
+command line; `scaledit recipes RECIPE` lists the keys."""
+EXAMPLES = (
+    Example("scaledit train digits", "Train on handwritten digits in runs/digits"),
+    Example(
+        "scaledit train digits --out runs/wide --resume auto model.hidden_size=144",
+        "Train a wider model, and resume if it was interrupted",
+    ),
+    Example(
+        "scaledit train digits --out runs/ddim --sampler ddim sample.sampler.eta=0.5 diffusion.times=uniform",
+        "Choose another sampler and other training times",
+    ),
+    Example(
+        "scaledit train imagenet256-b2 --nproc 8 data.path=latents",
+        "Train DiT-B/2 on 8 GPUs of this machine",
+        needs="ImageNet, encoded by `scaledit encode`, and 8 GPUs",
+    ),
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     common.recipe(parser)
-    parser.add_argument("--sampler", metavar="NAME", help="of the run's images, as sample.sampler=NAME")
+    common.sampler(parser, "the recipe's")
     parser.add_argument("--steps", action=_Steps, metavar="N", help=argparse.SUPPRESS)
-    common.guidance(parser)
+    common.guidance(parser, "the recipe's")
     common.run_folder(parser)
     common.device(parser)
     common.ranks(parser)
-    common.as_json(parser)
+    common.output(parser)
 
 
 class _Steps(argparse.Action):
@@ -39,7 +54,7 @@ class _Steps(argparse.Action):
         )
 
 
-more = partial(common.parts, "model", "diffusion", "data", "optimizer", "sample", "evaluate")
+more = partial(parts.in_sections, "model", "diffusion", "data", "optimizer", "sample", "evaluate")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
             terminal.say_json({"run": str(out), "report": str(page), **finished})
         else:
             took = f"{finished['step']} steps in {finished['seconds']:.0f} s"
-            terminal.say(f"trained {took}; the report is {page}")
+            terminal.inform(f"trained {took}; the report is {page}")
 
     start = partial(train, config, out, resume=args.resume)
     return rank.run(config, out, args.device, lambda context: start(context=context), finish)

@@ -14,12 +14,14 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from scaledit.callbacks import Progress
 from scaledit.checkpoint import modern_state
 from scaledit.config import NOTHING, DiffusionConfig, RunConfig
+from scaledit.data import imagenet
 from scaledit.data.latents import AutoencoderInfo
 from scaledit.diffusion import X0, CosineBeta, Epsilon, LinearBeta, QuadraticBeta, Velocity
 from scaledit.errors import UsageError, reading
@@ -97,7 +99,10 @@ def read(path: Path, hints: Hints, allow_nonfinite: bool = False, allowed: Allow
     sha256 = digests[0] if len(files) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     source = {"layout": "diffusers", "name": path.resolve().name, "sha256": sha256}
     model = from_weights(config, native, diffusion, source, (*notes, *schedule_notes))
-    model = _with_native_config(dataclasses.replace(model, sha256=sha256), path / NATIVE_CONFIG, allowed)
+    names = _class_names(path / PIPELINE_INDEX, config.num_classes) or model.class_names
+    model = _with_native_config(
+        dataclasses.replace(model, sha256=sha256, class_names=names), path / NATIVE_CONFIG, allowed
+    )
     if settings["_class_name"] != diffusers_layout.EXACT:
         model = model.noting(
             "diffusers itself runs these weights with other timestep frequencies (/127) and another eps; "
@@ -105,6 +110,20 @@ def read(path: Path, hints: Hints, allow_nonfinite: bool = False, allowed: Allow
         )
     vae = path / VAE
     return decoded_by(model, str(vae.resolve())) if (vae / CONFIG).is_file() else model
+
+
+def _class_names(index: Path, classes: int) -> tuple[str, ...] | None:
+    """The names that the index of a pipeline gives to the classes, the first one of each; None if it names
+    none of them, or only some."""
+    if not index.is_file():
+        return None
+    with suppress(UsageError):  # an index that cannot be read names no class; the weights do not depend on it
+        labels = read_json(index, "the index of a pipeline", error=UsageError).get("id2label")
+        found = [labels.get(str(c)) if isinstance(labels, dict) else None for c in range(classes)]
+        names = tuple(label.partition(",")[0].strip() for label in found if isinstance(label, str))
+        if len(names) == classes and all(names) and names != tuple(map(str, range(classes))):
+            return names
+    return None
 
 
 def _weights(folder: Path) -> tuple[dict[str, Lazy], list[Path]]:
@@ -212,7 +231,7 @@ def write(
             index: dict[str, object] = {
                 "_class_name": "DiTPipeline",
                 "_diffusers_version": VERSION,
-                "id2label": {str(i): name for i, name in enumerate(model.class_names)},
+                "id2label": {str(i): label for i, label in enumerate(_labels(model.class_names))},
                 "scheduler": ["diffusers", SCHEDULER_CLASS],
                 "transformer": ["diffusers" if plain else EXACT_MODULE, kind],
             }
@@ -224,6 +243,11 @@ def write(
         _put_json(folder / NATIVE_CONFIG, native_config)
         (folder / CARD).write_bytes(card.replace("{sha256}", sha256).encode())
     return sha256
+
+
+def _labels(class_names: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes as DiTPipeline finds them: all names of a class, separated by commas."""
+    return imagenet.lemmas() if class_names == imagenet.names() else class_names
 
 
 def has_pipeline(model: Model) -> bool:

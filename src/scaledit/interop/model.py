@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaledit.config import DataConfig, DiffusionConfig, LatentConfig, RunConfig, SampleConfig
+from scaledit.data import imagenet
 from scaledit.data.latents import AutoencoderInfo
 from scaledit.diffusion import DDPM, ClassifierFree, Heun, LinearFlow, Simple, Velocity
 from scaledit.errors import UsageError
 from scaledit.interop.infer import name_of
 from scaledit.interop.lazy_tensors import Lazy
 from scaledit.interop.official import check_shapes
-from scaledit.models.config import LATENT_CHANNELS, LATENT_DOWNSAMPLING, DiTConfig
+from scaledit.models.config import IMAGENET_CLASSES, LATENT_CHANNELS, LATENT_DOWNSAMPLING, DiTConfig
 from scaledit.models.dit import DiT
 
 OFFICIAL_SCALE = 0.18215
@@ -80,7 +81,7 @@ def from_weights(
     """A model without a config of scaledit, with the paper's settings for what the weights do not show.
 
     It is sampled as the official programs do: 250 DDPM steps, or 50 Heun steps for a flow; guidance 4 on
-    three channels, or none without a null label.
+    three channels, or none without a null label. A model with 1,000 classes has the names of ImageNet's.
     """
     if diffusion.learns_variance and not config.learn_sigma:
         diffusion = dataclasses.replace(diffusion, objective=Simple())
@@ -96,7 +97,8 @@ def from_weights(
             guidance=(ClassifierFree(scale=4.0 if config.has_null_label else 1.0, channels=3),),
         ),
     )
-    names = tuple(str(c) for c in range(config.num_classes))
+    is_imagenet = config.num_classes == IMAGENET_CLASSES
+    names = imagenet.names() if is_imagenet else tuple(str(c) for c in range(config.num_classes))
     info = None if is_pixels else UNNAMED._replace(channels=config.in_channels)
     return Model(run, weights, names, info, source, notes=notes)
 

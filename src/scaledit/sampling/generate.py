@@ -114,7 +114,7 @@ def generate(
         if _origin(out) != origin:
             raise UsageError(f"{out} holds other samples; choose another --out, or delete it")
         return Generated(out, request.num, True)
-    folder = out.with_name(f"{out.name}.parts") if merged else out
+    folder = parts_folder(out)
     batch_size = checks.integer(batch_size, "batch_size", 1)
     pipeline.check(request.settings)
     _check_disk(pipeline, request.num, folder, merged)
@@ -142,6 +142,11 @@ def generate(
     if merged and not out.exists():
         _merge(parts, request, out)
     return Generated(out, request.num, True)
+
+
+def parts_folder(out: Path) -> Path:
+    """Where the parts of `out` are until it is complete."""
+    return out.with_name(f"{out.name}.parts") if out.suffix == ".npz" else out
 
 
 def _check_disk(pipeline: Pipeline, n: int, folder: Path, merged: bool) -> None:

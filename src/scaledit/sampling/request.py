@@ -21,8 +21,8 @@ from scaledit import assemble, checks, images, machine
 from scaledit.callbacks import Progress
 from scaledit.config import SampleConfig
 from scaledit.diffusion.noise import Stream, uniform
-from scaledit.errors import UsageError, did_you_mean, printable
-from scaledit.pipeline import MOST_IMAGES, Pipeline
+from scaledit.errors import UsageError, printable
+from scaledit.pipeline import MOST_IMAGES, Pipeline, near_classes
 
 Rule = Literal["equal", "real", "uniform"]
 BYTES_OF_A_LABEL = 8
@@ -136,7 +136,7 @@ def _parse_class(word: str, pipeline: Pipeline, warn: Callable[[str], None]) -> 
         return pipeline.label(number)
     if word.startswith("number:"):
         raise UsageError(f"the number of a class must be a whole number, got {rest!r}")
-    raise UsageError(f"unknown class {word!r}{did_you_mean(word, names)}")
+    raise UsageError(f"unknown class {word!r}{near_classes(word, names)}")
 
 
 def _number(word: str) -> int | None:
