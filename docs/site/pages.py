@@ -8,13 +8,13 @@ CHANGELOG.md, CONTRIBUTING.md              ->  changelog.md, contributing.md
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from scaledit import cli
 from scaledit.autoencoders.config import AutoencoderRun
+from scaledit.commands.index import CommandHelp
 from scaledit.config import Config, RunConfig
 from scaledit.config.keys import Key, keys
 from scaledit.config.tables import section_types
@@ -184,7 +184,7 @@ def _sections(kind: type[Config], like: type[Config] | None = None) -> Iterator[
         yield _table(
             ("key", "type", "default", "bounds", "meaning"),
             (
-                [_code(key.name), _type(key), _code(key.default), key.bounds, key.doc]
+                [_code(key.name), _type(key), _code(key.default_text), key.bounds, key.doc]
                 for key in keys(kind)
                 if key.section == section
             ),
@@ -224,39 +224,32 @@ def _parts(all_keys: Iterable[Key]) -> Iterator[str]:
 
 
 def commands() -> str:
-    """The help of every command."""
+    """The help of every command, in the groups of `scaledit --help`."""
     text = [
         "# Commands",
-        "This page is made from the commands' own help, which `scaledit COMMAND --help` prints.",
+        "This page is made from the commands' own help, which `scaledit COMMAND --help` prints. The keys of "
+        "`section.key=value` are those of the [configuration](configuration.md).",
     ]
-    for name in cli.COMMANDS:
-        text += (
-            [f"## scaledit {name} {{ #{name} }}", *_command(cli.parser(name))]
-            if hasattr(cli, "parser")
-            else []
-        )
+    for group, names in cli.GROUPS.items():
+        text.append(f"## {group}")
+        for name in names:
+            text += _command(cli.describe(name))
     return "\n\n".join(text)
 
 
-def _command(parser: argparse.ArgumentParser) -> Iterator[str]:
-    summary, _, rest = (parser.description or "").partition("\n")
-    yield f"{summary[:1].upper()}{summary[1:].rstrip('.')}."
-    if rest.strip():
-        yield f"```text\n{rest.strip(chr(10))}\n```"
-    rows = []
-    for action in parser._actions:
-        if action.help == argparse.SUPPRESS or "--help" in action.option_strings:
-            continue
-        names = ", ".join(action.option_strings) or str(action.metavar or action.dest)
-        value = "" if action.nargs == 0 or not action.option_strings else _value(action)
-        rows.append([_code(f"{names} {value}".strip()), _escaped(action.help or "")])
+def _command(command: CommandHelp) -> Iterator[str]:
+    yield f"### scaledit {command.name} {{ #{command.name} }}"
+    yield f"{command.summary[:1].upper()}{command.summary[1:]}."
+    yield _escaped(command.description)
+    yield f"```text\n{command.usage.strip()}\n```"
+    examples = "\n\n".join("\n".join(example.lines()) for example in command.examples)
+    yield f"```sh\n{examples}\n```"
+    rows = [
+        [_code(" ".join([", ".join(one.flags), one.metavar]).strip()), _escaped(one.help)]
+        for one in (*command.arguments, *command.options)
+        if "--help" not in one.flags
+    ]
     yield _table(("argument", "meaning"), rows)
-
-
-def _value(action: argparse.Action) -> str:
-    if action.metavar is None and action.choices is not None:
-        return "|".join(map(str, action.choices))
-    return str(action.metavar or action.dest.upper())
 
 
 def api(title: str, modules: Iterable[str]) -> str:

@@ -9,14 +9,14 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
 from scaledit import terminal
 from scaledit.commands import common, parts
 from scaledit.commands.parsing import Example, wrapped
 
 if TYPE_CHECKING:
-    from scaledit.part import Part
+    from scaledit.config.keys import Key
 
 SUMMARY = "list the recipes, or explain every key of one"
 DESCRIPTION = """A recipe is a TOML file with the settings of a training run, in sections. Without RECIPE,
@@ -99,39 +99,41 @@ def _names(kind: type) -> list[str]:
     return list(section_types(kind))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Key:
-    """A key of a section. value, default: plain; default is None if the key has none. kind: of its parts."""
+def _json(key: Key, value: Any) -> dict[str, Any]:
+    from scaledit.config.keys import NONE
+    from scaledit.part import describe, plain
 
-    key: str
-    value: Any
-    default: Any
-    required: bool
-    bounds: str
-    choices: tuple[str, ...]
-    doc: str
-    kind: type[Part] | None
+    described = None if key.kind is None else [dataclasses.asdict(part) for part in describe(key.kind)]
+    for part in described or ():
+        part["fields"] = [field._asdict() for field in part["fields"]]
+    required = key.default is NONE
+    return {
+        "key": key.name,
+        "value": value,
+        "default": None if required else plain(key.default),
+        "required": required,
+        "bounds": key.bounds,
+        "choices": list(key.choices),
+        "doc": key.doc,
+        "parts": described,
+    }
 
-    def to_json(self) -> dict[str, Any]:
-        from scaledit.part import describe
 
-        values = dataclasses.asdict(self)
-        kind = values.pop("kind")
-        described = None if kind is None else [dataclasses.asdict(part) for part in describe(kind)]
-        for part in described or ():
-            part["fields"] = [field._asdict() for field in part["fields"]]
-        return {**values, "choices": list(self.choices), "parts": described}
+def _lines(key: Key, value: Any, seen: dict[Any, str]) -> Iterator[str]:
+    """A key with its value, and below it what it means and accepts."""
+    from scaledit.config.keys import NONE
+    from scaledit.part import plain
 
-    def lines(self, seen: dict[Any, str], section: str) -> Iterator[str]:
-        yield from wrapped(f"{self.key} = {_shown(self.value)}", "  ", "      ")
-        default = None if self.required or self.value == self.default else f"default {_shown(self.default)}"
-        choices = f"one of {', '.join(self.choices)}" if self.choices else ""
-        about = "; ".join(filter(None, [self.doc, default, self.bounds, choices]))
-        yield from wrapped(about, "      ", "      ")
-        if self.kind is not None:
-            key, title = f"{section}.{self.key}", f"the {self.kind.KIND} is one of these:"
-            for line in parts.alternatives(key, self.kind, seen, 6, title):
-                yield line.lstrip("\n")
+    yield from wrapped(f"{key.name} = {_shown(value)}", "  ", "      ")
+    usual = key.default is NONE or value == plain(key.default)
+    default = None if usual else f"default {_shown(plain(key.default))}"
+    choices = f"one of {', '.join(key.choices)}" if key.choices else ""
+    about = "; ".join(filter(None, [key.doc, default, key.bounds, choices]))
+    yield from wrapped(about, "      ", "      ")
+    if key.kind is not None:
+        title = f"the {key.kind.KIND} is one of these:"
+        for line in parts.alternatives(key.key, key.kind, seen, 6, title):
+            yield line.lstrip("\n")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,39 +145,22 @@ class _Section:
     def doc(self) -> str:
         return " ".join((inspect.getdoc(type(self.values)) or "").split("\n\n")[0].split())
 
-    def keys(self) -> list[_Key]:
-        from scaledit.config.tables import parts_kind
-        from scaledit.part import part_kind, plain
-        from scaledit.values import bounds_in_words, hints, own_fields
+    def keys(self) -> Iterator[tuple[Key, Any]]:
+        """Each key with its value, which is plain."""
+        from scaledit.config.keys import fields
+        from scaledit.part import plain
 
-        types, found = hints(type(self.values)), []
-        for item in own_fields(type(self.values)):
-            if isinstance(item.default_factory, type) and issubclass(item.default_factory, Mapping):
-                continue  # [data]'s fields of a set of the user's own
-            kind = types[item.name]
-            required = item.default is dataclasses.MISSING
-            found.append(
-                _Key(
-                    item.name,
-                    plain(getattr(self.values, item.name)),
-                    None if required else plain(item.default),
-                    required,
-                    bounds_in_words(item),
-                    get_args(kind) if get_origin(kind) is Literal else (),
-                    item.metadata.get("doc", ""),
-                    part_kind(kind) or parts_kind(kind),
-                )
-            )
-        return found
+        for key in fields(self.name, type(self.values)):
+            yield key, plain(getattr(self.values, key.name))
 
     def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "doc": self.doc, "keys": [key.to_json() for key in self.keys()]}
+        return {"name": self.name, "doc": self.doc, "keys": [_json(key, value) for key, value in self.keys()]}
 
     def lines(self, seen: dict[Any, str]) -> Iterator[str]:
         yield ""
         yield from wrapped(f"[{self.name}] {self.doc}", "", "  ")
-        for key in self.keys():
-            yield from key.lines(seen, self.name)
+        for key, value in self.keys():
+            yield from _lines(key, value, seen)
 
 
 def _shown(value: Any) -> str:

@@ -1,6 +1,6 @@
 """Every key of a recipe with its type, default, bounds and meaning, read from the sections' own fields.
 
-    keys(RunConfig)  ->  Key("train", "steps", "whole number", "400000", "at least 1", "optimizer steps"), ...
+    keys(RunConfig)  ->  Key("train", "steps", "whole number", 400000, "at least 1", "optimizer steps"), ...
 
 The documentation and `scaledit recipes NAME` show them. Imports no torch.
 """
@@ -20,35 +20,47 @@ from scaledit.part import Part, default_text, part_kind
 from scaledit.values import bounds_in_words, hints, own_fields
 
 TYPES = {int: "whole number", float: "number", bool: "true or false", str: "string", Any: "any value"}
-MODEL = (
-    ("name", "string", "", "one of the paper's models, such as DiT-XL/2, instead of its sizes"),
-    (
-        "image_size",
-        "whole number",
-        "256",
-        "side in pixels of its images, with model.name; latents are an eighth",
-    ),
-)
+NONE = dataclasses.MISSING
+"""The default of a key without one."""
 
 
 class Key(NamedTuple):
     """One key.
 
-    type: in words. default: as TOML writes it, without quotes; "" if there is none. bounds: in words, "" if
-    there are none. kind: the kind of part that the key names, alone or in a list.
+    type: in words. default: the field's own, or NONE. bounds: in words, "" if there are none. choices: the
+    words that are accepted, empty if others are, too. kind: the kind of part that the key names, alone or in
+    a list.
     """
 
     section: str
     name: str
     type: str
-    default: str
+    default: Any
     bounds: str
     doc: str
+    choices: tuple[str, ...] = ()
     kind: type[Part] | None = None
 
     @property
     def key(self) -> str:
         return f"{self.section}.{self.name}"
+
+    @property
+    def default_text(self) -> str:
+        """The default as TOML writes it, without quotes; "" if there is none."""
+        return "" if self.default is NONE else default_text(self.default)
+
+
+MODEL = (
+    ("name", "string", NONE, "one of the paper's models, such as DiT-XL/2, instead of its sizes"),
+    (
+        "image_size",
+        "whole number",
+        256,
+        "side in pixels of its images, with model.name: 8 times the latents'",
+    ),
+)
+"""The keys of [model] that are not fields of DiTConfig (config.tables.BESIDES)."""
 
 
 def keys(kind: type[Config]) -> list[Key]:
@@ -59,8 +71,15 @@ def keys(kind: type[Config]) -> list[Key]:
 def section_keys(section: str, cls: type) -> list[Key]:
     """The keys of one section, whose dataclass is `cls`."""
     before = MODEL if cls is DiTConfig else ()
-    result = [Key(section, name, kind, default, "", doc) for name, kind, default, doc in before]
-    annotations = hints(cls)
+    return [
+        *(Key(section, name, kind, value, "", doc) for name, kind, value, doc in before),
+        *fields(section, cls),
+    ]
+
+
+def fields(section: str, cls: type) -> list[Key]:
+    """The keys of one section that are fields of its dataclass."""
+    result, annotations = [], hints(cls)
     for item in own_fields(cls):
         if cls is DataConfig and item.name == "own":
             continue
@@ -70,9 +89,10 @@ def section_keys(section: str, cls: type) -> list[Key]:
                 section,
                 item.name,
                 type_in_words(annotation),
-                "" if item.default is dataclasses.MISSING else default_text(item.default),
+                item.default,
                 bounds_in_words(item),
                 item.metadata.get("doc", ""),
+                get_args(annotation) if get_origin(annotation) is Literal else (),
                 part_kind(annotation) or parts_kind(annotation),
             )
         )
