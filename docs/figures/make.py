@@ -41,6 +41,7 @@ from scaledit.diffusion import (  # noqa: E402
     LinearBeta,
     LinearFlow,
     LogSNR,
+    NetDenoiser,
     Noise,
     Quadratic,
     QuadraticBeta,
@@ -51,6 +52,7 @@ from scaledit.diffusion import (  # noqa: E402
     Stride,
     Times,
     UniPC,
+    Velocity,
     diffuse,
     sample,
 )
@@ -259,6 +261,28 @@ def samplers_error() -> Figure:
     return figure
 
 
+def demo_errors(run: Path) -> None:
+    """Prints the RMS distance of the demo's unguided samples from nearly converged ones, for 20 images."""
+    pipeline = scaledit.load(run, device="cpu")
+    denoiser = NetDenoiser(pipeline.net, LinearFlow(), Velocity())
+    noise, y = Noise(0, range(20), (1, 8, 8)), pipeline.labels([i % 10 for i in range(20)])
+    converged = sample(denoiser, Heun(80, times=Sine()), noise, y)
+    coarser = sample(denoiser, Heun(40, times=Sine()), noise, y)
+    print(f"demo: Heun, sine, 40 steps: {rms(coarser, converged):.4f}")
+    named: dict[str, Callable[[int], Sampler]] = {
+        "DDIM, even": lambda n: DDIM(n),
+        "Heun, even": lambda n: Heun((n + 1) // 2),
+        "DPM-Solver++, even": lambda n: DPMSolver(n),
+        "DPM-Solver++, quadratic": lambda n: DPMSolver(n, times=Quadratic()),
+        "UniPC, even": lambda n: UniPC(n),
+        "UniPC, shifted 1/3": lambda n: UniPC(n, times=Shifted(1 / 3)),
+        "UniPC, quadratic": lambda n: UniPC(n, times=Quadratic()),
+    }
+    for name, make in named.items():
+        errors = [rms(sample(denoiser, make(n), noise, y), converged) for n in (8, 12, 20)]
+        print(f"demo: {name}: 8, 12, 20: {', '.join(f'{error:.4f}' for error in errors)}")
+
+
 GRIDS: dict[str, Times] = {
     "even": Even(),
     "stride": Stride(),
@@ -360,6 +384,7 @@ def draw(out: Path, run: Path | None) -> list[Path]:
     figures = {name: make() for name, make in OF_NOTHING.items()}
     if run is not None:
         figures |= {name: make(run) for name, make in OF_A_RUN.items()}
+        demo_errors(run)
     paths = []
     for name, figure in figures.items():
         path = out / f"{name}.svg"
