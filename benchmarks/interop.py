@@ -68,7 +68,7 @@ def measure(name: str, folder: Path) -> None:
     t, y = torch.tensor(TIMES), torch.arange(len(TIMES)) * 100
     expected = dit(x, t, y)
     print(f"{name}, random weights, t = {', '.join(map(str, TIMES))}\n")
-    print("| layout | weights there and back | outputs: largest difference / largest value |")
+    print("| layout | weights, round trip | outputs: largest difference / largest value |")
     print("|---|---|---|")
     weights = same(torch.load(folder / "out.pt"), state)
     print(f"| official .pt | {weights} | {distance(load(folder / 'ours').net(x, t, y), expected):.1e} |")
