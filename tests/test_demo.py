@@ -60,8 +60,8 @@ def test_report_says_it(demo: Path):
 
 @pytest.fixture(scope="module")
 def folder(demo: Path) -> Path:
-    """Where the README's commands are typed: the demo, pictures, and stand-ins of what one downloads: the
-    smallest of the paper's models for its largest, and a small autoencoder."""
+    """The folder in which the README's commands run: the demo, pictures, and substitutes for downloads (the
+    smallest of the paper's models for its largest, and a small autoencoder)."""
     where = demo.parent.parent
     pictures.tree(where / "pictures")
     torch.save(official_state(random_dit(DiTConfig.named("DiT-S/8"))), where / "DiT-XL-2-256x256.pt")
