@@ -1,1 +1,1 @@
-"""Measurements: each prints what it found and keeps it under results/ with the machine it ran on."""
+"""Benchmarks. Each one prints its results and stores them in results/ with a description of the machine."""

@@ -1,9 +1,10 @@
-"""Training and sampling speed of two source trees, in pairs: whether a change of the core costs anything.
+"""Compares the training and sampling speed of two source trees, to see what a change of the core costs.
 
     python -m benchmarks.core --against ../before/src --json benchmarks/results/core.json
 
-Both trees run the same work in turn, one process each (A B, B A, A B, ...), so that a machine that changes
-its clock meets both alike. What is compared is the ratio within a pair; its median and range are printed.
+Both trees run the same work alternately, one process each (A B, B A, A B, ...), so that a change of the
+machine's clock rate affects both equally. The benchmark prints the median and range of the ratio within a
+pair.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ print(len(classes) / min(times))
 
 
 def python(tree: Path, *arguments: str) -> str:
-    """Stdout of a Python process that imports scaledit from `tree`."""
+    """The stdout of a Python process that imports scaledit from `tree`."""
     environment = {**os.environ, "PYTHONPATH": str(tree)}
     done = subprocess.run(
         [sys.executable, *arguments], env=environment, check=True, stdout=subprocess.PIPE, text=True
@@ -63,7 +64,7 @@ def python(tree: Path, *arguments: str) -> str:
 
 
 def train(tree: Path, words: list[str], out: Path, device: str) -> float:
-    """Images per second: the median of the log's entries but the first, which warms up."""
+    """Images per second: the median of the log's entries, without the first one, which warms up."""
     command = ["-m", "scaledit.cli", "train", *words, *QUIET, "--device", device, "--out", str(out), "--json"]
     python(tree, *command)
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]

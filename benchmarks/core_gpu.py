@@ -1,10 +1,11 @@
-"""Sampling and training speed of two source trees on one GPU, in pairs, and whether their images are equal.
+"""Compares the sampling and training speed and the images of two source trees on one GPU, in pairs.
 
     python benchmarks/core_gpu.py build/old/src results.json        needs torch with CUDA, and numpy
 
-DiT-B/2 at 256x256 with random weights: DDIM with guidance on three channels (the paper's), and forward and
-backward of the paper's objective in bf16. Of this tree also: rows at different steps against each alone, and
-the derivative in time of the linear flow against finite differences.
+The model is DiT-B/2 at 256x256 with random weights. Sampling uses DDIM with guidance on three channels, as in
+the paper. Training runs the forward and backward passes of the paper's objective in bf16. Of this tree, the
+benchmark also compares rows at different steps with each row alone, and the derivative in time of the linear
+flow with finite differences.
 """
 
 from __future__ import annotations

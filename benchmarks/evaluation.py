@@ -1,6 +1,6 @@
-"""What judging costs: the Fréchet distance beside SciPy's sqrtm, neighbourhoods' memory, Inception's speed.
+"""The cost of evaluation: Fréchet distance against SciPy's sqrtm, memory of neighborhoods, Inception's speed.
 
-python benchmarks/evaluation.py         prints the figures and writes results/evaluation.json (2 minutes)
+python benchmarks/evaluation.py         prints the numbers and writes results/evaluation.json (2 minutes)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REFERENCES, SAMPLES = 20_000, 10_000
 
 
 def frechet() -> dict[str, float]:
-    """Two full-rank covariances with the quickly falling spectrum of real features."""
+    """Measures two full-rank covariances with a quickly falling spectrum, as real features have."""
     rng = np.random.default_rng(0)
     fall = np.exp(-np.arange(DIMENSION) / 300)
 
@@ -47,7 +47,7 @@ def frechet() -> dict[str, float]:
 
 
 def memory() -> dict[str, float]:
-    """The peak of a process of its own, before and after the neighbourhoods."""
+    """The peak memory of a separate process, before and after it computes the neighborhoods."""
     done = subprocess.run([sys.executable, __file__, "neighbourhoods"], capture_output=True, check=True)
     return json.loads(done.stdout)
 
@@ -73,7 +73,7 @@ def _neighbourhoods() -> None:
 
 
 def inception(n: int = 32) -> dict[str, float]:
-    """Images of 256 x 256 a second; multiply-adds counted from the convolutions' own shapes."""
+    """256x256 images per second. Multiply-adds are counted from the shapes of the convolutions."""
     network = Inception().eval()
     macs = 0
 

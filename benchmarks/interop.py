@@ -1,8 +1,8 @@
-"""How equal the layouts are: weights bit for bit, outputs in digits, and diffusers' own class beside ours.
+"""Compares weights (bit for bit) and outputs across checkpoint layouts and with diffusers' own class.
 
-official .pt -> ours -> official;  ours -> diffusers -> ours;  the installed diffusers on what we export
+official .pt -> ours -> official;  ours -> diffusers -> ours;  the installed diffusers on our exports
 
-python benchmarks/interop.py [DiT-S/8]     prints docs/interop.md's table
+python benchmarks/interop.py [DiT-S/8]     prints the table of docs/interop.md
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TIMES = (0, 10, 100, 250, 500, 750, 999)
 
 
 def network(name: str) -> DiT:
-    """Freshly initialised, but no weight zero: modulations and the last layer are N(0, 0.02)."""
+    """A newly initialized network without zero weights: modulations and the last layer are N(0, 0.02)."""
     torch.manual_seed(0)
     dit = DiT(DiTConfig.named(name)).eval()
     with torch.no_grad():
@@ -36,7 +36,7 @@ def network(name: str) -> DiT:
 
 
 def distance(a: Tensor, b: Tensor) -> float:
-    """The largest difference over the largest value."""
+    """The largest difference, divided by the largest value."""
     return float((a - b).abs().max() / b.abs().max())
 
 
@@ -68,7 +68,7 @@ def measure(name: str, folder: Path) -> None:
     t, y = torch.tensor(TIMES), torch.arange(len(TIMES)) * 100
     expected = dit(x, t, y)
     print(f"{name}, random weights, t = {', '.join(map(str, TIMES))}\n")
-    print("| layout | weights there and back | outputs: largest difference / largest value |")
+    print("| layout | weights, round trip | outputs: largest difference / largest value |")
     print("|---|---|---|")
     weights = same(torch.load(folder / "out.pt"), state)
     print(f"| official .pt | {weights} | {distance(load(folder / 'ours').net(x, t, y), expected):.1e} |")

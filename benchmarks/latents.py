@@ -1,8 +1,9 @@
-"""What a latent cache gives: images a second from it, beside encoding as one goes and plain mapped reads.
+"""The speed of a latent cache, compared with encoding during training and with plain memory-mapped reads.
 
-    python benchmarks/latents.py            prints the figures and writes results/latents.json (1 minute)
+    python benchmarks/latents.py            prints the numbers and writes results/latents.json (1 minute)
 
-64x64 crops of photographs, the autoencoder of the recipe photos-ae (its weights do not matter here).
+The images are 64x64 crops of photographs. The autoencoder is that of the recipe photos-ae; its weights do not
+matter here.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from scaledit.training.autoencoder_state import build
 
 BATCH = 256
 SIZES = {64: 1024, 256: 128}
-"""Images by their side: the recipe's own, and the paper's (the same crops, enlarged)."""
+"""Number of images by side length: that of the recipe, and that of the paper (the same crops, enlarged)."""
 
 
 def rate(read: Callable[[np.ndarray, range], object], count: int, seconds: float = 4) -> float:
-    """Images a second, in batches of random order."""
+    """Images per second, in batches of random order."""
     rng = np.random.default_rng(0)
     read(rng.integers(0, count, BATCH), range(BATCH))
     began, done = time.perf_counter(), 0

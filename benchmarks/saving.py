@@ -1,10 +1,10 @@
-"""What saving costs the training loop: the recipe digits with a checkpoint every 100 steps, and without any.
+"""The cost of saving during training: the recipe digits with a checkpoint every 100 steps, and without any.
 
-    python benchmarks/saving.py            prints the figures and writes results/saving.json (8 minutes)
+    python benchmarks/saving.py            prints the numbers and writes results/saving.json (8 minutes)
 
-Three runs in one process take turns, so that what else the machine does meets all alike: one saves in the
-background, one waits for its saves, one does not save. A turn is 20 steps; it begins right before a save and
-holds all of it, so the difference of two turns of a round is what one save costs.
+Three runs in one process take turns, so that other load on the machine affects all of them equally. One saves
+in the background, one waits for its saves, and one does not save. A turn has 20 steps. It begins right before
+a save and contains all of it, so the difference between two turns of a round is the cost of one save.
 
     cost = median of (turn with a save - turn without)  /  (5 median turn without)
 """
@@ -37,7 +37,7 @@ KINDS = {
 
 
 class Turn(NamedTuple):
-    """Seconds of the clock, and of all the process's threads."""
+    """Seconds of wall time, and of processor time of all threads."""
 
     clock: float
     processor: float
@@ -53,12 +53,12 @@ def begun(kind: str, out: Path) -> Iterator[Event]:
         f"checkpoint.every={TURN}",
     ]
     events = train(load("digits", [*overrides, *KINDS[kind]]), out, device="cpu")
-    turn(events)  # the first one sets things up
+    turn(events)  # the first turn includes the setup
     return events
 
 
 def turn(events: Iterator[Event]) -> Turn:
-    """To the next report, TURN steps on: its save comes after it."""
+    """Runs to the next report, TURN steps later; its save follows."""
     began = time.perf_counter(), time.process_time()
     while not isinstance(next(events), Stepped):
         pass

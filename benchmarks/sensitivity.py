@@ -1,8 +1,9 @@
-"""What FD-digits sees: its rise as held-out digits are spoilt, on the trained extractor and its random twin.
+"""The sensitivity of FD-digits to degraded digits, for the trained extractor and its random twin.
 
-held-out digits --noise | blur | classes left out--> 8 bit --> features --> distance to the training digits
+held-out digits --noise | blur | classes left out--> 8 bits --> features --> distance to the training digits
 
-python benchmarks/sensitivity.py        prints docs/evaluation.md's table, writes results/sensitivity.json
+python benchmarks/sensitivity.py        prints the tables of docs/evaluation.md and writes
+                                        results/sensitivity.json
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ EXTRACTORS: dict[str, Callable[[], SmallExtractor]] = {
 
 
 def noise(data: Images, deviation: float, seed: int) -> Tensor:
-    """Gaussian, of `deviation` on the scale [-1, 1]."""
+    """Adds Gaussian noise with standard deviation `deviation` on the scale [-1, 1]."""
     draw = torch.randn(data.images.shape, generator=torch.Generator().manual_seed(seed))
     return data.images + deviation * draw
 
 
 def blur(data: Images, deviation: float, seed: int) -> Tensor:
-    """Gaussian, of `deviation` pixels; of three quarters of the digits, which ones by the seed."""
+    """Blurs three quarters of the digits, chosen by the seed, with a Gaussian of `deviation` pixels."""
     chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[: len(data) * 3 // 4]
     if deviation == 0:
         return data.images[chosen]
@@ -46,7 +47,7 @@ def blur(data: Images, deviation: float, seed: int) -> Tensor:
 
 
 def dropped(data: Images, classes: float, seed: int) -> Tensor:
-    """Without that many classes, which ones by the seed."""
+    """Leaves out `classes` classes, chosen by the seed."""
     order = torch.randperm(10, generator=torch.Generator().manual_seed(seed))
     return data.images[~torch.isin(data.labels, order[: int(classes)])]
 
@@ -59,7 +60,7 @@ DAMAGE: dict[str, tuple[Callable[[Images, float, int], Tensor], tuple[float, ...
 
 
 def distance(extractor: SmallExtractor, x: Tensor) -> float:
-    """Of pictures in [-1, 1], rounded to 8 bits as samples are, to the training digits."""
+    """The distance of images in [-1, 1], rounded to 8 bits as samples are, to the training digits."""
 
     def features(x: Tensor):
         return extractor(torch.from_numpy(images.to_uint8(x)).permute(0, 3, 1, 2))["pool"].numpy()
@@ -68,7 +69,7 @@ def distance(extractor: SmallExtractor, x: Tensor) -> float:
 
 
 def measure(extractor: SmallExtractor, damage: str, seed: int) -> list[float]:
-    """The distance at each level of a damage."""
+    """The distance at each level of one kind of damage."""
     spoil, levels = DAMAGE[damage]
     return [distance(extractor, spoil(digits(held_out=True), level, seed)) for level in levels]
 

@@ -1,8 +1,10 @@
-"""A block design of one's own: attention and MLP side by side (Wang & Komatsuzaki 2021; ViT-22B, 2023).
+"""A block design of your own: attention and MLP in parallel (Wang & Komatsuzaki 2021; ViT-22B, 2023).
 
     scaledit train digits model.conditioning=my_blocks:Parallel
 
-x + g (Attn(h) + MLP(h)),   h = (1 + s) LN x + b,   b, s, g = W silu(t + c), which starts at zero
+x + g (Attn(h) + MLP(h)),   h = (1 + s) LN x + b,   b, s, g = W silu(t + c)
+
+W is initialized to zero, so each block starts as the identity.
 """
 
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from scaledit.models.description import MLP, LayerNorm, Modulation, SelfAttentio
 
 @dataclass(frozen=True)
 class Parallel(Block, name="parallel"):
-    """Attention and MLP read the same modulated norm, so that a block has one norm and three vectors."""
+    """Attention and MLP read the same modulated norm, so a block has one norm and three vectors."""
 
     def layers(self, config):
         d, rows = config.hidden_size, config.tokens

@@ -1,4 +1,4 @@
-"""Guidance of one's own, a function of time: strong in the noise, none near the image.
+"""Guidance of your own that depends on time: strong at high noise, none near the clean image.
 
     scaledit sample runs/demo 'sample.guidance=["my_guidance:Fading"]' sample.guidance.0.scale=3 --out x.png
 
@@ -13,9 +13,9 @@ from scaledit.part import field
 
 @dataclass(frozen=True)
 class Fading(Guidance, name="fading"):
-    """Classifier-free guidance whose scale falls to 1 as the noise does."""
+    """Classifier-free guidance whose scale falls to 1 as the noise level falls to 0."""
 
-    scale: float = field(3.0, ge=1, doc="where all is noise; 1 is no guidance")
+    scale: float = field(3.0, ge=1, doc="guidance scale at pure noise; 1 is no guidance")
 
     def __call__(self, x_t, t, y):
         strength = 1 + (self.scale - 1) * self.schedule.sigma(t)

@@ -1,4 +1,4 @@
-"""A metric of one's own: how far the mean features are apart.
+"""A metric of your own: the distance between the mean features of the samples and of the reference.
 
 scaledit evaluate samples.npz --reference digits --metrics fd_digits,my_metrics:MeanDistance
 """
@@ -18,7 +18,7 @@ class MeanDistance(Metric):
     title = "distance of means"
     of_reference = ("pool",)
 
-    power: float = field(2.0, gt=0, doc="of the norm")
+    power: float = field(2.0, gt=0, doc="order of the norm")
 
     def compute(self, reference, samples, context):
         apart = reference.pool.mean(axis=0) - samples.pool.mean(axis=0)

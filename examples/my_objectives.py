@@ -1,4 +1,4 @@
-"""An objective of one's own, with a trainable head: block 3 must know the image.
+"""An objective of your own with a trainable head, which predicts the clean image from block 3.
 
     scaledit train digits diffusion.objective=my_objectives:Aligned diffusion.objective.weight=0.25
 
@@ -16,10 +16,10 @@ from scaledit.part import field
 
 @dataclass(frozen=True)
 class Aligned(Objective, name="aligned"):
-    """The simple objective, and a linear head that reads the image from one block's hidden states."""
+    """The simple objective plus a linear head that predicts the image from one block's hidden states."""
 
-    block: int = field(3, ge=0, doc="whose hidden states the head reads")
-    weight: float = field(0.5, ge=0, doc="of the head's loss")
+    block: int = field(3, ge=0, doc="the block whose hidden states the head reads")
+    weight: float = field(0.5, ge=0, doc="weight of the head's loss")
 
     def modules(self, config):
         return nn.Linear(config.hidden_size, config.in_channels * config.patch_size**2)

@@ -1,4 +1,6 @@
-"""m <- beta m + (1 - beta) g      theta <- theta - lr sign(m)
+"""An optimizer of your own: signSGD with momentum (Bernstein et al. 2018).
+
+m <- beta m + (1 - beta) g      theta <- theta - lr sign(m)
 
 scaledit train digits optimizer.algorithm=my_optimizers:SignMomentum optimizer.learning_rate=3e-4
 """
@@ -28,11 +30,11 @@ class Signs(torch.optim.Optimizer):
 
 @dataclass(frozen=True)
 class SignMomentum(Optimizer):
-    """The sign of a running mean of gradients (Bernstein et al. 2018)."""
+    """Steps along the sign of a running mean of the gradients (Bernstein et al. 2018)."""
 
     state = ("momentum",)
 
-    beta: float = field(0.9, ge=0, lt=1, doc="decay of the mean")
+    beta: float = field(0.9, ge=0, lt=1, doc="decay of the running mean")
 
     def make(self, groups, learning_rate: float):
         return Signs(groups, learning_rate, self.beta)

@@ -1,4 +1,4 @@
-"""A sampler of one's own: the midpoint rule, for schedules with continuous times (the linear flow).
+"""A sampler of your own: the midpoint rule, for schedules with continuous times (the linear flow).
 
     scaledit sample runs/demo --sampler my_samplers:Midpoint --steps 12 --out midpoint.png
 
@@ -15,11 +15,11 @@ from scaledit.part import field
 
 @dataclass(frozen=True)
 class Midpoint(Sampler, name="midpoint"):
-    """Second order: two evaluations a step (Runge 1895)."""
+    """The midpoint rule: second order, two function evaluations per step (Runge 1895)."""
 
     evaluations: ClassVar[int] = 2
 
-    steps: int = field(25, ge=1, doc="steps of the grid, of two evaluations each")
+    steps: int = field(25, ge=1, doc="steps of the grid, two evaluations each")
 
     def step(self, denoiser, x, t, s, condition, state, noise, i):
         middle = (t + s) / 2

@@ -1,4 +1,4 @@
-"""A data set of one's own: bars that lie or stand.
+"""A data set of your own: images of a horizontal or a vertical bar.
 
 scaledit train digits data.name=my_sets:Bars data.n=64 model.num_classes=2 evaluate.reference=my_sets:Bars
 """
@@ -14,14 +14,14 @@ from scaledit.part import field
 
 @dataclass(frozen=True)
 class Bars(DataSet):
-    """n images of 8x8 pixels: class 0 lies, class 1 stands."""
+    """n images of 8x8 pixels: class 0 has horizontal bars, class 1 vertical ones."""
 
     in_memory = True
     channels = 1
     extractors = ("digits",)
 
-    n: int = field(32, ge=2, doc="images")
-    flip: bool = field(True, doc="mirror half of the images")
+    n: int = field(32, ge=2, doc="number of images")
+    flip: bool = field(True, doc="mirror half of the images, chosen at random")
 
     def made(self, first: int) -> Images:
         images = -torch.ones(self.n, 1, 8, 8)

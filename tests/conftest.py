@@ -1,4 +1,4 @@
-"""Settings of every test: one thread a worker (two workers fill two cores; small tensors gain nothing)."""
+"""Settings of every test: one thread per worker (two workers use two cores; small tensors gain nothing)."""
 
 from __future__ import annotations
 

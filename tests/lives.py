@@ -1,4 +1,4 @@
-"""Runs that are killed: each life begins where the one before was saved, and never sees the end."""
+"""Runs that are killed repeatedly: each process resumes from a checkpoint and is killed before the end."""
 
 from __future__ import annotations
 

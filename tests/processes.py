@@ -107,7 +107,7 @@ class Gate:
             time.sleep(0.002)
 
     def reached(self, job: Job) -> None:
-        """Waits until the job stands there."""
+        """Waits until the job has reached the gate."""
         until((self.folder / str(job.pid)).exists, job)
         assert job.running(), job.said()
 

@@ -1,4 +1,4 @@
-"""What a run has saved, tensor by tensor."""
+"""Reads and compares what a run has saved, tensor by tensor."""
 
 from __future__ import annotations
 

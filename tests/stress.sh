@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
-# Whether any test depends on how fast anything is: the files that watch, stop and kill processes, again and again
-# on a machine that is made slow in several ways. By hand, before a release; CI does not run it.
+# Checks that no test depends on speed: runs the test files that watch, stop and kill processes repeatedly, on a
+# machine that is slowed down in several ways. Run it by hand before a release; CI does not run it.
 #
-#   tests/stress.sh                          all conditions and files, ten times each: hours
-#   tests/stress.sh quiet busy               some conditions:  quiet busy one-core slow-fsync no-fsync
+#   tests/stress.sh                          all conditions and files, ten times each; takes hours
+#   tests/stress.sh quiet busy               some conditions: quiet busy one-core slow-fsync no-fsync
 #   REPEATS=2 FILES="tests/test_kill.py" tests/stress.sh one-core
 #
-#   quiet        nothing else runs              busy       beside 4 loops that do nothing but count
-#   one-core     all on the first core          slow-fsync every fsync takes 0.1 s longer        no-fsync  none at all
+#   quiet        nothing else runs
+#   busy         4 busy loops run beside the tests
+#   one-core     everything runs on the first core
+#   slow-fsync   every fsync takes 0.1 s longer
+#   no-fsync     fsync does nothing
 #
-# A line for each condition and file: how often it passed and failed. What failed is kept in a folder, which is
-# named. Exit 1 if anything failed. MARK selects tests as pytest -m does; FAULTS says how many of the repeats that
-# tests/faults has by itself.
+# Prints one line per condition and file with the number of passed and failed runs. The logs of failed runs are kept
+# in a folder whose name is printed. Exits with 1 if anything failed. MARK selects tests as pytest -m does. FAULTS is
+# the share of the repetitions in tests/faults that are run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -38,15 +41,15 @@ quieten() {
 finish() {
   quieten
   rm -f "$scratch"/*.so "$scratch"/*.c
-  rmdir "$scratch" 2>/dev/null || echo "what failed is in $scratch"
+  rmdir "$scratch" 2>/dev/null || echo "the logs of failed runs are in $scratch"
 }
 trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# What every process of a test calls for fsync, however it was started.
+# Builds the fsync that every process of a test calls, however it was started.
 shim() {
-  command -v gcc >/dev/null || { echo "stress.sh: no gcc, which $1 needs" >&2; exit 2; }
+  command -v gcc >/dev/null || { echo "stress.sh: $1 needs gcc, which is not installed" >&2; exit 2; }
   cat >"$scratch/$1.c"
   gcc -shared -fPIC -O1 -o "$scratch/$1.so" "$scratch/$1.c" -ldl
 }
@@ -100,7 +103,7 @@ int fdatasync(int file) { return 0; }
 C
       ;;
     *)
-      echo "stress.sh: unknown condition $condition: quiet, busy, one-core, slow-fsync or no-fsync" >&2
+      echo "stress.sh: unknown condition $condition; use quiet, busy, one-core, slow-fsync or no-fsync" >&2
       exit 2
       ;;
   esac

@@ -1,4 +1,4 @@
-"""The command line: output, exit codes, and no files left behind by a wrong call."""
+"""The command line: output, exit codes, and no files left behind by a wrong command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that mean harm, or that are broken: refused in a sentence, soon, in little memory, and never run."""
+"""Hostile and broken files are refused with a one-line error, quickly, in little memory, and never run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samplers, objectives, block designs and guidance of one's own: the files of examples/, copied into a folder
+"""Samplers, objectives, block designs and guidance of a user: the files of examples/, copied into a folder
 and named on the command line. (Metrics and data sets: test_own_judging.py.)"""
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def run(here: Path) -> Path:
-    """With a block design and an objective of one's own."""
+    """A run with a user's block design and objective."""
     words = ["train", "digits", "--out", "run", *DEEP, *SHORT, "model.conditioning=my_blocks:Parallel"]
     own = ["diffusion.objective=my_objectives:Aligned", "diffusion.objective.weight=0.25"]
     assert main([*words, *own]) == 0

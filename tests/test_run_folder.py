@@ -648,7 +648,7 @@ NONSENSE = {
 
 
 def test_a_manifest_of_nonsense_is_one_sentence(tmp_path: Path):
-    """Sealed anew, so that its hash is right. On resume the one before is gone on from."""
+    """The manifest is sealed again, so its hash is correct. The run resumes from the previous checkpoint."""
     out = tmp_path / "run"
     run(tiny(*QUIET), out)
     folder = checkpoint.find(out / "checkpoints")[-1]

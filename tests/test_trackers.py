@@ -194,8 +194,8 @@ def test_a_run_that_was_killed_twice_has_every_step_once(tmp_path: Path):
 
 
 def test_what_a_finished_part_holds_is_not_told_again(tmp_path: Path):
-    """A run that ends, goes on, and goes on once more; the first two within one second, which W&B tells
-    apart by a number at the end of the folder's name."""
+    """A run that ends and is resumed twice. The first two parts begin within one second, so W&B adds a number
+    to the folder's name."""
     out = tmp_path / "run"
     seen: list[Path] = []
     for steps in (4, 6, 9):

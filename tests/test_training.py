@@ -1,4 +1,4 @@
-"""Training: exact resume, numbers gone wrong, checkpoints that are whole or not there."""
+"""Training: exact resume, non-finite numbers, and checkpoints that are complete or absent."""
 
 from __future__ import annotations
 

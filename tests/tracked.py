@@ -1,4 +1,4 @@
-"""A run's events, told to those who listen as `scaledit train` tells them."""
+"""Sends a run's events to listeners, as `scaledit train` does."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Every row says what happened; with --table FILE all rows together become the table of that page.
+"""Collects one table row per test; --table FILE writes all rows into that page.
 
-`make test-faults` runs the whole matrix and writes docs/reliability.md. FAULTS=0.2 does a fifth of the
-repeats.
+`make test-faults` runs all tests and writes the table of docs/reliability.md. FAULTS=0.2 runs a fifth of the
+repetitions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BEGIN, END = "<!-- table: made by make test-faults -->", "<!-- end of table -->"
 
 
 class Row(NamedTuple):
-    """Where the test stands, so that the order is that of the files; and what the page says."""
+    """The position of the test, which sorts the rows in the order of the files, and the cells of the page."""
 
     file: str
     line: int
@@ -33,12 +33,12 @@ FOUND: list[tuple[Row, float]] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--table", type=Path, help="write what happened between the marks of this page")
+    parser.addoption("--table", type=Path, help="write the table of outcomes between the marks of this page")
 
 
 @pytest.fixture
 def happened(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
-    """Call with how the fault was injected and what happened, once all of it has been asserted."""
+    """Call it with how the fault was injected and what happened, after all of it has been asserted."""
     file, line, test = request.node.location
     fault = request.function.__doc__.strip().rstrip(".")
 
@@ -49,7 +49,7 @@ def happened(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """In the process that writes the page, of tests in any process."""
+    """Runs in the process that writes the page, for the tests of all processes."""
     if report.when == "call" and report.passed:
         FOUND.extend(
             (Row(*value), report.duration) for name, value in report.user_properties if name == "row"
@@ -63,9 +63,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     about = machine.described()
     on = f"{about['processor']}, PyTorch {about['torch']}"
     lines = [
-        f"All of them held: {len(FOUND)} rows, two at a time on {on}.",
+        f"All {len(FOUND)} tests passed, run two at a time on {on}.",
         "",
-        "| Fault | Injected by | What happened | Took |",
+        "| Fault | How it was injected | Outcome | Duration |",
         "|---|---|---|---|",
     ]
     lines += [f"| {row.fault} | {row.how} | {row.what} | {took:.0f} s |" for row, took in sorted(FOUND)]
@@ -77,6 +77,6 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.fixture(scope="session")
 def repeats() -> Callable[[int], int]:
-    """So many of `n` repeats as FAULTS (1 for all) says, at least two."""
+    """How many of `n` repetitions to run: the share in FAULTS (1 for all), at least two."""
     share = float(os.environ.get("FAULTS", "1"))
     return lambda n: max(2, round(n * share))

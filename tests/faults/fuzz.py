@@ -158,7 +158,7 @@ def judged(reader: Reader, answer: Mapping[str, Any], expected: Value) -> str:
 
 
 TOGETHER = 20
-"""Inputs to a process, each with its own limits; whoever ends it ends it for the others, which begin anew."""
+"""Inputs per process, each with its own limits. If one ends the process, the others run in a new process."""
 
 
 def _answers(reader: Reader, name: str, original: Path, numbers: range) -> Iterator[tuple[int, dict]]:
@@ -203,7 +203,7 @@ def _placed(reader: Reader, name: str, number: int, original: Path, place: Path)
 
 
 def _limited() -> None:
-    """From here on for one input: memory, processor time, time. VmHWM begins anew."""
+    """Limits memory, processor time and wall time for one input, and resets VmHWM."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     pages = int(Path("/proc/self/statm").read_text().split()[0])

@@ -1,4 +1,4 @@
-"""Real training processes to be hurt: `scaledit train` of a tiny run, alone or as ranks, and what it left."""
+"""Real training processes for fault injection: `scaledit train` of a tiny run, as one process or as ranks."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def checkpoints(out: Path) -> list[Path]:
 
 
 def newest(out: Path) -> checkpoint.Checkpoint:
-    """The newest checkpoint that is whole."""
+    """The newest complete checkpoint."""
     found = checkpoint.latest(out / "checkpoints").checkpoint
     assert found is not None
     return found

@@ -84,7 +84,7 @@ def still_tar(path: Path) -> None:
 
 
 def _saved(folder: Path, suffix: str, modes: tuple[str, ...]) -> None:
-    """A picture a mode, in class folders."""
+    """One image per mode, in class folders."""
     for i, mode in enumerate(modes):
         picture = Image.fromarray(pictures.picture(i)).convert(mode)
         (folder / "class").mkdir(exist_ok=True)
@@ -137,7 +137,7 @@ def _one_line(error: RunError) -> None:
 
 
 def _decoded(folder: Path) -> Value:
-    """Every picture as training sees it, and as `data inspect` does."""
+    """Every image as training sees it, and as `data inspect` does."""
     from scaledit.data import inspection
     from scaledit.data.files import ImageFiles
     from scaledit.data.sources import open_source
@@ -397,7 +397,7 @@ def _reported(folder: Path) -> Value:
 
 
 def _logged(folder: Path) -> Value:
-    """Read, and rewound as a run that goes on does it."""
+    """The log, read and rewound as a resumed run does."""
     from scaledit.training import log
     from scaledit.training.events import Started
 
@@ -407,7 +407,7 @@ def _logged(folder: Path) -> Value:
 
 
 def _same_config(folder: Path) -> Value:
-    """As a run that goes on compares its config."""
+    """The config, compared as a resumed run does."""
     from scaledit.config import RunConfig
     from scaledit.training.folder import lock
 
@@ -816,7 +816,7 @@ def _study_read(folder: Path) -> Value:
 
 
 def _study_found(folder: Path) -> Value:
-    """What the report is made of, but for the figures: laws, verdicts, the page."""
+    """The content of the report except the figures: fits, verdicts, the page."""
     from scaledit.report import study as report
     from scaledit.scaling import table as tables
 

@@ -28,7 +28,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sharded_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, by two ranks that share the weights."""
+    """The same run by two ranks, with sharded weights."""
     out = tmp_path_factory.mktemp("sharded") / "run"
     job = start_ranks(out, 2, "engine.parallel=fsdp")
     assert job.wait() == 0, job.said()
@@ -50,10 +50,10 @@ def test_flipped_bits(request: pytest.FixtureRequest, happened, repeats, kind: s
             checkpoint.open_checkpoint(folder).verify()
         path.write_bytes(data)
     checkpoint.open_checkpoint(folder).verify()
-    shards = "of one process" if kind == "whole_run" else "of two ranks' shards"
+    where = "the files of one process" if kind == "whole_run" else "the shards of two ranks"
     happened(
-        f"{count:,} single random bits, half of them by size, half by file, {shards}",
-        f"{count:,} of {count:,} detected, the file named",
+        f"{count:,} single-bit flips in {where}; half of the files drawn by size, half uniformly",
+        f"{count:,} of {count:,} were detected, and the file was named.",
     )
 
 
@@ -83,10 +83,17 @@ def test_damaged_on_resume(tmp_path: Path, request: pytest.FixtureRequest, happe
     assert "resuming from step 35" in said
     assert (folder.parent / f"corrupt-{folder.name}").is_dir()
     assert identical(weights(out, 40), weights(original, 40))
-    file = "the manifest" if fault == "no manifest" else "a shard" if kind == "sharded_run" else "a file"
+    file = "a shard" if kind == "sharded_run" else "a file"
+    ranks = "two ranks" if kind == "sharded_run" else "one process"
+    how = {
+        "cut short": f"a truncated {file.removeprefix('a ')}",
+        "a bit flipped": f"a flipped bit in {file}",
+        "missing": f"a missing {file.removeprefix('a ')}",
+        "no manifest": f"a missing manifest, {ranks}",
+    }
     happened(
-        f"{file} removed" if fault == "no manifest" else f"{file}: {fault}",
-        "named and renamed, the one before taken; bit-identical at the end",
+        how[fault],
+        "It was named and renamed, and the previous one was used. The final weights are bit-identical.",
     )
 
 
@@ -99,10 +106,15 @@ def test_all_damaged(tmp_path: Path, whole_run: Path, happened):
     before = jobs.contents(out)
     job = start(out)
     assert job.wait() == 1
-    assert "no checkpoint in" in job.said()
-    assert "Traceback" not in job.said()
+    said = " ".join(job.said().split())
+    assert "no checkpoint in" in said
+    assert all(f"{folder} is corrupt" in said for folder in jobs.checkpoints(out)), said
+    assert "Traceback" not in said
     assert jobs.contents(out) == before
-    happened("all emptied", "exit 1, each named; training does not begin anew, nothing is written")
+    happened(
+        "every model.safetensors emptied",
+        "Exit code 1; each corrupt checkpoint is named. Training does not start over; nothing is written.",
+    )
 
 
 MEGABYTES = 1 << 20
@@ -135,8 +147,9 @@ def test_full_disk(tmp_path: Path, happened, background: str, nproc: int):
     assert again.wait() == 0, again.said()
     assert identical(weights(tmp_path / "moved", 40), weights(tmp_path / "whole", 40))
     how = "in the background" if background == "true" else "while training waits"
-    who = "one process" if nproc == 1 else "two ranks' shards"
+    who = "one process" if nproc == 1 else "shards of two ranks"
     happened(
         f"a file system with room for 2.6 checkpoints; written {how}, {who}",
-        "exit 1 at the third save; both earlier ones whole; with room again, bit-identical at the end",
+        "Exit code 1 at the third save; both earlier checkpoints are complete. With free space again, the "
+        "run resumes and ends bit-identical.",
     )

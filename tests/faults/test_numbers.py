@@ -1,4 +1,4 @@
-"""Numbers that go wrong, memory that runs out, ranks that come and go."""
+"""Non-finite numbers, exhausted memory, and a changing number of ranks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEY_BIASES = "qkv.bias"
 
 
 def test_nan_gradient_on_one_rank(tmp_path: Path, happened):
-    """The gradient is not a number, on one rank only"""
+    """The gradient is NaN on one rank only"""
     out = tmp_path / "run"
     job = jobs.start_script_ranks(Path(__file__).with_name("poisoned.py"), out, 2, "train.steps=30")
     code, said = job.wait(), job.said()
@@ -29,14 +29,14 @@ def test_nan_gradient_on_one_rank(tmp_path: Path, happened):
     assert other.wait() == 0
     assert identical(weights(out, 30), weights(left_out, 30))
     happened(
-        "a backward pass on rank 1 of 2 made to give NaN at step 12",
-        "step 12 is skipped on both ranks, counted, its 16 samples logged; training goes on, and is the same "
-        "when done again",
+        "a backward pass that gives NaN on rank 1 of 2 at step 12",
+        "Step 12 is skipped on both ranks and counted, and its 16 samples are logged. Training continues; a "
+        "second run of the same command is bit-identical.",
     )
 
 
 def test_world_changes(tmp_path: Path, happened):
-    """A run goes on with another number of ranks"""
+    """A run resumes with another number of ranks"""
     alone, out = tmp_path / "alone", tmp_path / "run"
     steps, paper = (f"train.steps={n}" for n in (60, 60)), "optimizer.learning_rate=1e-4"
     assert start(alone, next(steps), paper).wait() == 0
@@ -54,8 +54,8 @@ def test_world_changes(tmp_path: Path, happened):
     apart = max(abs(x - y) for x, y in zip(*losses, strict=True))
     assert apart < 1e-6
     happened(
-        "20 steps as one process, 20 as two ranks, 20 as one",
-        f"losses within {apart:.0e} and weights within {worst:.0e} of a run on one process",
+        "20 steps with one process, 20 with two ranks, 20 with one process",
+        f"Losses are within {apart:.0e} and weights within {worst:.0e} of those of a run with one process.",
     )
 
 
@@ -76,13 +76,14 @@ def test_out_of_memory(tmp_path: Path, happened):
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     happened(
-        "a limit on the address space (RLIMIT_AS) 600 MB above what the process starts with, batch 8,192",
-        f"micro-batches of {halved[-1]['micro_batch']}, said aloud; the same batch, losses within 1e-5",
+        "a limit on the address space (RLIMIT_AS) of 600 MB above the initial use; batch size 8,192",
+        f"The run switches to micro-batches of {halved[-1]['micro_batch']} and reports it. The batch is the "
+        "same, and the losses agree within 1e-5.",
     )
 
 
 def little_memory() -> None:
-    """600 MB more than this process has now."""
+    """Limits the address space to 600 MB more than this process uses now."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + 600 * (1 << 20)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -21,7 +21,7 @@ def state(pid: int) -> str:
 
 
 def test_a_job_paused_and_continued(tmp_path: Path, happened):
-    """A job is paused for longer than its time-out, and continued"""
+    """A job is paused for longer than its timeout and then continued"""
     out = tmp_path / "run"
     impatient = tmp_path / "impatient"
     job = start_ranks(out, 2, jobs.ENDLESS, before=jobs.Impatient(impatient))
@@ -39,13 +39,13 @@ def test_a_job_paused_and_continued(tmp_path: Path, happened):
     assert job.wait() == 75, job.said()
     assert status(out)["state"] == "stopped"
     happened(
-        "Ctrl-Z (SIGTSTP) to the process that started 2 ranks, 12 s, engine.timeout 8 s",
-        "all of them pause and go on; stopped later, exit 75",
+        "Ctrl-Z (SIGTSTP) to the launcher of 2 ranks for 12 s, engine.timeout 8 s",
+        "All ranks pause and continue. Asked to stop later, the job exits with code 75.",
     )
 
 
 def test_interrupted_at_the_terminal(tmp_path: Path, happened):
-    """Ctrl-C at the terminal"""
+    """Ctrl-C in the terminal"""
     out, steps = tmp_path / "run", "train.steps=300"
     job = start_ranks(out, 2, steps)
     reaches(job, out, 20)
@@ -61,6 +61,7 @@ def test_interrupted_at_the_terminal(tmp_path: Path, happened):
     assert undisturbed.wait() == 0
     assert identical(weights(out, 300), weights(tmp_path / "whole", 300))
     happened(
-        "SIGINT, 2 ranks, to the process that started them",
-        f"exit 75 after step {step}, saved; status.json says so; resumed, bit-identical at the end",
+        "SIGINT to the launcher of 2 ranks",
+        f"Exit code 75 after step {step}, which is saved and recorded in status.json. The resumed run ends "
+        "bit-identical.",
     )

@@ -1,4 +1,4 @@
-"""Processes that are killed, stopped, asked to stop, stuck, or two where one should be."""
+"""Processes that are killed, paused, asked to stop or stuck, and a second job in one folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.faults
 
 
 def test_killed_at_random_moments(tmp_path: Path, happened, repeats):
-    """A process killed at a random moment, again and again"""
+    """A process is killed at random moments, repeatedly"""
     kills = repeats(50)
     step = 150 + 60 * kills
     steps = f"train.steps={step}"
@@ -38,14 +38,14 @@ def test_killed_at_random_moments(tmp_path: Path, happened, repeats):
     assert logged == list(range(1, step + 1))
     assert not list((out / "checkpoints").glob(".*"))
     happened(
-        f"`kill -9`, {kills} times, 1 to 60 steps after it went on, resumed each time",
-        f"after {step} steps weights, average and optimizer are bit for bit those of an undisturbed run; the "
-        "log has every step once",
+        f"`kill -9`, {kills} times, 1 to 60 steps after each start; resumed each time",
+        f"After {step} steps, weights, EMA weights and optimizer state are bit-identical to those of an "
+        "undisturbed run. The log has every step once.",
     )
 
 
 def test_killed_while_saving(tmp_path: Path, happened, repeats):
-    """A process killed while it writes a checkpoint"""
+    """A process is killed while it writes a checkpoint"""
     kills, out, rng = repeats(100), tmp_path / "run", random.Random(1)
     often = ("checkpoint.every=1", "model.hidden_size=64", "train.log_every=100000")
     first = start(out, *often, "train.steps=1")
@@ -67,9 +67,9 @@ def test_killed_while_saving(tmp_path: Path, happened, repeats):
         assert load_file(found.checkpoint.folder / "model.safetensors")
     assert cut >= kills // 3
     happened(
-        f"`kill -9`, {kills} times, in a file, before a file is on the disk, before the folder has its name",
-        f"{kills} saves were cut short; every time the newest checkpoint was whole (each file's SHA-256) and "
-        "loaded",
+        f"`kill -9`, {kills} times: inside a file, before a file is synced, or before the folder is renamed",
+        f"{kills} saves were interrupted. Every time the newest checkpoint was complete (SHA-256 of each "
+        "file) and could be loaded.",
     )
 
 
@@ -81,7 +81,7 @@ def partial(out: Path) -> list[Path]:
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 @pytest.mark.parametrize("nproc", [1, 2])
 def test_asked_to_stop(tmp_path: Path, happened, name: str, nproc: int):
-    """A job asked to stop"""
+    """A job is asked to stop"""
     out = tmp_path / "run"
     job = start(out, ENDLESS) if nproc == 1 else start_ranks(out, nproc, ENDLESS)
     reaches(job, out, 20)
@@ -107,32 +107,33 @@ def test_asked_to_stop(tmp_path: Path, happened, name: str, nproc: int):
     undisturbed = start(whole, steps) if nproc == 1 else start_ranks(whole, nproc, steps)
     assert undisturbed.wait() == 0
     assert identical(weights(out, end), weights(whole, end))
-    ranks = "one process" if nproc == 1 else f"{nproc} ranks, to the process that started them"
+    receiver = "one process" if nproc == 1 else f"the launcher of {nproc} ranks"
     happened(
-        f"{name}, {ranks}",
-        f"exit 75 after step {step}, saved; status.json says so; resumed, bit-identical at the end",
+        f"{name} to {receiver}",
+        f"Exit code 75 after step {step}, which is saved and recorded in status.json. The resumed run ends "
+        "bit-identical.",
     )
 
 
 def test_told_twice(tmp_path: Path, happened):
-    """A job told a second time to stop"""
+    """A job is asked to stop a second time"""
     out, gate, heard = tmp_path / "run", Gate(tmp_path / "gate"), tmp_path / "heard"
     listens = At("scaledit.training.signals:StopRequest._on_signal", Note(heard), after=True)
     job = start(out, "train.steps=30", before=Each((At(ADVANCE, gate, nth=10), listens)))
     gate.reached(job)  # a step that does not end
     until(lambda: jobs.checkpoints(out), job)
     os.kill(job.pid, signal.SIGTERM)
-    until(heard.exists, job)  # two of a kind that wait are one
+    until(heard.exists, job)  # two pending signals of one kind would be delivered as one
     os.kill(job.pid, signal.SIGTERM)
     assert job.wait() == 143
     assert (steps_logged(out), jobs.newest(out).step) == (9, 7)
     again = start(out, "train.steps=30")
     assert again.wait() == 0, again.said()
-    happened("SIGTERM twice", "exit 143 at once; what was saved is whole")
+    happened("SIGTERM twice", "Exit code 143 at once. The saved checkpoint is intact, and the run resumes.")
 
 
 def test_asked_to_stop_while_judging(tmp_path: Path, happened):
-    """A job asked to stop while it judges samples"""
+    """A job is asked to stop during an evaluation"""
     out, gate, heard = tmp_path / "run", Gate(tmp_path / "gate"), tmp_path / "heard"
     judging = ("evaluate.every=10", "evaluate.reference=digits", "evaluate.num=2000")
     listens = At("scaledit.training.signals:StopRequest._on_signal", Note(heard), after=True)
@@ -144,7 +145,10 @@ def test_asked_to_stop_while_judging(tmp_path: Path, happened):
     assert job.wait() == 75, job.said()
     assert not jobs.events(out, "evaluated")
     assert jobs.newest(out).step == 11
-    happened("SIGTERM in the middle of an evaluation", "the evaluation is given up, step 11 saved, exit 75")
+    happened(
+        "SIGTERM in the middle of an evaluation",
+        "The evaluation is abandoned, step 11 is saved, exit code 75.",
+    )
 
 
 def test_a_rank_is_killed(tmp_path: Path, happened):
@@ -161,7 +165,7 @@ def test_a_rank_is_killed(tmp_path: Path, happened):
     assert status(out)["state"] == "failed"
     assert gone(jobs.ranks_of(out, 2))
     resumes(out)
-    happened("`kill -9` to rank 1 of 2", f"exit 1; says “{line_with(said, 'rank 1')}”; resumed")
+    happened("`kill -9` to rank 1 of 2", f"Exit code 1: “{line_with(said, 'rank 1')}”. The run resumes.")
 
 
 def test_the_first_rank_is_killed(tmp_path: Path, happened):
@@ -176,7 +180,7 @@ def test_the_first_rank_is_killed(tmp_path: Path, happened):
     assert f"rank 0 (process {victim}" in said, said
     assert gone(jobs.ranks_of(out, 2))
     resumes(out)
-    happened("`kill -9` to rank 0 of 2", f"exit 1; says “{line_with(said, 'rank 0')}”; resumed")
+    happened("`kill -9` to rank 0 of 2", f"Exit code 1: “{line_with(said, 'rank 0')}”. The run resumes.")
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -198,12 +202,12 @@ def test_a_rank_hangs(tmp_path: Path, happened, rank: int):
     resumes(out)
     happened(
         f"SIGSTOP to rank {rank} of 2, engine.timeout 8 s",
-        f"exit 1; says “{line_with(said, 'does not answer')}”; resumed",
+        f"Exit code 1: “{line_with(said, 'does not answer')}”. The run resumes.",
     )
 
 
 def test_the_starter_is_killed(tmp_path: Path, happened):
-    """The process that started the ranks is killed"""
+    """The launcher of the ranks is killed"""
     out = tmp_path / "run"
     job = start_ranks(out, 2, ENDLESS)
     reaches(job, out, 20)
@@ -212,7 +216,7 @@ def test_the_starter_is_killed(tmp_path: Path, happened):
     job.wait()
     until(lambda: gone(victims))
     resumes(out)
-    happened("`kill -9` to it", "its ranks end by themselves within seconds; resumed")
+    happened("`kill -9` to the launcher", "Its ranks end by themselves within seconds. The run resumes.")
 
 
 LOADING = ("data.name=images", "data.image_size=8", "model.in_channels=3", ENDLESS)
@@ -224,7 +228,7 @@ SHOWN = "scaledit.progress:TrainingProgress.__call__"
 
 @pytest.mark.parametrize(("how", "point"), [("killed", ADVANCE), ("killed", SHOWN), ("hung", ADVANCE)])
 def test_a_loader_worker(tmp_path: Path, happened, how: str, point: str):
-    """A process that reads images ahead is lost"""
+    """A loader worker is lost"""
     pictures = tree(tmp_path / "pictures")
     classes = len([path for path in pictures.iterdir() if path.is_dir()])
     out, now, gate = tmp_path / "run", tmp_path / "now", Gate(tmp_path / "gate")
@@ -247,15 +251,15 @@ def test_a_loader_worker(tmp_path: Path, happened, how: str, point: str):
     until(lambda: gone([victim]))
     resumes(out, *overrides, "data.workers=0")
     signalled = "`kill -9`" if how == "killed" else "SIGSTOP"
-    signalled += " while an event is shown," if point == SHOWN else ""
+    moment = " while an event is shown" if point == SHOWN else ""
     happened(
-        f"{signalled} to one of two, engine.timeout 8 s",
-        f"exit 1; says “{line_with(said, 'loader worker')}”; resumed",
+        f"{signalled} to one of two workers{moment}, engine.timeout 8 s",
+        f"Exit code 1: “{line_with(said, 'loader worker')}”. The run resumes.",
     )
 
 
 def test_two_jobs_on_one_folder(tmp_path: Path, happened):
-    """Two jobs on one folder"""
+    """Two jobs use one run folder"""
     out, gate = tmp_path / "run", Gate(tmp_path / "gate")
     first = start(out, "train.steps=60", before=At(ADVANCE, gate, nth=5))
     gate.reached(first)
@@ -269,12 +273,12 @@ def test_two_jobs_on_one_folder(tmp_path: Path, happened):
     assert identical(weights(out, 60), weights(tmp_path / "whole", 60))
     happened(
         "the same command a second time",
-        "exit 2, naming the process that trains; the first ends as if nothing had been",
+        "Exit code 2, naming the process that trains. The first job ends bit-identical to a single one.",
     )
 
 
 def test_a_changed_config_on_resume(tmp_path: Path, happened):
-    """A changed config on resume"""
+    """The config is changed on resume"""
     out = tmp_path / "run"
     assert start(out).wait() == 0
     before = jobs.contents(out)
@@ -283,12 +287,13 @@ def test_a_changed_config_on_resume(tmp_path: Path, happened):
     assert "optimizer.learning_rate: 0.005 -> 0.1" in job.said()
     assert jobs.contents(out) == before
     happened(
-        "optimizer.learning_rate=0.1", "exit 2, naming the key, its old and its new value; nothing written"
+        "optimizer.learning_rate=0.1",
+        "Exit code 2, naming the key, its old value and its new value. Nothing is written.",
     )
 
 
 def resumes(out: Path, *overrides: str) -> None:
-    """The same run goes on as one process, from a checkpoint."""
+    """Asserts that the run resumes from a checkpoint, as one process."""
     at = jobs.newest(out).step
     job = start(out, *(overrides or (ENDLESS,)), "checkpoint.every=1")
     until(lambda: jobs.newest(out).step > at, job)
@@ -306,7 +311,7 @@ def children(pid: int) -> list[int]:
 
 
 def gone(processes: list[int]) -> bool:
-    """Whether they have ended with all of their threads: only then are their parents told."""
+    """Whether the processes have ended with all of their threads: only then are their parents notified."""
     for process in processes:
         try:
             state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
