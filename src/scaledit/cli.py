@@ -35,6 +35,7 @@ from scaledit.commands import (
     train,
 )
 from scaledit.errors import RunError, UsageError, did_you_mean
+from scaledit.posix import POSIX, STOP_SIGNALS
 
 
 class Parser(argparse.ArgumentParser):
@@ -123,8 +124,7 @@ def _run(arguments: list[str]) -> int:
 
 @contextmanager
 def _handlers_restored() -> Iterator[None]:
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
         yield
     finally:
@@ -141,7 +141,8 @@ def _interruptible() -> None:
         return
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else the caller has its own handler
         signal.signal(signal.SIGINT, _on_interrupt)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # scaledit.children blocked it
+    if POSIX:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # scaledit.children blocked it
 
 
 def _on_interrupt(number: int, frame: FrameType | None) -> None:
