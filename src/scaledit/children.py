@@ -11,8 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import FrameType
 
-FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-"""Ctrl-Z is forwarded as well: the children stop, then this process, and they continue with it."""
+from scaledit.posix import STOP_SIGNALS, require
 
 
 @contextlib.contextmanager
@@ -20,7 +19,9 @@ def started(
     arguments: Sequence[str], environments: Iterable[Mapping[str, str]]
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Starts `scaledit *arguments` once for each environment. Ctrl-C and stop signals sent to this process
-    reach each child once; children that still run at the end of the block are killed."""
+    reach each child once, and so does Ctrl-Z: the children stop, then this process, and they continue with
+    it. Children that still run at the end of the block are killed. Raises UsageError on Windows."""
+    require("running several processes")
     command = [sys.executable, "-m", "scaledit.cli", *arguments]
     children: list[subprocess.Popen[bytes]] = []
     received: list[int] = []
@@ -39,7 +40,7 @@ def started(
         for child in running:
             child.send_signal(signal.SIGCONT)
 
-    before = {number: signal.signal(number, forward) for number in FORWARDED}
+    before = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
     if signal.getsignal(signal.SIGTSTP) != signal.SIG_IGN:
         before[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, pause)
     try:

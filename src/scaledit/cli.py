@@ -18,6 +18,7 @@ from scaledit import __version__, terminal
 from scaledit.commands.index import COMMANDS, GROUPS, describe, parser
 from scaledit.commands.parsing import Example, wrapped
 from scaledit.errors import RunError, UsageError, did_you_mean
+from scaledit.posix import POSIX, STOP_SIGNALS
 
 __all__ = ["COMMANDS", "EXAMPLES", "GROUPS", "describe", "main", "parser"]
 
@@ -81,8 +82,7 @@ def _run(arguments: list[str]) -> int:
 @contextmanager
 def _restored() -> Iterator[None]:
     """Afterwards the signal handlers and --quiet are as they were."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     was_quiet = os.environ.get(terminal.QUIET)
     try:
         yield
@@ -104,7 +104,8 @@ def _interruptible() -> None:
         return
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else the caller has its own handler
         signal.signal(signal.SIGINT, _on_interrupt)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # scaledit.children blocked it
+    if POSIX:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # scaledit.children blocked it
 
 
 def _on_interrupt(number: int, frame: FrameType | None) -> None:

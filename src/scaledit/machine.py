@@ -11,7 +11,6 @@ import functools
 import math
 import os
 import platform
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaledit import __version__, checks
+from scaledit.posix import POSIX
 
 if TYPE_CHECKING:
     import torch
@@ -99,7 +99,11 @@ def seconds(call: Callable[[], object], repeats: int = 3) -> float:
 
 
 def peak_memory() -> int:
-    """The peak resident memory of this process in bytes."""
+    """The peak resident memory of this process in bytes; 0 on Windows."""
+    if not POSIX:
+        return 0
+    import resource
+
     try:
         status = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -113,12 +117,13 @@ def peak_memory() -> int:
 
 
 def memory(device: str | torch.device = "cpu") -> int:
-    """The total memory of `device` in bytes; for a CPU, the limit of the container or job if there is one."""
+    """The total memory of `device` in bytes; for a CPU, the limit of the container or job if there is one.
+    On Windows that of a CPU is unknown: sys.maxsize."""
     if str(device).startswith("cuda"):
         import torch
 
         return torch.cuda.mem_get_info(torch.device(device))[1]
-    bounds = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    bounds = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if POSIX else [sys.maxsize]
     for path in CGROUP_BOUNDS:
         try:
             bounds.append(int(Path(path).read_text()))

@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 from torch.utils.data import DataLoader, Dataset
 
 from scaledit.errors import RunError
+from scaledit.posix import POSIX
 
 Item = TypeVar("Item")
 AHEAD = 2
@@ -126,7 +127,7 @@ def killed(error: BaseException) -> RunError | None:
 
 def end_workers() -> None:
     """Kills all workers of this process. A stopped worker would not react to a gentler signal."""
-    if threading.current_thread() is threading.main_thread():
+    if POSIX and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise for each
     for child in active_children():
         child.kill()

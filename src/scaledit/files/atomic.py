@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from scaledit.files.writer import Writer
+from scaledit.posix import POSIX
 
 PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<writer>[0-9a-f]{8}-\d+-\d+)\.[0-9a-f]{8}\.partial", re.DOTALL)
 
@@ -49,7 +50,10 @@ def synced(path: Path) -> Iterator[BinaryIO]:
 
 
 def sync(path: Path) -> None:
-    """Flushes a file, or the list of names in a folder, to the disk."""
+    """Flushes a file, or the list of names in a folder, to the disk. Windows has no such call for either: it
+    flushes only files that are open for writing."""
+    if not POSIX:
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

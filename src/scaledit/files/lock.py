@@ -6,7 +6,6 @@ A lock is a POSIX record lock, or a file with the holder's name on file systems 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import secrets
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from scaledit.files.atomic import naming
 from scaledit.files.writer import Writer
+from scaledit.posix import require
 
 HELD = (errno.EACCES, errno.EAGAIN)
 """The kernel's errors for a record lock that another process holds."""
@@ -34,7 +34,8 @@ class Lock:
     """
 
     def __init__(self, path: Path):
-        """path: of the lock file. Raises OSError if it cannot be created."""
+        """path: of the lock file. Raises OSError if it cannot be created, and UsageError on Windows."""
+        require("training")
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         # 0o666 minus the umask, since groups share folders.
@@ -44,6 +45,8 @@ class Lock:
     def take(self) -> bool:
         """Tries to acquire the lock without waiting, and returns whether this process holds it now. Raises
         OSError if that fails for another reason than a holder."""
+        import fcntl
+
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

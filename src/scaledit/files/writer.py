@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from scaledit.posix import POSIX
+
 
 class Writer(NamedTuple):
     """A process, named uniquely among all machines.
@@ -34,8 +36,8 @@ class Writer(NamedTuple):
         return cls(machine, int(process), int(began)) if process.isdigit() and began.isdigit() else None
 
     def has_ended(self) -> bool:
-        """Whether the process has certainly ended; False for processes on other machines."""
-        if self.machine != _machine():
+        """Whether the process has certainly ended; False for processes on other machines, and on Windows."""
+        if self.machine != _machine() or not POSIX:  # os.kill(process, 0) is a Ctrl-C on Windows
             return False
         try:
             os.kill(self.process, 0)

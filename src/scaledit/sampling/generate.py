@@ -11,10 +11,10 @@ interruptions change a byte. Processes communicate through these files only.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ from scaledit.errors import RunError, UsageError
 from scaledit.files.reading import read_json
 from scaledit.files.shards import ALL, Shard, begin_or_join
 from scaledit.pipeline import Pipeline
+from scaledit.posix import POSIX, require
 from scaledit.sampling import files
 from scaledit.sampling.request import Request, labels_at
 
@@ -105,9 +106,11 @@ def generate(
     `out` is a .npz and they are complete.
 
     progress(done, total) counts this shard's images. Raises UsageError if `out` holds other samples or the
-    disk is too small, and RunError if sampling fails.
+    disk is too small, or for shards on Windows, and RunError if sampling fails.
     """
     assert request.num is not None and request.start == 0
+    if shard != ALL:
+        require("sampling in shards")
     origin = json.loads(json.dumps({**request.origin(pipeline), "part": PART}))
     merged = out.suffix == ".npz"
     if merged and out.exists():
@@ -168,12 +171,15 @@ def _check_disk(pipeline: Pipeline, n: int, folder: Path, merged: bool) -> None:
 
 def _merge(parts: Parts, request: Request, out: Path) -> None:
     """Writes one file of all parts and removes them, in one process at a time; another may be faster."""
-    try:
-        lock = (parts.folder / ".lock").open("w")
-    except FileNotFoundError:
-        return
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        if POSIX:
+            import fcntl
+
+            try:
+                lock = stack.enter_context((parts.folder / ".lock").open("w"))
+            except FileNotFoundError:
+                return
+            fcntl.flock(lock, fcntl.LOCK_EX)
         if not out.exists():
             labels = labels_at(request.rule, range(parts.n), request.classes, request.settings.seed)
             files.write_npz(out, parts.images(), labels, parts.request, parts.n)

@@ -13,6 +13,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
+from scaledit.posix import STOP_SIGNALS
+
 STOPPED = 75
 """The exit code of a run that was asked to stop and has saved a checkpoint to resume from."""
 AT_ONCE = (signal.SIGTERM, signal.SIGINT)
@@ -42,7 +44,7 @@ class StopRequest:
     def listen(self) -> StopRequest:
         """Installs the signal handlers; call it in the main thread."""
         self._before = signal.getsignal(signal.SIGINT)
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        for number in STOP_SIGNALS:
             signal.signal(number, self._on_signal)
         return self
 
