@@ -21,7 +21,20 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LANGUAGES = ("sh", "bash", "python", "toml", "text", "json")
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
-NOT_RUN = ("make", "pip", "source", "git", "cd", "docker", "python", ".ci/run", "pre-commit", "#")
+NOT_RUN = (
+    "make",
+    "pip",
+    "source",
+    "git",
+    "cd",
+    "docker",
+    "python",
+    "pytest",
+    "torchrun",
+    ".ci/run",
+    "pre-commit",
+    "#",
+)
 """First words of lines of ```sh blocks that set up a machine or take minutes; CI runs make and .ci/run."""
 
 

@@ -2,7 +2,7 @@
 
     python docs/figures/hero.py runs/demo  ->  docs/figures/hero.png
 
-Left: x_t of the demo's model, one column per class, at seven times of 12 steps of DPM-Solver++ with guidance 1.5.
+Left: x_t of the demo's model during 12 steps of DPM-Solver++ with guidance 1.5, one column per class.
 Right: the twelve models of the digits study (docs/studies/digits/table.csv).
 """
 
