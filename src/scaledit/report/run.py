@@ -36,8 +36,9 @@ MAX_TERMS = 8
 MAX_PLOTTED = 1e30
 FILM = 5
 """Grids of samples during training that a page shows."""
-SHEET, FRAME = 530, 250
-"""CSS pixels of the widest grid of samples, and of one during training."""
+SHEET, SMALL_SHEET, FRAME = 500, 398, 180
+"""CSS pixels of the widest grid of samples, of one of small images (6 to each of theirs), and of one during
+training."""
 
 Events = list[dict[str, Any]]
 
@@ -124,7 +125,9 @@ def _headline(pipeline: Pipeline, events: Events) -> list[Card]:
     devices = [event["device"] for event in events if event["event"] == "started"]
     mfu = [float(event["mfu"]) for event in stepped if _is_number(event.get("mfu"))]  # older logs have none
     share = f", {np.median(mfu):.0%} of the rate of large matrix products on this device" if mfu else ""
-    design = f"{config.model.block.label()}, width {config.model.hidden_size}, depth {config.model.depth}"
+    block = config.model.block
+    name = block.label().replace(block.NAME, block.TITLE or block.NAME, 1)
+    design = f"{name}, width {config.model.hidden_size}, depth {config.model.depth}"
     return [
         Card("Parameters", f"{counts.params / 1e6:.2f} M", f"{design}, patch {config.model.patch_size}"),
         Card("Compute", f"{counts.macs / 1e6:,.1f} M", "multiply-adds per image and forward pass"),
@@ -149,7 +152,7 @@ def _quality_cards(results: list[Result]) -> list[Card]:
     """The first metric of samples without guidance."""
     key, column = next(iter(results[0].columns.items()))
     metric = results[0].metrics[key]
-    real = "" if metric.real is None else f"; held-out real images: {metric.real:.{column.digits}g}"
+    real = "" if metric.real is None else f"; held-out real images: {metric.real:.3g}"
     return [Card(column.title, metric.text(column.digits), f"without guidance{real}")]
 
 
@@ -181,15 +184,15 @@ def _sheets(sheets: Mapping[str, np.ndarray], pipeline: Pipeline) -> dict[str, o
     """Grids by their captions, with one row per class, and the names of the rows."""
     columns = pipeline.config.sample.per_class
     shown = {
-        title: _sheet(page.png(images.grid(sheet, columns)), f"{title}: {columns} per class", SHEET, pipeline)
+        title: _sheet(page.png(images.grid(sheet, columns)), f"{title}: {columns} per class", pipeline)
         for title, sheet in sheets.items()
     }
     return {"sheets": shown, "names": _row_names(pipeline)}
 
 
-def _sheet(png: bytes, alt: str, widest: int, pipeline: Pipeline) -> Sheet:
+def _sheet(png: bytes, alt: str, pipeline: Pipeline) -> Sheet:
     small = pipeline.decoder is None and pipeline.config.model.input_size < images.SMALLEST_SHOWN
-    return page.sheet(png, alt, widest, small)
+    return page.sheet(png, alt, SMALL_SHEET if small else SHEET, small)
 
 
 def _row_names(pipeline: Pipeline) -> list[str]:
@@ -337,7 +340,7 @@ def _film(run: Path, events: Events, pipeline: Pipeline) -> dict[str, object] | 
         title = f"step {steps[i]}"
         try:
             png = picture_in(run, sampled[steps[i]])
-            sheets[title] = _sheet(png, f"samples at {title}", FRAME, pipeline)
+            sheets[title] = page.sheet(png, f"samples at {title}", FRAME, False)
         except ValueError as reason:
             reasons.append(f"{title}: {reason}")
     return {"sheets": sheets, "left_out": reasons, "names": _row_names(pipeline)}

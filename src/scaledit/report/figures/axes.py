@@ -130,7 +130,7 @@ def logarithmic(plot: Axes, axis: str, inches: float) -> None:
     ticks = plot.xaxis if axis == "x" else plot.yaxis
     ticks.set_major_locator(FixedLocator(round_values(low, high, max(2, int(inches / TICK[axis])))))
     ticks.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
-    ticks.set_minor_locator(LogLocator(subs=tuple(range(2, 10)), numticks=50))
+    ticks.set_minor_locator(LogLocator(subs=tuple(range(1, 10)), numticks=50))
     ticks.set_minor_formatter(NullFormatter())
 
 

@@ -13,7 +13,7 @@ from scaledit.scaling.comparable import points
 from scaledit.scaling.frontier import staircase
 from scaledit.scaling.table import Table
 
-HEIGHT = 3.4
+HEIGHT = 3.8
 
 
 def efficiency(table: Table) -> style.Plot | None:
@@ -52,7 +52,8 @@ def efficiency(table: Table) -> style.Plot | None:
     axes.logarithmic(plot, "y", HEIGHT - 0.6)
     axes.legend(plot, [*look.handles(rows), line])
     ends = [curve.rows[-1] for curve in curves]
-    labels.place(plot, [labels.Label(r.train_macs / unit.divisor, r.distance, r.model) for r in ends])
+    notes = [labels.Label(r.train_macs / unit.divisor, r.distance, r.model, end=True) for r in ends]
+    labels.place(plot, notes)
     return style.finish("09-efficiency", "Distance over training compute", _caption(table, curves), figure)
 
 

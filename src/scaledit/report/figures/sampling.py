@@ -10,6 +10,8 @@ from scaledit.report.figures.curves import Curve, curves
 from scaledit.scaling.table import SAMPLING, Row, Table
 
 HEIGHT = 2.9
+ROOM = 0.12
+"""Room for names right of the lines, as a share of the axis."""
 
 
 def sampling(table: Table) -> style.Plot | None:
@@ -35,7 +37,9 @@ def sampling(table: Table) -> style.Plot | None:
     figure.supxlabel(f"sampling compute ({unit.name} per image)", fontsize=style.TEXT, color=style.INK)
     figure.supylabel(words.distance(table, rows), fontsize=style.TEXT, color=style.INK)
     plots[0].set(xscale="log", yscale="log")
-    plots[0].margins(x=0.12, y=0.1)
+    plots[0].margins(x=0.06, y=0.1)
+    low, high = plots[0].get_xlim()
+    plots[0].set_xlim(low, high * (high / low) ** ROOM)
     for plot in plots:
         axes.logarithmic(plot, "x", 4.5 / len(patches))
         axes.logarithmic(plot, "y", HEIGHT - 0.6)
@@ -53,7 +57,9 @@ def _label(line: Curve, rows: list[Row], unit: axes.Unit) -> labels.Label:
     """The name of a line, beside its last point."""
     last = line.rows[-1]
     steps = f", {last.sampling_steps} steps" if len(line.rows) == 1 else ""
-    return labels.Label(last.sampling_macs / unit.divisor, last.distance, words.named(last, rows) + steps)
+    return labels.Label(
+        last.sampling_macs / unit.divisor, last.distance, words.named(last, rows) + steps, end=True
+    )
 
 
 def _caption(table: Table, lines: list[Curve], rows: list[Row]) -> str:
