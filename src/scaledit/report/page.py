@@ -71,7 +71,7 @@ def readable(value: object) -> str:
     text = str(value)
     if len(text) > LONGEST_TEXT:
         text = f"{text[:LONGEST_TEXT]} ... (and {len(text) - LONGEST_TEXT} more characters)"
-    return "".join(c if c in "\n\t" else printable(c) for c in text)
+    return "".join(c if c in "\n\t\u00a0" else printable(c) for c in text)
 
 
 def plain(value: object) -> object:

@@ -162,7 +162,7 @@ def _scales(pipeline: Pipeline) -> tuple[float, ...]:
 
 
 def _title(scale: float) -> str:
-    return "unguided" if scale == 1 else f"guidance {scale}"
+    return "no guidance" if scale == 1 else f"guidance {scale}"
 
 
 def _samples(pipeline: Pipeline, judge: Judge) -> dict[str, object]:
@@ -191,8 +191,8 @@ def _sheets(sheets: Mapping[str, np.ndarray], pipeline: Pipeline) -> dict[str, o
 
 
 def _sheet(png: bytes, alt: str, pipeline: Pipeline) -> Sheet:
-    small = pipeline.decoder is None and pipeline.config.model.input_size < images.SMALLEST_SHOWN
-    return page.sheet(png, alt, SMALL_SHEET if small else SHEET, small)
+    small = pipeline.decoder is None and np.max(pipeline.config.model.input_size) < images.SMALLEST_SHOWN
+    return page.sheet(png, alt, SMALL_SHEET if small else SHEET, bool(small))
 
 
 def _row_names(pipeline: Pipeline) -> list[str]:

@@ -69,7 +69,8 @@ def _trade(plot: Axes, table: Table, lines: Sequence[Curve]) -> list[tuple[float
             if len(points) > 1:
                 x, y = zip(*points, strict=True)
                 plot.plot(x, y, **{**look, "linestyle": dash})
-                notes[key] = max(notes.get(key, (0.0,)), (x[-1], (y[-1], key, look["color"])))
+                note = x[-1], (y[-1], key, look["color"])
+                notes[key] = max(notes.get(key, note), note)
     axes.set_labels(plot, "guidance scale (1 is none)", "precision, recall (fraction)")
     return [note for _, note in notes.values()]
 
