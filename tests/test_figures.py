@@ -222,7 +222,8 @@ def test_names_of_lines_are_at_their_ends_and_apart(figure):
         ends = {note: axes.transData.transform(note.xy) for note in boxes}
         for note, box in boxes.items():
             away = {other: distance(box, end) for other, end in ends.items()}
-            assert away[note] == min(away.values()) and away[note] < 25 / labels.POINTS * plot.figure.dpi
+            assert away[note] <= min(away.values()) + 2 * least  # of ends that nearly coincide, either
+            assert away[note] < 25 / labels.POINTS * plot.figure.dpi
             assert box.x1 > ends[note][0]
 
 

@@ -67,7 +67,7 @@ def _headline(config: AutoencoderRun, events: Events) -> list[Card]:
     return [
         Card("PSNR", f"{quality['psnr']:.2f} dB", f"mean over {quality['images']} held-out images"),
         Card("SSIM", f"{quality['ssim']:.3f}", "of the same images; 1 is identical"),
-        Card("Latents", f"f{f}, {model.channels} channels", f"scale factor {exported['scale']:.5f}"),
+        Card("Latents", f"f{f}", f"{model.channels} channels, scale factor {exported['scale']:.5f}"),
         Card("Parameters", f"{started['params'] / 1e6:.2f} M", f"widths {widths}"),
         Card("Compute", f"{started['macs'] / 1e6:,.0f} M", "multiply-adds per image"),
         Card(
@@ -75,8 +75,7 @@ def _headline(config: AutoencoderRun, events: Events) -> list[Card]:
             f"{fitted['step']:,}",
             f"of batch {config.train.batch_size}, {skipped} skipped; {trained}",
         ),
-        Card("Training time", duration(fitted["seconds"]), f"on {started['device']}"),
-        Card("Speed", f"{rate:,.0f}", "images/s in training"),
+        Card("Training time", duration(fitted["seconds"]), f"on {started['device']}, {rate:,.0f} images/s"),
     ]
 
 

@@ -36,7 +36,7 @@ MAX_TERMS = 8
 MAX_PLOTTED = 1e30
 FILM = 5
 """Grids of samples during training that a page shows."""
-SHEET, SMALL_SHEET, FRAME = 500, 398, 180
+SHEET, SMALL_SHEET, FRAME = 500, 398, 160
 """CSS pixels of the widest grid of samples, of one of small images (6 to each of theirs), and of one during
 training."""
 
@@ -288,7 +288,7 @@ def curves(events: Events, kind: str = "stepped") -> dict[str, Chart]:
     """Charts of the loss and its terms, by their captions."""
     loss = loss_curve(events, kind)
     terms = loss_terms(events, kind) if loss else {}
-    return ({"Training loss": loss} if loss else {}) | terms
+    return ({"Loss": loss} if loss else {}) | terms
 
 
 def loss_curve(events: Events, kind: str = "stepped") -> Chart | None:
@@ -318,8 +318,8 @@ def _curve(points: list[tuple[int, float]], name: str, size: tuple[float, float]
     if not len(loss):
         return None
     figure, axes = page.axes(*size, "step", name)
-    axes.plot(steps, loss, color=page.LIGHT, linewidth=1, label="one batch")
     window = max(1, len(loss) // 20)
+    axes.plot(steps, loss, color=page.LIGHT if window > 1 else page.DARK, linewidth=1, label="one batch")
     if window > 1:
         smooth = np.convolve(loss, np.ones(window) / window, mode="valid")
         axes.plot(steps[window - 1 :], smooth, color=page.DARK, linewidth=2, label=f"mean of {window}")
