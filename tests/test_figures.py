@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from scaledit.report.figures.metrics import sense
 from scaledit.report.figures.samples import _read
 from scaledit.scaling import comparable, paper, printed_table
 from scaledit.scaling.frontier import staircase
-from scaledit.scaling.table import FINAL, GUIDANCE, SAMPLING, TRAINING, About, Loss, Table
+from scaledit.scaling.table import FINAL, GUIDANCE, SAMPLING, TRAINING, About, Loss, Table, read
 
 STUDY = ["02-best", "05-blocks", "06-training", "07-samples", "08-compute", "09-efficiency", "10-sampling"]
 STUDY += ["12-metrics", "13-losses", "14-guidance"]
@@ -106,10 +107,13 @@ def test_each_table_gives_the_figures_that_it_holds(rendered: dict[str, figures.
     for plot in rendered.values():
         assert plot.caption.endswith(".") and "None" not in plot.caption and "  " not in plot.caption
     assert "12 models" in rendered["study 08-compute"].caption
-    assert "2,000 images for each of 3 sample seeds; DDPM, 100 steps" in rendered["study 08-compute"].caption
+    assert (
+        "2,000 images for each of 3 sample seeds; sampler DDPM, 100 steps"
+        in rendered["study 08-compute"].caption
+    )
     assert "6 of 12 lines are means of 3 training seeds" in rendered["study 06-training"].caption
-    assert "50,000 images; DDPM, 250 steps; unguided" in rendered["paper 08-compute"].caption
-    assert "guidance 1 to 4" in rendered["study 14-guidance"].caption
+    assert "50,000 images; sampler DDPM, 250 steps; no guidance" in rendered["paper 08-compute"].caption
+    assert "guidance scale 1 to 4" in rendered["study 14-guidance"].caption
 
 
 FINAL_ONES = (figures.best, figures.blocks, figures.compute, figures.metrics)
@@ -199,8 +203,46 @@ def test_labels_of_points_cover_no_point(rendered: dict[str, figures.Plot], name
             assert (np.hypot(dx, dy) >= points[:, 2] - 0.5).all(), text.get_text()
 
 
+DIGITS = Path(__file__).parent.parent / "docs/studies/digits"
+
+
+@pytest.mark.parametrize("figure", [figures.sampling, figures.efficiency])
+def test_names_of_lines_are_at_their_ends_and_apart(figure):
+    """In the committed study, whose lines are close together. A page shows 2 pixels as 1.2 points."""
+    plot = figure(read(DIGITS))
+    least = 1.2 / labels.POINTS * plot.figure.dpi
+    for axes in plot.figure.axes:
+        boxes = {
+            note: Text.get_window_extent(note) for note in axes.texts if note.get_text() != "real images"
+        }
+        for one, other in itertools.combinations(boxes.values(), 2):
+            x = max(one.x0, other.x0) - min(one.x1, other.x1)
+            y = max(one.y0, other.y0) - min(one.y1, other.y1)
+            assert max(x, y) >= least - 0.1
+        ends = {note: axes.transData.transform(note.xy) for note in boxes}
+        for note, box in boxes.items():
+            away = {other: distance(box, end) for other, end in ends.items()}
+            assert away[note] <= min(away.values()) + 2 * least  # of ends that nearly coincide, either
+            assert away[note] < 25 / labels.POINTS * plot.figure.dpi
+            assert box.x1 > ends[note][0]
+
+
+def distance(box, point: np.ndarray) -> float:
+    x, y = point
+    return float(np.hypot(max(0, box.x0 - x, x - box.x1), max(0, box.y0 - y, y - box.y1)))
+
+
+def test_pngs_are_small_and_of_two_dots_per_pixel_of_a_page(tables: dict[str, Table]):
+    plot = figures.blocks(tables["study"])
+    png = page.rendered(plot.figure)
+    assert len(png) < 300_000
+    assert _read(png).shape[:2] == (2 * plot.height, 2 * plot.width)
+
+
 def marked(axes) -> list:
-    return [line for line in axes.get_lines() if line.get_marker() not in ("", "None")]
+    """The lines with markers, without those of `plots.END`."""
+    lines = [line for line in axes.get_lines() if line.get_label() != plots.END]
+    return [line for line in lines if line.get_marker() not in ("", "None")]
 
 
 def test_best(tables: dict[str, Table], rendered: dict[str, figures.Plot]):
@@ -348,6 +390,7 @@ def test_compute(tables: dict[str, Table], rendered: dict[str, figures.Plot]):
     left, right = rendered["paper 08-compute"].figure.axes
     models = tables["paper"].models()
     assert len(models) == 12
+    assert left.get_title("left").splitlines()[0].endswith(";")  # no line ends after "95 %:"
     for axes, x in ((left, [r.gflops for r in models]), (right, [r.params / 1e6 for r in models])):
         points = sorted((float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in marked(axes))
         np.testing.assert_allclose(points, sorted(zip(x, (row.fd for row in models), strict=True)))
@@ -364,7 +407,7 @@ def test_compute(tables: dict[str, Table], rendered: dict[str, figures.Plot]):
 
 def test_compute_without_a_fit_and_in_the_unit_of_small_models(tables: dict[str, Table]):
     plot = figures.compute(tables["study"])
-    assert plot is not None and "Line" not in plot.caption
+    assert plot is not None and "power law" not in plot.caption
     left = plot.figure.axes[0]
     assert left.get_xlabel() == "model compute (Mflops of a forward pass)"
     least = min(row.macs for row in tables["study"].models())
@@ -403,16 +446,20 @@ def test_frontier_by_hand(tables: dict[str, Table]):
 
 
 def test_sampling(tables: dict[str, Table], rendered: dict[str, figures.Plot]):
-    [axes] = rendered["study 10-sampling"].figure.axes
-    assert [len(line.get_xdata()) for line in marked(axes)] == [len(SAMPLING_STEPS)] * 6
-    small = marked(axes)[0]
+    panels = {axes.get_title("left"): axes for axes in rendered["study 10-sampling"].figure.axes}
+    shown = {name: [len(line.get_xdata()) for line in marked(axes)] for name, axes in panels.items()}
+    assert list(shown) == sorted(shown, reverse=True)  # from coarse to fine patches
+    assert [*itertools.chain(*shown.values())] == [len(SAMPLING_STEPS)] * 6
+    small = marked(panels["patch 1"])[0]
     row = tables["study"].part(SAMPLING, lambda row: row.model == "S/1")[0]
     np.testing.assert_allclose(small.get_xdata(), [row.macs * n / 1e6 for n in SAMPLING_STEPS])
     [axes] = rendered["paper 10-sampling"].figure.axes
     assert {text.get_text() for text in axes.texts} == {"L/2, 1000 steps", "XL/2, 128 steps"}
     assert [float(line.get_ydata()[0]) for line in marked(axes)] == [25.9, 23.7]
     assert axes.get_legend() is None
-    assert axes.get_ylabel() == "FID-10K (lower is better)"  # as the paper measured these two
+    assert (
+        rendered["paper 10-sampling"].figure.get_supylabel() == "FID-10K (lower is better)"
+    )  # as the paper measured these two
     assert "FID of 10,000 images" in rendered["paper 10-sampling"].caption
     low, high = axes.get_ylim()
     assert high / low >= 2 * (1 - 1e-9)  # 9 % do not fill the panel

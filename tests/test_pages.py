@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import shlex
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -16,11 +20,13 @@ from jinja2 import UndefinedError
 from PIL import Image
 
 from made_tables import study as made_study
+from scaledit import config
 from scaledit.cli import main
 from scaledit.errors import UsageError
 from scaledit.files.manifest import sealed
 from scaledit.files.reading import LARGEST_PICTURE, picture_in
 from scaledit.report import page, run, study
+from scaledit.report.reproduce import nearest
 from scaledit.scaling import comparable
 from scaledit.scaling import table as tables
 from tiny import TINY
@@ -28,8 +34,9 @@ from tiny import TINY
 EVIL = "<script>alert('x')</script><img src=x onerror=alert(1)>"
 SECRET = "root:x:0:0"
 TAGS = {
-    *("html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "pre", "code", "sup", "div"),
-    *("table", "tr", "th", "td", "ul", "li", "details", "summary", "img", "figure", "figcaption"),
+    *("html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "pre", "code", "sup", "div"),
+    *("table", "thead", "tbody", "tr", "th", "td", "ul", "li", "dl", "dt", "dd", "a"),
+    *("details", "summary", "img", "figure", "figcaption"),
 }
 
 
@@ -41,13 +48,17 @@ class Read(HTMLParser):
         self.tags: set[str] = set()
         self.attributes: set[str] = set()
         self.sources: list[str] = []
+        self.headings: list[int] = []
+        self.alts: list[str | None] = []
         self.text = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         self.attributes |= {name for name, _ in attrs}
-        self.sources += [value or "" for name, value in attrs if name == "src"]
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.headings += [int(tag[1])] if re.fullmatch(r"h\d", tag) else []
+        self.alts += [dict(attrs).get("alt")] if tag == "img" else []
 
     def handle_data(self, data: str) -> None:
         self.text += data
@@ -55,10 +66,15 @@ class Read(HTMLParser):
 
 def harmless(text: str) -> Read:
     """Parses a page, and asserts that it has only our own tags, no handlers, and only our pictures as
-    sources."""
+    sources, headings in order, and images with descriptions."""
     read = Read(text)
+    assert all(below - above <= 1 for above, below in itertools.pairwise([0, *read.headings]))
+    assert read.headings.count(1) == 1 and all(read.alts)
+    assert not re.search(r"https?:|@import|url\(", re.sub(r"<(pre|dd).*?</\1>", "", text, flags=re.DOTALL))
     assert read.tags <= TAGS and not [name for name in read.attributes if name.startswith("on")]
-    assert all(re.match(r"data:image/png;base64,|figures/[\w-]+\.png$", source) for source in read.sources)
+    assert all(
+        re.match(r"data:image/(png|svg\+xml);base64,|figures/[\w-]+\.png$", source) for source in read.sources
+    )
     return read
 
 
@@ -66,11 +82,13 @@ def harmless(text: str) -> Read:
 @given(st.text(), st.text(st.sampled_from("<>&'\"{}/\x1b\u202e script")))
 def test_text_comes_out_of_a_page_as_it_went_in(one: str, other: str):
     template = (
-        "{% extends 'page.html' %}{% from 'pieces.html' import facts, left_out, row, table %}{% block body %}"
-        "{{ facts({other: one}) }}{{ table([one], [[other]]) }}{{ row({one: png}, 9) }}"
-        "{{ left_out([one, other]) }}{{ one ~ '<b>' ~ other }}{% endblock %}"
+        "{% extends 'page.html' %}{% from 'pieces.html' import facts, left_out, sheets, table %}"
+        "{% block body %}{{ facts({other: one}) }}{{ table([one], [[other]], one) }}"
+        "{{ sheets({one: sheet}, [other]) }}{{ left_out([one, other]) }}"
+        "{{ one ~ '<b>' ~ other }}{% endblock %}"
     )
-    shown = page.templates().from_string(template).render(title=one, one=one, other=other, png=b"x")
+    sheet = page.Sheet(b"x", 9, 9, f"alt {one}", True)
+    shown = page.templates().from_string(template).render(title=one, one=one, other=other, sheet=sheet)
     read = harmless(shown)
     plain = [text for text in (one, other) if all(c.isprintable() for c in text)]
     assert all(read.text.count(text) >= 2 for text in plain)
@@ -98,7 +116,6 @@ def test_no_template_marks_what_it_is_given_as_safe():
         assert not re.search(r"\bsafe\b|autoescape|\|\s*attr\b", path.read_text())
     markup = re.findall(r"Markup\((?!\))[^)]*", "".join(path.read_text() for path in folder.glob("*.py")))
     assert sorted(markup) == [
-        'Markup("<code>{}</code>"',
         'Markup("{} ~ Gflops<sup>-b</sup>"',
         "Markup(base64.b64encode(png",
     ]
@@ -152,13 +169,84 @@ def test_a_hostile_run_folder_makes_a_harmless_page(finished: Path):
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     text = run.write(folder, "cpu").read_text()
     read = harmless(text)
-    assert read.text.count(EVIL) >= 14  # ten classes, the device, the protocol, the warning
+    assert read.text.count(EVIL) >= 14  # beside the grids ten classes, the device, the protocol, the warning
     assert SECRET not in text and "cm9vd" not in text  # which is base64 of it
     for message in ("link.png is outside", "text.png is no PNG"):
         assert message in read.text
     assert "huge.png has 34 MB" in read.text
     assert "7 lines of log.jsonl that are no event of a run" in read.text  # the picture outside is one
     assert "step 4" in read.text  # the one picture that is a run's
+
+
+def test_the_command_of_a_report_makes_the_same_run(finished: Path, tmp_path: Path):
+    """Also of a recipe that scaledit does not have, and of values that a shell would take apart."""
+    for recipe in ("digits", str(next(finished.parent.glob("*.toml")))):
+        first = tmp_path / f"a 'run' of {len(recipe)}"
+        quick = ["train.steps=1", "evaluate.num=10", "evaluate.seeds=1", 'data.path="a b; $HOME"']
+        assert main(["train", recipe, "--out", str(first), *TINY, *quick]) == 0
+        shown = re.search(
+            "<h2>Reproduce</h2>.*?<pre[^>]*>(.*?)</pre>", (first / "report.html").read_text(), re.DOTALL
+        )
+        assert shown is not None
+        train, *uses = unescape(shown[1]).replace("\\\n", " ").splitlines()
+        words = shlex.split(train)
+        assert words[:2] == ["scaledit", "train"]
+        again = tmp_path / f"again {len(recipe)}"
+        assert main([str(again) if word == str(first) else word for word in words[1:]]) == 0
+        one, other = (json.loads((folder / "config.json").read_text()) for folder in (first, again))
+        assert one.pop("name") == Path(recipe).stem and other.pop("name") == "digits"
+        assert one == other
+        assert [shlex.split(use)[:3] for use in uses] == [
+            ["scaledit", "sample", str(first)],
+            ["scaledit", "evaluate", str(first)],
+        ]
+
+
+def test_every_recipe_can_be_written_as_changes_to_another():
+    for name in config.recipe_names():
+        wanted = config.load(name)
+        recipe, overrides = nearest(replace(wanted, name="mine"))
+        assert config.load(recipe, overrides).to_json() == {**wanted.to_json(), "name": recipe}
+
+
+def test_charts_follow_the_colour_scheme_and_hold_their_labels_as_text():
+    figure, axes = page.axes(3, 2, "step", f"{EVIL} $x$ \x1b")
+    axes.plot([1, 2], [1, 2], color=page.DARK)
+    svg = page.chart(figure, "a chart").svg.decode()
+    root = ElementTree.fromstring(svg)
+    texts = ["".join(text.itertext()) for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert f"{EVIL} $x$ \\x1b" in texts
+    assert "prefers-color-scheme: dark" in svg
+    assert svg.count(page.DARK) == 1 and "var(--c2)" in svg  # once, where the variable is defined
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance (WCAG 2.2)."""
+    levels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [level / 12.92 if level <= 0.04045 else ((level + 0.055) / 1.055) ** 2.4 for level in levels]
+    return sum(weight * level for weight, level in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_text_has_the_contrast_of_wcag_aa_in_both_modes():
+    style = (Path(page.__file__).parent / "templates/style.html").read_text()
+    modes = [dict(re.findall(r"--(\w+): (#\w{6})", part)) for part in style.split("@media")[:2]]
+    assert len(modes) == 2 and modes[0].keys() == modes[1].keys()
+    for colours in modes:
+        for text in ("ink", "quiet", "link", "good", "bad", "open"):
+            assert all(contrast(colours[text], colours[back]) >= 4.5 for back in ("page", "card")), text
+    light, dark = modes
+    for before, after in page.IN_THE_DARK.items():
+        if before in (page.INK, page.REAL, page.DARK):  # text, and lines that carry meaning
+            assert contrast(before, light["page"]) >= 3 and contrast(after, dark["page"]) >= 3
+
+
+def test_class_names_are_limited():
+    assert page.row_names([3, "x" * 100]) == ["3", "x" * 60 + "…"]
 
 
 def test_pictures_lie_in_their_folder(tmp_path: Path):

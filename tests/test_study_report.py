@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from scaledit import cli
 from scaledit.config import RunConfig
@@ -46,6 +47,17 @@ def test_the_page_says_every_verdict_and_shows_every_figure(paper: Path):
     assert sources == sorted(f"figures/{path.name}" for path in (paper / "figures").iterdir())
     assert "08-compute.png" in page and "scaledit study paper" in page
     assert not re.search(r"\b(nan|None)\b", re.sub(r"<[^>]+>", " ", page))
+
+
+def test_figures_are_shown_at_their_own_size(paper: Path):
+    """Two dots of the file are one pixel of the page, which shrinks them to its width if it is narrower."""
+    page = (paper / "report.html").read_text(encoding="utf-8")
+    shown = re.findall(r"width='(\d+)' height='(\d+)'[^>]* src='(figures/[^']+)'", page)
+    assert len(shown) == len(list((paper / "figures").iterdir()))
+    for width, height, file in shown:
+        assert Image.open(paper / file).size == (2 * int(width), 2 * int(height))
+    assert len({width for width, *_ in shown}) > 1
+    assert "img { max-width: 100%; height: auto" in page
 
 
 def test_fits_for_programs(paper: Path):

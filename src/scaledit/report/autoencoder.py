@@ -8,21 +8,27 @@ from pathlib import Path
 import numpy as np
 
 from scaledit.autoencoders.config import AutoencoderRun
-from scaledit.config import changes
 from scaledit.files.reading import picture_in
 from scaledit.report import page
-from scaledit.report.run import REPORT, Events, loss_curve, loss_terms, read_events
+from scaledit.report.page import Card, Chart
+from scaledit.report.reproduce import reproduce
+from scaledit.report.run import REPORT, WIDE, Events, curves, duration, read_events
 from scaledit.training.folder import CONFIG
+
+WIDEST = 1056
+"""CSS pixels of the grid of reconstructions."""
 
 
 def write(run: Path) -> Path:
     """Writes run/report.html from the run's log and pictures, and returns its path."""
     config = AutoencoderRun.from_json(json.loads((run / CONFIG).read_bytes()))
     events, foreign = read_events(run)
-    last = _last(events, "reconstructed")
-    pictures, missing = {}, []
+    last, exported = _last(events, "reconstructed"), _last(events, "exported")
+    sheets, missing = {}, []
+    title = f"step {last['step']}"
     try:
-        pictures[f"step {last['step']}"] = picture_in(run, last["path"])
+        png = picture_in(run, last["path"])
+        sheets[title] = page.sheet(png, f"Originals and reconstructions at {title}", WIDEST, False)
     except ValueError as reason:
         missing.append(str(reason))
     html = page.render(
@@ -30,13 +36,15 @@ def write(run: Path) -> Path:
         title=config.name,
         headline=_headline(config, events),
         foreign=foreign,
-        pictures=pictures,
+        sheets_of_pairs=sheets,
         missing=missing,
-        psnr=_over_training(events),
-        loss=loss_curve(events, "fitted"),
-        loss_terms=loss_terms(events, "fitted"),
-        commands=[" ".join(["scaledit autoencoder train", config.name, *changes(config), f"--out {run}"])],
-        config=json.dumps(config.to_json(), indent=1),
+        curves=_over_training(events) | curves(events, "fitted"),
+        reproduce=reproduce(
+            config,
+            run,
+            events,
+            {"SHA-256": exported["sha256"], "SHA-256 of the encoder": exported["encoder_sha256"]},
+        ),
     )
     path = run / REPORT
     path.write_text(html, encoding="utf-8")
@@ -47,34 +55,36 @@ def _last(events: Events, kind: str) -> dict:
     return [event for event in events if event["event"] == kind][-1]
 
 
-def _headline(config: AutoencoderRun, events: Events) -> dict[str, str]:
+def _headline(config: AutoencoderRun, events: Events) -> list[Card]:
     started, fitted = _last(events, "started"), _last(events, "fitted")
     quality, exported = _last(events, "reconstructed"), _last(events, "exported")
-    skipped = [event["skipped"] for event in events if event["event"] == "finished"]
+    finished = [event["skipped"] for event in events if event["event"] == "finished"]
+    skipped = (finished[-1] if finished else 0) or "none"
     rate = fitted["step"] * config.train.batch_size / fitted["seconds"]
     model, f = config.model, 2 ** (len(config.model.widths) - 1)
     trained = "the decoder alone" if config.train.decoder_only else "encoder and decoder"
-    return {
-        "Model": f"{started['params'] / 1e6:.2f} M parameters, {started['macs'] / 1e6:.0f} M "
-        f"multiply-adds per image (widths {', '.join(map(str, model.widths))}; f{f}, {model.channels} "
-        "channels)",
-        "Trained": f"{trained}, {fitted['step']} steps of batch {config.train.batch_size}, "
-        f"{fitted['seconds']:.0f} s on {started['device']}",
-        "Speed": f"{rate:.0f} images/s in training",
-        "PSNR": f"{quality['psnr']:.2f} dB on {quality['images']} held-out images",
-        "SSIM": f"{quality['ssim']:.3f}",
-        "Scale": f"{exported['scale']:.5f}",
-        "Weights": f"SHA-256 {exported['sha256'][:16]}; encoder {exported['encoder_sha256'][:16]}",
-        "Skipped steps": f"{skipped[-1] if skipped else 0}",
-    }
+    widths = ", ".join(map(str, model.widths))
+    return [
+        Card("PSNR", f"{quality['psnr']:.2f} dB", f"mean over {quality['images']} held-out images"),
+        Card("SSIM", f"{quality['ssim']:.3f}", "of the same images; 1 is identical"),
+        Card("Latents", f"f{f}", f"{model.channels} channels, scale factor {exported['scale']:.5f}"),
+        Card("Parameters", f"{started['params'] / 1e6:.2f} M", f"widths {widths}"),
+        Card("Compute", f"{started['macs'] / 1e6:,.0f} M", "multiply-adds per image"),
+        Card(
+            "Steps",
+            f"{fitted['step']:,}",
+            f"of batch {config.train.batch_size}, {skipped} skipped; {trained}",
+        ),
+        Card("Training time", duration(fitted["seconds"]), f"on {started['device']}, {rate:,.0f} images/s"),
+    ]
 
 
-def _over_training(events: Events) -> bytes | None:
-    """A plot of PSNR over steps, if there are several."""
+def _over_training(events: Events) -> dict[str, Chart]:
+    """A chart of PSNR over steps, if there are several."""
     reconstructed = [event for event in events if event["event"] == "reconstructed"]
     if len(reconstructed) < 2:
-        return None
+        return {}
     steps, values = np.array([(event["step"], event["psnr"]) for event in reconstructed], dtype=float).T
-    figure, axes = page.axes(7, 2.8, "step", "PSNR of held-out images (dB)")
+    figure, axes = page.axes(*WIDE, "step", "PSNR of held-out images (dB)")
     axes.plot(steps, values, color=page.DARK, marker="o")
-    return page.rendered(figure)
+    return {"PSNR of held-out images": page.chart(figure, "PSNR over training steps")}

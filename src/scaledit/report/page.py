@@ -1,9 +1,9 @@
-"""Pages rendered from templates, and their parts: results as a table, pictures, plots in one style.
+"""Pages rendered from templates, and their parts: headline numbers, results as a table, images, charts.
 
     render("run.html", title="demo", ...)  ->  one HTML file        values  --escaped by Jinja2-->  text in it
 
-The text of the pages is in report/templates. All values are escaped as text, whatever their source: only the
-templates' own tags are markup.
+The text of the pages and their style sheet are in report/templates. All values are escaped as text, whatever
+their source: only the templates' own tags are markup. A page needs no other file, no script and no network.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import functools
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,12 +21,23 @@ from markupsafe import Markup
 
 from scaledit.errors import printable
 from scaledit.evaluation.result import Result, side_by_side
+from scaledit.part import in_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DARK, LIGHT = "#08519c", "#9ecae1"
+INK, FAINT, DARK, LIGHT, REAL = "#000000", "#d5dae0", "#08519c", "#9ecae1", "#6e6e6e"
+"""Colours of charts: text and axes, grid lines, lines in the foreground and behind them, real images."""
+IN_THE_DARK = {INK: "#e6e9ec", FAINT: "#3a424a", DARK: "#7cc0ff", LIGHT: "#33556f", REAL: "#a5adb6"}
+"""What these colours become on a dark page."""
+CHART_FONT = 9.5
+"""Points."""
+PNG_DPI = 240
+"""Dots per inch of figures, two per CSS pixel of `figures.style`."""
+CSS_DPI = 96
+LONGEST_NAME = 60
+"""Characters of a class name beside a grid; longer names are cut."""
 LONGEST_TEXT = 100_000
 """Characters of one value; longer text is cut, and the page says so."""
 
@@ -42,6 +54,7 @@ def templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["base64"] = lambda png: Markup(base64.b64encode(png).decode())
+    environment.filters |= {"plain": plain, "unbroken": unbroken}
     return environment
 
 
@@ -58,7 +71,51 @@ def readable(value: object) -> str:
     text = str(value)
     if len(text) > LONGEST_TEXT:
         text = f"{text[:LONGEST_TEXT]} ... (and {len(text) - LONGEST_TEXT} more characters)"
-    return "".join(c if c in "\n\t" else printable(c) for c in text)
+    return "".join(c if c in "\n\t\u00a0" else printable(c) for c in text)
+
+
+def plain(value: object) -> object:
+    """The value of a protocol in words: parts as `in_words`, yes and no, none; text and markup unchanged."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return in_words(value) if isinstance(value, list | tuple | Mapping) else value
+
+
+def unbroken(text: str) -> str:
+    """`text` without line breaks inside "95 %" and before an interval: "(95 %: 0.1 to 0.2)"."""
+    return re.sub(r"\(95 %:[^()]*\)|\d %", lambda found: found[0].replace(" ", "\u00a0"), text)
+
+
+class Card(NamedTuple):
+    """A headline number."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+class Sheet(NamedTuple):
+    """A grid of images. width, height: in CSS pixels. enlarged: whether its pixels are meant to be seen."""
+
+    png: bytes
+    width: int
+    height: int
+    alt: str
+    enlarged: bool
+
+
+def sheet(png: bytes, alt: str, widest: int, enlarged: bool) -> Sheet:
+    """A grid at its own size, or `widest` CSS pixels wide if that is less."""
+    from PIL import Image
+
+    width, height = Image.open(io.BytesIO(png)).size
+    shown = min(width, widest)
+    return Sheet(png, shown, max(1, round(height * shown / width)), alt, enlarged)
+
+
+def row_names(names: Sequence[object]) -> list[str]:
+    """The names beside the rows of a grid, long ones cut."""
+    return [str(name) if len(str(name)) <= LONGEST_NAME else f"{str(name)[:LONGEST_NAME]}…" for name in names]
 
 
 class Results(NamedTuple):
@@ -91,20 +148,61 @@ def png(picture: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+class Chart(NamedTuple):
+    """A plot as an SVG that follows the colour scheme of the reader. width, height: in CSS pixels."""
+
+    svg: bytes
+    width: int
+    height: int
+    alt: str
+
+
 def axes(width: float, height: float, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     """An empty plot; width and height in inches."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure  # 0.5 s to import
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    plot = figure.subplots()
-    plot.set_xlabel(xlabel)
-    plot.set_ylabel(ylabel)
-    plot.spines[["top", "right"]].set_visible(False)
+    with rc_context({"font.size": CHART_FONT, "text.parse_math": False}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        plot = figure.subplots()
+        plot.set_xlabel(readable(xlabel))
+        plot.set_ylabel(readable(ylabel))
+        plot.spines[["top", "right"]].set_visible(False)
+        plot.grid(axis="y", color=FAINT, linewidth=0.8)
+        plot.set_axisbelow(True)
     return figure, plot
 
 
-def rendered(figure: Figure, dpi: int = 160) -> bytes:
-    """The PNG of a plot."""
+def chart(figure: Figure, alt: str) -> Chart:
+    """The chart of a plot. Its text is text, in the reader's font."""
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "scaledit"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    for i, colour in enumerate(IN_THE_DARK):
+        svg = svg.replace(colour, f"var(--c{i})")
+    light = "".join(f"--c{i}: {colour};" for i, colour in enumerate(IN_THE_DARK))
+    dark = "".join(f"--c{i}: {colour};" for i, colour in enumerate(IN_THE_DARK.values()))
+    style = (
+        f"svg {{{light}}} text {{font-family: system-ui, sans-serif !important; fill: var(--c0)}}"
+        f"@media (prefers-color-scheme: dark) {{svg {{{dark}}}}}"
+    )
+    svg = svg.replace("</style>", f"{style}</style>", 1)
+    width, height = (round(side * CSS_DPI) for side in figure.get_size_inches())
+    return Chart(svg.encode(), width, height, alt)
+
+
+def rendered(figure: Figure, dpi: int = PNG_DPI) -> bytes:
+    """The PNG of a figure, with a palette of 256 colours, a third of the size of one without."""
+    from PIL import Image
+
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
+    picture = Image.open(buffer).convert("RGB")
+    buffer = io.BytesIO()
+    picture.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
+        buffer, "png", optimize=True
+    )
     return buffer.getvalue()

@@ -13,7 +13,7 @@ import numpy as np
 
 from scaledit import images
 from scaledit.callbacks import Progress
-from scaledit.config import RunConfig, changes, scaled
+from scaledit.config import scaled
 from scaledit.evaluation.judge import Judge, is_data_set, open_judge, sample_sets
 from scaledit.evaluation.result import Result
 from scaledit.files.reading import picture_in
@@ -21,17 +21,24 @@ from scaledit.models import flops
 from scaledit.part import Allowed, in_words
 from scaledit.pipeline import Pipeline, load
 from scaledit.report import page
+from scaledit.report.page import Card, Chart, Sheet
+from scaledit.report.reproduce import reproduce
 from scaledit.training import log
 
 REPORT = "report.html"
 GUIDANCE = (1.0, 1.5, 4.0)
 """Scales shown side by side: none, the paper's best, and that of the paper's sample figures."""
+WIDE, NARROW = (5.4, 3.0), (3.4, 2.3)
+"""Inches of charts."""
 MAX_EVENTS = 1_000_000
 MAX_TERMS = 8
 """Terms of a loss that a page plots."""
 MAX_PLOTTED = 1e30
 FILM = 5
-"""Pictures of samples during training that a page shows."""
+"""Grids of samples during training that a page shows."""
+SHEET, SMALL_SHEET, FRAME = 500, 398, 160
+"""CSS pixels of the widest grid of samples, of one of small images (6 to each of theirs), and of one during
+training."""
 
 Events = list[dict[str, Any]]
 
@@ -50,25 +57,24 @@ def write(
     pipeline = load(run, device, allow_import=allow_import)
     events, foreign = read_events(run)
     sections: dict[str, object] = {"samples": None, "quality": None, "decoders": None}
+    headline = _headline(pipeline, events)
     if is_data_set(pipeline.config.evaluate.reference):
         allowed = Allowed.only(allow_import, str(run))
         judge = open_judge(pipeline.config.evaluate, pipeline.device, allowed=allowed)
         results = _evaluated(pipeline, judge, events, progress)
+        headline += _quality_cards(results)
         sections |= {"samples": _samples(pipeline, judge), "quality": _quality(pipeline, results)}
         if pipeline.config.autoencoder.compare:
             sections["decoders"] = _decoders(pipeline, judge, results[0], run, device)
     html = page.render(
         "run.html",
         title=pipeline.config.name,
-        headline=_headline(pipeline, events),
+        headline=headline,
         foreign=foreign,
         over_training=_over_training(events),
-        loss=loss_curve(events),
-        loss_terms=loss_terms(events),
-        film=_film(run, events),
-        commands=_commands(pipeline.config, run),
-        weights=json.dumps(pipeline.origin),
-        config=json.dumps(pipeline.config.to_json(), indent=1),
+        curves=curves(events),
+        film=_film(run, events, pipeline),
+        reproduce=reproduce(pipeline.config, run, events, pipeline.origin),
         **sections,
     )
     path = run / REPORT
@@ -108,26 +114,46 @@ def _is_result(event: Mapping[str, Any]) -> bool:
     return bool(result.metrics) and all(_is_number(value) and math.isfinite(value) for value in values)
 
 
-def _headline(pipeline: Pipeline, events: Events) -> dict[str, str]:
+def _headline(pipeline: Pipeline, events: Events) -> list[Card]:
     config = pipeline.config
     counts = flops.count(config.model)
     stepped = [event for event in events if event["event"] == "stepped"]
     seconds = float(stepped[-1]["seconds"]) if stepped else 0.0
-    step = pipeline.origin["step"]
+    step, skipped = pipeline.origin["step"], sum(event["event"] == "skipped" for event in events)
     rate = step * config.train.batch_size / seconds if seconds else float("nan")
     macs = counts.macs * flops.TRAIN_FORWARDS * rate
     devices = [event["device"] for event in events if event["event"] == "started"]
     mfu = [float(event["mfu"]) for event in stepped if _is_number(event.get("mfu"))]  # older logs have none
-    share = f", {np.median(mfu):.0%} of the rate of large matrix products here" if mfu else ""
-    return {
-        "Model": f"{counts.params / 1e6:.2f} M parameters, {counts.macs / 1e6:.2f} M multiply-adds "
-        f"per image ({config.model.block.label()}, width {config.model.hidden_size}, depth "
-        f"{config.model.depth}, patch {config.model.patch_size})",
-        "Trained": f"{step} steps of batch {config.train.batch_size}, {seconds:.0f} s on "
-        f"{devices[-1] if devices else 'an unknown device'}",
-        "Speed": f"{rate:.0f} images/s in training, {macs / 1e9:.1f} G multiply-adds/s{share}",
-        "Skipped steps": f"{sum(event['event'] == 'skipped' for event in events)}",
-    }
+    share = f", {np.median(mfu):.0%} of the rate of large matrix products on this device" if mfu else ""
+    block = config.model.block
+    name = block.label().replace(block.NAME, block.TITLE or block.NAME, 1)
+    design = f"{name}, width {config.model.hidden_size}, depth {config.model.depth}"
+    return [
+        Card("Parameters", f"{counts.params / 1e6:.2f} M", f"{design}, patch {config.model.patch_size}"),
+        Card("Compute", f"{counts.macs / 1e6:,.1f} M", "multiply-adds per image and forward pass"),
+        Card("Steps", f"{step:,}", f"of batch {config.train.batch_size}, {skipped or 'none'} skipped"),
+        Card("Training time", duration(seconds), f"on {devices[-1] if devices else 'an unknown device'}"),
+        Card("Speed", f"{rate:,.0f}", f"images/s in training: {macs / 1e9:,.1f} G multiply-adds/s{share}"),
+    ]
+
+
+def duration(seconds: float) -> str:
+    """72 s, 3 min 56 s, 5 h 07 min"""
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    minutes = whole // 60
+    return (
+        f"{minutes} min {whole % 60:02} s" if minutes < 120 else f"{minutes // 60:,} h {minutes % 60:02} min"
+    )
+
+
+def _quality_cards(results: list[Result]) -> list[Card]:
+    """The first metric of samples without guidance."""
+    key, column = next(iter(results[0].columns.items()))
+    metric = results[0].metrics[key]
+    real = "" if metric.real is None else f"; held-out real images: {metric.real:.3g}"
+    return [Card(column.title, metric.text(column.digits), f"without guidance{real}")]
 
 
 def _scales(pipeline: Pipeline) -> tuple[float, ...]:
@@ -136,7 +162,7 @@ def _scales(pipeline: Pipeline) -> tuple[float, ...]:
 
 
 def _title(scale: float) -> str:
-    return "unguided" if scale == 1 else f"guidance {scale}"
+    return "no guidance" if scale == 1 else f"guidance {scale}"
 
 
 def _samples(pipeline: Pipeline, judge: Judge) -> dict[str, object]:
@@ -151,13 +177,27 @@ def _samples(pipeline: Pipeline, judge: Judge) -> dict[str, object]:
         )
         for scale in _scales(pipeline)
     } | {"Real images (held out)": real.images[np.concatenate(rows)]}
-    names = ", ".join(str(pipeline.class_names[c]) for c in dict.fromkeys(classes))
-    return {**_pictures(sheets, settings.per_class), "names": names}
+    return _sheets(sheets, pipeline)
 
 
-def _pictures(sheets: Mapping[str, np.ndarray], per_class: int) -> dict[str, object]:
-    pictures = {title: page.png(images.grid(sheet, per_class)) for title, sheet in sheets.items()}
-    return {"pictures": pictures, "width": max(250, images.SMALLEST_SHOWN * min(per_class, 8))}
+def _sheets(sheets: Mapping[str, np.ndarray], pipeline: Pipeline) -> dict[str, object]:
+    """Grids by their captions, with one row per class, and the names of the rows."""
+    columns = pipeline.config.sample.per_class
+    shown = {
+        title: _sheet(page.png(images.grid(sheet, columns)), f"{title}: {columns} per class", pipeline)
+        for title, sheet in sheets.items()
+    }
+    return {"sheets": shown, "names": _row_names(pipeline)}
+
+
+def _sheet(png: bytes, alt: str, pipeline: Pipeline) -> Sheet:
+    small = pipeline.decoder is None and np.max(pipeline.config.model.input_size) < images.SMALLEST_SHOWN
+    return page.sheet(png, alt, SMALL_SHEET if small else SHEET, bool(small))
+
+
+def _row_names(pipeline: Pipeline) -> list[str]:
+    classes = dict.fromkeys(pipeline.config.sample.grid_classes(pipeline.config.model.num_classes))
+    return page.row_names([pipeline.class_names[c] for c in classes])
 
 
 def _evaluated(pipeline: Pipeline, judge: Judge, events: Events, progress: Progress | None) -> list[Result]:
@@ -213,13 +253,13 @@ def _decoders(
         for title, source in ((name, pipeline), (other_name, other))
     }
     return {
-        **_pictures(sheets, config.sample.per_class),
+        **_sheets(sheets, pipeline),
         "results": page.results(results, real="real, held out"),
     }
 
 
 def _over_training(events: Events) -> dict[str, object] | None:
-    """A plot of the first metric of every evaluation during training, and all metrics of the last one."""
+    """A chart of the first metric of every evaluation during training, and all metrics of the last one."""
     evaluated = [event for event in events if event["event"] == "evaluated"]
     if not evaluated:
         return None
@@ -227,70 +267,83 @@ def _over_training(events: Events) -> dict[str, object] | None:
     key, title = column.key, column.title
     evaluated = [event for event in evaluated if key in event]
     steps = [event["step"] for event in evaluated]
-    figure, axes = page.axes(7, 2.8, "step", title)
+    figure, axes = page.axes(*WIDE, "step", title)
     spread = [event.get(f"{key}_std") or 0.0 for event in evaluated]
     axes.errorbar(
         steps, [event[key] for event in evaluated], yerr=spread, color=page.DARK, marker="o", capsize=3
     )
     if f"{key}_real" in evaluated[0]:
-        axes.axhline(evaluated[0][f"{key}_real"], color="#888", linestyle="--", label="real, held out")
-        axes.legend(frameon=False)
+        real = evaluated[0][f"{key}_real"]
+        axes.axhline(real, color=page.REAL, linestyle="--", label="real, held out")
+        axes.legend(frameon=False, labelcolor=page.INK)
     axes.set_yscale("log")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:g}")
     last = replace(Result.from_json(evaluated[-1]), name=f"step {steps[-1]}")
-    return {"plot": page.rendered(figure), "alt": f"{title} over steps", "results": page.results([last])}
+    caption = f"{title} of the EMA weights during training"
+    return {"chart": {caption: page.chart(figure, caption)}, "results": page.results([last])}
 
 
-def loss_curve(events: Events, kind: str = "stepped") -> bytes | None:
-    """A plot of the loss of every logged step (events of this kind) and its running mean."""
+def curves(events: Events, kind: str = "stepped") -> dict[str, Chart]:
+    """Charts of the loss and its terms, by their captions."""
+    loss = loss_curve(events, kind)
+    terms = loss_terms(events, kind) if loss else {}
+    return ({"Loss": loss} if loss else {}) | terms
+
+
+def loss_curve(events: Events, kind: str = "stepped") -> Chart | None:
+    """A chart of the loss of every logged step (events of this kind) and its running mean."""
     losses = [(event["step"], event["loss"]) for event in events if event["event"] == kind]
-    return _curve(losses, "training loss", 7, 2.8)
+    return _curve(losses, "training loss", WIDE)
 
 
-def loss_terms(events: Events, kind: str = "stepped") -> dict[str, bytes]:
-    """A small plot of each term of the loss, by its name; none if there is only one term."""
+def loss_terms(events: Events, kind: str = "stepped") -> dict[str, Chart]:
+    """A small chart of each term of the loss, by its name; none if there is only one term."""
     terms: dict[str, list[tuple[int, float]]] = {}
     for event in events:
         if event["event"] == kind:
             for name, value in log.terms(event).items():
                 terms.setdefault(name, []).append((event["step"], value))
     plotted = list(terms.items())[:MAX_TERMS] if len(terms) > 1 else []
-    plots = {name: _curve(points, name, 3.4, 2.2) for name, points in plotted}
-    return {name: png for name, png in plots.items() if png is not None}
+    charts = {name: _curve(points, name, NARROW) for name, points in plotted}
+    return {name: chart for name, chart in charts.items() if chart is not None}
 
 
-def _curve(points: list[tuple[int, float]], name: str, width: float, height: float) -> bytes | None:
-    """A plot, in inches, of the (step, value) whose value is finite and below MAX_PLOTTED, and of their
+def _curve(points: list[tuple[int, float]], name: str, size: tuple[float, float]) -> Chart | None:
+    """A chart, in inches, of the (step, value) whose value is finite and below MAX_PLOTTED, and of their
     running mean; None if there are none."""
     steps, loss = np.array(points, dtype=float).reshape(-1, 2).T
     plotted = np.abs(loss) < MAX_PLOTTED
     steps, loss = steps[plotted], loss[plotted]
     if not len(loss):
         return None
-    figure, axes = page.axes(width, height, "step", name)
-    axes.plot(steps, loss, color=page.LIGHT, linewidth=1, label="one batch")
+    figure, axes = page.axes(*size, "step", name)
     window = max(1, len(loss) // 20)
+    axes.plot(steps, loss, color=page.LIGHT if window > 1 else page.DARK, linewidth=1, label="one batch")
     if window > 1:
         smooth = np.convolve(loss, np.ones(window) / window, mode="valid")
         axes.plot(steps[window - 1 :], smooth, color=page.DARK, linewidth=2, label=f"mean of {window}")
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, labelcolor=page.INK)
     lowest, highest = min(0.0, float(np.quantile(loss, 0.02))), max(0.0, float(np.quantile(loss, 0.98)))
     axes.set_ylim(lowest * 1.15, highest * 1.15 or 1.0)
-    return page.rendered(figure)
+    return page.chart(figure, f"{name} over training steps")
 
 
-def _film(run: Path, events: Events) -> dict[str, object] | None:
+def _film(run: Path, events: Events, pipeline: Pipeline) -> dict[str, object] | None:
     """Samples from the same noise over training."""
     sampled = {event["step"]: event["path"] for event in events if event["event"] == "sampled"}
     steps = [step for step, path in sorted(sampled.items()) if not _is_deleted(run, path)]
     if not steps:
         return None
-    pictures, reasons = {}, []
+    sheets, reasons = {}, []
     for i in np.unique(np.linspace(0, len(steps) - 1, FILM).round().astype(int)):
+        title = f"step {steps[i]}"
         try:
-            pictures[f"step {steps[i]}"] = picture_in(run, sampled[steps[i]])
+            png = picture_in(run, sampled[steps[i]])
+            sheets[title] = page.sheet(png, f"samples at {title}", FRAME, False)
         except ValueError as reason:
-            reasons.append(f"step {steps[i]}: {reason}")
-    return {"pictures": pictures, "left_out": reasons}
+            reasons.append(f"{title}: {reason}")
+    return {"sheets": sheets, "left_out": reasons, "names": _row_names(pipeline)}
 
 
 def _is_deleted(run: Path, path: str) -> bool:
@@ -299,15 +352,3 @@ def _is_deleted(run: Path, path: str) -> bool:
         return not (run / path).exists()
     except (OSError, ValueError):
         return False
-
-
-def _commands(config: RunConfig, run: Path) -> list[str]:
-    """The commands that reproduce the run, its samples and its evaluation."""
-    settings, evaluate = config.sample, config.evaluate
-    lines = [
-        " ".join(["scaledit train", config.name, *changes(config)]),
-        f"scaledit sample {run} --per-class {settings.per_class} --seed {settings.seed} --out samples.png",
-    ]
-    if evaluate.reference:
-        lines.append(f"scaledit evaluate {run} --reference {evaluate.reference}")
-    return lines

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from scaledit.evaluation.metric import columns
 from scaledit.files.atomic import atomic_bytes
 from scaledit.report import page
 from scaledit.report.figures import Fit, Plot, all_figures
+from scaledit.report.page import Card
 from scaledit.scaling import comparable, paper, printed_table
 from scaledit.scaling import table as tables
 from scaledit.scaling.findings import Findings, findings
@@ -26,11 +28,11 @@ from scaledit.scaling.fits import Correlation, PowerLaw
 from scaledit.scaling.frontier import Point
 from scaledit.scaling.plan import prefixed, scientific
 from scaledit.scaling.table import FINAL, Row, Table
-from scaledit.scaling.verdicts import to_json, verdicts
+from scaledit.scaling.verdicts import Verdict, to_json, verdicts
 
 REPORT, FIGURES, FITS, VERDICTS = "report.html", "figures", "fits.json", "verdicts.json"
-COLOURS = {"holds": "#1a7f37", "does not hold": "#b3261e", "undecided": "#8a6100", "not measured": "#6e6e6e"}
-DPI = 200
+COLOURS = {"holds": "good", "does not hold": "bad", "undecided": "open", "not measured": "none"}
+"""Classes of the style sheet by outcome."""
 
 
 def write(table: Table, folder: Path, progress: Progress = lambda done, total: None) -> Path:
@@ -40,13 +42,13 @@ def write(table: Table, folder: Path, progress: Progress = lambda done, total: N
     plots = figures(table, fits, progress)
     (folder / FIGURES).mkdir(exist_ok=True)
     for name, plot in plots.items():
-        atomic_bytes(folder / FIGURES / name, page.rendered(plot.figure, DPI))
+        atomic_bytes(folder / FIGURES / name, page.rendered(plot.figure))
     for name, value in ((FITS, fits.to_json()), (VERDICTS, to_json(table, judged))):
         atomic_bytes(folder / name, (json.dumps(value, indent=1) + "\n").encode())
     results = [
         _results("The grid, at the end of training", table, table.models()),
         _results("Block designs", table, table.blocks() if len(table.blocks()) > 1 else ()),
-        _results("Trained longer, or otherwise", table, _others(table)),
+        _results("Models outside the grid", table, _others(table)),
         _results("Guidance", table, table.part(tables.GUIDANCE), guided=True),
         _results("Decoders", table, table.part(tables.DECODER), guided=True),
     ]
@@ -54,8 +56,9 @@ def write(table: Table, folder: Path, progress: Progress = lambda done, total: N
         "study.html",
         title=table.about.title,
         about=table.about,
-        head=_head(table),
-        verdicts=judged,
+        head=_head(table, judged),
+        verdicts=[verdict for verdict in judged if verdict.outcome != "not measured"],
+        unmeasured=[verdict for verdict in judged if verdict.outcome == "not measured"],
         colours=COLOURS,
         fits=_fits(table, fits),
         figures=plots,
@@ -92,73 +95,81 @@ def _r(correlation: Correlation) -> str:
     return f"{correlation.r:.2f} (95 %: {correlation.low:.2f} to {correlation.high:.2f})"
 
 
-def _head(table: Table) -> dict[str, str]:
+def _head(table: Table, judged: Sequence[Verdict]) -> list[Card]:
     about, final = table.about, table.part(FINAL)
     trainings = {(row.name, row.steps): row.train_macs for row in final}
-    facts = {
-        "Runs": f"{len(trainings)}, {len(table.rows)} results",
-        "Distance": f"{about.distance}; lower is better"
-        + ("" if about.floor is None else f"; real images that were held out score {about.floor:.3g}"),
-        "Training": f"{scientific(sum(trainings.values()))} multiply-adds",
-    }
+    outcomes = Counter(verdict.outcome for verdict in judged)
+    others = ", ".join(f"{outcomes[o]} {o}" for o in COLOURS if outcomes[o] and o != "holds")
+    cards = [
+        Card("Claims that hold", f"{outcomes['holds']} of {len(judged)}", others),
+        Card("Runs", f"{len(trainings):,}", f"{len(table.rows):,} results"),
+    ]
+    rows = [row for row in table.rows if row.part in (FINAL, tables.GUIDANCE) and row.fd is not None]
+    if rows:
+        best = min(rows, key=lambda row: row.distance)
+        guided = "" if best.guidance_scale == 1 else f", guidance scale {best.guidance_scale:g}"
+        note = f"{best.model} after {best.steps:,} steps{guided}"
+        cards.append(Card(f"Best {about.distance}", f"{best.distance:.3g}", note))
+    if about.floor is not None:
+        cards.append(
+            Card(f"{about.distance} of real images", f"{about.floor:.3g}", "held out; lower is better")
+        )
+    cards.append(Card("Training", scientific(sum(trainings.values())), "multiply-adds of all runs"))
     if "hours" in about.made:  # not the paper's
         sampled = sum(row.sampling_macs * row.num * row.sample_sets for row in table.rows)
-        facts["Drawing"] = f"{scientific(sampled)} multiply-adds"
-        facts["Made on"] = (
-            f"{about.made['processor']}, {about.made['hours']} hours of its workers (waiting for other "
-            f"programs included), torch {about.made['torch']}, scaledit {about.made['scaledit']}"
-        )
-    facts["Reproduce"] = Markup("<code>{}</code>").format(page.readable(about.command))
-    return facts
+        cards.append(Card("Sampling", scientific(sampled), "multiply-adds of all evaluated images"))
+        cards.append(Card("Time", f"{about.made['hours']} h", "wall-clock time of all workers"))
+    return cards
 
 
 def _fits(table: Table, fits: Findings) -> dict[str, str]:
     distance = table.about.distance
     rows: dict[str, str] = {}
     if fits.by_gflops is not None and fits.by_params is not None:
-        rows[f"r of log Gflops, log {distance}"] = _r(fits.by_gflops)
-        rows[f"r of log parameters, log {distance}"] = _r(fits.by_params)
+        rows[f"Correlation of log {distance} with log Gflops"] = f"r = {_r(fits.by_gflops)}"
+        rows[f"Correlation of log {distance} with log parameters"] = f"r = {_r(fits.by_params)}"
     if fits.law is not None:
         law = Markup("{} ~ Gflops<sup>-b</sup>").format(page.readable(distance))
         rows[law] = f"b = {fits.law.exponent}"
     if fits.floored is not None and fits.floored.floor is not None:
-        rows["the same with a floor"] = f"floor {fits.floored.floor}, b = {fits.floored.exponent}"
+        rows["Power law with a floor"] = f"floor {fits.floored.floor}, b = {fits.floored.exponent}"
     if fits.held_out is not None:
         miss = fits.held_out.misses[-1]
         inside = "inside" if miss.inside else "outside"
-        rows["largest model held out"] = f"{miss.describe()}: {miss.ratio:.2f} of it, {inside} the interval"
+        rows["Largest model, held out"] = f"{miss.describe()}: {miss.ratio:.2f} times, {inside} the interval"
     if fits.staircase:
-        rows["best within a training budget"] = "; ".join(
+        rows["Best model by training compute"] = "; ".join(
             _step(name, list(points))
             for name, points in itertools.groupby(fits.staircase, lambda point: point.name)
         )
     if fits.optimal is not None:
-        rows["optimal model at a budget"] = f"grows with its power {fits.optimal.exponent}"
+        rows["Compute-optimal model size"] = f"grows as compute to the power {fits.optimal.exponent}"
     elif fits.profiles:
         where = ", ".join(f"{scientific(profile.budget)} {profile.where}" for profile in fits.profiles)
-        rows["optimal model at a budget"] = f"fewer than three interior minima: {where}"
+        rows["Compute-optimal model size"] = f"not fitted: fewer than three interior minima ({where})"
     minima = [(profile.budget, profile.size) for profile in fits.profiles if profile.size is not None]
     if minima:
-        rows["iso-FLOP minima"] = "; ".join(
-            f"at {scientific(budget)}: {prefixed(size)} multiply-adds a pass" for budget, size in minima
+        rows["Iso-FLOP minima"] = "; ".join(
+            f"{prefixed(size)} multiply-adds per forward pass at {scientific(budget)}"
+            for budget, size in minima
         )
     if fits.sampling.compared:
         beaten, pairs = len(fits.sampling.counterexamples), len(fits.sampling.compared)
-        rows["smaller models with more sampling compute"] = f"{beaten} of {pairs} beat the larger one"
+        rows["Smaller models with more sampling compute"] = f"{beaten} of {pairs} beat the larger model"
     if table.about.name != comparable.PAPER and fits.by_gflops is not None:
         printed = findings(printed_table.table())
         if printed.by_gflops is not None and printed.law is not None:
-            rows["the paper's own table 4, by the same code"] = (
+            rows["The paper's table 4, by the same code"] = (
                 f"r = {_r(printed.by_gflops)}, b = {printed.law.exponent}"
             )
-    return rows
+    return {name: page.unbroken(value) for name, value in rows.items()}
 
 
 def _step(name: str, points: Sequence[Point]) -> str:
     """Consecutive results of one model that no cheaper one beats."""
     first, last = points[0], points[-1]
-    fell = f"{first.distance:.3g}" + ("" if last is first else f", down to {last.distance:.3g}")
-    return f"{name} from {scientific(first.compute)} on ({fell})"
+    fell = f"{first.distance:.3g}" + ("" if last is first else f" to {last.distance:.3g}")
+    return f"{name} from {scientific(first.compute)} ({fell})"
 
 
 def _others(table: Table) -> list[Row]:
@@ -183,8 +194,8 @@ def _results(title: str, table: Table, rows: Sequence[Row], guided: bool = False
     ]
     header = [
         "",
-        "Mparams",
-        "Mflops",
+        "parameters (M)",
+        "multiply-adds (M)",
         "steps",
         *(["guidance"] if guided else []),
         "loss",

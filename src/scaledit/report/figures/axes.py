@@ -18,6 +18,8 @@ from scaledit.scaling.table import Row
 PREFIXES = ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""))
 APART = 0.02
 """Least distance between the markers of a line, as a share of the axes' diagonal."""
+END = "_end"
+"""Label of the marker at the end of a line."""
 TICK = {"x": 0.4, "y": 0.25}  # inches per tick and its number
 LEAST_SPAN = 2.0
 """Least ratio of the ends of a logarithmic axis: on less, chance looks like a difference."""
@@ -73,7 +75,10 @@ def error_bar(row: Row) -> tuple[float, float]:
 
 def line(plot: Axes, x: Sequence[float], rows: Sequence[Row], runs: int, **style: Any) -> None:
     """Plots fd over x, with a band of one standard deviation if there are several runs."""
-    plot.plot(x, [row.distance for row in rows], **{"markevery": APART, **style})
+    y = [row.distance for row in rows]
+    plot.plot(x, y, **{"markevery": APART, **style})
+    if style.get("marker"):  # which APART may have left out at the end
+        plot.plot(x[-1:], y[-1:], **{**style, "linestyle": "", "label": END})
     if runs > 1:
         low, high = zip(*map(error_bar, rows), strict=True)
         plot.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
@@ -125,7 +130,7 @@ def logarithmic(plot: Axes, axis: str, inches: float) -> None:
     ticks = plot.xaxis if axis == "x" else plot.yaxis
     ticks.set_major_locator(FixedLocator(round_values(low, high, max(2, int(inches / TICK[axis])))))
     ticks.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
-    ticks.set_minor_locator(LogLocator(subs=tuple(range(2, 10)), numticks=50))
+    ticks.set_minor_locator(LogLocator(subs=tuple(range(1, 10)), numticks=50))
     ticks.set_minor_formatter(NullFormatter())
 
 

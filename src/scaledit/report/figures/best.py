@@ -46,17 +46,17 @@ def best(table: Table, rivals: Mapping[str, float] | None = None) -> style.Plot 
     if not rivals and table.about.floor is not None:
         right.axvline(table.about.floor, color=style.INK, linestyle=(0, (3, 2)), linewidth=0.8)
     _bubbles(plots["bubbles"], plots["key"], table, models)
-    guided = ", dark with guidance" if any(row.guidance_scale != 1 for row in results) else ""
+    guided = "; those with guidance are blue" if any(row.guidance_scale != 1 for row in results) else ""
     right_caption = (
-        "Right: results as printed, the paper's own dark."
+        "Right: the results that the paper prints; those of its own models are blue."
         if rivals
         else f"Right: the best results{guided}.{words.floor(table)} {words.protocol(table, results)}"
     )
     caption = (
-        f"Left: {len(models)} models after {words.trained(models)}; area of a bubble: "
-        f"flops of a forward pass. {words.FLOPS} {words.protocol(table, models)} {right_caption}"
+        f"Left: {len(models)} models after {words.trained(models)}. The area of a bubble is proportional to "
+        f"the flops of a forward pass. {words.FLOPS} {words.protocol(table, models)} {right_caption}"
     )
-    return style.finish("02-best", "The models by size, and the best of them", caption, figure)
+    return style.finish("02-best", "Models by size, and the best results", caption, figure)
 
 
 def best_results(table: Table) -> list[Row]:

@@ -50,7 +50,7 @@ def _over_training(table: Table, lines: list[Curve]) -> style.Plot:
     labels.ends(plot, notes)
     rows = [row for line in lines for row in line.rows]
     caption = (
-        f"Block designs of {rows[0].model} over training. {words.averaged([line.runs for line in lines])}"
+        f"Block designs of {rows[0].model} during training. {words.averaged([line.runs for line in lines])}"
         f"{words.floor(table)} {words.protocol(table, rows)}"
     )
     return style.finish(NAME, TITLE, caption, figure)

@@ -5,7 +5,6 @@ A power law, fd = a C^-b, is a straight line in these axes.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -17,12 +16,11 @@ from scaledit.scaling.table import Row, Table, evaluated
 
 HEIGHT = 3.2
 COUNTS = {"": "", "k": " (thousands)", "M": " (millions)", "G": " (billions)"}
-WRAP = 56
-"""Letters that fit into the width of a panel."""
 
 
 class Fit(NamedTuple):
-    """A fit to plot. law: x -> fd; band: x -> (low, high). note: text above the panel."""
+    """A fit to plot. law: x -> fd; band: x -> (low, high). note: text above the
+    panel, with a line for each part that ends in a semicolon."""
 
     law: Callable[[np.ndarray], np.ndarray] | None = None
     band: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
@@ -57,15 +55,15 @@ def compute(table: Table, by_gflops: Fit = NONE, by_params: Fit = NONE) -> style
     ):
         labels.place(plot, [labels.Label(at, r.distance, r.model) for at, r in zip(x, models, strict=True)])
     spread = (
-        " Bars: one standard deviation over training seeds, or over sample seeds where one was trained."
+        " Bars show one standard deviation over training seeds, or over sample seeds for models trained once."
         if any(row.fd_std for row in models)
         else ""
     )
-    fitted = " Line: power law fitted to the points, with its band." if by_gflops.law else ""
+    fitted = " The line is a power law fitted to the points, with its 95% band." if by_gflops.law else ""
     caption = (
-        f"{len(models)} models after {words.trained(models)}: against the compute of a forward pass (left) "
-        f"and against parameters (right).{fitted}{spread}{words.floor(table)} {words.FLOPS} "
-        f"{words.protocol(table, models)}"
+        f"{len(models)} models after {words.trained(models)}: distance over the compute of a forward pass "
+        f"(left) and over the number of parameters (right).{fitted}{spread}{words.floor(table)} "
+        f"{words.FLOPS} {words.protocol(table, models)}"
     )
     return style.finish("08-compute", "Distance over model compute and over parameters", caption, figure)
 
@@ -87,5 +85,5 @@ def _panel(
     if fit.law is not None:
         plot.plot(line / divisor, fit.law(line), color=style.QUIET, linewidth=1, zorder=1)
     if fit.note:
-        axes.set_title(plot, textwrap.fill(fit.note, WRAP))
+        axes.set_title(plot, fit.note.replace("; ", ";\n"))
     plot.margins(x=0.06, y=0.08)

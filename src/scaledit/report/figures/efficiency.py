@@ -13,7 +13,7 @@ from scaledit.scaling.comparable import points
 from scaledit.scaling.frontier import staircase
 from scaledit.scaling.table import Table
 
-HEIGHT = 3.4
+HEIGHT = 3.8
 
 
 def efficiency(table: Table) -> style.Plot | None:
@@ -43,7 +43,7 @@ def efficiency(table: Table) -> style.Plot | None:
         axes.line(plot, x, curve.rows, curve.runs, **look.line(curve.first))
     axes.mark_real(plot, table.about.floor)
     axes.set_labels(
-        plot, f"training compute ({unit.name}: 3 x forward pass x images)", words.distance(table, rows)
+        plot, f"training compute ({unit.name}: 3 × forward pass × images)", words.distance(table, rows)
     )
     plot.set_xscale("log")
     plot.set_yscale("log")
@@ -52,7 +52,8 @@ def efficiency(table: Table) -> style.Plot | None:
     axes.logarithmic(plot, "y", HEIGHT - 0.6)
     axes.legend(plot, [*look.handles(rows), line])
     ends = [curve.rows[-1] for curve in curves]
-    labels.place(plot, [labels.Label(r.train_macs / unit.divisor, r.distance, r.model) for r in ends])
+    notes = [labels.Label(r.train_macs / unit.divisor, r.distance, r.model, end=True) for r in ends]
+    labels.place(plot, notes)
     return style.finish("09-efficiency", "Distance over training compute", _caption(table, curves), figure)
 
 
@@ -62,9 +63,9 @@ def _caption(table: Table, curves: Sequence[Curve]) -> str:
     coverage = (
         f"{len(curves)} models during training. {words.averaged([curve.runs for curve in curves])}"
         if several > 1
-        else f"{len(curves)} models at the end of trainings; lines join trainings of different lengths."
+        else f"{len(curves)} models at the end of training; lines join runs of different lengths."
     )
     return (
-        f"{coverage} Grey: the frontier, the least distance for that much training compute or less."
+        f"{coverage} The grey line is the frontier: the lowest distance at that training compute or less."
         f"{words.floor(table)} {words.FLOPS} {words.protocol(table, rows)}"
     )

@@ -42,8 +42,8 @@ def guidance(table: Table) -> style.Plot | None:
         labels.ends(plots[0], [(lines[0].rows[-1].distance, lines[0].first.model, style.INK)])
     labels.ends(plots[-1], trade)
     caption = (
-        f"Classifier-free guidance: {words.measured(table, rows)}, its best scale ringed"
-        f"{', and precision and recall' if both else ''}; after {words.trained(rows)}.{words.floor(table)} "
+        f"Classifier-free guidance after {words.trained(rows)}: {words.measured(table, rows)} with the "
+        f"best scale circled{', and precision and recall' if both else ''}.{words.floor(table)} "
         f"{words.protocol(table, rows)}"
     )
     return style.finish("14-guidance", "Guidance", caption, figure)
@@ -56,22 +56,23 @@ def _distance(plot: Axes, table: Table, lines: Sequence[Curve]) -> None:
             least = min(line.rows, key=lambda row: row.distance)
             plot.plot([least.guidance_scale], [least.distance], linestyle="", **RING)
     axes.mark_real(plot, table.about.floor)
-    axes.set_labels(plot, "guidance scale (1: none)", words.distance(table, lines[0].rows))
+    axes.set_labels(plot, "guidance scale (1 is none)", words.distance(table, lines[0].rows))
     axes.logarithmic(plot, "y", HEIGHT - 0.8)
 
 
 def _trade(plot: Axes, table: Table, lines: Sequence[Curve]) -> list[tuple[float, str, str]]:
-    """Returns the labels for the ends of the lines."""
-    notes = []
+    """Returns the labels for the ends of the lines, of each metric for the line that ends last."""
+    notes: dict[str, tuple[float, tuple[float, str, str]]] = {}
     for line, look, _ in _each(table, lines):
         for key, dash in zip(SHOWN, ("-", (0, (3, 1.5))), strict=True):
             points = [(row.guidance_scale, v) for row in line.rows if (v := row.metric(key)) is not None]
             if len(points) > 1:
                 x, y = zip(*points, strict=True)
                 plot.plot(x, y, **{**look, "linestyle": dash})
-                notes.append((y[-1], key, look["color"]))
-    axes.set_labels(plot, "guidance scale (1: none)", "precision, recall (fraction)")
-    return notes
+                note = x[-1], (y[-1], key, look["color"])
+                notes[key] = max(notes.get(key, note), note)
+    axes.set_labels(plot, "guidance scale (1 is none)", "precision, recall (fraction)")
+    return [note for _, note in notes.values()]
 
 
 def _each(table: Table, lines: Sequence[Curve]) -> Iterator[tuple[Curve, dict[str, Any], str]]:

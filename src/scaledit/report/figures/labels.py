@@ -15,26 +15,38 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from scaledit.report.figures.style import INK, QUIET, SMALL
 
 Box = tuple[float, float, float, float]  # left, bottom, right, top
 
 POINTS = 72.0
-DIRECTIONS = (0, 45, -45, 180, 135, -135, 90, -90)  # degrees; readers look to the right first
+SLANTED = 2.0
+"""Cost of a direction of 20 degrees, in points of distance."""
+DIRECTIONS = (0, 20, -20, 45, -45, 180, 135, -135, 90, -90)  # degrees; readers look to the right first
 GAPS = (3.0, 6.0, 10.0, 15.0, 21.0)  # points from the point to the text
 LEADER = 9.0  # least gap at which a line leads from the text to its point
 ROUNDS = 4
+"""Passes over all labels, from each label as the first; the best result wins."""
+CLEAR = 1.2
+"""Points between two labels: 2 pixels on a page."""
+MEETING, STRAY = 1e4, 1e3
+"""Costs of touching another label, and of being nearer to another label's point than to one's own."""
+HALO = withStroke(linewidth=1.6, foreground="white")
+"""Keeps a label readable on a line."""
 SPACE = 1.15  # between lines of text, in heights
 
 
 class Label(NamedTuple):
-    """A text beside the point (x, y) of the axes. radius: of the marker there, in points."""
+    """A text beside the point (x, y) of the axes. radius: of the marker there, in points. end: whether a line
+    ends there from the left, so that the text is never left of it."""
 
     x: float
     y: float
     text: str
     radius: float = 2.0
+    end: bool = False
 
 
 class _Place(NamedTuple):
@@ -57,19 +69,16 @@ def place(plot: Axes, labels: Sequence[Label]) -> None:
     discs = np.concatenate([points, np.hstack([anchors, radii])])
     frame = tuple(plot.get_window_extent().extents)
     options = [
-        _options(anchor, _size(plot, label.text), label.radius, scale)
+        _options(anchor, _size(plot, label.text), label, scale)
         for anchor, label in zip(anchors, labels, strict=True)
     ]
-    own = [[_own_cost(place, frame, discs, lines) for place in places] for places in options]
-    best = [int(np.argmin(costs)) for costs in own]
-    for _ in range(ROUNDS):  # moves each label in turn to its best place while the others stay
-        for i, places in enumerate(options):
-            others = [options[j][best[j]] for j in range(len(labels)) if j != i]
-            costs = [
-                cost + 1e4 * sum(_meet(place, other, scale) for other in others)
-                for cost, place in zip(own[i], places, strict=True)
-            ]
-            best[i] = int(np.argmin(costs))
+    own = [
+        np.array([_own_cost(place, frame, discs, lines) + _stray(place, anchors, k) for place in places])
+        for k, places in enumerate(options)
+    ]
+    spots = [_spots(places) for places in options]
+    orders = [np.roll(np.arange(len(labels)), start) for start in range(len(labels))]
+    best = min((_descend(spots, own, order, scale) for order in orders), key=lambda found: found[0])[1]
     for label, anchor, places, k in zip(labels, anchors, options, best, strict=True):
         box = places[k].box
         middle = ((box[0] + box[2]) / 2 - anchor[0], (box[1] + box[3]) / 2 - anchor[1])
@@ -80,8 +89,64 @@ def place(plot: Axes, labels: Sequence[Label]) -> None:
             xytext=(middle[0] / scale, middle[1] / scale),
             textcoords="offset points",
             arrowprops=leader if len(places[k].leader) else None,
+            path_effects=[HALO],
             **_type("center"),
         ).set_in_layout(False)
+
+
+class _Spots(NamedTuple):
+    """All places of a label. boxes: (P, 4). leaders: (P, K, 2), filled up with nan."""
+
+    boxes: np.ndarray
+    leaders: np.ndarray
+
+
+def _spots(places: Sequence[_Place]) -> _Spots:
+    leaders = np.full((len(places), max(1, *(len(place.leader) for place in places)), 2), np.nan)
+    for i, place in enumerate(places):
+        leaders[i, : len(place.leader)] = place.leader.reshape(-1, 2)
+    return _Spots(np.array([place.box for place in places]), leaders)
+
+
+def _descend(
+    spots: Sequence[_Spots], own: Sequence[np.ndarray], order: np.ndarray, scale: float
+) -> tuple[float, list[int]]:
+    """(cost, the place of each label): moves each label in turn, in this order, to its best place while the
+    others stay."""
+    best = [int(np.argmin(costs)) for costs in own]
+    paid = np.zeros(len(own))
+    for _ in range(ROUNDS):
+        for i in order:
+            others = [j for j in order if j != i]
+            boxes = np.array([spots[j].boxes[best[j]] for j in others]).reshape(-1, 4)
+            leaders = [spots[j].leaders[best[j]] for j in others]
+            costs = own[i] + MEETING * _meetings(spots[i], boxes, leaders, CLEAR * scale)
+            best[i] = int(np.argmin(costs))
+            paid[i] = costs[best[i]]
+    return float(paid.sum()), best
+
+
+def _meetings(spots: _Spots, boxes: np.ndarray, leaders: Sequence[np.ndarray], gap: float) -> np.ndarray:
+    """(P,): how many of the other texts (boxes) or their leaders each place touches."""
+    left, bottom, right, top = spots.boxes.T[..., None]
+    x0, y0, x1, y1 = boxes.T
+    apart = (left >= x1 + gap) | (x0 >= right + gap) | (bottom >= y1 + gap) | (y0 >= top + gap)
+    x, y = np.moveaxis(spots.leaders, -1, 0)[..., None]
+    crossed = ((x0 < x) & (x < x1) & (y0 < y) & (y < y1)).any(1)
+    for k, leader in enumerate(leaders):
+        x, y = leader.T
+        crossed[:, k] |= ((left < x) & (x < right) & (bottom < y) & (y < top)).any(1)
+    return (~apart | crossed).sum(1)
+
+
+def _stray(place: _Place, anchors: np.ndarray, own: int) -> float:
+    """The cost of being nearer to another label's point than to its own."""
+    left, bottom, right, top = place.box
+    x, y = anchors.T
+    away = np.hypot(
+        np.maximum(0, np.maximum(left - x, x - right)), np.maximum(0, np.maximum(bottom - y, y - top))
+    )
+    return STRAY * float(np.sum(away < away[own] - 1e-6))
 
 
 def ends(plot: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
@@ -157,11 +222,13 @@ def _size(plot: Axes, text: str) -> tuple[float, float]:
     return box.width, box.height
 
 
-def _options(anchor: np.ndarray, size: tuple[float, float], radius: float, scale: float) -> list[_Place]:
+def _options(anchor: np.ndarray, size: tuple[float, float], label: Label, scale: float) -> list[_Place]:
     """The places around a point, best first."""
-    places = []
+    places, radius = [], label.radius
     for gap in GAPS:
         for degrees in DIRECTIONS:
+            if label.end and abs(degrees) > 90:
+                continue
             reach, angle = (radius + gap) * scale, math.radians(degrees)
             dx, dy = math.cos(angle), math.sin(angle)
             x = anchor[0] + reach * dx + size[0] / 2 * np.sign(round(dx, 6))
@@ -169,7 +236,7 @@ def _options(anchor: np.ndarray, size: tuple[float, float], radius: float, scale
             box = (x - size[0] / 2, y - size[1] / 2, x + size[0] / 2, y + size[1] / 2)
             reaches = np.arange(radius + 1, radius + gap, 1.5) if gap >= LEADER else np.empty(0)
             leader = anchor + reaches[:, None] * scale * [dx, dy]
-            places.append(_Place(box, gap, leader))
+            places.append(_Place(box, gap + SLANTED * (abs(degrees) == 20), leader))
     return places
 
 
@@ -183,15 +250,6 @@ def _own_cost(place: _Place, frame: Any, discs: np.ndarray, lines: np.ndarray) -
     covered = np.sum(np.hypot(dx, dy) < discs[:, 2])
     led = np.hypot(*(place.leader[:, None] - discs[None, :, :2]).T) < discs[:, 2:]
     return 1e6 * outside + 2e3 * float(covered + led.any(1).sum()) + 20.0 * _inside(lines, box) + place.gap
-
-
-def _meet(a: _Place, b: _Place, gap: float) -> bool:
-    """Whether the texts or their leaders touch."""
-    (left, bottom, right, top), other = a.box, b.box
-    apart = (
-        left >= other[2] + gap or other[0] >= right + gap or bottom >= other[3] + gap or other[1] >= top + gap
-    )
-    return not apart or bool(_inside(a.leader, b.box) or _inside(b.leader, a.box))
 
 
 def _inside(points: np.ndarray, box: Box) -> int:

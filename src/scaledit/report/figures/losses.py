@@ -41,7 +41,7 @@ def losses(table: Table) -> style.Plot | None:
             )
         last.append((values[-1], row.model, look.colour(row.size)))
         tails += [v for s, v in zip(steps, values, strict=True) if s >= LAST * longest]
-    for plot, name in ((left, "all of training"), (right, f"from {LAST:.0%} of training on")):
+    for plot, name in ((left, "all of training"), (right, f"last {1 - LAST:.0%} of training")):
         plot.set_xscale("log")
         axes.set_labels(plot, unit.name, "training loss (mean over a batch)" if plot is left else "")
         axes.set_title(plot, name)
@@ -55,8 +55,8 @@ def losses(table: Table) -> style.Plot | None:
     axes.linear(right, "y", 6)
     labels.ends(right, last)
     caption = (
-        f"Training loss of {len(models)} models, one run each. A point is the mean over the {WINDOW:.0%} of "
-        "training so far that end there. Right: the last part, enlarged."
+        f"Training loss of {len(models)} models, one run each. Each point is the mean over the last "
+        f"{WINDOW:.0%} of the steps up to it. Right: the last {1 - LAST:.0%} of training, enlarged."
     )
     return style.finish("13-losses", "Training loss", caption, figure)
 

@@ -10,7 +10,8 @@ from scaledit.evaluation.metric import Column, columns
 from scaledit.report.figures import axes, style, words
 from scaledit.scaling.table import Row, Table
 
-COLUMNS, HEIGHT = 4, 1.6
+COLUMNS, HEIGHT = (4, 3), 1.6
+"""Choices of panels in a row, from which the one with the fewest empty places is taken; inches of a panel."""
 DECADE = 10.0
 """A distance whose largest value is this many times the smallest has a logarithmic axis."""
 
@@ -26,12 +27,13 @@ def metrics(table: Table) -> style.Plot | None:
         return None
     look = style.Look.of(table)
     unit = axes.unit([row.macs for row in models], "flops")
-    rows = -(-len(plotted) // COLUMNS)
+    across = min(COLUMNS, key=lambda count: -len(plotted) % count)
+    rows = -(-len(plotted) // across)
     figure = style.figure(style.TWO_COLUMNS, rows * HEIGHT + 0.3)
-    plots = figure.subplots(rows, COLUMNS, squeeze=False, sharex=True).ravel()
+    plots = figure.subplots(rows, across, squeeze=False, sharex=True).ravel()
     for i, (plot, column) in enumerate(zip(plots, plotted, strict=False)):
         _panel(plot, look, unit, column, models)
-        plot.tick_params(axis="x", labelbottom=i >= len(plotted) - COLUMNS)  # the lowest of its column
+        plot.tick_params(axis="x", labelbottom=i >= len(plotted) - across)  # the lowest of its column
     axes.logarithmic(plots[0], "x", 1.6)
     for plot in plots[len(plotted) :]:
         plot.set_axis_off()
@@ -39,8 +41,8 @@ def metrics(table: Table) -> style.Plot | None:
     handles = look.handles(models, lines=False)
     figure.legend(handles=handles, loc="outside upper center", ncols=9, frameon=False, fontsize=style.SMALL)
     caption = (
-        f"Every metric of {len(models)} models after {words.trained(models)}; dashed: real held-out images. "
-        f"{words.FLOPS} {words.protocol(table, models)}"
+        f"Every metric of {len(models)} models after {words.trained(models)}. Dashed lines mark held-out "
+        f"real images. {words.FLOPS} {words.protocol(table, models)}"
     )
     return style.finish("12-metrics", "Every metric", caption, figure)
 

@@ -66,10 +66,11 @@ def samples(table: Table) -> style.Plot | None:
         figure.text(*place, f"patch {patch}", rotation=90, va="center", **_type(style.TEXT))
     trained = words.trained(list(models.values()))
     caption = (
-        f"Samples of {len(models)} models from the same noise and labels after {trained}: "
-        f"larger models to the right, more tokens below. {words.FLOPS}"
+        f"Images of {len(models)} models after {trained}, sampled from the same noise and class labels. "
+        "Each row of a grid shows one class. Models grow to the right; the number of tokens grows downward. "
+        f"{words.FLOPS}"
     )
-    return style.finish("07-samples", "The same noise through every model", caption, figure)
+    return style.finish("07-samples", "The same noise, sampled by every model", caption, figure)
 
 
 def _type(size: float) -> dict[str, Any]:

@@ -25,6 +25,8 @@ ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0
 TEXT, SMALL = 8.0, 7.0
 """Font sizes at those widths, in points: labels of axes; everything else."""
 DPI = 160
+CSS_DPI = 120
+"""CSS pixels per inch on a page, where the smallest text then is 11.7 pixels high."""
 MAX_PASSES = 5  # of the layout
 INK, QUIET, FAINT = "#222222", "#6e6e6e", "#d4d4d4"
 OKABE_ITO = ("#0072b2", "#e69f00", "#000000", "#56b4e9", "#d55e00", "#009e73", "#cc79a7")
@@ -40,6 +42,15 @@ class Plot(NamedTuple):
     title: str
     caption: str
     figure: Figure
+
+    @property
+    def width(self) -> int:
+        """CSS pixels at which a page shows the figure."""
+        return round(self.figure.get_figwidth() * CSS_DPI)
+
+    @property
+    def height(self) -> int:
+        return round(self.figure.get_figheight() * CSS_DPI)
 
 
 def finish(name: str, title: str, caption: str, figure: Figure) -> Plot:

@@ -44,11 +44,11 @@ def training(table: Table) -> style.Plot | None:
             axes.logarithmic(plot, "y", HEIGHT - 0.6)
         axes.legend(plots[-1], look.size_handles(sizes) if cut is cuts[0] else look.patch_handles(patches))
     caption = (
-        f"{len(lines)} models over training. Above: sizes at one patch size, so at one number of tokens; "
-        f"below: patch sizes at one model size. {words.averaged([line.runs for line in lines])}"
+        f"{len(lines)} models during training. Top: model sizes at one patch size, and so one number of "
+        f"tokens. Bottom: patch sizes at one model size. {words.averaged([line.runs for line in lines])}"
         f"{words.floor(table)} {words.protocol(table, rows)}"
     )
-    return style.finish("06-training", "Size and patch over training", caption, figure)
+    return style.finish("06-training", "Model size and patch size during training", caption, figure)
 
 
 def _panel(plot: Axes, look: style.Look, lines: list[Curve], unit: axes.Unit) -> None:

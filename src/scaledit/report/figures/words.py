@@ -10,7 +10,7 @@ from scaledit.part import members
 from scaledit.scaling.table import Row, Table
 
 COUNT = r"-\d+K$"  # the number of images at the end of a distance's name
-FLOPS = "Flops are multiply-adds, as the paper counts them."
+FLOPS = "Flops are multiply-adds, as in the paper."
 
 
 def design(conditioning: str) -> str:
@@ -47,16 +47,16 @@ def named(row: Row, among: Sequence[Row]) -> str:
 
 
 def protocol(table: Table, rows: Sequence[Row]) -> str:
-    """FD-digits of 2,000 images for each of 3 sample seeds; DDPM, 250 steps; unguided."""
+    """FD-digits of 2,000 images for each of 3 sample seeds; sampler DDPM, 250 steps; no guidance."""
     sets = [row.sample_sets for row in rows]
     images = f"{_between([row.num for row in rows])} images"
     each = f" for each of {_between(sets)} sample seeds" if max(sets) > 1 else ""
     samplers = " or ".join(dict.fromkeys(row.sampler_title for row in rows))
     scales = [row.guidance_scale for row in rows]
-    guided = "unguided" if max(scales) == 1 == min(scales) else f"guidance {_between(scales)}"
+    guided = "no guidance" if max(scales) == 1 == min(scales) else f"guidance scale {_between(scales)}"
     steps = _between([row.sampling_steps for row in rows])
     measure = re.sub(COUNT, "", table.about.distance)
-    return f"{measure} of {images}{each}; {samplers}, {steps} steps; {guided}."
+    return f"{measure} of {images}{each}; sampler {samplers}, {steps} steps; {guided}."
 
 
 def trained(rows: Sequence[Row]) -> str:
@@ -67,17 +67,17 @@ def trained(rows: Sequence[Row]) -> str:
 
 
 def averaged(runs: Sequence[int]) -> str:
-    """How many runs each line is the mean of."""
+    """The number of runs that each line is the mean of."""
     several = [n for n in runs if n > 1]
     if not several:
-        return "One run a line."
-    some = "Lines" if len(several) == len(runs) else f"{len(several)} of {len(runs)} lines"
-    return f"{some} are means of {_between(several)} training seeds, with a band of one standard deviation."
+        return "Each line is one training run."
+    some = "All lines" if len(several) == len(runs) else f"{len(several)} of {len(runs)} lines"
+    return f"{some} are means of {_between(several)} training seeds; their bands show one standard deviation."
 
 
 def floor(table: Table) -> str:
     value = table.about.floor
-    return "" if value is None else f" Dashed: real held-out images, {value:.3g}."
+    return "" if value is None else f" The dashed line marks held-out real images ({value:.3g})."
 
 
 def _between(values: Sequence[float]) -> str:
