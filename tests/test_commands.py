@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
+from select import select
 
 import pytest
 
@@ -31,7 +32,7 @@ ORDER = (
 """In which examples run: later ones use what earlier ones wrote."""
 MINUTES = ("autoencoder train", "study", "--study docs/studies", "--to program")
 """What examples say that take long."""
-SHORT = (*TINY, "train.steps=2", "evaluate.num=20")
+SHORT = (*TINY, "train.steps=2", "evaluate.num=20", "evaluate.seeds=1")
 SHORT_AUTOENCODER = ("model.widths=[8,8]", "train.batch_size=4", "train.steps=2", "evaluate.num=6")
 
 
@@ -301,9 +302,11 @@ def on_terminal(words: list[str]) -> str:
     with os.fdopen(theirs, "w") as screen, redirect_stdout(screen):
         assert main(words) == 0
         screen.flush()
-        printed = os.read(ours, 1 << 16).decode()
+        printed = b""
+        while select([ours], [], [], 0.1)[0]:  # one line at a time
+            printed += os.read(ours, 1 << 16)
     os.close(ours)
-    return printed
+    return printed.decode()
 
 
 def test_colors_can_be_turned_off_and_on(
