@@ -274,4 +274,4 @@ def test_help_lists_parts_and_fields_quickly(command: str, kinds: tuple[type, ..
 def test_a_command_without_parts_lists_none(capsys: pytest.CaptureFixture):
     with pytest.raises(SystemExit):
         main(["models", "--help"])
-    assert "parts and their fields" not in capsys.readouterr().out
+    assert "Parts that keys of a recipe can name" not in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scaledit import part, terminal
 from scaledit.commands import common
@@ -12,6 +13,9 @@ from scaledit.commands.parsing import Example
 from scaledit.data.background import background_color
 from scaledit.data.datasets import DataSet
 from scaledit.errors import UsageError, printable
+
+if TYPE_CHECKING:
+    from scaledit.autoencoders.cache import Encoded
 
 SUMMARY = "encode images into latents once, so that training need not"
 DESCRIPTION = """Images are encoded by an autoencoder into a folder that data.path=FOLDER of a recipe reads.
@@ -97,7 +101,6 @@ def run(args: argparse.Namespace) -> None:
     from scaledit.autoencoders import open_autoencoder
     from scaledit.autoencoders.cache import Encoding, begun_with, encode
     from scaledit.data.files import BuiltIn, ImageFiles, Readable
-    from scaledit.data.latents import INDEX
     from scaledit.data.sets import Images
     from scaledit.data.sources import open_source
     from scaledit.files.shards import Shard
@@ -134,6 +137,13 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         terminal.say_json({**result._asdict(), "out": str(result.out)})
         return
+    _tell(result)
+
+
+def _tell(result: Encoded) -> None:
+    """Prints what was encoded, in words."""
+    from scaledit.data.latents import INDEX
+
     if result.recounted:
         first, more = result.recounted[0], len(result.recounted) - 1
         others = f" and {more} more" if more else ""
