@@ -3,12 +3,18 @@
     a name (of a file, a class, a recipe, a device)  ->  errors.printable  ->  plain text, never markup
 
 Numbers are never truncated or wrapped: a table has its full width in a pipe, and on a narrower terminal each
-of its rows becomes a block of lines."""
+of its rows becomes a block of lines.
+
+    say, say_json, facts, note, table, warn    results, on stdout           always printed
+    complain, say_on                           errors and warnings, stderr  always printed
+    inform, inform_on, progress bars           information                  not printed after quiet()
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import sys
 import textwrap
@@ -24,6 +30,19 @@ GAP = 2
 """Spaces between the columns of a table."""
 NARROWEST = 20
 """Columns that prose is wrapped to at least."""
+QUIET = "SCALEDIT_QUIET"
+"""The environment variable that turns progress and information off if it is 1. Child processes inherit it."""
+
+
+def quiet() -> None:
+    """Turns progress bars and informational lines off for the rest of this process and for its children.
+    Results, warnings and errors are still printed."""
+    os.environ[QUIET] = "1"
+
+
+def is_quiet() -> bool:
+    """Whether progress and information are turned off, by `quiet` or by the environment."""
+    return os.environ.get(QUIET, "0") not in ("", "0")
 
 
 def survive() -> None:
@@ -35,10 +54,16 @@ def survive() -> None:
 
 
 def say(*lines: object) -> None:
-    """Prints each as one line on stdout."""
+    """Prints a result, each argument as one line on stdout."""
     for line in lines:
         print(printable(line))
     sys.stdout.flush()
+
+
+def inform(*lines: object) -> None:
+    """Prints information about the work, each argument as one line on stdout; nothing after `quiet`."""
+    if not is_quiet():
+        say(*lines)
 
 
 def say_json(value: Any) -> None:
@@ -60,10 +85,16 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def say_on(console: Console, line: object) -> None:
-    """Prints one line on a console, above its progress bar."""
+    """Prints a warning or an error as one line on a console, above its progress bar."""
     from rich.text import Text
 
     console.print(Text(printable(line)), soft_wrap=True)
+
+
+def inform_on(console: Console, line: object) -> None:
+    """Prints information as one line on a console, above its progress bar; nothing after `quiet`."""
+    if not is_quiet():
+        say_on(console, line)
 
 
 def warn(message: object) -> None:

@@ -6,17 +6,16 @@ import argparse
 import os
 import tempfile
 import textwrap
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaledit import checks, terminal
 from scaledit.callbacks import Progress
-from scaledit.errors import RunError, UsageError, printable
+from scaledit.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from scaledit.pipeline import Pipeline
@@ -316,18 +315,8 @@ def short_warnings() -> Iterator[None]:
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Progress]:
-    """A progress bar on stderr, shown from the first call of what it yields."""
-    from scaledit.progress import bar
+    """Yields a callback that shows progress on stderr: a bar on a terminal, now and then a line in a pipe."""
+    from scaledit import progress
 
-    began = time.monotonic()
-    with ExitStack() as stack:
-        progress = bar(terminal.console(stderr=True))
-        task = progress.add_task(printable(title), total=None, note="")
-
-        def update(done: int, total: int) -> None:
-            if not progress.live.is_started:
-                stack.enter_context(progress)
-            rate = done / max(time.monotonic() - began, 1e-9)
-            progress.update(task, completed=done, total=total, note=f"{rate:.3g}/s")
-
+    with progress.shown(title) as update:
         yield update
