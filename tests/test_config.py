@@ -196,7 +196,7 @@ def test_the_last_override_wins_and_bare_words_are_strings():
         ("train.accumulate=5", "train.accumulate 5 does not divide train.batch_size 64"),
         ("model.learn_sigma=true", 'model.learn_sigma=true does not fit diffusion.objective="simple"'),
         ("train.steps", "an override is section.key=value, as in train.steps=100; got 'train.steps'"),
-        ("steps=3", "an override is section.key=value, as in train.steps=100; got 'steps=3'"),
+        ("steps=3", "'steps=3' names no section; did you mean 'train.steps=3' or 'sample.sampler.steps=3'?"),
     ],
 )
 def test_a_wrong_override_is_refused_by_name(override: str, message: str):
