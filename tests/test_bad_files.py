@@ -66,7 +66,7 @@ def test_what_a_parser_says_becomes_one_short_line(tmp_path: Path):
         (b'{"a": 1, "a": 2}', "has the key 'a' twice"),
         (b'{"a": ' + b"9" * 5000 + b"}", "integer string conversion"),
         ('{"a": 1}'.encode("utf-16")[:-1], "truncated data"),
-        (b"[1]", "holds no JSON object"),
+        (b"[1]", "contains no JSON object"),
     ],
 )
 def test_json_of_odd_make(text: bytes, says: str, tmp_path: Path):
@@ -97,7 +97,7 @@ def test_json_of_odd_make(text: bytes, says: str, tmp_path: Path):
         ("train.steps.x = 1", "train.steps must be a whole number, got {'x': 1}"),
         ("name = 3", "name must be a string, got 3"),
         ("name.x = 3", "name must be a string"),
-        ('data.path = "a\\u0000b"', "data.path must be text that a file's name can hold"),
+        ('data.path = "a\\u0000b"', "data.path must be text without zero bytes that UTF-8 can encode"),
         ("data.name = ['digits']", r"data.name must be a string, got \['digits'\]"),
     ],
 )
@@ -119,7 +119,7 @@ def test_overrides_of_odd_make():
         lambda: configs.load("digits", ["train.steps=" + "[" * 5000]),
     )
     refused("train.steps cannot be", lambda: configs.load("digits", ["train.steps=" + "9" * 5000]))
-    refused("text that a file's name", lambda: configs.load("digits", ["data.path=a\0b"]))
+    refused("text without zero bytes", lambda: configs.load("digits", ["data.path=a\0b"]))
 
 
 # Studies
@@ -167,7 +167,7 @@ def study_folder(folder: Path) -> Path:
             "table.csv",
             "adaln_zero,64,",
             "adaln_zero,6.5,",
-            "tokens must be a whole number of at least 0, it is '6.5'",
+            "tokens must be a whole number of at least 0, got '6.5'",
         ),
         ("table.csv", "adaln_zero,64,", "adaln_zero,64,1,2,3,4,5,6,7,8,9,0,", "must be|more cells than"),
         ("table.csv", "name,part,", "name,name,", "the column 'name' appears twice"),
@@ -426,15 +426,18 @@ ASYMMETRIC[0, 1] = 0.5
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"sigma": ASYMMETRIC}, "sigma is no covariance: it is not symmetric"),
-        ({"sigma": np.diag([1.0, -0.5, 1.0])}, "sigma is no covariance: it has negative eigenvalues"),
-        ({"sigma": np.full((3, 3), np.nan)}, "sigma must hold finite floats"),
-        ({"mu": np.array([1e300, 0, 0])}, "numbers that no features have"),
+        ({"sigma": ASYMMETRIC}, "sigma is not a covariance, because it is not symmetric"),
+        (
+            {"sigma": np.diag([1.0, -0.5, 1.0])},
+            "sigma is not a covariance, because it has negative eigenvalues",
+        ),
+        ({"sigma": np.full((3, 3), np.nan)}, "sigma must be finite floating-point numbers"),
+        ({"mu": np.array([1e300, 0, 0])}, "numbers that are too large for features"),
         ({"mu": np.zeros((3, 1))}, r"pool is \(9, 3\)"),
-        ({"sigma": np.eye(4)}, "are no mean and covariance"),
-        ({"mu": np.arange(3)}, "mu must hold finite floats"),
+        ({"sigma": np.eye(4)}, "are not a mean and a covariance"),
+        ({"mu": np.arange(3)}, "mu must be finite floating-point numbers"),
         ({"pool": np.zeros((9, 4))}, r"pool is \(9, 4\)"),
-        ({"pool": np.full((9, 3), np.inf)}, "pool must hold finite floats"),
+        ({"pool": np.full((9, 3), np.inf)}, "pool must be finite floating-point numbers"),
         ({"pool": np.array([None] * 3)}, "Python objects, which are never unpickled"),
         ({"origin": np.array('{"n": -1}')}, "says that it is of -1 images"),
         ({"origin": np.array('{"n": true}')}, "says that it is of True images"),

@@ -57,7 +57,7 @@ def test_help_imports_nothing_heavy(command: list[str]):
         (["train", "digits", "--device", "tpu"], "use --device auto"),
         (["train", "digits", "sample.sampler=plms"], "sample.sampler: unknown sampler 'plms'"),
         (["train", "imagenet256-s2"], "data.path=FOLDER"),
-        (["train", "imagenet256-s2", "data.path=/nowhere"], "/nowhere holds no encoded images"),
+        (["train", "imagenet256-s2", "data.path=/nowhere"], "/nowhere contains no encoded images"),
         (["sample", "nowhere", "--out", "x.png"], "there is no nowhere"),
         (["plan", "digits", "--devices", "0"], "devices"),
     ],
@@ -111,7 +111,7 @@ def test_sample_checks_first_that_it_can_write(
 def test_sample_refuses_unknown_formats_and_folders_without_a_run(run: Path, tmp_path: Path, capsys):
     assert main(["sample", str(run), "--out", str(tmp_path / "x.jpg")]) == 2
     assert main(["sample", str(tmp_path), "--out", str(tmp_path / "x.png")]) == 2
-    assert "holds no checkpoint" in capsys.readouterr().err
+    assert "contains no checkpoint" in capsys.readouterr().err
 
 
 def test_contents_of_a_run_folder(run: Path):
@@ -175,7 +175,7 @@ def test_a_python_program_gets_its_signal_handlers_back(run: Path, capsys):
     before = {number: signal.signal(number, own) for number in numbers}
     try:
         assert main(["train", "digits", "--out", str(run), *RUN, "sample.every=2"]) == 2
-        assert "already holds this run" in capsys.readouterr().err  # so it had listened for signals
+        assert "already contains this run" in capsys.readouterr().err  # so it had listened for signals
         assert [signal.getsignal(number) for number in numbers] == [own] * 3
         signal.signal(signal.SIGINT, signal.default_int_handler)
         assert main(["recipes"]) == 0

@@ -61,7 +61,10 @@ def test_a_part_is_named_by_a_word_or_a_table_and_says_itself_whole():
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("blad", "kitchen.knife: unknown knife 'blad' (one of your own is MODULE:CLASS); did you mean"),
+        (
+            "blad",
+            "kitchen.knife: unknown knife 'blad' (write MODULE:CLASS for one of your own); did you mean",
+        ),
         ("blad", "; did you mean 'blade'?"),
         ({"name": "blade", "lenght": 3}, "kitchen.knife.lenght"),
         ({"name": "blade", "lenght": 3}, "did you mean 'length'?"),
@@ -75,7 +78,7 @@ def test_a_part_is_named_by_a_word_or_a_table_and_says_itself_whole():
         ({"name": "json:JSONDecoder"}, "json:JSONDecoder is not a knife"),
         ({"name": "json:No"}, "json has no class No"),
         ({"name": "no_such_module_here:X"}, "is not there"),
-        ({"name": "os:system('x')"}, "no name of a class"),
+        ({"name": "os:system('x')"}, "not the name of a class"),
     ],
 )
 def test_what_a_part_does_not_take_is_named(value: object, said: str):

@@ -52,7 +52,7 @@ def load(recipe: str, overrides: Iterable[str] = (), kind: type[Kind] = RunConfi
     layers = _read(recipe)
     trains = _trains(layers, recipe)
     if trains != kind.TRAINS:
-        raise UsageError(f"{recipe} is a recipe of another kind; use {COMMANDS[trains]} {recipe}")
+        raise UsageError(f"{recipe} is a recipe for another command; use {COMMANDS[trains]} {recipe}")
     table: Table = {}
     name: object = Path(recipe).stem
     for layer in layers:
@@ -99,7 +99,7 @@ def _read(recipe: str, extended_by: tuple[str, ...] = ()) -> list[dict[str, Any]
     path = Path(recipe) if is_path else RECIPES / f"{recipe}.toml"
     if not path.is_file():
         if is_path:
-            raise UsageError(f"no recipe file {recipe}")
+            raise UsageError(f"there is no recipe file {recipe}")
         raise UsageError(f"unknown recipe {recipe!r}{did_you_mean(recipe, recipe_names(None))}")
     table, _ = read_toml(path)
     for section, values in table.items():

@@ -76,7 +76,7 @@ def assignments(table: object) -> list[Assignment]:
     """The assignments that a recipe or a config.json makes. Raises UsageError if it is not a table of
     tables."""
     if not isinstance(table, Mapping):
-        raise UsageError(f"a config is a table of sections, got {shown(table)}")
+        raise UsageError(f"a config must be a table of sections, got {shown(table)}")
     result = []
     for section, values in table.items():
         if section == "name":
@@ -265,7 +265,7 @@ def _place(kind: type[Part], items: Sequence[Any], which: str, key: str, allowed
     if which.isdecimal():
         if int(which) >= len(items):
             holds = f"{len(items)} part{'' if len(items) == 1 else 's'}"
-            raise UsageError(f"unknown key {key}.{which}: {key} holds {holds}, counted from 0")
+            raise UsageError(f"unknown key {key}.{which}: {key} has {holds}, counted from 0")
         return int(which)
     for i, item in enumerate(items):
         if name_of(item) == which:

@@ -309,7 +309,9 @@ def numbered(
         return _numbered_words([str(label) for label in labels])
     for label in labels:
         if isinstance(label, bool) or not isinstance(label, int):
-            mixed = "; some labels are numbers, some are words" if isinstance(label, str) else ""
+            mixed = (
+                "; some labels are numbers and some are words; use one kind" if isinstance(label, str) else ""
+            )
             raise UsageError(f"{path} has the label {shown(label)}; labels are whole numbers or words{mixed}")
         if not -(1 << 63) <= label < 1 << 63:
             raise UsageError(f"{path} has the label {shown(label)}, which is not a class number")

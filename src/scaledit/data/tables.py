@@ -64,7 +64,7 @@ def open_tables(path: Path, files: list[Path], split: str, left: LeftOut) -> Sou
     starts: list[int] = []  # the first row of each group
     for k, (table, file) in enumerate(zip(tables, files, strict=True)):
         if not schemas[k].equals(schemas[0]):
-            raise UsageError(f"{file} has other columns than {files[0]}")
+            raise UsageError(f"{file} has different columns from {files[0]}")
         with reading(file, _kind(file), error=UsageError):
             if not isinstance(table, pq.ParquetFile):
                 # Arrow follows wrong offsets, even out of the file.
