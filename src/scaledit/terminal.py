@@ -130,7 +130,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], title: str = "")
     columns, out = _columns(), console()
     widths = [max(_width(row[i]) for row in (header, *cells)) for i in range(len(header))]
     if title:
-        print(printable(title))
+        for line in _folded(printable(title), "", columns):
+            print(line)
     if columns is None or sum(widths) + GAP * (len(widths) - 1) <= columns:
         sys.stdout.flush()
         out.print(Text(_aligned(header, widths), "bold"), soft_wrap=True)
@@ -151,8 +152,8 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
 
 def _block(header: Sequence[str], row: Sequence[str], columns: int) -> list[str]:
     """A row as lines: its first cell, then the name and value of each cell that is not empty. A value that
-    does not fit beside its name goes below it."""
-    lines = [row[0]]
+    does not fit beside its name goes below it, broken between words only."""
+    lines = _folded(row[0], "  ", columns)
     width = max(map(_width, header[1:]), default=0)
     for name, cell in zip(header[1:], row[1:], strict=True):
         if not cell:
@@ -161,7 +162,7 @@ def _block(header: Sequence[str], row: Sequence[str], columns: int) -> list[str]
         if _width(start) + GAP + _width(cell) <= columns:
             lines.append(f"{start}{' ' * GAP}{cell}")
         else:
-            lines += [f"  {name}", f"    {cell}"]
+            lines += [f"  {name}", *_folded(f"    {cell}", "    ", columns)]
     return lines
 
 
