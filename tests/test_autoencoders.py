@@ -162,7 +162,7 @@ def cut(folder: Path) -> None:
         (shutil.rmtree, "there is no autoencoder folder"),
         (lambda f: (f / kl.CONFIG).unlink(), "contains no autoencoder, because it has no config.json"),
         (lambda f: (f / kl.CONFIG).write_text("{"), "the config of a diffusers model"),
-        (edit_config(_class_name="AutoencoderTiny"), "holds a AutoencoderTiny; only AutoencoderKL"),
+        (edit_config(_class_name="AutoencoderTiny"), "contains a AutoencoderTiny; only AutoencoderKL"),
         (edit_config(shift_factor=0.1), "needs shift_factor 0.1; only a scaling_factor"),
         (edit_config(latents_mean=[0.0] * 4), "needs latents_mean"),
         (edit_config(block_out_channels=[8, 16, 32]), "cannot be read as an AutoencoderKL|does not fit"),

@@ -193,7 +193,7 @@ def test_a_folder_without_images_is_refused_or_reported(tmp_path: Path):
     source = open_source(folder)
     assert (source.class_names, source.notes) == (
         ("a", "b"),
-        ("the folder wrapped/c holds no images and is not a class",),
+        ("the folder wrapped/c contains no images and is not used as a class",),
     )
     (folder / "wrapped/c/readme.txt").unlink()
     with pytest.raises(UsageError, match="class 'c' has no images"):

@@ -258,8 +258,7 @@ CELLS = st.text(st.sampled_from("ab1.± %猫é-/"), max_size=30)
 def test_every_cell_of_a_table_is_printed_whole(
     columns: int, rows: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ):
-    """At every width: a cell is broken between words only, and no line is wider than the terminal unless one
-    word is."""
+    """At every width: a cell is broken between words only."""
     monkeypatch.setattr(terminal, "_columns", lambda: columns)
     out = io.StringIO()
     with redirect_stdout(out):
@@ -268,12 +267,6 @@ def test_every_cell_of_a_table_is_printed_whole(
     for cell in (cell for row in rows[1:] for cell in row):
         wanted = cell.split()
         assert not wanted or any(words[i : i + len(wanted)] == wanted for i in range(len(words)))
-    for line in out.getvalue().splitlines():
-        assert (
-            terminal._width(line) <= columns
-            or max(map(terminal._width, line.split())) + 4 > columns - 4
-            or (terminal._width(line) <= 4 + terminal.NARROWEST * 2)
-        )
 
 
 def cut(line: str, columns: int) -> list[str]:

@@ -78,7 +78,7 @@ class Checkpoint:
     def _checked_file(self, part: str) -> Path:
         name = f"{part}.safetensors"
         if name not in self.files:
-            raise RunError(f"{self.folder} has no {name}; it holds {', '.join(self.files)}")
+            raise RunError(f"{self.folder} has no {name}; it contains {', '.join(self.files)}")
         self._check(name)
         return self.folder / name
 

@@ -193,7 +193,7 @@ def _checked_config(folder: Path) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     if kind is None:
         raise UsageError(f"{file} is not the config of a diffusers model: it has no _class_name")
     if kind != CLASS:
-        raise UsageError(f"{folder} holds a {str(kind)[:60]}; only {CLASS} is supported")
+        raise UsageError(f"{folder} contains a {str(kind)[:60]}; only {CLASS} is supported")
     if not (folder / WEIGHTS).is_file():
         others = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".ckpt", ".pt"))
         hint = "; {} is a pickle, which is never opened: convert it to safetensors"

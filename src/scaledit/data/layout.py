@@ -178,6 +178,6 @@ def _some(names: Sequence[str]) -> str:
 
 def _ambiguous(folder: Path, one: str, kind: str, sets: dict[str, list[str]]) -> UsageError:
     return UsageError(
-        f"{folder} contains {one} and {kind} files {_some(sets[kind])}, and each of them could be the data set; "
-        "move one of them elsewhere, or give the path of the one that you mean"
+        f"{folder} contains {one} and {kind} files {_some(sets[kind])}, and each of them could be the data "
+        "set; move one of them elsewhere, or give the path of the one that you mean"
     )
