@@ -163,10 +163,10 @@ def test_the_last_override_wins_and_bare_words_are_strings():
         ("sample.sampler.times=dpm", "sample.sampler.times: unknown times 'dpm'"),
         ("sample.sampler.times.rho=9", "unknown key sample.sampler.times.rho: auto takes no fields"),
         ('sample.sampler.times={name="karras",rho=0}', "sample.sampler.times.rho must be above 0, got 0.0"),
-        ("sample.sampler=3", "sample.sampler must be a sampler's name, or a table with its name; got 3"),
+        ("sample.sampler=3", "sample.sampler must be the name of a sampler, or a table with its name; got 3"),
         ("sample.guidance=ddim", "sample.guidance.0: unknown guidance 'ddim'"),
         ("sample.guidance=3", "sample.guidance must be a list"),
-        ("sample.guidance.3.scale=2", "unknown key sample.guidance.3: sample.guidance holds 1 part"),
+        ("sample.guidance.3.scale=2", "unknown key sample.guidance.3: sample.guidance has 1 part"),
         ("sample.guidance.classifier.scale=2", "did you mean 'classifier_free'?"),
         ("sample.guidance.0.channels=0", "sample.guidance.0.channels must be at least 1, got 0"),
         ("sample.guidance.0.scale=much", "sample.guidance.0.scale must be a number, got 'much'"),
@@ -214,7 +214,7 @@ def test_settings_that_contradict_each_other_are_refused():
     with pytest.raises(UsageError, match=r'learn_sigma=false does not fit diffusion\.objective="hybrid"'):
         config.load("digits", ["diffusion.objective=hybrid", "model.learn_sigma=false"])
     config.load("digits", ["sample.steps=200"])  # the flow has as many steps as one likes
-    with pytest.raises(UsageError, match=r"sample.sampler.steps 200 exceeds .* diffusion.schedule.steps 100"):
+    with pytest.raises(UsageError, match=r"sample.sampler.steps 200 exceeds diffusion.schedule.steps 100"):
         config.load("digits", ["sample.steps=200", "diffusion.steps=100", "diffusion.schedule=linear"])
 
 

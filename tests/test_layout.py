@@ -160,7 +160,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path):
     assert unused(source)["links back to a folder around them"] == (3, ("a/loop", "a/self", "a/up"))
     assert isinstance(ImageFiles(source, 16).read([1])[0], decode.BadImage)  # refused by name, not dropped
     (folder / "c").symlink_to(tmp_path / "unmounted")
-    with pytest.raises(UsageError, match=r"set/c is a link to .*unmounted, which is not there"):
+    with pytest.raises(UsageError, match=r"set/c is a link to .*unmounted, which does not exist"):
         open_source(folder)
 
 

@@ -74,7 +74,7 @@ def test_a_part_is_named_by_a_word_or_a_table_and_says_itself_whole():
         ({"name": "blade", "angle": 1}, "kitchen.knife.angle must be below 1"),
         ({"name": "handle", "inside": {"name": "blade", "length": 99}}, "kitchen.knife.inside.length"),
         ({"name": 3}, "must name a knife"),
-        (3, "must be a knife's name"),
+        (3, "must be the name of a knife"),
         ({"name": "json:JSONDecoder"}, "json:JSONDecoder is not a knife"),
         ({"name": "json:No"}, "json has no class No"),
         ({"name": "no_such_module_here:X"}, "is not there"),
