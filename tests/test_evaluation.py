@@ -122,7 +122,7 @@ def bad_sets(at: Path) -> dict[str, Path]:
         "float32; a batch is uint8": npz(at / "float.npz", PICTURES.astype(np.float32) / 255),
         r"\(N, H, W, 3\)": npz(at / "flat.npz", PICTURES[..., 0]),
         "Fortran order": npz(at / "fortran.npz", np.asfortranarray(PICTURES)),
-        "holds 1 image": npz(at / "one.npz", PICTURES[:1]),
+        "has 1 image": npz(at / "one.npz", PICTURES[:1]),
         "only the values 0 and 1": npz(at / "bits.npz", PICTURES // 200),
         "no images": at / "no.npz",
         "Python objects": at / "objects.npz",
@@ -192,7 +192,7 @@ def test_weights_of_another_hash_or_network_are_refused(tmp_path: Path, weights:
         inception.load(weights)
     state = torch.load(weights, weights_only=True)
     wrong = {
-        "fc.weight is nothing there": {k: v for k, v in state.items() if k != "fc.weight"},
+        "fc.weight is nothing, but Inception": {k: v for k, v in state.items() if k != "fc.weight"},
         "extra is": {**state, "extra": torch.zeros(3)},
         r"fc.weight is \(1000, 2048\), but Inception has \(1008, 2048\)": {
             **state,
@@ -309,7 +309,7 @@ def test_references_that_lack_something(tmp_path: Path, weights: Path, capsys):
     np.savez(tmp_path / "other.npz", mu=np.zeros(d), sigma=np.eye(d), origin=np.array(origin))
     for name, message in {
         "fid_only": "has no mu_s and sigma_s, which sfid needs; choose --metrics fid,inception_score",
-        "half": "holds mu but no sigma",
+        "half": "has mu but no sigma",
         "small": "features of 64 and 2048 dimensions cannot be compared",
         "nan": "mu must be finite floating-point numbers",
         "shapes": "are not a mean and a covariance",

@@ -102,7 +102,7 @@ def test_a_folder_of_parts_is_a_sample_set_once_it_is_complete(
 def test_another_request_does_not_mix_with_what_is_there(run: Path, whole: Path, tmp_path: Path, capsys):
     other = [word if word != "7" else "8" for word in DRAW]
     assert main(["generate", str(run), *other, "--out", str(whole)]) == 2
-    assert "holds other samples" in capsys.readouterr().err
+    assert "contains other samples" in capsys.readouterr().err
     out = tmp_path / "parts"
     assert main(["generate", str(run), *DRAW, "--shard", "0/5", "--out", str(out)]) == 0
     assert main(["generate", str(run), *other, "--out", str(out)]) == 2
