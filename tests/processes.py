@@ -204,6 +204,7 @@ def _main(words: tuple[str, ...], output: str, before: Callable[[], None] | None
     os.dup2(file, 1)
     os.dup2(file, 2)
     torch.set_num_threads(1)
+    sys.argv = ["scaledit", *words]  # as a shell would start it
     if before is not None:
         before()
     from scaledit import cli

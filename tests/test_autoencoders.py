@@ -160,9 +160,9 @@ def cut(folder: Path) -> None:
     ("change", "says"),
     [
         (shutil.rmtree, "there is no autoencoder folder"),
-        (lambda f: (f / kl.CONFIG).unlink(), "holds no autoencoder: there is no config.json"),
+        (lambda f: (f / kl.CONFIG).unlink(), "contains no autoencoder, because it has no config.json"),
         (lambda f: (f / kl.CONFIG).write_text("{"), "the config of a diffusers model"),
-        (edit_config(_class_name="AutoencoderTiny"), "holds a AutoencoderTiny; only AutoencoderKL"),
+        (edit_config(_class_name="AutoencoderTiny"), "contains a AutoencoderTiny; only AutoencoderKL"),
         (edit_config(shift_factor=0.1), "needs shift_factor 0.1; only a scaling_factor"),
         (edit_config(latents_mean=[0.0] * 4), "needs latents_mean"),
         (edit_config(block_out_channels=[8, 16, 32]), "cannot be read as an AutoencoderKL|does not fit"),
@@ -375,7 +375,7 @@ def test_data_and_starting_points_that_do_not_fit_are_refused(folder: Path, tmp_
     def start(*overrides: str, **options) -> None:
         next(train(tiny(*overrides), tmp_path / "run", device="cpu", **options))
 
-    with pytest.raises(UsageError, match="take 3 channels"):
+    with pytest.raises(UsageError, match="need images with 3 channels"):
         start("data.name=digits")
     with pytest.raises(UsageError, match="does not divide images of 16x16"):
         start("model.widths=[8,8,8,8,8,8]", "train.crop=0", dataset=pictures(4), held_out=pictures(4))

@@ -49,14 +49,15 @@ def test_help_imports_nothing_heavy(command: list[str]):
         (["train", "digits", "train.stepz=3"], "did you mean 'train.steps'"),
         (["train", "digits", "trian.steps=3"], "did you mean 'train'"),
         (["train", "digits", "train.steps=many"], "train.steps must be a whole number, got 'many'"),
-        (["train", "digits", "steps=3"], "section.key=value"),
+        (["train", "digits", "steps=3"], "did you mean 'train.steps=3' or 'sample.sampler.steps=3'?"),
+        (["train", "digits", "train.lr=1e-4"], "did you mean 'optimizer.learning_rate'?"),
         (["train", "digits", "model.patch_size=3"], "model.patch_size 3 does not divide the input size 8x8"),
         (["train", "digits", "model.num_heads=5"], "model.num_heads 5 does not divide model.hidden_size 96"),
         (["train", "digits", "model.num_classes=4"], "set model.num_classes=10"),
         (["train", "digits", "--device", "tpu"], "use --device auto"),
         (["train", "digits", "sample.sampler=plms"], "sample.sampler: unknown sampler 'plms'"),
         (["train", "imagenet256-s2"], "data.path=FOLDER"),
-        (["train", "imagenet256-s2", "data.path=/nowhere"], "/nowhere holds no encoded images"),
+        (["train", "imagenet256-s2", "data.path=/nowhere"], "/nowhere contains no encoded images"),
         (["sample", "nowhere", "--out", "x.png"], "there is no nowhere"),
         (["plan", "digits", "--devices", "0"], "devices"),
     ],
@@ -110,7 +111,7 @@ def test_sample_checks_first_that_it_can_write(
 def test_sample_refuses_unknown_formats_and_folders_without_a_run(run: Path, tmp_path: Path, capsys):
     assert main(["sample", str(run), "--out", str(tmp_path / "x.jpg")]) == 2
     assert main(["sample", str(tmp_path), "--out", str(tmp_path / "x.png")]) == 2
-    assert "holds no checkpoint" in capsys.readouterr().err
+    assert "contains no checkpoint" in capsys.readouterr().err
 
 
 def test_contents_of_a_run_folder(run: Path):
@@ -174,7 +175,7 @@ def test_a_python_program_gets_its_signal_handlers_back(run: Path, capsys):
     before = {number: signal.signal(number, own) for number in numbers}
     try:
         assert main(["train", "digits", "--out", str(run), *RUN, "sample.every=2"]) == 2
-        assert "already holds this run" in capsys.readouterr().err  # so it had listened for signals
+        assert "already contains this run" in capsys.readouterr().err  # so it had listened for signals
         assert [signal.getsignal(number) for number in numbers] == [own] * 3
         signal.signal(signal.SIGINT, signal.default_int_handler)
         assert main(["recipes"]) == 0

@@ -70,7 +70,9 @@ def test_metrics_are_names_or_tables():
     assert RunConfig.from_json(json.loads(json.dumps(run.to_json()))) == run
     assert run.modules() == {"mine"}
     for wrong in ("[3]", "[{k=3}]", "[[]]"):
-        with pytest.raises(UsageError, match=r"^evaluate.metrics is names separated by commas, or a list"):
+        with pytest.raises(
+            UsageError, match=r"^evaluate.metrics must be names separated by commas, or a list"
+        ):
             config.load("digits", [f"evaluate.metrics={wrong}"])
 
 
@@ -146,7 +148,10 @@ def test_the_last_override_wins_and_bare_words_are_strings():
         ("model.hiden_size=32", "unknown key 'model.hiden_size'; did you mean 'model.hidden_size'?"),
         ("diffusion.schedule=flwo", "diffusion.schedule: unknown schedule 'flwo'"),
         ("diffusion.schedule=flwo", "; did you mean 'flow'?"),
-        ("sample.sampler=dpmm", "sample.sampler: unknown sampler 'dpmm' (one of your own is MODULE:CLASS)"),
+        (
+            "sample.sampler=dpmm",
+            "sample.sampler: unknown sampler 'dpmm' (write MODULE:CLASS for one of your own)",
+        ),
         ("sample.sampler=dpmm", "; did you mean 'dpm'?"),
         ('sample.sampler={name="ddimm"}', "sample.sampler: unknown sampler 'ddimm'"),
         ("sample.sampler={steps=3.5}", "sample.sampler.steps must be a whole number, got 3.5"),
@@ -158,10 +163,10 @@ def test_the_last_override_wins_and_bare_words_are_strings():
         ("sample.sampler.times=dpm", "sample.sampler.times: unknown times 'dpm'"),
         ("sample.sampler.times.rho=9", "unknown key sample.sampler.times.rho: auto takes no fields"),
         ('sample.sampler.times={name="karras",rho=0}', "sample.sampler.times.rho must be above 0, got 0.0"),
-        ("sample.sampler=3", "sample.sampler must be a sampler's name, or a table with its name; got 3"),
+        ("sample.sampler=3", "sample.sampler must be the name of a sampler, or a table with its name; got 3"),
         ("sample.guidance=ddim", "sample.guidance.0: unknown guidance 'ddim'"),
         ("sample.guidance=3", "sample.guidance must be a list"),
-        ("sample.guidance.3.scale=2", "unknown key sample.guidance.3: sample.guidance holds 1 part"),
+        ("sample.guidance.3.scale=2", "unknown key sample.guidance.3: sample.guidance has 1 part"),
         ("sample.guidance.classifier.scale=2", "did you mean 'classifier_free'?"),
         ("sample.guidance.0.channels=0", "sample.guidance.0.channels must be at least 1, got 0"),
         ("sample.guidance.0.scale=much", "sample.guidance.0.scale must be a number, got 'much'"),
@@ -178,7 +183,7 @@ def test_the_last_override_wins_and_bare_words_are_strings():
         ("optimizer.learning_rate=true", "optimizer.learning_rate must be a number, got True"),
         ("optimizer.learning_rate=nan", "optimizer.learning_rate must be finite, got nan"),
         ("optimizer.betas=[0.9]", "optimizer.algorithm.betas must be a list of 2 values, got [0.9]"),
-        ("optimizer.betas=[0.9, 1.0]", "optimizer.algorithm.betas must lie in [0, 1), got [0.9, 1.0]"),
+        ("optimizer.betas=[0.9, 1.0]", "optimizer.algorithm.betas must be in [0, 1), got [0.9, 1.0]"),
         ("data.flip=1", "data.flip must be true or false, got 1"),
         ("data.path=3", "data.path must be a string, got 3"),
         ("ema.decay=1", "ema.decay must be below 1, got 1.0"),
@@ -186,17 +191,17 @@ def test_the_last_override_wins_and_bare_words_are_strings():
         ("model.input_size=eight", "model.input_size cannot be 'eight'"),
         ("model.patch_size=3", "model.patch_size 3 does not divide the input size 8x8"),
         ("model.num_heads=5", "model.num_heads 5 does not divide model.hidden_size 96"),
-        ("model.image_size=256", "model.image_size goes with model.name"),
+        ("model.image_size=256", "model.image_size can only be used with model.name"),
         ("model.mlp_ratio=nan", "model.mlp_ratio must be finite"),
-        ("model.mlp_ratio=0.001", "model.mlp_ratio 0.001 leaves the MLP without a hidden unit"),
+        ("model.mlp_ratio=0.001", "model.mlp_ratio 0.001 leaves the MLP without hidden units"),
         ("optimizer.learning_rate=inf", "optimizer.learning_rate must be finite, got inf"),
         ("sample.cfg_scale=nan", "sample.guidance.0.scale must be finite, got nan"),
         ("train.steps = 7", "without spaces or line breaks; got 'train.steps = 7'"),
         ("train.steps=7\nx=2", "without spaces or line breaks"),
-        ("train.accumulate=5", "train.accumulate 5 does not divide train.batch_size 64"),
+        ("train.accumulate=5", "train.accumulate 5 must divide train.batch_size 64"),
         ("model.learn_sigma=true", 'model.learn_sigma=true does not fit diffusion.objective="simple"'),
         ("train.steps", "an override is section.key=value, as in train.steps=100; got 'train.steps'"),
-        ("steps=3", "an override is section.key=value, as in train.steps=100; got 'steps=3'"),
+        ("steps=3", "'steps=3' names no section; did you mean 'train.steps=3' or 'sample.sampler.steps=3'?"),
     ],
 )
 def test_a_wrong_override_is_refused_by_name(override: str, message: str):
@@ -209,7 +214,7 @@ def test_settings_that_contradict_each_other_are_refused():
     with pytest.raises(UsageError, match=r'learn_sigma=false does not fit diffusion\.objective="hybrid"'):
         config.load("digits", ["diffusion.objective=hybrid", "model.learn_sigma=false"])
     config.load("digits", ["sample.steps=200"])  # the flow has as many steps as one likes
-    with pytest.raises(UsageError, match=r"sample.sampler.steps 200 exceeds .* diffusion.schedule.steps 100"):
+    with pytest.raises(UsageError, match=r"sample.sampler.steps 200 exceeds diffusion.schedule.steps 100"):
         config.load("digits", ["sample.steps=200", "diffusion.steps=100", "diffusion.schedule=linear"])
 
 
@@ -595,7 +600,7 @@ def test_a_class_of_ones_own_is_named_by_its_module(mine: str):
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("sample.sampler={}:Idle", "lacks the method step, which every sampler needs"),
+        ("sample.sampler={}:Idle", "lacks the method step, which each sampler needs"),
         ("sample.sampler={}:Loose", "is not a frozen dataclass; write @dataclass(frozen=True)"),
         ("sample.sampler={}:Midpont", "has no class Midpont; did you mean 'Midpoint'?"),
         (
@@ -603,7 +608,7 @@ def test_a_class_of_ones_own_is_named_by_its_module(mine: str):
             "is not a schedule; derive it from scaledit.diffusion.schedule",
         ),
         ("sample.sampler=no_such_module:Midpoint", "the module no_such_module is not there"),
-        ("sample.sampler={}:Midpoint.x", "is no name of a class; write MODULE:CLASS"),
+        ("sample.sampler={}:Midpoint.x", "is not the name of a class; write MODULE:CLASS"),
         ('sample.sampler={{name="{}:Midpoint", width=1}}', "sample.sampler.width must be below 1, got 1.0"),
         (
             'sample.sampler={{name="{}:Midpoint", widht=1}}',

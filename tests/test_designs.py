@@ -299,7 +299,9 @@ def test_a_state_dict_says_its_design(design: str, second_time: bool):
 
 
 def test_other_layouts_refuse_what_they_cannot_hold():
-    with pytest.raises(UsageError, match="the official layout cannot hold this model's second_time True"):
+    with pytest.raises(
+        UsageError, match="the official layout does not support this model's second_time True"
+    ):
         official.export(DiT(small(second_time=True)))
 
 
@@ -360,7 +362,7 @@ def test_the_call_takes_labels_conditions_and_none():
     held = Labels(y, 5)
     assert net.condition(held) is held
     assert net.condition(y, device=torch.device("meta")).device.type == "meta"
-    with pytest.raises(UsageError, match="labels are of 4 classes, but this model has 5"):
+    with pytest.raises(UsageError, match="labels have 4 classes, but this model has 5"):
         net(x, t, Labels(y, 4))
     with pytest.raises(UsageError, match="this model takes class labels, got list"):
         net.condition(cast(Any, [1, 2]))

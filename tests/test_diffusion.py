@@ -298,7 +298,7 @@ def test_every_respacing_descends_from_the_noisiest_time_to_the_clean_one(total:
         assert bool((grid.diff() < 0).all())
         assert steps == 1 or grid[-2] == 0
     for steps in (0, total + 1):
-        with pytest.raises(UsageError, match=f"steps must lie in 1..{total}"):
+        with pytest.raises(UsageError, match=f"steps must be from 1 to {total}"):
             even(schedule, steps)
 
 

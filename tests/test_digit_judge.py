@@ -78,5 +78,5 @@ def test_as_pixels_inverts_to_uint8():
 
 
 def test_other_sizes_are_refused():
-    with pytest.raises(UsageError, match="8x8 images, these are 16x9"):
+    with pytest.raises(UsageError, match="images of 8x8 pixels, but these have 16x9"):
         judge.trained()(torch.zeros(2, 3, 9, 16, dtype=torch.uint8))

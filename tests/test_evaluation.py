@@ -122,15 +122,15 @@ def bad_sets(at: Path) -> dict[str, Path]:
         "float32; a batch is uint8": npz(at / "float.npz", PICTURES.astype(np.float32) / 255),
         r"\(N, H, W, 3\)": npz(at / "flat.npz", PICTURES[..., 0]),
         "Fortran order": npz(at / "fortran.npz", np.asfortranarray(PICTURES)),
-        "holds 1 image": npz(at / "one.npz", PICTURES[:1]),
+        "has 1 image": npz(at / "one.npz", PICTURES[:1]),
         "only the values 0 and 1": npz(at / "bits.npz", PICTURES // 200),
         "no images": at / "no.npz",
         "Python objects": at / "objects.npz",
         "arr_1 must be 12 whole numbers": npz(at / "labels.npz", arr_1=np.zeros(5)),
-        "is no .npz file": at / "text.npz",
-        "cut short|is no .npz": at / "torn.npz",
+        "is not an .npz file": at / "text.npz",
+        "truncated|is not an .npz": at / "torn.npz",
         "flipped.npz is corrupt": at / "flipped.npz",
-        "no tar archive": at / "text.tar",
+        "not a tar archive": at / "text.tar",
         "is corrupt": at / "torn.tar",
         "no PNG images": at / "empty",
         "0007.png is 64x32, earlier images are 64x64": mixed,
@@ -183,7 +183,7 @@ def test_weights_are_searched_for_and_never_downloaded(tmp_path: Path, weights: 
     assert inception.find_weights() == cached
     monkeypatch.setenv(inception.VARIABLE, str(weights))
     assert inception.find_weights() == weights
-    with pytest.raises(UsageError, match=r"--inception names .*nowhere, and there is no such file"):
+    with pytest.raises(UsageError, match=r"--inception is set to .*nowhere, which does not exist"):
         inception.find_weights(tmp_path / "nowhere")
 
 
@@ -192,9 +192,9 @@ def test_weights_of_another_hash_or_network_are_refused(tmp_path: Path, weights:
         inception.load(weights)
     state = torch.load(weights, weights_only=True)
     wrong = {
-        "fc.weight is nothing there": {k: v for k, v in state.items() if k != "fc.weight"},
+        "fc.weight is nothing, but Inception": {k: v for k, v in state.items() if k != "fc.weight"},
         "extra is": {**state, "extra": torch.zeros(3)},
-        r"fc.weight is \(1000, 2048\) there, Inception has \(1008, 2048\)": {
+        r"fc.weight is \(1000, 2048\), but Inception has \(1008, 2048\)": {
             **state,
             "fc.weight": torch.zeros(1000, 2048),
         },
@@ -309,10 +309,10 @@ def test_references_that_lack_something(tmp_path: Path, weights: Path, capsys):
     np.savez(tmp_path / "other.npz", mu=np.zeros(d), sigma=np.eye(d), origin=np.array(origin))
     for name, message in {
         "fid_only": "has no mu_s and sigma_s, which sfid needs; choose --metrics fid,inception_score",
-        "half": "holds mu but no sigma",
+        "half": "has mu but no sigma",
         "small": "features of 64 and 2048 dimensions cannot be compared",
-        "nan": "mu must hold finite floats",
-        "shapes": "are no mean and covariance",
+        "nan": "mu must be finite floating-point numbers",
+        "shapes": "are not a mean and a covariance",
         "other": "was made with the extractor other",
         "nowhere": "there is no reference",
     }.items():
@@ -333,7 +333,10 @@ def test_references_that_lack_something(tmp_path: Path, weights: Path, capsys):
         (["SAMPLES", "--reference", "digits", "--metrics", "fd_digit"], "did you mean 'fd_digits'"),
         (["SAMPLES", "--reference", "digits", "--seeds", "3"], "--seeds is for a run"),
         (["SAMPLES", "--reference", "digits", "--cfg-scale", "2"], "--cfg-scale is for a run"),
-        (["SAMPLES", "--reference", "digits"], "the digits' extractor reads 8x8 images, these are 64x64"),
+        (
+            ["SAMPLES", "--reference", "digits"],
+            "the digits' extractor needs images of 8x8 pixels, but these have 64x64",
+        ),
         (["--compare", "SAMPLES"], "cannot be read as a result of scaledit evaluate --json"),
     ],
 )
@@ -432,11 +435,11 @@ def test_fd_dinov2_of_a_local_model(tmp_path: Path, dino: Path):
 
 
 def test_other_folders_are_refused_as_dinov2(tmp_path: Path):
-    with pytest.raises(UsageError, match=r"it needs config.json and model.safetensors"):
+    with pytest.raises(UsageError, match=r"it must have config.json and model.safetensors"):
         dinov2.load(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(UsageError, match="holds a bert model"):
+    with pytest.raises(UsageError, match="contains a bert model"):
         dinov2.load(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "dinov2"}')
     with pytest.raises(UsageError, match="cannot be read as a DINOv2"):

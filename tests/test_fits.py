@@ -283,7 +283,10 @@ def test_a_seed_gives_the_same_interval_again():
         (lambda: power_law_with_floor([1, 2, 3, 4], [1, 2, 3, 4]), "does not fall"),
         (lambda: held_out([1, 2, 3, 4], [4, 3, 2, 1], largest=0), "largest point"),
         (lambda: held_out([1, 2, 3, 4], [4, 3, 2, 1], largest=4), "at least 3 points, got 0"),
-        (lambda: curve("S/2", 1.0, [(1.0, 2.0), (1.0, 3.0)]), "S/2: two results at the same compute"),
+        (
+            lambda: curve("S/2", 1.0, [(1.0, 2.0), (1.0, 3.0)]),
+            "S/2: it has two results with the same compute",
+        ),
         (lambda: curve("S/2", 1.0, [(1.0, 0.0)]), "positive"),
     ],
 )

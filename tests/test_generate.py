@@ -93,7 +93,7 @@ def test_a_folder_of_parts_is_a_sample_set_once_it_is_complete(
     assert told.pop("seconds") > 0 and told.pop("images_per_second") > 0
     assert told == {"out": str(out), "images": 600, "generated": 600, "complete": False}
     assert main(["evaluate", str(out), "--reference", "digits"]) == 2
-    assert "is not complete: 2 of 5 parts are missing" in capsys.readouterr().err
+    assert "is incomplete: 2 of 5 parts are missing" in capsys.readouterr().err
     assert main(["generate", str(run), *DRAW, "--shard", "1/2", "--out", str(out)]) == 0
     batches = list(open_samples(out).batches())
     images, labels = (np.concatenate([batch[i] for batch in batches]) for i in (0, 1))
@@ -104,7 +104,7 @@ def test_a_folder_of_parts_is_a_sample_set_once_it_is_complete(
 def test_another_request_does_not_mix_with_what_is_there(run: Path, whole: Path, tmp_path: Path, capsys):
     other = [word if word != "7" else "8" for word in DRAW]
     assert main(["generate", str(run), *other, "--out", str(whole)]) == 2
-    assert "holds other samples" in capsys.readouterr().err
+    assert "contains other samples" in capsys.readouterr().err
     out = tmp_path / "parts"
     assert main(["generate", str(run), *DRAW, "--shard", "0/5", "--out", str(out)]) == 0
     assert main(["generate", str(run), *other, "--out", str(out)]) == 2
@@ -112,9 +112,9 @@ def test_another_request_does_not_mix_with_what_is_there(run: Path, whole: Path,
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     assert main(["generate", str(run), *DRAW, "--out", str(tmp_path / "mine")]) == 2
-    assert "is not empty and holds no generated samples" in capsys.readouterr().err
+    assert "is not empty and contains no generated samples" in capsys.readouterr().err
     for arguments, says in (
-        (["--shard", "3/3"], "--shard is i/n with i from 0 to n-1"),
+        (["--shard", "3/3"], "--shard must be I/N with I from 0 to N-1"),
         (["--num", "1"], "--num must be at least 2"),
         (["--classes", "11"], "class 11 is out of range"),
     ):

@@ -258,9 +258,9 @@ PICKLES: dict[Make, str] = {
     zip_bomb: "has a compressed member (archive/data/0)",
     pickle_bomb: "has a compressed member (archive/data.pkl)",
     long_pickle: "has a pickle of 32 MiB",
-    endless_pickle: "holds no state dict",
+    endless_pickle: "contains no state dict",
     colliding: "needs more than 2 s of processor time",
-    doubling: "holds no state dict",
+    doubling: "contains no state dict",
     memory_bomb: "needs more than",
     many_members: "not one that torch.save wrote",
     overlapping: "has members that overlap",
@@ -384,7 +384,7 @@ def entry(shape: list[int], begin: int, end: int, dtype: str = "F32") -> dict[st
         ({"x": entry([-1, -16], 0, 64)}, bytes(64), "invalid value: integer `-1`"),
         (b"{" * 100_000, b"", "invalid JSON in header"),
         (b'{"x": ' + b"[" * 100_000, b"", "invalid JSON in header"),
-        (b"no", b"", "x.safetensors cannot be read as a safetensors file: .*; take another copy"),
+        (b"no", b"", "x.safetensors cannot be read as a safetensors file: .*; use another copy"),
     ],
 )
 def test_a_safetensors_header_is_held_against_the_file(

@@ -229,7 +229,7 @@ def test_an_autoencoder_of_other_than_rgb_images_is_refused(
     net.save_pretrained(tmp_path / "ae")
     words = ["encode", str(tree(tmp_path / "tree")), "--autoencoder", str(tmp_path / "ae")]
     assert main([*words, "--image-size", "16", "--out", str(tmp_path / "latents")]) == 2
-    message = f"ae takes images of {channels[0]} and makes images of {channels[1]} channels; only"
+    message = f"ae encodes images of {channels[0]} channels and decodes to {channels[1]}; only"
     assert message in capsys.readouterr().err
     assert not (tmp_path / "latents").exists()
 
@@ -356,7 +356,7 @@ def test_the_background_through_inspect_encode_and_train(tmp_path: Path, capsys)
     assert "1 image with an alpha channel or a transparent color: they are composited on black" in output
     assert np.asarray(Image.open(tmp_path / "s.png"))[10, 160].tolist() == [50, 0, 0]
     assert main([*inspect, "--background", "grey"]) == 2
-    assert "a background is white, black" in capsys.readouterr().err
+    assert "a background must be white, black" in capsys.readouterr().err
     words = ["encode", str(folder), "--autoencoder", "pixels", "--image-size", "32", "--dtype", "float32"]
     for background, red in ((None, 241), ("black", 50), ("drop", 200)):
         out = tmp_path / str(background)

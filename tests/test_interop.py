@@ -196,7 +196,7 @@ def test_an_exported_program_samples_the_same(tmp_path: Path):
     dit = random_dit(config())
     torch.save(official_state(dit), tmp_path / "in.pt")
     convert(tmp_path / "in.pt", tmp_path / "out.pt2", "--to", "program", *OPTIONS)
-    with pytest.raises(UsageError, match="runs code of its author's when it is loaded; pass trusted=True"):
+    with pytest.raises(UsageError, match="loading it runs its author's code; pass trusted=True"):
         program.load(tmp_path / "out.pt2")
     net = program.load(tmp_path / "out.pt2", trusted=True)
     x, t, y = inputs(config())
@@ -289,7 +289,7 @@ def test_the_official_samplers_pictures(scale: float, tmp_path: Path):
     assert torch.equal(direct.latents(classes, settings), latents)
     keyed = load(tmp_path / "native").latents(classes, settings)
     assert np.abs(keyed.numpy() - expected).max() > 0.1 * np.abs(expected).max()
-    with pytest.raises(UsageError, match="leave start at 0"):
+    with pytest.raises(UsageError, match="so start must be 0"):
         pipeline.latents(classes, settings, start=3)
     with pytest.raises(UsageError, match="choose one with --decoder"):
         pipeline(classes, seed=seed)
@@ -325,9 +325,9 @@ def test_the_hub_is_asked_only_with_an_id(
     assert done.returncode == 0, done.stderr
     step, missing, mistyped, refused = done.stdout.splitlines()
     assert step == "4"
-    assert "no such path, and the Hub did not give it" in missing
+    assert "no such path, and the Hub did not provide it" in missing
     assert mistyped == f"there is no {pixel_run / 'no'}"
-    assert refused == "someone/new was not sent: HF_HUB_OFFLINE is set"
+    assert refused == "someone/new was not uploaded, because HF_HUB_OFFLINE is set"
     monkeypatch.chdir(pixel_run.parent)
     assert main(["sample", "run/typo", "--out", "x.png"]) == 2
     assert "there is no run/typo" in capsys.readouterr().err

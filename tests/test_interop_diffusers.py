@@ -208,7 +208,7 @@ def test_what_diffusers_cannot_hold_is_refused(tmp_path: Path, capsys: pytest.Ca
     from safetensors.torch import save_file
 
     for changes, says in (
-        ({"conditioning": "in_context"}, "holds adaLN-Zero models only"),
+        ({"conditioning": "in_context"}, "supports adaLN-Zero models only"),
         ({"mlp_ratio": 2.0}, "MLP ratio"),
     ):
         shape = config(**changes)

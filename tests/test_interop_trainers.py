@@ -157,7 +157,7 @@ def test_pickle_protocols_and_safetensors_with_prefixes(states: tuple[State, Sta
 def test_several_candidates_are_listed(states: tuple[State, State], tmp_path: Path):
     net, ema = states
     torch.save({"model": net, "ema_0.999": ema, "ema_0.9999": net}, tmp_path / "x.pt")
-    with pytest.raises(UsageError, match=r"holds ema_0.999, ema_0.9999, model; say which with --weights"):
+    with pytest.raises(UsageError, match=r"contains ema_0.999, ema_0.9999, model; choose one with --weights"):
         open_model(tmp_path / "x.pt", HINTS)
     assert equal(weights(open_model(tmp_path / "x.pt", HINTS, "ema_0.999")), own(ema))
     assert equal(weights(open_model(tmp_path / "x.pt", HINTS, "model")), own(net))

@@ -168,7 +168,7 @@ def test_killed_and_run_again_it_makes_the_same(images: Path, autoencoder: Path,
         assert len(list(out.glob("0*.safetensors"))) == there
         assert list(out.rglob(f".{point}.*"))
         assert not (out / INDEX).exists()
-        with pytest.raises(UsageError, match="holds no encoded images"):
+        with pytest.raises(UsageError, match="contains no encoded images"):
             Latents.open(out, flip=False)
     before = {p: p.stat().st_mtime_ns for p in (out / "parts").glob("0*.json")}
     assert main(command(images, autoencoder, out)) == 0
@@ -446,7 +446,7 @@ def test_repair_with_changed_images_is_refused(tmp_path: Path, capsys):
     first = sorted((folder / "bark").iterdir())[0]
     first.write_bytes(sorted((folder / "sky").iterdir())[0].read_bytes())
     assert main(command(folder, "pixels", out, "--repair")) == 1
-    assert "does not come out as it was" in capsys.readouterr().err
+    assert "would not be encoded as before" in capsys.readouterr().err
 
 
 def test_training_does_not_start_on_damage(cache: Path, tmp_path: Path):
@@ -555,7 +555,7 @@ def test_from_a_folder_to_decoded_samples(
     assert 0 < np.abs(rough).max() <= 16
     other = saved_autoencoder(tmp_path / "other", seed=1)
     assert main([*again, "--decoder", str(other)]) == 2
-    assert "has another encoder than" in capsys.readouterr().err
+    assert "has a different encoder from" in capsys.readouterr().err
 
 
 def saved_with_other_decoder(autoencoder: Path, path: Path) -> Path:
@@ -578,7 +578,7 @@ def test_a_run_refuses_another_autoencoders_latents(images: Path, tmp_path: Path
     assert main([*run, f"data.path={tmp_path / 'cache0'}", "train.steps=2"]) == 0
     capsys.readouterr()
     assert main([*run, f"data.path={tmp_path / 'cache1'}", "train.steps=4"]) == 2
-    assert "another encoder; choose another --out" in capsys.readouterr().err
+    assert "a different encoder; choose another --out" in capsys.readouterr().err
     assert main([*run, f"data.path={tmp_path / 'cache0'}", "train.steps=4"]) == 0
     # And an autoencoder that is not the cache's is refused before the first step.
     fresh = [word if word != str(tmp_path / "run") else str(tmp_path / "fresh") for word in run]
@@ -589,7 +589,7 @@ def test_a_run_refuses_another_autoencoders_latents(images: Path, tmp_path: Path
         "train.steps=2",
     ]
     assert main([*fresh, *wrong]) == 2
-    assert "has another encoder than" in capsys.readouterr().err
+    assert "has a different encoder from" in capsys.readouterr().err
     assert not (tmp_path / "fresh").exists()
 
 
@@ -614,7 +614,7 @@ READ = ["data.name=images", "data.path=IMAGES"]
         (["data.name=latents"], "data.path=FOLDER"),
         (["data.name=images"], "data.path=PATH"),
         (READ, "data.image_size=256"),
-        (["data.name=latents", "data.path=IMAGES"], "holds no encoded images"),
+        (["data.name=latents", "data.path=IMAGES"], "contains no encoded images"),
         (
             ["data.name=images", "data.path=IMAGES", "data.image_size=8"],
             "set model.in_channels|model takes 1x8x8",

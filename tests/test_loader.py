@@ -199,7 +199,7 @@ os._exit(0)
 
 @pytest.mark.parametrize(
     ("code", "says"),
-    [(KILLED, "loader worker"), (STUCK, "has made nothing for 3000 s: the storage is stuck")],
+    [(KILLED, "loader worker"), (STUCK, "has returned no batch for 3000 s; the storage is stuck")],
 )
 def test_a_lost_worker_is_named(tmp_path: Path, code: str, says: str):
     path = os.pathsep.join(sys.path)

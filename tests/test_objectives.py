@@ -374,7 +374,7 @@ class Unusual(Objective):
         ("pixels", UsageError, r"Unusual: the term map has the shape \(16, 1, 8, 8\)"),
         ("tensor", UsageError, r"Unusual must return a dict or a named tuple of terms, got Tensor"),
         ("taken", UsageError, r"a term 'grad_norm', which cannot be a key of the log"),
-        ("changing", RunError, r"the loss has the terms from_\d+ at step 2, and had from_\d+ before"),
+        ("changing", RunError, r"the loss has the terms from_\d+ at step 2, but had from_\d+ before"),
         ("dropout", UsageError, r"Unusual: 1 is a dropout.*draws"),
         ("norm", UsageError, r"Unusual: 1 keeps running statistics.*LayerNorm"),
     ],

@@ -170,8 +170,11 @@ def test_a_metric_of_the_classes_is_left_out_if_one_set_states_none():
     ("named", "message"),
     [
         ("wrong_metrics:Wrong", "the metric wrong_metrics:Wrong gives 'far' instead of a number"),
-        ("wrong_metrics:Spatial", "reads spatial; with this reference there is pool, logits, nearest"),
-        ("wrong_metrics:FID", "a result has a 'fid' already"),
+        (
+            "wrong_metrics:Spatial",
+            "needs spatial, but with this reference there is only pool, logits, nearest",
+        ),
+        ("wrong_metrics:FID", "a result already has the name 'fid'"),
         ("wrong_metrics:Thawed", "wrong_metrics:Thawed is not a frozen dataclass"),
         ("wrong_metrics:Nothing", "lacks the method compute"),
         ("my_metrics:MeanDistanc", "did you mean 'MeanDistance'"),
@@ -254,7 +257,7 @@ def test_foreign_runs_import_nothing(run: Path, here: Path, capsys):
         ([f"data.name={MEAN}"], "is not a data set"),
         (["data.own=3"], "unknown key data.own"),
         (["data.name=digits", "data.n=3"], "unknown key 'data.n'"),
-        (["data.split=test"], 'data.split is of images in files, and data.name is "digits"'),
+        (["data.split=test"], 'data.split is a key for images in files, but data.name is "digits"'),
     ],
 )
 def test_wrong_sets_and_fields_are_refused(overrides: list[str], message: str, tmp_path: Path, capsys):
@@ -387,7 +390,7 @@ def test_the_optimizer_is_adamw_with_the_recipes_numbers():
     assert set(made.state[weight]) == set(adamw.state)
     moments = [value for key, value in made.state[weight].items() if key != "step"]
     assert sum(value.nbytes for value in moments) == adamw.bytes_of_state * weight.numel()
-    with pytest.raises(UsageError, match=r"optimizer.betas must lie in \[0, 1\), got \[0.9, 1.0\]"):
+    with pytest.raises(UsageError, match=r"optimizer.betas must be in \[0, 1\), got \[0.9, 1.0\]"):
         part.build(Optimizer, {"name": "adamw", "betas": [0.9, 1.0]}, "optimizer")
 
 

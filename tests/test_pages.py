@@ -171,7 +171,7 @@ def test_a_hostile_run_folder_makes_a_harmless_page(finished: Path):
     read = harmless(text)
     assert read.text.count(EVIL) >= 14  # beside the grids ten classes, the device, the protocol, the warning
     assert SECRET not in text and "cm9vd" not in text  # which is base64 of it
-    for message in ("link.png is outside", "text.png is no PNG"):
+    for message in ("link.png is outside", "text.png is not a PNG"):
         assert message in read.text
     assert "huge.png has 34 MB" in read.text
     assert "7 lines of log.jsonl that are no event of a run" in read.text  # the picture outside is one

@@ -61,7 +61,10 @@ def test_a_part_is_named_by_a_word_or_a_table_and_says_itself_whole():
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("blad", "kitchen.knife: unknown knife 'blad' (one of your own is MODULE:CLASS); did you mean"),
+        (
+            "blad",
+            "kitchen.knife: unknown knife 'blad' (write MODULE:CLASS for one of your own); did you mean",
+        ),
         ("blad", "; did you mean 'blade'?"),
         ({"name": "blade", "lenght": 3}, "kitchen.knife.lenght"),
         ({"name": "blade", "lenght": 3}, "did you mean 'length'?"),
@@ -71,11 +74,11 @@ def test_a_part_is_named_by_a_word_or_a_table_and_says_itself_whole():
         ({"name": "blade", "angle": 1}, "kitchen.knife.angle must be below 1"),
         ({"name": "handle", "inside": {"name": "blade", "length": 99}}, "kitchen.knife.inside.length"),
         ({"name": 3}, "must name a knife"),
-        (3, "must be a knife's name"),
+        (3, "must be the name of a knife"),
         ({"name": "json:JSONDecoder"}, "json:JSONDecoder is not a knife"),
         ({"name": "json:No"}, "json has no class No"),
         ({"name": "no_such_module_here:X"}, "is not there"),
-        ({"name": "os:system('x')"}, "no name of a class"),
+        ({"name": "os:system('x')"}, "not the name of a class"),
     ],
 )
 def test_what_a_part_does_not_take_is_named(value: object, said: str):

@@ -143,7 +143,7 @@ def test_what_the_model_is_stays_and_samples_take_no_keys(run: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--sampler", "ddimm"], "unknown sampler 'ddimm' (one of your own is MODULE:CLASS)"),
+        (["--sampler", "ddimm"], "unknown sampler 'ddimm' (write MODULE:CLASS for one of your own)"),
         (["--sampler", "euler", "sample.sampler.eta=1"], "unknown key sample.sampler.eta: euler takes steps"),
         (["--sampler", "ddim", "sample.sampler.eta=-1"], "sample.sampler.eta must be at least 0, got -1.0"),
         (["--sampler", "ddim", "sample.sampler.eta=x"], "sample.sampler.eta must be a number, got 'x'"),
@@ -151,7 +151,7 @@ def test_what_the_model_is_stays_and_samples_take_no_keys(run: Path, capsys: pyt
         (["sample.sampler=scaledit.diffusion:LinearBeta"], "is not a sampler; derive it from"),
         (["--sampler", "nowhere:Midpoint"], "the module nowhere is not there"),
         (["--sampler", f"{MODULE}:Sampler"], "lacks the method step"),
-        (["--cfg-channels", "most"], "cfg_channels is 'most'; it is a number of channels, or all"),
+        (["--cfg-channels", "most"], "cfg_channels must be a number of channels or all, got 'most'"),
         (["sample.sampler.steps"], "an override is section.key=value"),
     ],
 )
@@ -205,7 +205,7 @@ def test_a_model_from_elsewhere_imports_nothing_unless_it_is_allowed(
     ):
         assert main(words) == 2
         error = capsys.readouterr().err
-        assert f"foreign names '{NAMED}', which is code that is not scaledit's" in error
+        assert f"foreign names '{NAMED}', which is code from outside scaledit" in error
         assert f"--allow-import {MODULE}" in error and error.count("\n") == 1
         assert not (folder / "ran").exists() and MODULE not in sys.modules
     with pytest.raises(UsageError, match=rf"allow_import=\['{MODULE}'\]"):

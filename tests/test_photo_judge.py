@@ -59,5 +59,5 @@ def test_sensitivity(opened: Judge, tmp_path: Path):
 
 
 def test_other_sizes_are_refused():
-    with pytest.raises(UsageError, match="64x64 images, these are 8x8"):
+    with pytest.raises(UsageError, match="images of 64x64 pixels, but these have 8x8"):
         judge.trained()(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))

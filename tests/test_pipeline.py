@@ -129,7 +129,7 @@ def test_weights_guidance_and_decoders_that_break_are_named(pipeline: Pipeline, 
 
     decoder = Decoder("broken", AutoencoderInfo("broken", "0" * 64, "", 1.0, 1, 1))
     decoder.__dict__["autoencoder"] = Autoencoder()
-    said = "the decoder gave pixels that are not finite, first of image 17, .*: broken, fp32"
+    said = "the decoder returned pixels that are not finite, first for image 17, .*: broken, fp32"
     with pytest.raises(RunError, match=said):
         replace(pipeline, decoder=decoder)([0] * 20)
 
@@ -157,7 +157,7 @@ def test_guidance_without_a_trained_null_label_is_refused(tmp_path: Path):
         lambda: never.sample([3], replace(never.config.sample, guidance=(ClassifierFree(scale=1.5),))),
         lambda: assemble.guided(inside, [ClassifierFree(scale=1.5)]),
     ):
-        with pytest.raises(UsageError, match=r"cannot be guided: with model.class_dropout 0 its null label"):
+        with pytest.raises(UsageError, match=r"cannot be guided: it was trained with model.class_dropout=0"):
             call()
     inside = assemble.denoiser(never.config.diffusion, made().net)
     assert assemble.guided(inside, [ClassifierFree(scale=2.0, channels=3)]) == ClassifierFree(inside, 2.0, 3)
@@ -178,9 +178,8 @@ def test_guidance_of_one_class_is_warned_of_once():
         one([0], cfg_scale=1.5)
         one([0], cfg_scale=1.5)
     assert [str(one.message) for one in said] == [
-        "guidance is classifier_free, scale 1.5, channels 3, and this model has one class: with the label "
-        "and without it, it has seen the same images, so that guidance only enlarges its errors; use no "
-        "guidance"
+        "guidance is classifier_free, scale 1.5, channels 3, but this model has only one class, so that "
+        "guidance can only enlarge its errors; use no guidance"
     ]
 
 
@@ -257,10 +256,10 @@ def test_classes_are_whole_numbers_or_names(pipeline: Pipeline):
         ("batch_size", 2.5, "batch_size must be a whole number"),
         ("steps", 2.5, "steps must be a whole number"),
         ("steps", True, "steps must be a whole number"),
-        ("steps", 1001, "steps 1001 exceeds the schedule's own diffusion.schedule.steps 1000"),
+        ("steps", 1001, "steps 1001 exceeds diffusion.schedule.steps 1000"),
         ("cfg_scale", float("nan"), "cfg_scale must be finite"),
         ("cfg_scale", "1.5", "cfg_scale must be a number"),
-        ("cfg_channels", "four", "cfg_channels is 'four'; it is a number of channels, or all"),
+        ("cfg_channels", "four", "cfg_channels must be a number of channels or all, got 'four'"),
         ("cfg_channels", 0, "cfg_channels must be at least 1"),
         ("sampler", "plms", "unknown sampler 'plms'"),
     ):
@@ -278,8 +277,8 @@ def test_a_name_and_a_number_of_two_classes_are_told_apart():
     assert named.labels(["3", 3, "1", 1]).tolist() == [1, 3, 2, 1]
     assert parsed("3") == [1]
     assert said == [
-        "class 3 is taken as the name of class number 1; class number 3 is 'dog, a small one': write "
-        "number:3 for that one, name:3 for this one"
+        "class 3 is read as the name of class number 1, while class number 3 is 'dog, a small one'; write "
+        "name:3 or number:3 to choose"
     ]
     for text, wanted in (
         ("name:3,number:3", [1, 3]),
@@ -292,7 +291,7 @@ def test_a_name_and_a_number_of_two_classes_are_told_apart():
         assert parsed(text) == wanted
         assert not said
     for text, says in (
-        ("cat", r"2 classes are called 'cat'; say which by its number: \[0, 6\]"),
+        ("cat", r"2 classes are called 'cat'; choose one by its number: \[0, 6\]"),
         ("number:cat", "the number of a class must be a whole number, got 'cat'"),
         ("number:10", "class 10 is out of range"),
         ("1.5", "unknown class '1.5'"),
@@ -375,7 +374,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--seed", "1.5"], 2, "--seed must be a whole number, got '1.5'"),
         (["--num", "1000000000000"], 2, "would take"),
         (["--steps", "1000000000000"], 2, "steps must be at most 1,000,000, got 1,000,000,000,000"),
-        (["--steps", "1001"], 2, "exceeds the schedule's own"),
+        (["--steps", "1001"], 2, "exceeds diffusion.schedule.steps"),
         (["--classes", "1.5"], 2, "unknown class '1.5'"),
     ],
 )
@@ -399,7 +398,7 @@ def test_the_command_line_says_which_class_was_taken(folder: Path, tmp_path: Pat
         assert main([*words, "--classes", classes]) == 0
         said = capsys.readouterr()
         assert np.load(out)["arr_1"].tolist() == [wanted]
-        assert ("class 3 is taken as the name of class number 1" in said.err) == (classes == "3")
+        assert ("class 3 is read as the name of class number 1" in said.err) == (classes == "3")
         # And how: times that a sampler chose are part of the origin.
         origin = json.loads(said.out)
         assert origin["sampler"] == UniPC(4, LogSNR()).to_json()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -229,7 +229,7 @@ def numbers(command: str, wide: list[Path]) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("columns", [40, 80, None])
+@pytest.mark.parametrize("columns", [40, 60, 80, 120, None])
 @pytest.mark.parametrize("command", ["evaluate", "models", "paper"])
 def test_no_number_is_lost_or_broken(command: str, columns: int | None, wide: list[Path]):
     """In a pipe (None) as in terminals: each number of the result stands whole in one line of the screen."""
@@ -245,6 +245,28 @@ def test_no_number_is_lost_or_broken(command: str, columns: int | None, wide: li
     assert "…" not in said
     if columns is None:
         assert max(map(len, lines)) > 60 if command == "models" else max(map(len, lines)) > 80
+
+
+CELLS = st.text(st.sampled_from("ab1.± %猫é-/"), max_size=30)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    columns=st.sampled_from([40, 60, 80, 120]) | st.integers(20, 200),
+    rows=st.integers(1, 6).flatmap(lambda n: st.lists(st.tuples(*[CELLS] * n), min_size=2, max_size=5)),
+)
+def test_every_cell_of_a_table_is_printed_whole(
+    columns: int, rows: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+):
+    """At every width: a cell is broken between words only."""
+    monkeypatch.setattr(terminal, "_columns", lambda: columns)
+    out = io.StringIO()
+    with redirect_stdout(out):
+        terminal.table(rows[0], rows[1:])
+    words = out.getvalue().split()
+    for cell in (cell for row in rows[1:] for cell in row):
+        wanted = cell.split()
+        assert not wanted or any(words[i : i + len(wanted)] == wanted for i in range(len(words)))
 
 
 def cut(line: str, columns: int) -> list[str]:

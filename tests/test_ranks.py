@@ -196,7 +196,9 @@ def test_the_command_line_with_two_ranks(starter: str, tmp_path: Path):
 
 def test_fewer_samples_than_ranks_are_refused(tmp_path: Path):
     around = RunContext(Ranks(torch.device("cpu"), rank=1, world=4))
-    with pytest.raises(UsageError, match=r"train.batch_size 3 is less than one sample for each of 4 ranks"):
+    with pytest.raises(
+        UsageError, match=r"train.batch_size 3 is less than one image for each of the 4 ranks"
+    ):
         next(train(tiny("train.batch_size=3"), tmp_path / "run", context=around))
     assert not (tmp_path / "run").exists()
 

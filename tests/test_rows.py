@@ -189,7 +189,7 @@ def test_jobs_of_other_kinds_are_batches_of_their_own():
     batch = Batch(denoiser)
     batch.add(jobs[0])
     for other in (1, 2, 3, 5):
-        with pytest.raises(ValueError, match="cannot be batched with the others"):
+        with pytest.raises(ValueError, match="cannot be batched with them"):
             batch.add(jobs[other])
     batch.add(jobs[4])
 
@@ -225,7 +225,7 @@ def test_guidance_is_bound_in_order():
     assert inner is denoiser  # a scale of 1 costs nothing
     assert outer == ClassifierFree(Swap(denoiser), 2.0, 2)
     assert ClassifierFree(scale=2.0).to_json() == {"name": "classifier_free", "scale": 2.0, "channels": "all"}
-    with pytest.raises(UsageError, match="guides no denoiser yet"):
+    with pytest.raises(UsageError, match="has no denoiser to guide yet"):
         ClassifierFree(scale=2.0)(torch.zeros(1, *SHAPE), torch.tensor(0.5), torch.tensor([1]))
     noise, y = Noise(0, [0, 1], SHAPE), torch.tensor([1, 2])
     jobs = [

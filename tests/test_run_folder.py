@@ -66,6 +66,11 @@ def start(out: Path, *overrides: str, before: Callable[[], None] | None = None) 
     return scaledit(*words, *TINY, *QUIET, *overrides, beside=out, before=before)
 
 
+def resume_of(out: Path) -> str:
+    """How a job that `start` started says it is resumed, up to the overrides."""
+    return f"to resume, run: scaledit train digits --device cpu --out {out} {TINY[0]}"
+
+
 def status(out: Path) -> dict:
     return json.loads((out / STATUS).read_text())
 
@@ -330,7 +335,7 @@ def test_a_full_disk_is_named_and_told(tmp_path: Path, limit, overrides: tuple[s
     assert job.wait() == 1, job.said()
     said = " ".join(job.said().split())
     assert f"scaledit: {out}/{named}" in said
-    assert "checkpoints are intact, and the same command with --resume auto resumes" in said
+    assert f"the checkpoints are intact; {resume_of(out)}" in said
     assert "Traceback" not in said
     found = status(out)
     assert (found["state"], found["exit_code"]) == ("failed", 1)
@@ -409,9 +414,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path):
     assert job.wait() == 75, job.said()
     said = " ".join(job.said().split())
     assert "Ctrl-C again leaves at once" in said
-    assert (
-        "stopped by SIGINT after step 7, which is saved; the same command with --resume auto resumes" in said
-    )
+    assert f"stopped by SIGINT after step 7, which is saved; {resume_of(out)}" in said
     assert status(out) | {"time": ""} == {
         "state": "stopped",
         "step": 7,
@@ -429,7 +432,7 @@ def test_ctrl_c_twice_leaves_at_once(tmp_path: Path):
     out = tmp_path / "run"
     job = start(out, before=Held("interrupted", "interrupted"))
     assert job.wait() == 130, job.said()
-    assert "--resume auto resumes" in job.said()
+    assert f"left at once; {resume_of(out)}" in " ".join(job.said().split())
     found = status(out)
     assert (found["state"], found["exit_code"]) == ("failed", 130)
     assert [path.name for path in checkpoint.find(out / "checkpoints")] == ["step-00000004"]

@@ -164,7 +164,7 @@ def rewritten(path: Path, entries: dict[str, bytes]) -> Path:
 
 def test_invalid_sets_are_refused(tmp_path: Path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="holds no images"):
+    with pytest.raises(UsageError, match="contains no images"):
         open_source(tmp_path / "empty")
     folder = tree(tmp_path / "tree")
     (folder / "dogs").mkdir()
@@ -236,5 +236,5 @@ def test_tables_that_are_wrong_are_named(tmp_path: Path, monkeypatch: pytest.Mon
     pq.write_table(
         pa.table({"image": [{"bytes": None, "path": "x.png"}], "label": [0]}), tmp_path / "p.parquet"
     )
-    with pytest.raises(decode.BadImage, match="holds no bytes"):
+    with pytest.raises(decode.BadImage, match="has no bytes"):
         open_source(tmp_path / "p.parquet").read(0)

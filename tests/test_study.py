@@ -321,7 +321,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("mine")
     assert cli.main(["study", declared(tmp_path), "--out", str(tmp_path / "out"), "--join"]) == 2
-    assert "holds no study" in capsys.readouterr().err
+    assert "contains no study" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 
@@ -390,7 +390,7 @@ def test_a_dry_run_says_the_price_and_makes_nothing(tmp_path: Path, capsys):
 
 
 def test_a_table_that_is_none_is_refused(tmp_path: Path):
-    with pytest.raises(UsageError, match="holds no study"):
+    with pytest.raises(UsageError, match="contains no study"):
         tables.read(tmp_path)
     tables.write(Table(About("a", "a", "c", "FID"), ()), tmp_path)
     (tmp_path / tables.TABLE).write_text("name,part\nS/4,final\n")

@@ -117,7 +117,7 @@ def data_part(config: DataConfig, allowed: part.Allowed = part.YOURS) -> DataSet
     for key in CHOICES:
         if getattr(config, key) and key not in takes:
             raise UsageError(
-                f'data.{key} is of images in files, and data.name is "{config.name}"; leave it out'
+                f'data.{key} is a key for images in files, but data.name is "{config.name}"; leave it out'
             )
     return part.build(DataSet, {"name": config.name, **{key: getattr(config, key) for key in takes}}, "data")
 

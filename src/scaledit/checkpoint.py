@@ -78,7 +78,7 @@ class Checkpoint:
     def _checked_file(self, part: str) -> Path:
         name = f"{part}.safetensors"
         if name not in self.files:
-            raise RunError(f"{self.folder} has no {name}; it holds {', '.join(self.files)}")
+            raise RunError(f"{self.folder} has no {name}; it contains {', '.join(self.files)}")
         self._check(name)
         return self.folder / name
 
@@ -130,7 +130,7 @@ def latest(checkpoints: Path) -> Latest:
         try:
             newest = open_checkpoint(folder)
             if folder.name != folder_name(newest.step):
-                raise corrupt(folder, f"it is of step {newest.step}")
+                raise corrupt(folder, f"its manifest is of step {newest.step}")
             newest.verify()
         except OtherFormat:
             raise
@@ -159,7 +159,7 @@ def set_aside(folder: Path) -> Path:
         if not aside.exists():
             folder.rename(aside)
             return aside
-    raise RunError(f"{folder.parent} holds a thousand corrupt copies of {folder.name}; remove some")
+    raise RunError(f"{folder.parent} contains a thousand corrupt copies of {folder.name}; remove some")
 
 
 def find(checkpoints: Path) -> list[Path]:

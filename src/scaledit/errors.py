@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,8 +24,18 @@ class RunError(RuntimeError):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """'; did you mean X?' for the closest known name, or the list of known names if none is close."""
     known = sorted(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+    near = closest(word, known)
+    return f"; did you mean {near!r}?" if near else f"; known: {', '.join(known)}"
+
+
+def closest(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
+    """The known name that is most similar to `word`; '' if none is."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)), "")
+
+
+def listed(words: Sequence[str], last: str) -> str:
+    """'a', 'a or b', 'a, b or c', with `last` as the conjunction."""
+    return f" {last} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def printable(text: object) -> str:

@@ -8,18 +8,58 @@ Imports no torch. A rank that saves after SIGTERM has no deadline (torchrun's is
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from scaledit import children
 
 LAST_WORDS = 15.0
 """Seconds in which the other ranks may notice and report that one is lost."""
 POLL = 0.1
+COMMAND = "SCALEDIT_COMMAND"
+"""The environment variable from which the ranks know the command that started them."""
+PROGRAMS = {"__main__.py": "python -m scaledit", "cli.py": "python -m scaledit.cli"}
+"""How the files of this package are run as a program."""
+
+
+def command() -> str | None:
+    """The command that the user typed, quoted for a shell; in a rank of --nproc, that of its parent.
+
+    None if a Python program or another launcher, such as torchrun, started this process.
+    """
+    if started_by := os.environ.get(COMMAND):
+        return started_by
+    program = Path(sys.argv[0])
+    if "RANK" in os.environ or program.name not in ("scaledit", *PROGRAMS):
+        return None
+    if program.name in PROGRAMS and program.parent.name != "scaledit":
+        return None
+    return f"{PROGRAMS.get(program.name, 'scaledit')} {shlex.join(sys.argv[1:])}"
+
+
+def how_to_resume() -> str:
+    """How the user resumes the training run of this process, as the end of a sentence."""
+    words = shlex.split(command() or "")
+    if words:
+        return f"to resume, run: {shlex.join([*_without_resume(words), '--resume', 'auto'])}"
+    if "RANK" in os.environ:
+        return "to resume, start the same job again with --resume auto"
+    return 'to resume, train again with resume="auto"'
+
+
+def _without_resume(words: Sequence[str]) -> Iterator[str]:
+    """The words of a command without the option --resume and its value."""
+    is_value = False
+    for word in words:
+        if not is_value and word != "--resume" and not word.startswith("--resume="):
+            yield word
+        is_value = word == "--resume"
 
 
 def run(arguments: Sequence[str], nproc: int) -> int:
@@ -30,10 +70,12 @@ def run(arguments: Sequence[str], nproc: int) -> int:
 
 
 def _environments(nproc: int, port: int) -> Iterator[dict[str, str]]:
+    typed = command()
     for rank in range(nproc):
         yield {
             "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nproc)),
             **os.environ,
+            **({COMMAND: typed} if typed else {}),
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(nproc),

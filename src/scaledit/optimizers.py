@@ -51,7 +51,7 @@ class AdamW(Optimizer, name="adamw"):
     def check(self, where: str = "") -> None:
         super().check(where)
         if any(not 0 <= beta < 1 for beta in self.betas):
-            raise UsageError(f"{where}betas must lie in [0, 1), got {list(self.betas)}")
+            raise UsageError(f"{where}betas must be in [0, 1), got {list(self.betas)}")
 
     def make(self, groups: Sequence[dict[str, Any]], learning_rate: float) -> torch.optim.AdamW:
         return torch.optim.AdamW(

@@ -66,8 +66,8 @@ class Allowed(NamedTuple):
         if self.modules is None or module in self.modules:
             return
         raise UsageError(
-            f"{self.where or 'this config'} names {name!r}, which is code that is not scaledit's; "
-            f"if you trust it, allow it by name: --allow-import {module} (in Python: "
+            f"{self.where or 'this config'} names {name!r}, which is code from outside scaledit; if you "
+            f"trust it, allow it with --allow-import {module} (in Python: "
             f"allow_import=[{module!r}])"
         )
 
@@ -200,7 +200,7 @@ def find(kind: type[Kind], name: str, allowed: Allowed = YOURS) -> type[Kind]:
     classes = members(kind)
     if name not in classes:
         raise UsageError(
-            f"unknown {kind.KIND} {shown(name)} (one of your own is MODULE:CLASS)"
+            f"unknown {kind.KIND} {shown(name)} (write MODULE:CLASS for one of your own)"
             f"{did_you_mean(name, classes)}"
         )
     return classes[name]
@@ -209,7 +209,9 @@ def find(kind: type[Kind], name: str, allowed: Allowed = YOURS) -> type[Kind]:
 def _imported(kind: type[Kind], name: str, allowed: Allowed) -> type[Kind]:
     module_name, _, class_name = name.partition(":")
     if not all(word.isidentifier() for word in [*module_name.split("."), class_name]):
-        raise UsageError(f"{shown(name)} is no name of a class; write MODULE:CLASS, as in my_parts:Midpoint")
+        raise UsageError(
+            f"{shown(name)} is not the name of a class; write MODULE:CLASS, as in my_parts:Midpoint"
+        )
     allowed.check(module_name, name)
     with _current_folder():
         try:
@@ -241,7 +243,7 @@ def _check_class(kind: type[Part], part: Any, name: str) -> None:
         raise UsageError(f"{name} is not a frozen dataclass; write @dataclass(frozen=True) above the class")
     for method in kind.NEEDS:
         if getattr(part, method, None) is getattr(kind, method, None):
-            raise UsageError(f"{name} lacks the method {method}, which every {kind.KIND} needs")
+            raise UsageError(f"{name} lacks the method {method}, which each {kind.KIND} needs")
 
 
 @contextmanager
@@ -278,7 +280,7 @@ def build(
         table = value
     else:
         raise UsageError(
-            f"{where} must be a {kind.KIND}'s name, or a table with its name; got {shown(value)}"
+            f"{where} must be the name of a {kind.KIND}, or a table with its name; got {shown(value)}"
         )
     name = table.get("name")
     if name is None and default is not None:

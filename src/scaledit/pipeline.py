@@ -155,7 +155,7 @@ class Pipeline:
         if wrong:
             largest = float(latents[wrong].abs().max())
             raise RunError(
-                f"the decoder gave pixels that are not finite, first of image {first + wrong[0]}, from "
+                f"the decoder returned pixels that are not finite, first for image {first + wrong[0]}, from "
                 f"latents that are (none beyond {largest:.3g}): {self.decoder_name}; its weights are "
                 f"corrupt, or they need another --decoder-precision"
             )
@@ -178,7 +178,7 @@ class Pipeline:
         start = checks.integer(start, "start", 0, MOST_IMAGES - len(labels))
         if self.official_noise:
             if start:
-                raise UsageError("official noise begins with the first image: leave start at 0")
+                raise UsageError("official noise begins with the first image, so start must be 0")
             batch_size = max(1, len(labels))
         batch_size = checks.integer(batch_size, "batch_size", 1)
         sampler = self.check(settings)
@@ -290,12 +290,12 @@ class Pipeline:
             numbers = [number for number, name in enumerate(self.class_names) if name == item]
             if not numbers:
                 raise UsageError(
-                    f"unknown class {item!r}{near_classes(item, self.class_names)} (a string is a class's "
-                    f"name; its number is a number)"
+                    f"unknown class {item!r}{near_classes(item, self.class_names)} (write class names as "
+                    "strings and class numbers as numbers)"
                 )
             if len(numbers) > 1:
                 raise UsageError(
-                    f"{len(numbers)} classes are called {item!r}; say which by its number: {numbers}"
+                    f"{len(numbers)} classes are called {item!r}; choose one by its number: {numbers}"
                 )
             return numbers[0]
         number, last = checks.integer(item, "a class"), self.config.model.num_classes - 1
@@ -373,4 +373,4 @@ def _check_fits(
     for key in sorted(expected.keys() | shapes.keys()):
         have, want = shapes.get(key, "nothing"), expected.get(key, "nothing")
         if have != want:
-            raise UsageError(f"{path} does not fit its config: {key} is {have}, the config says {want}")
+            raise UsageError(f"{path} does not fit its config: {key} is {have} instead of {want}")

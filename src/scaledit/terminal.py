@@ -3,7 +3,12 @@
     a name (of a file, a class, a recipe, a device)  ->  errors.printable  ->  plain text, never markup
 
 Numbers are never truncated or wrapped: a table has its full width in a pipe, and on a narrower terminal each
-of its rows becomes a block of lines."""
+of its rows becomes a block of lines.
+
+    say, say_json, facts, note, table, warn    results, on stdout           always printed
+    complain, say_on                           errors and warnings, stderr  always printed
+    inform, inform_on, progress bars           information                  not printed after quiet()
+"""
 
 from __future__ import annotations
 
@@ -49,7 +54,7 @@ def survive() -> None:
 
 
 def say(*lines: object) -> None:
-    """Prints each as one line on stdout."""
+    """Prints a result, each argument as one line on stdout."""
     for line in lines:
         print(printable(line))
     sys.stdout.flush()
@@ -80,10 +85,16 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def say_on(console: Console, line: object) -> None:
-    """Prints one line on a console, above its progress bar."""
+    """Prints a warning or an error as one line on a console, above its progress bar."""
     from rich.text import Text
 
     console.print(Text(printable(line)), soft_wrap=True)
+
+
+def inform_on(console: Console, line: object) -> None:
+    """Prints information as one line on a console, above its progress bar; nothing after `quiet`."""
+    if not is_quiet():
+        say_on(console, line)
 
 
 def warn(message: object) -> None:
@@ -119,7 +130,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], title: str = "")
     columns, out = _columns(), console()
     widths = [max(_width(row[i]) for row in (header, *cells)) for i in range(len(header))]
     if title:
-        print(printable(title))
+        for line in _folded(printable(title), "", columns):
+            print(line)
     if columns is None or sum(widths) + GAP * (len(widths) - 1) <= columns:
         sys.stdout.flush()
         out.print(Text(_aligned(header, widths), "bold"), soft_wrap=True)
@@ -140,8 +152,8 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
 
 def _block(header: Sequence[str], row: Sequence[str], columns: int) -> list[str]:
     """A row as lines: its first cell, then the name and value of each cell that is not empty. A value that
-    does not fit beside its name goes below it."""
-    lines = [row[0]]
+    does not fit beside its name goes below it, broken between words only."""
+    lines = _folded(row[0], "  ", columns)
     width = max(map(_width, header[1:]), default=0)
     for name, cell in zip(header[1:], row[1:], strict=True):
         if not cell:
@@ -150,7 +162,7 @@ def _block(header: Sequence[str], row: Sequence[str], columns: int) -> list[str]
         if _width(start) + GAP + _width(cell) <= columns:
             lines.append(f"{start}{' ' * GAP}{cell}")
         else:
-            lines += [f"  {name}", f"    {cell}"]
+            lines += [f"  {name}", *_folded(f"    {cell}", "    ", columns)]
     return lines
 
 

@@ -126,7 +126,7 @@ def convert(kind: Any, key: str, value: Any, nested: Callable[[Any, str, Any], A
             for i, (item, inner) in enumerate(zip(items, value, strict=True))
         )
     if isinstance(value, int) and not -LARGEST <= value < LARGEST:
-        raise UsageError(f"{key} must be a number of at most 64 bits, got {shown(value)}")
+        raise UsageError(f"{key} must fit into 64 bits, got {shown(value)}")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind is type(None) and value is None:
@@ -134,7 +134,7 @@ def convert(kind: Any, key: str, value: Any, nested: Callable[[Any, str, Any], A
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise UsageError(f"{key} must be {KINDS.get(kind, kind)}, got {shown(value)}")
     if isinstance(value, str) and not is_text(value):
-        raise UsageError(f"{key} must be text that a file's name can hold, got {shown(value)}")
+        raise UsageError(f"{key} must be text without zero bytes that UTF-8 can encode, got {shown(value)}")
     return value
 
 

@@ -80,7 +80,7 @@ def test_damaged_on_resume(tmp_path: Path, request: pytest.FixtureRequest, happe
     code, said = job.wait(), " ".join(job.said().split())
     assert code == 0, said
     assert f"{folder} is corrupt: {named}" in said, said
-    assert "resuming from step 35" in said
+    assert "resumed from step 35" in said
     assert (folder.parent / f"corrupt-{folder.name}").is_dir()
     assert identical(weights(out, 40), weights(original, 40))
     file = "a shard" if kind == "sharded_run" else "a file"

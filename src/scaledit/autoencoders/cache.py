@@ -224,12 +224,12 @@ class _Folder:
         with reading(self.file(k), "encoded images", REPAIR):
             part, _ = self.record(k)
             if part is None:
-                raise ValueError("its record is missing or wrong")
+                raise ValueError("its record is missing or does not match")
             with safe_open(self.file(k), "pt") as file:
                 shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
                 labels = file.get_tensor(LABELS)
             if shapes != self._shapes(part.file.images) or self._counts(labels) != part.counts:
-                raise ValueError("it holds other images than its record says")
+                raise ValueError("it contains other images than its record lists")
         return part
 
     def make(self, k: int, bad: int, expected: Sequence[ShardFile], on_batch: Callable[[int], None]) -> Part:
@@ -241,15 +241,15 @@ class _Folder:
         part = self._part(k, tensors, skipped, FileHash.of_bytes(data))
         if expected and part.file not in expected and mismatch(path, part.file.size, part.file.sha256):
             raise RunError(
-                f"{path} does not come out as it was: the images, the autoencoder or the libraries have "
-                "changed; encode into another folder"
+                f"{path} would not be encoded as before, because the images, the autoencoder or the "
+                "libraries have changed; encode into another folder"
             )
         try:
             atomic_bytes(path, data)
             part.write(self.record_path(k))
         except OSError as error:
             raise RunError(
-                f"could not write {path}: {error.strerror or error}; what was written before is intact"
+                f"could not write {path}: {error.strerror or error}; files written before are intact"
             ) from error
         return part
 
@@ -364,7 +364,7 @@ class _Folder:
             and is_sha256(part.file.sha256)
         )
         if not possible:
-            raise ValueError("its file cannot hold what it says")
+            raise ValueError("its file is too small for the size that it declares")
 
     def request(self) -> dict[str, Any]:
         """Everything that the bytes depend on. There is no background if alpha is dropped, as in requests of
@@ -384,7 +384,7 @@ class _Folder:
         """The index of a complete cache. Raises RunError if no image could be used."""
         if not any(part.file.images for part in parts):
             count, reason = len(self.source.names), parts[0].skipped[0]
-            raise RunError(f"none of {count} images can be used; the first: {reason}")
+            raise RunError(f"none of the {count} images can be used; the first problem: {reason}")
         n, mean, square, variance = np.array([part.sums for part in parts]).sum(axis=0).T
         average = mean / n
         _, h, w = self.source.shape

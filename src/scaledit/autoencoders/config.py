@@ -96,7 +96,9 @@ class AutoencoderRun(Config):
             raise UsageError(f"model.widths must be multiples of model.groups {groups}, got {list(widths)}")
         if self.train.decoder_only and not self.train.init:
             raise UsageError(
-                "train.decoder_only needs an autoencoder whose encoder it keeps; set train.init=FOLDER"
+                "train.decoder_only keeps the encoder of an existing autoencoder; set train.init=FOLDER"
             )
         if self.data.name == "latents":
-            raise UsageError('an autoencoder is trained on images: data.name="photos", for instance')
+            raise UsageError(
+                'an autoencoder is trained on images, not on latents; use data.name="photos", for instance'
+            )

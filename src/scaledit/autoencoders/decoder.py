@@ -31,8 +31,8 @@ class Decoder:
         """Raises UsageError if the autoencoder is missing or decodes other latents."""
         if not self.where:
             raise UsageError(
-                "this model makes latents, but its autoencoder is unknown; choose one with --decoder "
-                "AE (official DiT and SiT weights go with stabilityai/sd-vae-ft-mse or -ema)"
+                "this model generates latents, but its autoencoder is unknown; choose one with --decoder AE "
+                "(for official DiT and SiT weights: stabilityai/sd-vae-ft-mse or -ema)"
             )
         try:
             opened = open_autoencoder(
@@ -40,8 +40,8 @@ class Decoder:
             )
         except UsageError as error:
             raise UsageError(
-                f"{error}; it decodes the latents of this model: set its current path (autoencoder.path=AE "
-                "in training, --decoder AE after)"
+                f"{error}; it decodes the latents of this model; set its current path with "
+                "autoencoder.path=AE in training, or --decoder AE afterwards"
             ) from None
         check_same_latents(opened, self.autoencoder_info)
         return opened
@@ -70,9 +70,11 @@ def check_same_latents(opened: Autoencoder, info: AutoencoderInfo) -> None:
         actual, expected = getattr(opened, key), getattr(info, key)
         if actual != expected:
             maker = info.name or "official ones"
-            raise UsageError(f"{opened.name} has the {key} {actual}; these latents have {expected} ({maker})")
+            raise UsageError(
+                f"{opened.name} has the {key} {actual}, but these latents have {expected} ({maker})"
+            )
     if info.encoder_sha256 and opened.encoder_sha256 != info.encoder_sha256:
         raise UsageError(
-            f"{opened.name} has another encoder than {info.name}, which made these latents, so its decoder "
-            "does not fit them"
+            f"{opened.name} has a different encoder from {info.name}, which made these latents, so its "
+            "decoder does not fit them"
         )

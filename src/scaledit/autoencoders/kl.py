@@ -97,7 +97,7 @@ class KLAutoencoder(Autoencoder):
         channels = (config["in_channels"], config["out_channels"])
         if channels != (RGB, RGB):
             raise UsageError(
-                f"{where} takes images of {channels[0]} and makes images of {channels[1]} channels; only "
+                f"{where} encodes images of {channels[0]} channels and decodes to {channels[1]}; only "
                 f"autoencoders of RGB images ({RGB} channels) are supported"
             )
         opened = cls(
@@ -187,13 +187,13 @@ def _checked_config(folder: Path) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     autoencoder whose latents need only a scale."""
     file = folder / CONFIG
     if not file.is_file():
-        raise UsageError(f"{folder} holds no autoencoder: there is no {CONFIG}")
+        raise UsageError(f"{folder} contains no autoencoder, because it has no {CONFIG}")
     listed = read_json(file, "the config of a diffusers model", error=UsageError)
     kind = listed.get("_class_name")
     if kind is None:
         raise UsageError(f"{file} is not the config of a diffusers model: it has no _class_name")
     if kind != CLASS:
-        raise UsageError(f"{folder} holds a {str(kind)[:60]}; only {CLASS} is supported")
+        raise UsageError(f"{folder} contains a {str(kind)[:60]}; only {CLASS} is supported")
     if not (folder / WEIGHTS).is_file():
         others = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".ckpt", ".pt"))
         hint = "; {} is a pickle, which is never opened: convert it to safetensors"
@@ -234,11 +234,13 @@ def _network(folder: Path, config: Mapping[str, Any]) -> Any:
     compared with the file's header, so that a wrong config cannot allocate memory."""
     AutoencoderKL = diffusers_class()
     file = folder / WEIGHTS
-    with reading(file, f"an {CLASS}", "fetch it again", UsageError), safe_open(file, "pt") as opened:
+    with reading(file, f"an {CLASS}", "download it again", UsageError), safe_open(file, "pt") as opened:
         names = {_current(key): key for key in opened.keys()}  # noqa: SIM118  # no mapping
         layers = config["layers_per_block"] * len(config["block_out_channels"])
         if layers > len(names):
-            raise UsageError(f"{folder / CONFIG} claims {layers} layers, {WEIGHTS} has {len(names)} tensors")
+            raise UsageError(
+                f"{folder / CONFIG} declares {layers} layers, but {WEIGHTS} has {len(names)} tensors"
+            )
         net = _described_by(AutoencoderKL, config, folder / CONFIG)
         expected = net.state_dict()
         if wrong := sorted(names.keys() ^ expected.keys()):
@@ -248,7 +250,7 @@ def _network(folder: Path, config: Mapping[str, Any]) -> Any:
             shape = tuple(opened.get_slice(names[key]).get_shape())
             if _without_ones(shape) != _without_ones(value.shape):
                 raise UsageError(
-                    f"{file} does not fit its {CONFIG}: {names[key]} has shape {shape}, the config says "
+                    f"{file} does not fit its {CONFIG}: {names[key]} has the shape {shape} instead of "
                     f"{tuple(value.shape)}"
                 )
         state = {key: _weight(opened, names[key], value.shape, file) for key, value in expected.items()}
@@ -260,12 +262,12 @@ def _weight(opened: Any, name: str, shape: tuple[int, ...], file: Path) -> Tenso
     """A tensor of the file in float32. In old files a linear layer of attention is a 1x1 convolution."""
     tensor = opened.get_tensor(name)
     if not tensor.is_floating_point():
-        raise UsageError(f"{file} has {name} as {tensor.dtype}; weights must be floats")
+        raise UsageError(f"{file} stores {name} as {tensor.dtype}; weights must be floating-point numbers")
     tensor = tensor.float().reshape(shape)
     if not bool(tensor.isfinite().all()):
         count = int((~tensor.isfinite()).sum())
         raise UsageError(
-            f"{file} has values that are not finite: {count} of the {tensor.numel()} of {name}; fetch it "
+            f"{file} has values that are not finite ({count} of the {tensor.numel()} in {name}); download it "
             "again, or choose another autoencoder"
         )
     return tensor

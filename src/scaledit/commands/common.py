@@ -8,14 +8,14 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaledit import checks, terminal
 from scaledit.callbacks import Progress
-from scaledit.errors import RunError, UsageError, printable
+from scaledit.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from scaledit.pipeline import Pipeline
@@ -380,21 +380,8 @@ def speed_in_words(images: int, seconds: float) -> str:
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Progress]:
-    """A progress bar on stderr, shown from the first call of what it yields."""
-    from scaledit.progress import bar
+    """Yields a callback that shows progress on stderr: a bar on a terminal, now and then a line in a pipe."""
+    from scaledit import progress
 
-    if terminal.is_quiet():
-        yield lambda done, total: None
-        return
-    began = time.monotonic()
-    with ExitStack() as stack:
-        progress = bar(terminal.console(stderr=True))
-        task = progress.add_task(printable(title), total=None, note="")
-
-        def update(done: int, total: int) -> None:
-            if not progress.live.is_started:
-                stack.enter_context(progress)
-            rate = done / max(time.monotonic() - began, 1e-9)
-            progress.update(task, completed=done, total=total, note=f"{rate:.3g}/s")
-
+    with progress.shown(title) as update:
         yield update

@@ -17,10 +17,10 @@ from typing import Any
 
 from rich.console import Console
 
-from scaledit import terminal
+from scaledit import launch, terminal
 from scaledit.config import Config
 from scaledit.data.loader import end_workers, killed
-from scaledit.errors import RunError, UsageError
+from scaledit.errors import RunError, UsageError, printable
 from scaledit.progress import TrainingProgress
 from scaledit.training.events import Event, Finished, Saved, Started, Stopped
 from scaledit.training.folder import write_status
@@ -33,7 +33,6 @@ from scaledit.training.watch import Watch
 
 Events = Callable[[RunContext], Iterator[Event]]
 """Starts a run of some config: scaledit.training.dit.train, or the autoencoder's."""
-RESUMES = "the same command with --resume auto resumes"
 
 
 def run(config: Config, out: Path, device: str, events: Events, report: Callable[[], None]) -> int:
@@ -63,12 +62,15 @@ def run(config: Config, out: Path, device: str, events: Events, report: Callable
 
 
 @contextmanager
-def listening(out: Path, trackers: Iterable[Tracker], console: Console) -> Iterator[Callable[[Event], None]]:
-    """Yields what to call with each event: it is passed to the log, the trackers and the display."""
+def listening(
+    out: Path, trackers: Iterable[Tracker], console: Console, resume: str = ""
+) -> Iterator[Callable[[Event], None]]:
+    """Yields what to call with each event: it is passed to the log, the trackers and the display. resume: how
+    the user resumes the run."""
     log = JsonLog(out)
     with ExitStack() as stack:
         others: list[Callable[[Event], None]] = [stack.enter_context(tracker) for tracker in trackers]
-        others.append(stack.enter_context(TrainingProgress(console)))
+        others.append(stack.enter_context(TrainingProgress(console, resume)))
 
         def listen(event: Event) -> None:
             log(event)  # first: trackers read log.jsonl when a run is resumed
@@ -83,6 +85,7 @@ class Rank:
 
     def __init__(self, config: Config, out: Path, ranks: Ranks):
         self.config, self.out, self.ranks = config, out, ranks
+        self.resume = launch.how_to_resume()
         self.console = terminal.console(stderr=True)
         self.watch = Watch(out, ranks, config.engine.timeout, self._on_stuck)
         self.trackers: list[Tracker] = []
@@ -106,8 +109,8 @@ class Rank:
             self._fail("interrupted", 130)
             if self.step is None:
                 raise
-            step = f"from step {self.saved} " if self.saved is not None else ""
-            raise KeyboardInterrupt(f"{RESUMES} {step}in {self.out}") from None
+            saved = f"step {self.saved} is saved; " if self.saved is not None else ""
+            raise KeyboardInterrupt(f"{saved}{self.resume}") from None
         except EndedElsewhere:
             raise
         except (UsageError, RunError) as error:
@@ -119,7 +122,7 @@ class Rank:
             raise
         except OSError as error:
             reason = error.strerror or error
-            message = f"{error.filename or self.out}: {reason}; checkpoints are intact, and {RESUMES}"
+            message = f"{error.filename or self.out}: {reason}; the checkpoints are intact; {self.resume}"
             self._fail(message)
             raise RunError(message) from error
         except Exception as error:
@@ -134,13 +137,15 @@ class Rank:
             if not self.watch.speaks():
                 raise EndedElsewhere(1) from error
             self._status("failed", reason=culprit, exit_code=1)
-            raise RunError(f"{culprit}; {RESUMES}") from error
+            raise RunError(f"{culprit}; {self.resume}") from error
 
     def _listen(self, events: Iterator[Event]) -> int:
         """Passes the events of this rank to the listeners and returns the exit code."""
         last: Event | None = None
         with (
-            listening(self.out, self.trackers, self.console) if self.ranks.first else nullcontext() as listen
+            listening(self.out, self.trackers, self.console, self.resume)
+            if self.ranks.first
+            else nullcontext() as listen
         ):
             for event in events:
                 if listen is not None:
@@ -166,7 +171,7 @@ class Rank:
         """Called from the watch's thread when no rank advances any more."""
         self.watch.ended("nothing moved")
         if self.watch.speaks():
-            terminal.say_on(self.console, f"scaledit: {reason}. {RESUMES.capitalize()}")
+            terminal.say_on(self.console, f"scaledit: {reason}; {self.resume}")
             self._status("failed", reason=reason, exit_code=1)
         end_workers()
         leave(1)
@@ -179,13 +184,13 @@ class Rank:
 
     def _on_signal(self, name: str) -> None:
         if name == "SIGINT" and self.ranks.first:
-            _write("stopping after this step, saving; Ctrl-C again leaves at once")
+            _write("stopping after this step and saving it; Ctrl-C again leaves at once, without saving")
 
     def _on_second_signal(self, name: str) -> None:
         if self.ranks.first:
             self._status("failed", reason=f"a second {name}", exit_code=128 + signal.Signals[name])
             if name == "SIGINT":
-                _write(f"left at once; {RESUMES}")
+                _write(f"left at once; {printable(self.resume)}")
 
     def _fail(self, reason: str, code: int = 1) -> None:
         end_workers()

@@ -27,7 +27,7 @@ def check(config: Config) -> None:
             check_bounds(section, f"{item.name}.")
     if config.data.background and config.data.name != "images":
         raise UsageError(
-            f'data.background is for data.name="images"; {config.data.name} holds nothing transparent'
+            f'data.background is for data.name="images"; {config.data.name} has no transparent images'
         )
 
 
@@ -36,7 +36,7 @@ def check_run(config: RunConfig) -> None:
     check(config)
     if config.train.batch_size % config.train.accumulate:
         raise UsageError(
-            f"train.accumulate {config.train.accumulate} does not divide train.batch_size "
+            f"train.accumulate {config.train.accumulate} must divide train.batch_size "
             f"{config.train.batch_size}"
         )
     checks.seed(config.train.seed, "train.seed")
@@ -45,8 +45,8 @@ def check_run(config: RunConfig) -> None:
     for item in () if isinstance(config.evaluate.metrics, str) else config.evaluate.metrics:
         if not isinstance(item.get("name") if isinstance(item, Mapping) else item, str):
             raise UsageError(
-                "evaluate.metrics is names separated by commas, or a list of names and of tables with a "
-                f"name; it holds {shown(item)}"
+                "evaluate.metrics must be names separated by commas, or a list of names and of tables with a "
+                f"name; got {shown(item)}"
             )
     check_learned(config.model, config.diffusion)
     check_sampling(config.sample, config.diffusion, "sample.")
@@ -72,10 +72,7 @@ def check_sampling(sample: SampleConfig, diffusion: DiffusionConfig, where: str 
     checks.seed(sample.seed, where + "seed")
     steps, schedule = sample.sampler.steps, diffusion.schedule
     if schedule.discrete and steps > schedule.steps:
-        raise UsageError(
-            f"{where}sampler.steps {steps} exceeds the schedule's own diffusion.schedule.steps "
-            f"{schedule.steps}"
-        )
+        raise UsageError(f"{where}sampler.steps {steps} exceeds diffusion.schedule.steps {schedule.steps}")
 
 
 def check_guidance(model: DiTConfig, guidance: Sequence[Guidance], name: str = "guidance") -> None:
@@ -86,12 +83,13 @@ def check_guidance(model: DiTConfig, guidance: Sequence[Guidance], name: str = "
             continue
         if not model.has_null_label:
             raise UsageError(
-                f"{name} is {part.label()}, and this model cannot be guided: with model.class_dropout 0 its "
-                f"null label, which guidance leads away from, is never trained; use none (scale 1)"
+                f"{name} is {part.label()}, but this model cannot be guided: it was trained with "
+                "model.class_dropout=0, so it never saw the null label that guidance needs; use no guidance "
+                "(scale 1)"
             )
         if model.num_classes == 1:
             warnings.warn(
-                f"{name} is {part.label()}, and this model has one class: with the label and without it, it "
-                f"has seen the same images, so that guidance only enlarges its errors; use no guidance",
+                f"{name} is {part.label()}, but this model has only one class, so that guidance can only "
+                "enlarge its errors; use no guidance",
                 stacklevel=1,  # always the same place, so that Python warns once
             )

@@ -161,7 +161,7 @@ def _guidance(values: Mapping[str, Any]) -> list[Any] | None:
 def _classifier_free(scale: float, channels: Any) -> dict[str, Any]:
     """Raises ValueError for unknown channels."""
     if channels not in (str(CHANNELS), ALL):
-        raise ValueError(f"cfg_channels must be {CHANNELS} or {ALL}, it is {shown(channels)}")
+        raise ValueError(f"cfg_channels must be {CHANNELS} or {ALL}, got {shown(channels)}")
     return ClassifierFree(scale=float(scale), channels=None if channels == ALL else CHANNELS).to_json()
 
 
@@ -182,12 +182,12 @@ def row(values: Mapping[str, Any]) -> dict[str, Any]:
     new = {key: value for key, value in values.items() if key not in COLUMNS[1:]}
     name, steps, scale, channels = (values[column] for column in COLUMNS)
     if not (steps.isascii() and steps.isdigit() and len(steps) < LONGEST_STEPS):
-        raise ValueError(f"sampling_steps must be a whole number from 0 on, it is {shown(steps)}")
+        raise ValueError(f"sampling_steps must be a whole number of at least 0, got {shown(steps)}")
     sampler = _sampler({"sampler": name, "steps": int(steps)})
     try:
         number = float(scale)
     except ValueError:
-        raise ValueError(f"cfg_scale must be a finite number, it is {shown(scale)}") from None
+        raise ValueError(f"cfg_scale must be a finite number, got {shown(scale)}") from None
     new["sampler"] = json.dumps(
         sampler if isinstance(sampler, Mapping) else {"name": name, "steps": int(steps)}
     )

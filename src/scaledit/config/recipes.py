@@ -52,20 +52,20 @@ def load(recipe: str, overrides: Iterable[str] = (), kind: type[Kind] = RunConfi
     layers = _read(recipe)
     trains = _trains(layers, recipe)
     if trains != kind.TRAINS:
-        raise UsageError(f"{recipe} is a recipe of another kind; use {COMMANDS[trains]} {recipe}")
+        raise UsageError(f"{recipe} is a recipe for another command; use {COMMANDS[trains]} {recipe}")
     table: Table = {}
     name: object = Path(recipe).stem
     for layer in layers:
         name = layer.get("name", name)
         sections = {key: value for key, value in layer.items() if key not in BESIDES}
         tables.assign(kind, table, tables.assignments(sections))
-    tables.assign(kind, table, map(parsed, overrides))
+    tables.assign(kind, table, (parsed(override, kind) for override in overrides))
     return kind.of(table, name, YOURS)
 
 
 def changed(config: Kind, overrides: Iterable[str]) -> Kind:
     """`config` with `section.key=value` overrides written by the user. Raises UsageError as `load` does."""
-    changes = [parsed(override) for override in overrides]
+    changes = [parsed(override, type(config)) for override in overrides]
     return _changed(config, changes) if changes else config
 
 
@@ -99,7 +99,7 @@ def _read(recipe: str, extended_by: tuple[str, ...] = ()) -> list[dict[str, Any]
     path = Path(recipe) if is_path else RECIPES / f"{recipe}.toml"
     if not path.is_file():
         if is_path:
-            raise UsageError(f"no recipe file {recipe}")
+            raise UsageError(f"there is no recipe file {recipe}")
         raise UsageError(f"unknown recipe {recipe!r}{did_you_mean(recipe, recipe_names(None))}")
     table, _ = read_toml(path)
     for section, values in table.items():
@@ -130,10 +130,13 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
     return table, text
 
 
-def parsed(override: str) -> Assignment:
-    """Parses `section.key=value`. Raises UsageError if it is not of that form."""
+def parsed(override: str, kind: type[Config] = RunConfig) -> Assignment:
+    """Parses `section.key=value`. kind: the type of config that it is for. Raises UsageError if it is not of
+    that form."""
     key, equals, text = override.partition("=")
     path = tuple(key.split("."))
+    if equals and key.isidentifier():
+        raise UsageError(tables.without_section(kind, key, text))
     if not equals or len(path) < 2 or not all(path):
         raise UsageError(f"an override is section.key=value, as in train.steps=100; got {override!r}")
     if "\n" in text or any(name != name.strip() for name in path):

@@ -130,7 +130,7 @@ class RunConfig(Config):
         except UsageError:
             raise
         except (TypeError, ValueError, ArithmeticError) as error:  # 1e400 for a width, say
-            raise UsageError(f"this is not a config of a run: {error}") from None
+            raise UsageError(f"this is not the config of a run: {error}") from None
 
 
 def _model(table: Mapping[str, Any], diffusion: DiffusionConfig, allowed: Allowed) -> DiTConfig:
@@ -139,12 +139,14 @@ def _model(table: Mapping[str, Any], diffusion: DiffusionConfig, allowed: Allowe
     values.setdefault("learn_sigma", diffusion.learns_variance)
     name, image_size = values.pop("name", None), values.pop("image_size", None)
     if name is None and image_size is not None:
-        raise UsageError("model.image_size goes with model.name; use model.input_size otherwise")
+        raise UsageError(
+            "model.image_size can only be used with model.name; without it, use model.input_size"
+        )
     fields = tables.fields(DiTConfig, "model", values, allowed)
     if name is not None:
         image_size = convert(int, "model.image_size", 256 if image_size is None else image_size)
         return DiTConfig.named(convert(str, "model.name", name), image_size, **fields)
     required = [item.name for item in own_fields(DiTConfig) if item.default is dataclasses.MISSING]
     if missing := [key for key in required if key not in fields]:
-        raise UsageError(f"[model] lacks {', '.join(missing)} (or set model.name)")
+        raise UsageError(f"[model] lacks {', '.join(missing)}; set them, or set model.name")
     return DiTConfig(**fields)

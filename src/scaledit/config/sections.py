@@ -51,7 +51,7 @@ class DiffusionConfig:
         would train them."""
         if isinstance(self.prediction, LearnedRange) and not self.objective.learns_variance:
             raise UsageError(
-                f'diffusion.prediction="learned_range" has a variance, which '
+                'diffusion.prediction="learned_range" predicts a variance, which '
                 f'diffusion.objective="{self.objective.part_name()}" does not train; change one of them'
             )
         return self.objective.learns_variance
@@ -108,7 +108,7 @@ class DataConfig:
         if not isinstance(name, str):
             return values
         if "own" in values:
-            raise UsageError("unknown key data.own; the fields of a set of your own stand in [data] itself")
+            raise UsageError("unknown key data.own; write the fields of your own data set directly in [data]")
         if ":" not in name:
             if name not in part.names(DataSet):
                 raise UsageError(f"data.name is {shown(name)}{did_you_mean(name, part.names(DataSet))}")

@@ -48,7 +48,7 @@ def channels(value: str | int | None) -> str | int | None:
     if value is None or value == ALL:
         return value
     if isinstance(value, str) and not (value.isascii() and value.isdigit()):
-        raise UsageError(f"cfg_channels is {shown(value)}; it is a number of channels, or {ALL}")
+        raise UsageError(f"cfg_channels must be a number of channels or {ALL}, got {shown(value)}")
     return checks.integer(int(value) if isinstance(value, str) else value, "cfg_channels", 1)
 
 

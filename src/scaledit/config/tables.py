@@ -15,10 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from scaledit import part
-from scaledit.config import old
+from scaledit.config import aliases, old
 from scaledit.config.sections import DataConfig, EvaluateConfig
 from scaledit.data.datasets import DataSet
-from scaledit.errors import UsageError, shown
+from scaledit.errors import UsageError, closest, did_you_mean, listed, shown
 from scaledit.models.config import DiTConfig
 from scaledit.part import YOURS, Allowed, Part, nested_of, part_kind, plain
 from scaledit.values import convert, hints, known, own_fields
@@ -76,7 +76,7 @@ def assignments(table: object) -> list[Assignment]:
     """The assignments that a recipe or a config.json makes. Raises UsageError if it is not a table of
     tables."""
     if not isinstance(table, Mapping):
-        raise UsageError(f"a config is a table of sections, got {shown(table)}")
+        raise UsageError(f"a config must be a table of sections, got {shown(table)}")
     result = []
     for section, values in table.items():
         if section == "name":
@@ -101,18 +101,59 @@ def assign(kind: type, table: Table, changes: Iterable[Assignment], allowed: All
 def _assign(kind: type, table: Table, path: tuple[str, ...], value: Any, allowed: Allowed) -> None:
     types = section_types(kind)
     section, name, *rest = path
-    known(section, list(types), "section")
+    if section not in types:
+        raise UsageError(_unknown_section(kind, section, name))
     cls = types[section]
     if cls is DataConfig and _assign_data(table.setdefault(section, {}), path[1:], value, allowed):
         return
     keys = [*hints(cls), *BESIDES.get(cls, ())]
-    known(f"{section}.{name}", [f"{section}.{key}" for key in keys], "key")
+    if name not in keys:
+        raise UsageError(_unknown_key(kind, section, name, keys))
     values = table.setdefault(section, {})
     if name not in hints(cls):
         values[name] = value
         return
     current = values.get(name, _default(cls, name))
     values[name] = _set(hints(cls)[name], current, rest, value, ".".join(path), allowed)
+
+
+@functools.cache
+def all_keys(kind: type) -> tuple[str, ...]:
+    """Every key of a kind of config: 'section.key', and 'section.key.field' for the fields of built-in
+    parts."""
+    types = section_types(kind)
+    keys = [
+        f"{section}.{name}" for section, cls in types.items() for name in [*hints(cls), *BESIDES.get(cls, ())]
+    ]
+    fields = [
+        f"{key}.{field}"
+        for key, part_type in part_keys(kind, types)
+        for member in part.members(part_type).values()
+        for field in hints(member)
+    ]
+    return tuple(dict.fromkeys(key for key in (*keys, *fields) if key != "data.own"))
+
+
+def _unknown_section(kind: type, section: str, name: str) -> str:
+    """The message about a section that does not exist."""
+    types = section_types(kind)
+    near = closest(section, types)
+    meant = "" if near and name in hints(types[near]) else aliases.hint(all_keys(kind), name, near)
+    return f"unknown section {shown(section)}{meant or did_you_mean(section, types)}"
+
+
+def _unknown_key(kind: type, section: str, name: str, keys: Sequence[str]) -> str:
+    """The message about a key that the section does not have."""
+    meant = aliases.hint(all_keys(kind), name, section)
+    own = f"; the keys of [{section}] are {listed(sorted(keys), 'and')}"
+    return f"unknown key {shown(f'{section}.{name}')}{meant or own}"
+
+
+def without_section(kind: type, name: str, value: str) -> str:
+    """The message about `name`=`value`, an override that names no section."""
+    meant = aliases.hint(all_keys(kind), name, value=f"={value}")
+    example = "; an override is section.key=value, as in train.steps=100"
+    return f"{shown(f'{name}={value}')} names no section{meant or example}"
 
 
 def _default(cls: type, name: str) -> Any:
@@ -224,7 +265,7 @@ def _place(kind: type[Part], items: Sequence[Any], which: str, key: str, allowed
     if which.isdecimal():
         if int(which) >= len(items):
             holds = f"{len(items)} part{'' if len(items) == 1 else 's'}"
-            raise UsageError(f"unknown key {key}.{which}: {key} holds {holds}, counted from 0")
+            raise UsageError(f"unknown key {key}.{which}: {key} has {holds}, counted from 0")
         return int(which)
     for i, item in enumerate(items):
         if name_of(item) == which:

@@ -29,6 +29,6 @@ def background_color(text: str) -> Color | None:
     if text in NAMED:
         return NAMED[text]
     if not re.fullmatch(r"#[0-9A-Fa-f]{6}", text):
-        raise UsageError(f"a background is {BACKGROUNDS}; got {text!r}")
+        raise UsageError(f"a background must be {BACKGROUNDS}; got {text!r}")
     value = int(text[1:], 16)
     return value >> 16, value >> 8 & 255, value & 255

@@ -97,7 +97,7 @@ class Index:
         corrupt or impossible."""
         path = folder / INDEX
         if not path.is_file():
-            raise UsageError(f"{folder} holds no encoded images: there is no {INDEX}")
+            raise UsageError(f"{folder} contains no encoded images, because it has no {INDEX}")
         with reading(path, "an index of encoded images", REPAIR):
             value, intact = read_sealed(path, "an index of encoded images", REPAIR)
             if "format" not in value:
@@ -105,7 +105,10 @@ class Index:
             if not intact:
                 raise RunError(f"{path} does not match its SHA-256; {REPAIR}")
             if value.pop("format") != FORMAT:
-                raise UsageError(f"{path} has an unknown format (this scaledit reads {FORMAT}); encode again")
+                raise UsageError(
+                    f"{path} has an unknown format (this version of scaledit reads {FORMAT}); encode the "
+                    "images again"
+                )
             value["autoencoder"] = AutoencoderInfo(**value["autoencoder"])
             value["shards"] = [ShardFile(**shard) for shard in value["shards"]]
             plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}

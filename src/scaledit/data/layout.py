@@ -77,8 +77,8 @@ def walk(folder: Path, left: LeftOut) -> Listing:
                     files.append(name)  # an image is refused by its name when it is read
                 else:
                     raise UsageError(
-                        f"{folder / name} is a link to {os.readlink(entry.path)}, which is not there; if "
-                        "that is a class, make it reachable; else remove the link"
+                        f"{folder / name} is a link to {os.readlink(entry.path)}, which does not exist; "
+                        "restore the folder if it is a class, or remove the link"
                     )
             elif entry.is_dir():
                 status = entry.stat()
@@ -90,7 +90,7 @@ def walk(folder: Path, left: LeftOut) -> Listing:
                 if paths[identity] > MOST_PATHS:
                     raise UsageError(
                         f"{folder} has symbolic links that lead to {os.path.realpath(entry.path)} by more "
-                        f"than {MOST_PATHS} paths ({shown(name)} is one); remove links that repeat it"
+                        f"than {MOST_PATHS} paths, such as {shown(name)}; remove the links that repeat it"
                     )
                 folders.append(name)
                 pending.append((entry.path, f"{name}/", around | {identity}))
@@ -178,6 +178,6 @@ def _some(names: Sequence[str]) -> str:
 
 def _ambiguous(folder: Path, one: str, kind: str, sets: dict[str, list[str]]) -> UsageError:
     return UsageError(
-        f"{folder} holds {one} and {kind} files {_some(sets[kind])}, and either may be the set; move one "
-        "elsewhere, or give the path of the one that is meant"
+        f"{folder} contains {one} and {kind} files {_some(sets[kind])}, and each of them could be the data "
+        "set; move one of them elsewhere, or give the path of the one that you mean"
     )

@@ -83,8 +83,8 @@ class Loader(Generic[Item]):
                 waits += 1
                 if waits == SLICES:
                     raise RunError(
-                        f"{self.source} has made nothing for {self.timeout:g} s: the storage is stuck, or "
-                        "engine.timeout is too short"
+                        f"{self.source} has returned no batch for {self.timeout:g} s; the storage is stuck, "
+                        "or engine.timeout is too short"
                     ) from error
 
     def _lost(self) -> RunError:
@@ -95,7 +95,7 @@ class Loader(Generic[Item]):
             alive = {child.pid for child in active_children()}
             ended = [str(pid) for pid in self._pids if pid and pid not in alive]
             time.sleep(0.01)
-        return RunError(f"loader worker (process {', '.join(ended) or 'unknown'}) has ended")
+        return RunError(f"the loader worker (process {', '.join(ended) or 'unknown'}) has ended")
 
     def _start(self, first: range) -> Iterator[Item | _Failed]:
         context = get_context("fork")
@@ -122,7 +122,7 @@ def killed(error: BaseException) -> RunError | None:
     """The message for torch's error about a dead worker; None for other errors. torch raises it from a signal
     handler, so it may come from anywhere, not only from `take`."""
     match = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", str(error))
-    return match and RunError(f"loader worker (process {match[1]}) {match[2].rstrip('. ')}")
+    return match and RunError(f"the loader worker (process {match[1]}) {match[2].rstrip('. ')}")
 
 
 def end_workers() -> None:

@@ -92,11 +92,11 @@ def lines(path: Path) -> tuple[list[str], str]:
     """(non-blank lines, encoding) of a list of names. Raises UsageError if the file is not text."""
     size = path.stat().st_size
     if size > LARGEST_TEXT:
-        raise UsageError(f"{path} has {size / 1e6:.0f} MB, too many for a list of names")
+        raise UsageError(f"{path} has {size / 1e6:.0f} MB, which is too large for a list of names")
     try:
         text, encoding = decoded(path.read_bytes())
     except ValueError as error:
         raise UsageError(f"{path} is not text in a known encoding ({error}); save it as UTF-8") from None
     if "\0" in text:
-        raise UsageError(f"{path} is not text, since it contains zeros; save it as UTF-8")
+        raise UsageError(f"{path} is not text, because it contains zero bytes; save it as UTF-8")
     return [line.strip() for line in re.split(r"\r\n|\n|\r", text) if line.strip()], encoding

@@ -103,7 +103,8 @@ def load(photograph: Photograph) -> np.ndarray:
         import skimage.data
     except ImportError:
         raise UsageError(
-            'the photographs come with scikit-image, which is not installed: pip install "scaledit[photos]"'
+            "the photos come with scikit-image, which is not installed; install it with: pip install "
+            '"scaledit[photos]"'
         ) from None
     pixels = getattr(skimage.data, photograph.function)()
     pixels = pixels[0] if isinstance(pixels, tuple) else pixels  # the left one of a stereo pair

@@ -110,8 +110,8 @@ def check_fits(
     may have classes without data, as in a run that began so and is resumed."""
     if dataset.shape != shape:
         raise UsageError(
-            f"the data's samples are {'x'.join(map(str, dataset.shape))} (channels x height x width), the "
-            f"model takes {'x'.join(map(str, shape))}; change model.in_channels and model.input_size"
+            f"the data's samples are {'x'.join(map(str, dataset.shape))} (channels x height x width), but "
+            f"the model takes {'x'.join(map(str, shape))}; change model.in_channels and model.input_size"
         )
     classes = len(dataset.class_names)
     if classes > num_classes or (classes < num_classes and not may_have_more):

@@ -192,7 +192,7 @@ def by_folder(files: Iterable[str], folders: Iterable[str], path: Path, split: s
     others = [name for name in files if suffix_of(name) not in SUFFIXES]
     left.by_kind(others)
     if not names:
-        raise UsageError(f"{path} holds no images ({', '.join(SUFFIXES)}){_instead(others)}")
+        raise UsageError(f"{path} contains no images ({', '.join(SUFFIXES)}){_instead(others)}")
     parts = [parts_of(name) for name in names]
     with_images = {p[:k] for p in parts for k in range(len(p))}
     depth, chosen = 0, ""  # of the class folders; the split that is read
@@ -262,7 +262,7 @@ def _without_images(
             )
         if not inside:
             raise UsageError(f"class {folder[-1]!r} has no images: {path / name}; fill or remove it")
-        notes.append(f"the folder {name} holds no images and is not a class")
+        notes.append(f"the folder {name} contains no images and is not used as a class")
     return tuple(notes)
 
 
@@ -287,7 +287,7 @@ def _instead(others: Sequence[str]) -> str:
     archive = next((name for name in others if suffix_of(name) in ARCHIVES), None)
     if archive is not None:
         return f"; of archives only .tar are read inside a folder: unpack {archive}, or give its path"
-    return f"; it holds {first(others)}"
+    return f"; it contains {first(others)}"
 
 
 def _numbered_words(words: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -309,7 +309,9 @@ def numbered(
         return _numbered_words([str(label) for label in labels])
     for label in labels:
         if isinstance(label, bool) or not isinstance(label, int):
-            mixed = "; some labels are numbers, some are words" if isinstance(label, str) else ""
+            mixed = (
+                "; some labels are numbers and some are words; use one kind" if isinstance(label, str) else ""
+            )
             raise UsageError(f"{path} has the label {shown(label)}; labels are whole numbers or words{mixed}")
         if not -(1 << 63) <= label < 1 << 63:
             raise UsageError(f"{path} has the label {shown(label)}, which is not a class number")

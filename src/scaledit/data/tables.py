@@ -64,7 +64,7 @@ def open_tables(path: Path, files: list[Path], split: str, left: LeftOut) -> Sou
     starts: list[int] = []  # the first row of each group
     for k, (table, file) in enumerate(zip(tables, files, strict=True)):
         if not schemas[k].equals(schemas[0]):
-            raise UsageError(f"{file} has other columns than {files[0]}")
+            raise UsageError(f"{file} has different columns from {files[0]}")
         with reading(file, _kind(file), error=UsageError):
             if not isinstance(table, pq.ParquetFile):
                 # Arrow follows wrong offsets, even out of the file.
@@ -74,7 +74,7 @@ def open_tables(path: Path, files: list[Path], split: str, left: LeftOut) -> Sou
                 starts.append(len(labels))
                 labels += read_group(k, group, label).to_pylist()
     if not labels:
-        raise UsageError(f"{path} holds no images")
+        raise UsageError(f"{path} contains no images")
     if None in labels:
         raise UsageError(f"{path}: row {labels.index(None)} has no {label}")
     numbers, class_names = numbered(labels, _class_names(schemas[0], label, files[0]), path)
@@ -96,7 +96,7 @@ def open_tables(path: Path, files: list[Path], split: str, left: LeftOut) -> Sou
             value = images(*groups[at])[i - starts[at]].as_py()
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes):
-            raise BadImage(f"{names[i]} holds no bytes; save the dataset with its images embedded")
+            raise BadImage(f"{names[i]} has no bytes; save the dataset with its images embedded")
         check_size(len(data), names[i])
         return data
 

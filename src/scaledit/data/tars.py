@@ -106,7 +106,7 @@ def open_shards(
         name, place = files[suffix]
         where = f"{shards[place.shard]}: {name}"
         if place.size > LARGEST_LABEL:
-            raise UsageError(f"{where} has {place.size} bytes, too many for a label")
+            raise UsageError(f"{where} has {place.size} bytes, which is too large for a label")
         return _label(bytes_at(place), suffix, where)
 
     beside = (path if path.is_dir() else path.parent, *(shard.parent for shard in shards))
@@ -118,7 +118,7 @@ def open_shards(
         images = _one_each(images, image_key, path, left)
         labels = [label(image) for image in images]
         if len({type(value) for value in labels}) > 1:
-            raise UsageError(f"{path}: some labels are numbers, some are words")
+            raise UsageError(f"{path}: some labels are numbers and some are words; use one kind")
         words = isinstance(labels[0], str)
         class_names, notes = (None, unused_list) if words else _class_names(class_list)
         numbers, classes = numbered(labels, class_names, path)
@@ -185,13 +185,13 @@ def _members(k: int, shard: Path, folders: list[str], left: LeftOut) -> Iterator
     with shard.open("rb") as file:
         file.seek(max(0, size - len(END)))
         if file.read() != END:
-            raise UsageError(f"{shard} is cut short: a tar archive ends in zeros")
+            raise UsageError(f"{shard} is truncated: a tar archive must end with zero bytes")
         file.seek(end)
         while block := file.read(BLOCK):
             if block.count(0) != len(block):
                 raise UsageError(
-                    f"{shard} continues after the end of its archive: it is corrupt, or several archives "
-                    "were joined; pack it again"
+                    f"{shard} has data after the end of the archive: it is corrupt, or several archives were "
+                    "concatenated; create it again"
                 )
     for name, place in places.items():
         for _ in range(HOPS):
@@ -214,7 +214,9 @@ def _headers(
             archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
             name, parts = member.name, parts_of(member.name)
             if member.issparse():
-                raise UsageError(f"{shard}: {name} is stored with holes; pack it without --sparse")
+                raise UsageError(
+                    f"{shard}: {name} is stored as a sparse file; create the archive without --sparse"
+                )
             if member.size < 0 or (member.isreg() and member.offset_data + member.size > size):
                 raise UsageError(f"{shard} is corrupt, or cut short: {name} has {member.size} bytes")
             if member.isdir():
@@ -263,6 +265,6 @@ def _class_names(class_list: Path | None) -> tuple[Mapping[int, str] | None, tup
         return None, ()
     names, encoding = lines(class_list)
     if not names:
-        raise UsageError(f"{class_list} names no classes; write one per line, or remove it")
+        raise UsageError(f"{class_list} contains no class names; write one per line, or remove the file")
     guessed = (f"{class_list} is not UTF-8 and is read as {encoding}",) if encoding == "Latin-1" else ()
     return dict(enumerate(names)), guessed

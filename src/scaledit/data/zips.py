@@ -36,7 +36,7 @@ def open_zip(path: Path, split: str = "") -> Source:
             raise UsageError(f"{path} is not a .zip, or is cut short ({error})") from None
         declared, listed = _declared(path), len(archive.infolist())
         if declared not in (None, listed):
-            raise UsageError(f"{path} is corrupt: it has {declared} entries, and lists {listed}")
+            raise UsageError(f"{path} is corrupt: it declares {declared} entries but lists {listed}")
         entries, folders, left = _entries(path, archive)
         _check_names(path, archive)
     tree = by_folder(entries, folders, path, split, left)
@@ -88,7 +88,7 @@ def _check_names(path: Path, archive: zipfile.ZipFile) -> None:
             name = file.read(int.from_bytes(header[26:28], "little"))
             listed = info.orig_filename
             if name not in (listed.encode("utf-8", "surrogateescape"), listed.encode("cp437", "replace")):
-                raise UsageError(f"{path} is corrupt: it lists {shown(listed)}, and has {shown(name)} there")
+                raise UsageError(f"{path} is corrupt: it lists {shown(listed)} where it stores {shown(name)}")
 
 
 def _entries(path: Path, archive: zipfile.ZipFile) -> tuple[dict[str, zipfile.ZipInfo], list[str], LeftOut]:
@@ -107,11 +107,11 @@ def _entries(path: Path, archive: zipfile.ZipFile) -> tuple[dict[str, zipfile.Zi
             continue
         if suffix_of(name) in SUFFIXES:
             if info.flag_bits & ENCRYPTED:
-                raise UsageError(f"{path} is encrypted ({name}); unpack it and give the folder")
+                raise UsageError(f"{path} is encrypted ({name}); unpack it and use the folder")
             if info.compress_type not in READABLE:
                 raise UsageError(
-                    f"{path}: {name} is packed in a way that cannot be read here (method "
-                    f"{info.compress_type}); pack it again, or unpack it and give the folder"
+                    f"{path}: {name} uses a compression that Python cannot read (method "
+                    f"{info.compress_type}); create the archive again, or unpack it and use the folder"
                 )
         if name in entries:
             left.add(TWICE, name)

@@ -41,7 +41,9 @@ class Guidance(Part, kind="guidance", home="scaledit.diffusion.guidance", needs=
     def denoiser(self) -> Denoiser:
         """The wrapped denoiser. Raises UsageError if none was bound."""
         if self.inside is None:
-            raise UsageError(f"{self.part_name()} guides no denoiser yet: bind one with .bind(denoiser)")
+            raise UsageError(
+                f"{self.part_name()} has no denoiser to guide yet; bind one with .bind(denoiser)"
+            )
         return self.inside
 
     @property

@@ -148,7 +148,7 @@ class OfficialNoise:
     def step(self, i: int) -> Tensor:
         """Raises ValueError if i is not the next step, since the generator cannot skip or go back."""
         if i != self.next:
-            raise ValueError(f"official noise is drawn in order: step {self.next} comes next, not {i}")
+            raise ValueError(f"official noise must be drawn in order: step {self.next} comes next, not {i}")
         self.next += 1
         return self._draw(2 * self.n if self.doubled else self.n)[: self.n]
 

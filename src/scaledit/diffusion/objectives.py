@@ -179,7 +179,7 @@ class Hybrid(Objective, name="hybrid"):
     def __call__(self, denoiser, x0, y, t, eps, *, context=None) -> Losses:
         if not isinstance(denoiser.parameterization, LearnedRange):
             raise UsageError(
-                "the hybrid objective trains a variance, and this denoiser has none: wrap its "
+                "the hybrid objective trains a variance, but this denoiser predicts none; wrap its "
                 "parameterization in LearnedRange (learn_sigma), or use the simple objective"
             )
         x_t, out, mse = _squared_error(denoiser, x0, y, t, eps)

@@ -183,7 +183,10 @@ class Listed(Times, name="list"):
     def check(self, where: str = "") -> None:
         super().check(where)
         if not self.values or any(not a > b for a, b in zip(self.values, self.values[1:], strict=False)):
-            raise UsageError(f"{where}values must be descending times, at least one; got {list(self.values)}")
+            raise UsageError(
+                f"{where}values must be a list of at least one time, in descending order; got "
+                f"{list(self.values)}"
+            )
 
     def grid(self, schedule: Schedule, steps: int) -> Tensor:
         first, last = self.values[0], self.values[-1]
@@ -205,7 +208,7 @@ def _check_steps(schedule: Schedule, steps: int) -> None:
     """Raises UsageError if the schedule does not have that many steps."""
     if schedule.discrete and not 1 <= steps <= schedule.horizon:
         raise UsageError(
-            f"steps must lie in 1..{int(schedule.horizon)} (the schedule's own steps), got {steps}"
+            f"steps must be from 1 to {int(schedule.horizon)}, the steps of the schedule, got {steps}"
         )
     if steps < 1:
         raise UsageError(f"steps must be at least 1, got {steps}")
@@ -249,7 +252,7 @@ def respaced(total: int, steps: int) -> list[int]:
     rounded half to even, including the first and the last; ascending. Raises UsageError if steps lies outside
     1..total."""
     if not 1 <= steps <= total:
-        raise UsageError(f"steps must lie in 1..{total} (the schedule's own steps), got {steps}")
+        raise UsageError(f"steps must be from 1 to {total}, the steps of the schedule, got {steps}")
     if steps == 1:
         return [total - 1]  # a single step must start at the noisiest time (ADM's rule would give time 0)
     stride = (total - 1) / (steps - 1)

@@ -52,14 +52,14 @@ def load(folder: str, device: torch.device | str = "cpu") -> DinoExtractor:
     weights = path / "model.safetensors"
     if not (path / "config.json").is_file() or not weights.is_file():
         raise UsageError(
-            f"{path} holds no DINOv2; it needs config.json and model.safetensors, as in "
+            f"{path} contains no DINOv2 model; it must have config.json and model.safetensors, as in "
             "facebook/dinov2-large on the Hugging Face hub"
         )
     config = read_json(path / "config.json", "the config of a DINOv2", error=UsageError)
     model_type = config.get("model_type")
     if model_type != "dinov2":
         name = model_type[:40] if isinstance(model_type, str) else shown(model_type)
-        raise UsageError(f"{path} holds a {name} model, not dinov2")
+        raise UsageError(f"{path} contains a {name} model, not dinov2")
     try:
         from transformers import Dinov2Model  # takes seconds
     except ImportError:

@@ -76,7 +76,9 @@ def extract(
         if progress is not None:
             progress(done, samples.n)
     if brightest <= 1:
-        raise UsageError(f"{samples.name} holds only the values 0 and 1; images are uint8 from 0 to 255")
+        raise UsageError(
+            f"{samples.name} contains only the values 0 and 1; images must be uint8 from 0 to 255"
+        )
     parts = [part for part in labels if part is not None]
     all_labels = np.concatenate(parts) if len(parts) == len(labels) else None
     features = []

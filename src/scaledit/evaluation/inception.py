@@ -252,7 +252,7 @@ def find_weights(path: str | Path | None = None) -> Path:
         if file.is_file():
             return file
         source = "--inception" if path else f"the environment variable {VARIABLE}"
-        raise UsageError(f"{source} names {file}, and there is no such file; download it from {SOURCE}")
+        raise UsageError(f"{source} is set to {file}, which does not exist; download it from {SOURCE}")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     places = [cache / "scaledit" / FILE_NAME, Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME]
     for place in places:
@@ -278,9 +278,9 @@ def load(
     sha256 = sha256_of(path)
     if verify and sha256 != SHA256:
         raise UsageError(
-            f"{path} has SHA-256 {sha256[:8]}..., the known Inception weights {SHA256[:8]}..., so its "
-            f"metrics compare with no others; get {SOURCE}, or accept this file with --any-inception "
-            "(verify=False)"
+            f"{path} has SHA-256 {sha256[:8]}..., but the known Inception weights have {SHA256[:8]}..., so "
+            f"its metrics could not be compared with others; download {SOURCE}, or accept this file with "
+            "--any-inception (verify=False)"
         )
     network = Inception()
     _fill(network, _read(path), path)
@@ -299,7 +299,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         reason = str(error).partition("\n")[0][:120]
         raise UsageError(f"{path} cannot be read as a file of tensors: {reason}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UsageError(f"{path} holds no state dict (a table of tensors)")
+        raise UsageError(f"{path} contains no state dict (a table of tensors)")
     return state
 
 
@@ -312,5 +312,7 @@ def _fill(network: Inception, weights: dict[str, Tensor], path: Path) -> None:
     for key in sorted(expected.keys() | actual.keys()):
         have, want = (tuple(x[key].shape) if key in x else "nothing" for x in (actual, expected))
         if have != want:
-            raise UsageError(f"{path} is another network's: {key} is {have} there, Inception has {want}")
+            raise UsageError(
+                f"{path} belongs to another network: its {key} is {have}, but Inception has {want}"
+            )
     network.load_state_dict(actual, strict=False)

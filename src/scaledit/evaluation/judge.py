@@ -130,7 +130,7 @@ def _numbers(metric: Metric, value: Any, n: int) -> list[float]:
     values = list(value) if isinstance(value, list | tuple) else [value]
     if len(values) != n or not all(isinstance(number, numbers.Real) for number in values):
         expected = "a number" if n == 1 else f"{n} numbers"
-        raise UsageError(f"the metric {metric.part_name()} gives {shown(value)} instead of {expected}")
+        raise UsageError(f"the metric {metric.part_name()} returned {shown(value)} instead of {expected}")
     return [float(number) for number in values]
 
 
@@ -213,7 +213,7 @@ def _chosen_metrics(
             chosen[name] = i, part.build(Metric, {**table, "name": metric.NAME}, f"metrics.{name}")
         else:
             raise UsageError(
-                f"unknown metric {name!r} with this reference (your own is MODULE:CLASS)"
+                f"unknown metric {name!r} with this reference (write MODULE:CLASS for one of your own)"
                 f"{did_you_mean(name, built_in)}"
             )
     in_order = sorted(chosen.values(), key=lambda pair: pair[1].order)
@@ -228,10 +228,12 @@ def _place(metric: Metric, name: str, extractors: Sequence[Extractor]) -> tuple[
             keys = [column.key for column in metric.columns(extractor)]
             for key in keys:
                 if key in built_in_columns() or not is_key(key):
-                    raise UsageError(f"{name}: a result has a {key!r} already; give it another name")
+                    raise UsageError(f"{name}: a result already has the name {key!r}; choose another one")
             return i, keys[0]
     outputs = " or ".join(", ".join(extractor.outputs) for extractor in extractors)
-    raise UsageError(f"{name} reads {', '.join(metric.reads)}; with this reference there is {outputs}")
+    raise UsageError(
+        f"{name} needs {', '.join(metric.reads)}, but with this reference there is only {outputs}"
+    )
 
 
 def check_reference(view: View) -> None:
@@ -258,9 +260,7 @@ def _judge_of_data_set(config: EvaluateConfig, allowed: Allowed) -> Judge:
     """Compares with the training split; held-out real images give the floor."""
     data_set = part.build(DataSet, config.reference, "evaluate.reference", allowed)
     if not data_set.extractors:
-        raise UsageError(
-            f"{config.reference} has no extractors for its samples; set `extractors` in its class"
-        )
+        raise UsageError(f"{config.reference} defines no feature extractors; set `extractors` in its class")
     name = data_set.part_name()
     every = [part.find(Extractor, extractor, allowed)() for extractor in data_set.extractors]
     chosen = zip(every, _chosen_metrics(config.metrics, every, allowed), strict=True)
@@ -282,7 +282,9 @@ def _judge_of_data_set(config: EvaluateConfig, allowed: Allowed) -> Judge:
 
 def _in_memory(name: str, data: object) -> InMemory:
     if not isinstance(data, Images):
-        raise UsageError(f"{name} is no reference: its images are not in memory (scaledit.data.sets.Images)")
+        raise UsageError(
+            f"{name} cannot be a reference, because its images are not in memory (scaledit.data.sets.Images)"
+        )
     return InMemory(name, images.to_uint8(data.images), data.labels.numpy(), {})
 
 

@@ -117,7 +117,7 @@ def _from_arrays(
 def _floats(path: Path, name: str, array: np.ndarray) -> np.ndarray:
     """The array in float64 and in this machine's byte order."""
     if array.dtype.kind != "f" or not np.isfinite(array).all():
-        raise UsageError(f"{path}: {name} must hold finite floats")
+        raise UsageError(f"{path}: {name} must be finite floating-point numbers")
     return array.astype(np.float64)
 
 
@@ -128,19 +128,21 @@ def _statistics(
         return None
     for name, other in ((mu, sigma), (sigma, mu)):
         if name not in arrays:
-            raise UsageError(f"{path} holds {other} but no {name}")
+            raise UsageError(f"{path} has {other} but no {name}")
     mean, cov = _floats(path, mu, arrays[mu]), _floats(path, sigma, arrays[sigma])
     if mean.ndim != 1 or not mean.size or cov.shape != (len(mean), len(mean)):
-        raise UsageError(f"{path}: {mu} {mean.shape} and {sigma} {cov.shape} are no mean and covariance")
+        raise UsageError(f"{path}: {mu} {mean.shape} and {sigma} {cov.shape} are not a mean and a covariance")
     scale = float(np.abs(cov).max())
     if not max(scale, float(np.abs(mean).max())) < LARGEST:
-        raise UsageError(f"{path}: {mu} or {sigma} holds numbers that no features have")
+        raise UsageError(f"{path}: {mu} or {sigma} contains numbers that are too large for features")
     if float(np.abs(cov - cov.T).max()) > TOLERANCE * scale:
-        raise UsageError(f"{path}: {sigma} is no covariance: it is not symmetric")
+        raise UsageError(f"{path}: {sigma} is not a covariance, because it is not symmetric")
     try:
         np.linalg.cholesky(cov + np.eye(len(cov)) * max(TOLERANCE * scale, SMALLEST))
     except np.linalg.LinAlgError:
-        raise UsageError(f"{path}: {sigma} is no covariance: it has negative eigenvalues") from None
+        raise UsageError(
+            f"{path}: {sigma} is not a covariance, because it has negative eigenvalues"
+        ) from None
     return Statistics(mean, cov, n)
 
 

@@ -110,7 +110,7 @@ class Result:
         except UsageError as error:
             raise UsageError(f"{path} cannot be read as {WHAT}: {error}") from None
         if not result.metrics:
-            raise UsageError(f"{path} holds no metric that scaledit knows")
+            raise UsageError(f"{path} contains no metric that scaledit knows")
         return result
 
 

@@ -135,14 +135,14 @@ def npz_samples(path: Path) -> StoredSamples:
         names = archive.namelist()
         if "arr_0.npy" not in names:
             arrays = ", ".join(name.removesuffix(".npy")[:40] for name in names[:8])
-            raise UsageError(f"{path} holds no images (arr_0); it has {arrays or 'nothing'}")
+            raise UsageError(f"{path} has no images (arr_0); it contains {arrays or 'nothing'}")
         n, *shape = _image_header(archive, path)
         labels = small_array(archive, "arr_1", path) if "arr_1.npy" in names else None
         origin = origin_of(small_array(archive, "origin", path), path) if "origin.npy" in names else {}
     if labels is not None:
         if labels.shape != (n,) or labels.dtype.kind not in "iu":
             actual = f"{labels.dtype}{labels.shape}"
-            raise UsageError(f"{path}: arr_1 must be {n} whole numbers (classes), it is {actual}")
+            raise UsageError(f"{path}: arr_1 must be {n} whole numbers (class labels), got {actual}")
         labels = labels.astype(np.int64)  # in this machine's byte order
 
     def batches() -> Iterator[Batch]:
@@ -157,7 +157,7 @@ def npz_samples(path: Path) -> StoredSamples:
                 except Exception as error:  # decompressors raise many types for corrupt bytes
                     raise UsageError(f"{path} is corrupt: {reason(error)}") from None
                 if len(data) != count * size:
-                    raise UsageError(f"{path} is cut short at image {first + len(data) // size} of {n}")
+                    raise UsageError(f"{path} is truncated at image {first + len(data) // size} of {n}")
                 images = np.frombuffer(data, np.uint8).reshape(count, *shape)
                 yield Batch(images, None if labels is None else labels[first : first + count])
 
@@ -175,11 +175,11 @@ def arrays_of(path: Path) -> Iterator[zipfile.ZipFile]:
         try:
             archive = zipfile.ZipFile(path)
         except zipfile.BadZipFile as error:
-            raise UsageError(f"{path} is no .npz file, or is cut short ({reason(error)})") from None
+            raise UsageError(f"{path} is not an .npz file, or it is truncated ({reason(error)})") from None
         with archive:
             names = archive.namelist()
             if len(set(names)) != len(names):
-                raise ValueError("it holds two arrays of one name")
+                raise ValueError("it contains two arrays with the same name")
             for info in archive.infolist():
                 archive.open(info).close()
             yield archive
@@ -203,7 +203,7 @@ def _header(file: IO[bytes], name: str, path: Path) -> tuple[tuple[int, ...], bo
     except Exception as error:  # numpy evaluates the header as Python literals, which may raise anything
         raise UsageError(f"{path}: {name} has no readable header ({reason(error)})") from None
     if dtype.hasobject:
-        raise UsageError(f"{path}: {name} holds Python objects, which are never unpickled; store numbers")
+        raise UsageError(f"{path}: {name} contains Python objects, which are never unpickled; store numbers")
     return shape, fortran, dtype
 
 
@@ -211,15 +211,17 @@ def small_array(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
     """A complete array other than the images. Raises UsageError for one that is too large or corrupt."""
     info = archive.getinfo(f"{name}.npy")
     if info.file_size > LARGEST_ARRAY:
-        raise UsageError(f"{path}: {name} claims {info.file_size / 1e9:.1f} GB")
+        raise UsageError(f"{path}: {name} declares {info.file_size / 1e9:.1f} GB, which is too large")
     with archive.open(info) as file:
         shape, fortran, dtype = _header(file, name, path)
         size = int(np.prod(shape, dtype=object)) * dtype.itemsize
         if size > info.file_size:
-            raise UsageError(f"{path}: {name} claims {shape}, which does not fit its {info.file_size} bytes")
+            raise UsageError(
+                f"{path}: {name} declares the shape {shape}, which does not fit its {info.file_size} bytes"
+            )
         data = np.empty(size, np.uint8)
         if cast(BufferedIOBase, file).readinto(data.data) != len(data) or file.read(1):
-            raise UsageError(f"{path}: {name} does not have the length that it claims")
+            raise UsageError(f"{path}: {name} does not have the length that it declares")
     return data.view(dtype).reshape(shape, order="F" if fortran else "C")
 
 
@@ -252,11 +254,18 @@ def _image_header(archive: zipfile.ZipFile, path: Path) -> tuple[int, int, int, 
                 "(127.5 * x + 128).clip(0, 255).astype('uint8'))"
             )
         if fortran:
-            raise UsageError(f"{path}: arr_0 is stored in Fortran order; save np.ascontiguousarray of it")
+            raise UsageError(
+                f"{path}: arr_0 is stored in Fortran order; save np.ascontiguousarray(arr_0) instead"
+            )
         if info.file_size != length + int(np.prod(shape, dtype=object)):
-            raise UsageError(f"{path}: arr_0 claims {shape}, which does not fit its {info.file_size} bytes")
+            raise UsageError(
+                f"{path}: arr_0 declares the shape {shape}, which does not fit its {info.file_size} bytes"
+            )
         if shape[1] * shape[2] > LARGEST_IMAGE:
-            raise UsageError(f"{path}: arr_0 claims images of {shape[2]}x{shape[1]}, which are no samples")
+            raise UsageError(
+                f"{path}: arr_0 declares images of {shape[2]}x{shape[1]} pixels, which is too large for "
+                "samples"
+            )
     return shape[0], shape[1], shape[2], 3
 
 
@@ -350,7 +359,7 @@ def _batch_size(data: bytes) -> int:
 
 def _check_file_size(size: int, name: str) -> None:
     if size > LARGEST_FILE:
-        raise UsageError(f"{name} has {size / 1e6:.0f} MB; that is no sample")
+        raise UsageError(f"{name} has {size / 1e6:.0f} MB, which is too large for a sample")
 
 
 COMPRESSED = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ", lzma.open))
@@ -371,7 +380,7 @@ def _tar(path: Path) -> Iterator[tarfile.TarFile]:
                 file.seek(archive.offset)
                 end, entries = file.read(tarfile.BLOCKSIZE), len(archive.getmembers())
         except (tarfile.TarError, EOFError) as error:
-            raise UsageError(f"{path} is no tar archive, or is corrupt ({reason(error)})") from None
+            raise UsageError(f"{path} is not a tar archive, or it is corrupt ({reason(error)})") from None
         if end != bytes(tarfile.BLOCKSIZE):
             wrong = "is corrupt" if len(end) == tarfile.BLOCKSIZE else "is cut short"
             raise UsageError(f"{path} {wrong} after {entries} entries: a tar archive ends in zeros")
@@ -393,11 +402,11 @@ class _Bounded:
 
 def _check_names(names: list[str], folder: str, allow_jpeg: bool) -> None:
     if not names:
-        raise UsageError(f"{folder} holds no PNG images")
+        raise UsageError(f"{folder} contains no PNG images")
     lossy = [name for name in names if Path(name).suffix.lower() in LOSSY]
     if lossy and not allow_jpeg:
         raise UsageError(
-            f"{folder} holds {lossy[0]}: lossy compression changes FID as much as a better model does "
+            f"{folder} contains {lossy[0]}: lossy compression changes FID as much as a better model does "
             "(features see its block edges and lost detail); use PNGs, or accept it with --allow-jpeg"
         )
 
@@ -408,7 +417,9 @@ def _decode(name: str, data: bytes, allow_jpeg: bool) -> tuple[np.ndarray, int |
     kind, fix = f"a {' or '.join(formats)}", "use 8-bit RGB or grey without alpha"
     with reading(name, kind, error=UsageError), Image.open(io.BytesIO(data), formats=formats) as image:
         if image.width * image.height > LARGEST_IMAGE:
-            raise UsageError(f"{name} declares {image.width}x{image.height} pixels; that is no sample")
+            raise UsageError(
+                f"{name} declares {image.width}x{image.height} pixels, which is too large for a sample"
+            )
         if image.mode not in ("RGB", "L"):
             raise UsageError(f"{name} has the mode {image.mode}; {fix}")
         if "transparency" in image.info:
@@ -434,8 +445,8 @@ def _generated_samples(folder: Path) -> StoredSamples:
     parts = Parts.read(folder)
     if missing := parts.missing():
         raise UsageError(
-            f"{folder} is not complete: {len(missing)} of {len(parts.numbers())} parts are missing; "
-            "run its scaledit generate again"
+            f"{folder} is incomplete: {len(missing)} of {len(parts.numbers())} parts are missing; run its "
+            "scaledit generate command again"
         )
 
     def batches() -> Iterator[Batch]:
@@ -443,7 +454,7 @@ def _generated_samples(folder: Path) -> StoredSamples:
             part, n = npz_samples(parts.path(k)), len(parts.indices(k))
             if part.n != n:
                 fix = "delete it and run its scaledit generate again"
-                raise UsageError(f"{part.name} holds {part.n} images instead of {n}; {fix}")
+                raise UsageError(f"{part.name} contains {part.n} images instead of {n}; {fix}")
             yield from part.batches()
 
     return StoredSamples(str(folder), parts.n, parts.request, batches)
@@ -465,7 +476,9 @@ def open_samples(path: Path, allow_jpeg: bool = False) -> SampleSet:
     elif path.suffix == ".npz":
         samples = npz_samples(path)
     else:
-        raise UsageError(f"{path} is no sample set; use a .npz, a folder or .tar of PNGs, or a run folder")
+        raise UsageError(
+            f"{path} is not a sample set; use an .npz file, a folder or .tar of PNGs, or a run folder"
+        )
     check_count(samples)
     return samples
 
@@ -474,4 +487,4 @@ def check_count(samples: SampleSet) -> None:
     """Raises UsageError for fewer than two images, which have no covariance."""
     if samples.n < 2:
         images = "1 image" if samples.n == 1 else f"{samples.n} images"
-        raise UsageError(f"{samples.name} holds {images}; metrics need at least two")
+        raise UsageError(f"{samples.name} has {images}; metrics need at least two")

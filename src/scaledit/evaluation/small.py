@@ -53,7 +53,7 @@ def scaled(images: Tensor, side: int, extractor: str) -> Tensor:
     """(N, 3, side, side) uint8 -> float32 in [-1, 1]. Raises UsageError for images of another size."""
     if images.shape[1:] != (3, side, side):
         _, _, h, w = images.shape
-        raise UsageError(f"{extractor} reads {side}x{side} images, these are {w}x{h}")
+        raise UsageError(f"{extractor} needs images of {side}x{side} pixels, but these have {w}x{h}")
     return (images.float() - 127.5) / 127.5
 
 

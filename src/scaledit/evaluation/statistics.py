@@ -65,7 +65,9 @@ class Accumulator:
                 self.n, self.mean, self.scatter = len(block), mean, scatter
                 continue
             if mean.shape != self.mean.shape:
-                raise UsageError(f"features have {len(mean)} dimensions, earlier ones had {len(self.mean)}")
+                raise UsageError(
+                    f"the features have {len(mean)} dimensions, but earlier ones had {len(self.mean)}"
+                )
             total, difference = self.n + len(block), mean - self.mean
             self.scatter += scatter
             self.scatter += np.outer(difference, difference) * (self.n * len(block) / total)
@@ -88,5 +90,5 @@ def check_features(features: np.ndarray) -> None:
     if not finite.all():
         raise UsageError(
             f"the features of sample {int(np.argmin(finite))} are not finite ({int((~finite).sum())} of "
-            f"{len(features)} samples); the extractor's weights or the images are bad"
+            f"{len(features)} samples); the weights of the extractor or the images are corrupt"
         )

@@ -43,7 +43,7 @@ def json_object(data: bytes) -> dict[str, Any]:
     """The JSON object in `data`. Raises ValueError if `read_json` would refuse it."""
     value = json.loads(data, object_pairs_hook=_unique)
     if not isinstance(value, dict):
-        raise ValueError("it holds no JSON object")
+        raise ValueError("it contains no JSON object")
     check_depth(value)
     return value
 
@@ -55,7 +55,7 @@ def picture_in(folder: Path, name: object) -> bytes:
     Raises ValueError if the file is outside, missing, too large, or not a PNG.
     """
     if not isinstance(name, str):
-        raise ValueError(f"{name!r} is no file's name")
+        raise ValueError(f"{name!r} is not a file name")
     try:
         path = (folder / name).resolve()
         if not path.is_relative_to(folder.resolve()):
@@ -68,7 +68,7 @@ def picture_in(folder: Path, name: object) -> bytes:
     except (OSError, RuntimeError) as error:  # a loop of links; a name that is too long
         raise ValueError(f"{name} cannot be read: {error}") from None
     if not data.startswith(PNG_MAGIC):
-        raise ValueError(f"{name} is no PNG")
+        raise ValueError(f"{name} is not a PNG")
     return data
 
 
@@ -103,7 +103,7 @@ def check_png(data: bytes) -> None:
         length, kind = int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8]
         end = start + 8 + length
         if len(data) < end + 4:
-            raise ValueError("it is cut short")
+            raise ValueError("it is truncated")
         if zlib.crc32(memoryview(data)[start + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
             raise ValueError(f"its chunk {kind!r} does not match its checksum")
         start = end + 4

@@ -29,7 +29,7 @@ class Shard(NamedTuple):
         i, slash, n = text.partition("/")
         if slash and i.isdigit() and n.isdigit() and int(i) < int(n):
             return cls(int(i), int(n))
-        raise UsageError(f"--shard is i/n with i from 0 to n-1, as in 0/4; got {text!r}")
+        raise UsageError(f"--shard must be I/N with I from 0 to N-1, such as 0/4; got {text!r}")
 
     def has(self, k: int) -> bool:
         return k % self.n == self.i
@@ -57,7 +57,7 @@ def begin_or_join(
             raise UsageError(f"{folder} is a file; choose another --out")
         others = [p for p in folder.iterdir() if p.suffix != ".partial"] if folder.exists() else []
         if others and not path.exists():  # another process may have written it in this moment
-            raise UsageError(f"{folder} is not empty and holds no {what}; choose another --out")
+            raise UsageError(f"{folder} is not empty and contains no {what}; choose another --out")
         folder.mkdir(parents=True, exist_ok=True)
         atomic_bytes(path, (json.dumps(job, indent=1) + "\n").encode())
     try:
@@ -68,6 +68,6 @@ def begin_or_join(
     if changed:
         key = changed[0]
         raise UsageError(
-            f"{folder} holds {what} of another request ({key}: {begun.get(key)} -> {job.get(key)}); "
+            f"{folder} contains {what} of another request ({key}: {begun.get(key)} -> {job.get(key)}); "
             "choose another --out, or delete it"
         )

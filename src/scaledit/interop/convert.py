@@ -62,7 +62,7 @@ def open_model(
     if diffusers_folder.transformer_folder(path) is not None:
         return diffusers_folder.read(path, hints, allow_nonfinite, allowed)
     raise UsageError(
-        f"{path} holds no checkpoint; give a run folder or a checkpoint of one, a folder of diffusers, or an "
+        f"{path} contains no checkpoint; use a run folder, one of its checkpoints, a diffusers folder, or an "
         "official .pt"
     )
 
@@ -137,7 +137,7 @@ def _part(
     candidates = {"ema": averages or others, "model": others}.get(kind, [])
     if len(candidates) != 1:
         names = ", ".join(sorted(part or "model" for part in parts))[:200]
-        raise UsageError(f"{path} holds {names}; say which with --weights")
+        raise UsageError(f"{path} contains {names}; choose one with --weights")
     (part,) = candidates
     if part in averages:
         return parts[part], "ema", ()
@@ -221,7 +221,7 @@ def write(
 def _write_official(model: Model, out: Path, progress: Progress) -> Written:
     """A bare state dict as .pt (torch.save's format) or .safetensors, in the dtype of the weights."""
     if out.suffix not in (".pt", ".pth", TENSORS):
-        raise UsageError(f"--to official writes a file: give OUT.pt or OUT{TENSORS}, not {out}")
+        raise UsageError(f"--to official writes a file; use OUT.pt or OUT{TENSORS}, not {out}")
     weights, config = model.weights, model.config.model
     diffusion = model.config.diffusion
     if (type(diffusion.schedule), diffusion.prediction) == (type(SIT.schedule), SIT.prediction):

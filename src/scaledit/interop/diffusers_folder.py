@@ -76,7 +76,9 @@ def read(path: Path, hints: Hints, allow_nonfinite: bool = False, allowed: Allow
     UsageError for another kind of model, and for weights that do not fit the folder's config."""
     folder = transformer_folder(path)
     if folder is None:
-        raise UsageError(f"{path} holds no DiT of diffusers: no {CONFIG} with one of {', '.join(CLASSES)}")
+        raise UsageError(
+            f"{path} contains no DiT of diffusers: it has no {CONFIG} with one of {', '.join(CLASSES)}"
+        )
     settings, (weights, files) = _config(folder), _weights(folder)
     weights, notes = checked_finite(weights, folder, allow_nonfinite)
     heads, side = settings.get("num_attention_heads"), settings.get("sample_size")
@@ -142,7 +144,7 @@ def _weights(folder: Path) -> tuple[dict[str, Lazy], list[Path]]:
                 raise UsageError(f"{index} names {name[:100]!r}, which is not a file beside it")
             shard = open_safetensors(folder / name)
             if shard.keys() != {key for key, place in places.items() if place == name}:
-                raise UsageError(f"{folder / name} holds other weights than {index.name} lists")
+                raise UsageError(f"{folder / name} contains other weights than {index.name} lists")
             out |= shard
         return out, [folder / name for name in names]
     if pickled.is_file():
@@ -172,7 +174,8 @@ def _diffusion(path: Path) -> tuple[DiffusionConfig, tuple[str, ...]]:
         or type(steps) is not int
     ):
         raise UsageError(
-            f"{file} has a schedule that scaledit lacks: beta_schedule {betas!s:.60}, betas {ends!s:.60}, "
+            f"{file} has a schedule that scaledit does not support: beta_schedule {betas!s:.60}, betas "
+            f"{ends!s:.60}, "
             f"prediction_type {predicted!s:.60}, num_train_timesteps {steps!s:.60}"
         )
     try:

@@ -49,7 +49,7 @@ def local(name: str | Path) -> Path:
         return Path(snapshot_download(repo_id, allow_patterns=list(FETCHED)))
     except Exception as error:  # the Hub's client raises its own, httpx's and OSError
         raise UsageError(
-            f"there is no {name}: no such path, and the Hub did not give it ({_reason(error)})"
+            f"there is no {name}: no such path, and the Hub did not provide it ({_reason(error)})"
         ) from None
 
 
@@ -62,13 +62,13 @@ def push(folder: Path, name: str, private: bool) -> str:
     except ImportError:
         raise UsageError(_INSTALL) from None
     if constants.HF_HUB_OFFLINE:
-        raise RunError(f"{repo_id} was not sent: HF_HUB_OFFLINE is set")
+        raise RunError(f"{repo_id} was not uploaded, because HF_HUB_OFFLINE is set")
     try:
         api = HfApi()
         api.create_repo(repo_id, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
     except Exception as error:
-        raise RunError(f"{repo_id} was not sent ({_reason(error)})") from None
+        raise RunError(f"{repo_id} was not uploaded ({_reason(error)})") from None
 
 
 def _repo_id(name: str, example: str) -> str:

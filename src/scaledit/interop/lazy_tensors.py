@@ -79,7 +79,7 @@ def from_file(
         with path.open("rb") as file:
             file.seek(start)
             if file.readinto(data) != len(data):
-                raise RunError(f"{path} became shorter while it was read")
+                raise RunError(f"{path} became shorter while scaledit read it")
         return torch.frombuffer(data, dtype=DTYPES[dtype]).as_strided(shape, strides).contiguous()
 
     return Lazy(dtype, shape, read)
@@ -108,7 +108,7 @@ def checked_finite(
     def check(tensor: Tensor) -> Tensor:
         if nonfinite(tensor):
             raise RunError(
-                f"{path}: {describe_nonfinite(tensors)}; take another copy or checkpoint "
+                f"{path}: {describe_nonfinite(tensors)}; use another copy or checkpoint "
                 "(scaledit convert --allow-nonfinite keeps them)"
             )
         return tensor
@@ -134,7 +134,7 @@ def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
 def open_safetensors(path: Path) -> dict[str, Lazy]:
     """Every tensor of a file, unread. Raises UsageError if the file is of another kind, does not have the
     bytes that its header lists, or has a dtype other than DTYPES."""
-    with reading(path, "a safetensors file", "take another copy", UsageError):
+    with reading(path, "a safetensors file", "use another copy", UsageError):
         stored = safetensors_files.header(path)
     for name, (dtype, _, _) in stored.items():
         if dtype not in DTYPES:
@@ -172,5 +172,5 @@ def bytes_of(name: str, lazy: Lazy) -> memoryview:
     """The values of a tensor in row-major order. Raises RunError if its shape or dtype changed."""
     tensor = lazy.read()
     if tuple(tensor.shape) != lazy.shape or tensor.dtype != DTYPES[lazy.dtype]:
-        raise RunError(f"{name} changed while it was read")
+        raise RunError(f"{name} changed while scaledit read it")
     return safetensors_files.bytes_of(tensor)

@@ -118,7 +118,9 @@ def decoded_by(model: Model, autoencoder: str) -> Model:
     info = autoencoder_info(opened)
     channels = model.config.model.in_channels
     if info.channels != channels:
-        raise UsageError(f"{autoencoder} has latents of {info.channels} channels, this model {channels}")
+        raise UsageError(
+            f"{autoencoder} has latents of {info.channels} channels, but this model has {channels}"
+        )
     if model.autoencoder_info is not None and model.autoencoder_info.encoder_sha256:
         check_same_latents(opened, model.autoencoder_info)
         info = model.autoencoder_info

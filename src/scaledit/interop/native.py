@@ -54,7 +54,7 @@ def read(
         if "ema.safetensors" not in opened.files:
             name, weights = WEIGHTS, str(state.get("kind", "model"))
         if name not in opened.files:
-            raise RunError(f"{folder} has no {name}; it holds {', '.join(opened.files)}")
+            raise RunError(f"{folder} has no {name}; it contains {', '.join(opened.files)}")
         entry, config_entry = opened.files[name], opened.files.get(CONFIG)
         if config_entry and mismatch(folder / CONFIG, config_entry["size"], config_entry["sha256"]):
             raise RunError(

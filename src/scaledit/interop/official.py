@@ -56,7 +56,7 @@ def check_conditioning(config: DiTConfig, layout: str = "official") -> None:
     position encodings and conditioners, and a second time."""
     if config.conditioning != "adaln_zero":
         raise UsageError(
-            f"the {layout} layout holds adaLN-Zero models only; this config is {config.block.label()!r}"
+            f"the {layout} layout supports adaLN-Zero models only; this config has {config.block.label()!r}"
         )
     unsupported = [
         f"{name} {value}"
@@ -68,7 +68,7 @@ def check_conditioning(config: DiTConfig, layout: str = "official") -> None:
         if not is_supported
     ]
     if unsupported:
-        raise UsageError(f"the {layout} layout cannot hold this model's {' and '.join(unsupported)}")
+        raise UsageError(f"the {layout} layout does not support this model's {' and '.join(unsupported)}")
 
 
 def to_native(weights: Mapping[str, Lazy]) -> dict[str, Lazy]:
@@ -130,9 +130,13 @@ def check_size(config: DiTConfig, tensors: int) -> None:
     """Raises UsageError for claims of a config that no weight supports: an input whose position table alone
     would fill the memory, or more blocks than there are `tensors`."""
     if config.tokens > MOST_TOKENS:
-        raise UsageError(f"an input of {config.height}x{config.width} is {config.tokens} patches: too large")
+        raise UsageError(
+            f"an input of {config.height}x{config.width} has {config.tokens} patches, which is too large"
+        )
     if config.depth > tensors:
-        raise UsageError(f"the config claims {config.depth} blocks, the state dict has {tensors} tensors")
+        raise UsageError(
+            f"the config declares {config.depth} blocks, but the state dict has {tensors} tensors"
+        )
 
 
 def check_shapes(shapes: Mapping[str, tuple[int, ...]], config: DiTConfig) -> None:

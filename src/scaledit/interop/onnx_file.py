@@ -37,7 +37,7 @@ def weights_file(out: Path) -> Path:
 def check(out: Path) -> None:
     """Raises UsageError if `out` is not an .onnx, one of its files exists, or the onnx extra is missing."""
     if out.suffix != ".onnx":
-        raise UsageError(f"--to onnx writes a file: give OUT.onnx, not {out}")
+        raise UsageError(f"--to onnx writes a file; use OUT.onnx, not {out}")
     for path in (out, weights_file(out)):
         if path.exists():
             raise UsageError(f"{path} exists; choose another name or delete it")

@@ -47,13 +47,13 @@ def open_pickled(path: Path) -> Pickled:
     checkpoint that torch.save wrote, or if loading it would call a function; RunError if it is corrupt."""
     answer = _describe(path)
     if "corrupt" in answer:
-        raise RunError(f"{path} {answer['corrupt']}; fetch it again")
+        raise RunError(f"{path} {answer['corrupt']}; download it again")
     if "refused" in answer:
         raise UsageError(f"{path} {answer['refused']}; it was not opened")
     if not answer["parts"]:
-        raise UsageError(f"{path} holds no state dict; it was not opened")
+        raise UsageError(f"{path} contains no state dict; it was not opened")
     if path.stat().st_size != answer["size"]:
-        raise RunError(f"{path} changed while it was read")
+        raise RunError(f"{path} changed while scaledit read it")
     verified: set[int] = set()
 
     def tensor(name: str, entry: Mapping[str, Any]) -> Lazy:
@@ -85,7 +85,7 @@ def _verified(lazy: Lazy, path: Path, name: str, storage: Sequence[int], verifie
             while left and (piece := file.read(min(BLOCK, left))):
                 crc, left = zlib.crc32(piece, crc), left - len(piece)
         if crc != expected:
-            raise RunError(f"{path} is corrupt: {name} does not match its CRC-32; fetch it again")
+            raise RunError(f"{path} is corrupt: {name} does not match its CRC-32; download it again")
         verified.add(start)
         return lazy.read()
 

@@ -68,7 +68,7 @@ def export(net: DiT) -> torch.export.ExportedProgram:
 def example(net: DiT) -> tuple[Tensor, Tensor, Tensor]:
     """(x, t, y) on the device of `net`, to trace it with. Raises UsageError if it has a second time."""
     if net.config.second_time:
-        raise UsageError("exported networks take x, t and y only; this model has a second time")
+        raise UsageError("exported networks take x, t and y only, but this model has a second time")
     device = next(net.parameters()).device
     x = torch.zeros(EXAMPLE, *net.config.shape, device=device)
     t = torch.zeros(EXAMPLE, device=device)
@@ -99,8 +99,8 @@ def load(path: Path, *, trusted: bool = False) -> ProgramNet:
     """
     if not trusted:
         raise UsageError(
-            f"{path} is a program, which runs code of its author's when it is loaded; pass trusted=True for "
-            "one that you made or whose author you trust"
+            f"{path} is a program, and loading it runs its author's code; pass trusted=True if you made it "
+            "or trust its author"
         )
     extra = {CONFIG: ""}
     try:

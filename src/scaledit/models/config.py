@@ -94,7 +94,7 @@ class DiTConfig:
         if self.hidden_size % self.num_heads:
             raise UsageError(
                 f"model.num_heads {self.num_heads} does not divide model.hidden_size {self.hidden_size}; "
-                f"choose heads that divide the width"
+                f"choose a number of heads that divides it"
             )
         for name, kind in PARTS.items():
             object.__setattr__(self, name, _shortened(_part(kind, getattr(self, name), f"model.{name}")))
@@ -102,7 +102,7 @@ class DiTConfig:
             raise UsageError(f"model.second_time must be true or false, got {self.second_time!r}")
         self.position_part.fits(self)
         if self.mlp_hidden < 1:
-            raise UsageError(f"model.mlp_ratio {self.mlp_ratio} leaves the MLP without a hidden unit; use 4")
+            raise UsageError(f"model.mlp_ratio {self.mlp_ratio} leaves the MLP without hidden units; use 4")
 
     @property
     def block(self) -> Block:

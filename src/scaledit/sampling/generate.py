@@ -90,7 +90,7 @@ class Parts:
             except Exception as error:  # numpy and zipfile raise many kinds for corrupt files
                 raise RunError(f"{path} is corrupt ({error}); {fix}") from None
             if len(images) != len(self.indices(k)):
-                raise RunError(f"{path} holds {len(images)} images; {fix}")
+                raise RunError(f"{path} contains {len(images)} images; {fix}")
             yield images
 
 
@@ -115,7 +115,7 @@ def generate(
     merged = out.suffix == ".npz"
     if merged and out.exists():
         if _origin(out) != origin:
-            raise UsageError(f"{out} holds other samples; choose another --out, or delete it")
+            raise UsageError(f"{out} contains other samples; choose another --out, or delete it")
         return Generated(out, request.num, True)
     folder = parts_folder(out)
     batch_size = checks.integer(batch_size, "batch_size", 1)

@@ -125,8 +125,8 @@ def _parse_class(word: str, pipeline: Pipeline, warn: Callable[[str], None]) -> 
         if number is not None and 0 <= number < pipeline.config.model.num_classes and number != label:
             other = printable(repr(names[number])) if number < len(names) else "without a name"
             warn(
-                f"class {word} is taken as the name of class number {label}; class number {number} is "
-                f"{other}: write number:{word} for that one, name:{word} for this one"
+                f"class {word} is read as the name of class number {label}, while class number {number} is "
+                f"{other}; write name:{word} or number:{word} to choose"
             )
         return label
     if word.startswith("name:"):

@@ -191,7 +191,9 @@ def macs_in(hours: float, hardware: Hardware) -> float:
     if not 0 < hours < math.inf:
         raise UsageError(f"hours must be positive, got {hours}")
     if hardware.macs_per_hour is None:
-        raise UsageError("hours need the peak of a device to become multiply-adds: --gpu a100, --peak 312e12")
+        raise UsageError(
+            "a budget in hours also needs the speed of a device, such as --gpu a100 or --peak 312e12"
+        )
     return hours * hardware.macs_per_hour
 
 
@@ -204,7 +206,7 @@ def answer(
     Raises UsageError for a budget that is not positive and for a study without results.
     """
     if not 0 < budget < math.inf:
-        raise UsageError(f"a budget is a positive number of multiply-adds, such as 1e18; got {budget}")
+        raise UsageError(f"a budget must be a positive number of multiply-adds, such as 1e18; got {budget}")
     hardware = hardware or Hardware()
     results = comparable.finished(table)
     points = comparable.points(results)

@@ -25,7 +25,7 @@ def study(name: str) -> Table:
     if name == PAPER:
         return printed_table.table()
     if not Path(name).is_dir():
-        raise UsageError(f"there is no study {name}; give the folder of one (with its table.csv), or paper")
+        raise UsageError(f"there is no study {name}; use a folder with a table.csv, or paper")
     return read(Path(name))
 
 

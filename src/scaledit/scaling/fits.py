@@ -140,7 +140,7 @@ def correlation(x: ArrayLike, y: ArrayLike, seed: int = 0, resamples: int = 10_0
     """
     u, v = np.log(_sorted(x, y, least=3))
     if np.ptp(v) == 0:
-        raise UsageError("all y are equal: they correlate with nothing")
+        raise UsageError("all y are equal, so they have no correlation")
     indices = np.random.default_rng(seed).integers(len(u), size=(resamples, len(u)))
     drawn_u, drawn_v = u[indices], v[indices]
     varied = (np.ptp(drawn_u, axis=1) > 0) & (np.ptp(drawn_v, axis=1) > 0)
@@ -209,7 +209,7 @@ def _sorted(x: ArrayLike, y: ArrayLike, least: int) -> Array:
     if not (np.isfinite(both) & (both > 0)).all():
         raise UsageError("x and y must be positive; leave out results that are missing or zero")
     if least > 1 and np.ptp(both[0]) == 0:
-        raise UsageError("all x are equal: nothing can be fitted over them")
+        raise UsageError("all x are equal, so nothing can be fitted")
     return both[:, np.lexsort((both[1], both[0]))]
 
 

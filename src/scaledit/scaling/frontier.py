@@ -131,7 +131,7 @@ def curve(name: str, size: float, results: Iterable[tuple[float, float]]) -> Cur
         raise UsageError(f"{name}: size, compute and distance must be positive")
     compute, distance = (tuple(column) for column in zip(*rising, strict=True)) if rising else ((), ())
     if len(set(compute)) < len(compute):
-        raise UsageError(f"{name}: two results at the same compute; take their mean")
+        raise UsageError(f"{name}: it has two results with the same compute; use their mean")
     return Curve(name, size, compute, distance)
 
 

@@ -55,7 +55,7 @@ class Hardware:
         if self.devices < 1:
             raise UsageError(f"devices must be at least 1, got {self.devices}")
         if not 0 < self.utilisation <= 1:
-            raise UsageError(f"utilisation must lie in (0, 1], got {self.utilisation}; 40 % is 0.4")
+            raise UsageError(f"utilisation must be in (0, 1], got {self.utilisation}; 40 % is 0.4")
         if self.price is not None and not 0 <= self.price < math.inf:
             raise UsageError(f"price of a device-hour must be at least 0, got {self.price}")
 

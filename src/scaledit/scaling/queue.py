@@ -56,7 +56,7 @@ class Queue:
             raise UsageError(f"{self.out} is a file; choose another --out")
         known = any((self.out / name).exists() for name in (RESULTS, QUEUE))
         if self.out.exists() and not known and any(self.out.iterdir()):
-            raise UsageError(f"{self.out} is not empty and holds no study; choose another --out")
+            raise UsageError(f"{self.out} is not empty and contains no study; choose another --out")
         for job in self.jobs:
             if self.done(job.key):
                 self.result(job)
@@ -75,7 +75,9 @@ class Queue:
                     raise ValueError(f"{key} is {shown(content[key])}")
         changed = _difference(job.upgrade(content["job"]), json.loads(json.dumps(job.inputs)))
         if changed:
-            raise UsageError(f"{path} is of another study ({changed}); choose another --out, or delete it")
+            raise UsageError(
+                f"{path} belongs to another study ({changed}); choose another --out, or delete it"
+            )
         return content["found"]
 
     @contextmanager

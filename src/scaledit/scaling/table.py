@@ -336,7 +336,7 @@ def _row(cells: dict[Any, Any], hints: Mapping[str, Any], metric_columns: frozen
     """Raises ValueError."""
     missing = [column for column in PLAIN if cells.get(column) is None]
     if missing:
-        raise ValueError(f"no column {missing[0]}; is it a study's table?")
+        raise ValueError(f"it has no column {missing[0]}, so it may not be a study's table")
     if None in cells:
         raise ValueError("it has more cells than there are columns")
     plain = {column: _parse(hints[column], column, cells.pop(column)) for column in PLAIN}
@@ -354,7 +354,7 @@ def _parse(kind: Any, column: str, text: str) -> Any:
         return text
     if kind is int:
         if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS):
-            raise ValueError(f"{column} must be a whole number of at least 0, it is {shown(text)}")
+            raise ValueError(f"{column} must be a whole number of at least 0, got {shown(text)}")
         return int(text)
     if text == "" and kind is not float:  # float | None
         return None
@@ -366,10 +366,10 @@ def _parse_parts(column: str, text: str) -> str:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        raise ValueError(f"{column} must be JSON of parts, it is {shown(text)}") from None
+        raise ValueError(f"{column} must be JSON of parts, got {shown(text)}") from None
     for entry in value if column == "guidance" and isinstance(value, list) else [value]:
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-            raise ValueError(f"{column} must be JSON of parts, each with its name; it is {shown(text)}")
+            raise ValueError(f"{column} must be JSON of parts, each with its name, got {shown(text)}")
         steps, scale = entry.get("steps", 0), entry.get("scale", 1.0)
         if type(steps) is not int or steps < 0:
             raise ValueError(f"{column} has steps {shown(steps)}, which must be a whole number of at least 0")
@@ -384,7 +384,7 @@ def _finite(column: str, text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{column} must be a finite number, it is {shown(text)}")
+        raise ValueError(f"{column} must be a finite number, got {shown(text)}")
     return value
 
 
@@ -404,7 +404,7 @@ def read(folder: Path) -> Table:
     path = folder / TABLE
     for name in (TABLE, ABOUT):
         if not (folder / name).is_file():
-            raise UsageError(f"{folder} holds no study: {folder / name} is missing")
+            raise UsageError(f"{folder} contains no study: {folder / name} is missing")
     about = _about(folder / ABOUT)
     with reading(folder / ABOUT, "the description of a study", error=UsageError):
         metrics = columns(*about.protocols.values())

@@ -83,7 +83,9 @@ def _check_fits(config: AutoencoderRun, dataset: TrainingSet) -> None:
     channels, height, width = dataset.shape
     f = 2 ** (len(config.model.widths) - 1)
     if channels != 3:
-        raise UsageError(f"autoencoders take 3 channels, data.name={config.data.name!r} has {channels}")
+        raise UsageError(
+            f"autoencoders need images with 3 channels, but data.name={config.data.name!r} has {channels}"
+        )
     crop = config.train.crop
     if crop > min(height, width) or crop % f:
         raise UsageError(

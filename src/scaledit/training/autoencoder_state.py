@@ -124,7 +124,9 @@ class AutoencoderState(Learner[Read]):
         """A fresh state. Raises UsageError if train.init is missing or differs from [model], and for shards
         and other settings of [engine], which these small networks do not need."""
         if config.engine != EngineConfig(timeout=config.engine.timeout):
-            raise UsageError("an autoencoder takes no setting of [engine] but timeout; leave out the others")
+            raise UsageError(
+                "the training of an autoencoder supports only timeout in [engine]; leave the other keys out"
+            )
         scale = None
         if config.train.init:
             start = kl.KLAutoencoder.open(config.train.init)

@@ -181,7 +181,7 @@ def _check_decoder(config: RunConfig, decoder: Decoder | None) -> None:
     try:
         _ = decoder.autoencoder
     except UsageError as error:
-        raise UsageError(f"{error}; or train without samples: sample.every=0 evaluate.every=0") from None
+        raise UsageError(f"{error}; or train without sampling: sample.every=0 evaluate.every=0") from None
 
 
 def _check_same_latents(saved: checkpoint.Checkpoint, decoder: Decoder | None) -> None:
@@ -191,6 +191,6 @@ def _check_same_latents(saved: checkpoint.Checkpoint, decoder: Decoder | None) -
     if any(before.get(key) != now.get(key) for key in ("encoder_sha256", "scale")):
         names = [info.get("name", "no autoencoder") for info in (before, now)]
         raise UsageError(
-            f"{saved.folder} was trained on the latents of {names[0]}, these are of {names[1]}, which has "
-            "another encoder; choose another --out"
+            f"{saved.folder} was trained on the latents of {names[0]}, but these are latents of {names[1]}, "
+            "which has a different encoder; choose another --out"
         )

@@ -68,7 +68,7 @@ def lock(
     """
     path = out / CONFIG
     if not path.exists() and out.exists() and any(entry.name != PRIVATE for entry in out.iterdir()):
-        raise UsageError(f"{out} is not empty and holds no run; choose another --out")
+        raise UsageError(f"{out} is not empty and contains no run; choose another --out")
     if path.exists():
         _check_same(config, out, resume)
     try:
@@ -128,12 +128,14 @@ def _check_same(config: Config, out: Path, resume: str) -> None:
     changed = differences(existing, config)
     if changed:
         raise UsageError(
-            f"{out} holds a run of another config ({'; '.join(changed[:3])}"
+            f"{out} contains a run with another config ({'; '.join(changed[:3])}"
             + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
-            + "); choose another --out, or give that run's config"
+            + "); choose another --out, or use that run's config"
         )
     if resume != "auto":
-        raise UsageError(f"{out} already holds this run; add --resume auto, or choose another --out")
+        raise UsageError(
+            f"{out} already contains this run; add --resume auto to resume it, or choose another --out"
+        )
 
 
 def _reason(error: OSError) -> str:

@@ -266,8 +266,8 @@ class Learner(abc.ABC, Generic[Item]):
         if set(names[0]) != set(self._names[0]):
             before, now = (", ".join(sorted(terms)) for terms in (self._names[0], names[0]))
             raise RunError(
-                f"the loss has the terms {now} at step {self.step + 1}, and had {before} before; an "
-                "objective returns the same terms for every batch"
+                f"the loss has the terms {now} at step {self.step + 1}, but had {before} before; an "
+                "objective must return the same terms for each batch"
             )
         columns = [losses.weighted]
         columns += [losses.terms[name] for name in self._names[0]]
@@ -286,7 +286,7 @@ class Learner(abc.ABC, Generic[Item]):
     def _halve(self) -> None:
         if self.micro_batch == 1:
             raise RunError(
-                "one sample at a time does not fit into memory; engine.recompute=blocks needs less"
+                "even one image at a time does not fit into memory; engine.recompute=blocks needs less"
             )
         self.micro_batch = -(-self.micro_batch // 2)
         self.optimizer.zero_grad()

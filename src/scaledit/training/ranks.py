@@ -69,7 +69,9 @@ class Ranks:
             dist.init_process_group(backend, timeout=PATIENCE)
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise RunError(f"rank {rank} of {world} could not meet the others ({reason})") from error
+            raise RunError(
+                f"rank {rank} of {world} could not connect to the other ranks ({reason})"
+            ) from error
         return cls(torch_device, rank, world, local_rank, local_world, grouped=True)
 
     @property
@@ -81,7 +83,7 @@ class Ranks:
         """The rows of a batch of `size` that this rank has. Raises UsageError if a rank would have none."""
         if size < self.world:
             raise UsageError(
-                f"train.batch_size {size} is less than one sample for each of {self.world} ranks"
+                f"train.batch_size {size} is less than one image for each of the {self.world} ranks"
             )
         return range(size * self.rank // self.world, size * (self.rank + 1) // self.world)
 

@@ -100,8 +100,8 @@ class SameData:
         if differences and self.changed != "accept":
             raise UsageError(
                 f"the data is not what this run was trained on up to step {saved.step}: "
-                f"{'; '.join(differences)}. Give the same data, or choose another --out; data.changed=accept "
-                "resumes with this data"
+                f"{'; '.join(differences)}. Use the same data, choose another --out, or set "
+                "data.changed=accept to resume with this data"
             )
         if differences:
             self.notes.append(lambda step: DataChanged(step, differences))

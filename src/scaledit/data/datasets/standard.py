@@ -49,9 +49,9 @@ class ImagesInFiles(DataSet, name="images"):
 
     def open(self) -> ImageFiles:
         if not self.path:
-            raise UsageError("this recipe trains on images; set their path with data.path=PATH")
+            raise UsageError("this recipe trains on your images; set their folder with data.path=PATH")
         if not self.image_size:
-            raise UsageError("this recipe trains on images; set their size with data.image_size=256")
+            raise UsageError("this recipe trains on your images; set their size, such as data.image_size=256")
         from scaledit.data.files import ImageFiles
         from scaledit.data.sources import open_source
 
@@ -74,7 +74,8 @@ class EncodedInFiles(DataSet, name="latents"):
     def open(self) -> Latents:
         if not self.path:
             raise UsageError(
-                "this recipe trains on encoded images; set data.path=FOLDER to one that scaledit encode made"
+                "this recipe trains on encoded images; set data.path=FOLDER to a folder that scaledit encode "
+                "wrote"
             )
         from scaledit.data.latents import Latents
 

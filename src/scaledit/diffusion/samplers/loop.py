@@ -130,7 +130,8 @@ class Batch:
     def _add(self, job: _Running) -> None:
         if self.running and kind(job) != kind(self.running[0]):
             raise ValueError(
-                "this job cannot be batched with the others: its sampler, guidance or images differ"
+                "this job has a different sampler, guidance or image shape from the others, so it cannot be "
+                "batched with them"
             )
         self.running.append(job)
         self._guided = None

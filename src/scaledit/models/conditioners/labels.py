@@ -28,7 +28,7 @@ class LabelTable(Conditioner, name="labels"):
         if isinstance(y, Labels):
             if y.null_label != config.num_classes:
                 raise UsageError(
-                    f"these labels are of {y.null_label} classes, but this model has {config.num_classes}"
+                    f"these labels have {y.null_label} classes, but this model has {config.num_classes}"
                 )
             return y
         if isinstance(y, torch.Tensor):

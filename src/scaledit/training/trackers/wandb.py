@@ -52,7 +52,7 @@ class WeightsAndBiases(Tracker):
         except self._package.errors.Error as error:
             raise UsageError(f"W&B: {first_line(error)}; or choose {_OFFLINE}") from None
         if not logged_in:
-            raise UsageError(f"nobody is logged in to W&B: wandb login, or choose {_OFFLINE}")
+            raise UsageError(f"you are not logged in to W&B; run wandb login, or choose {_OFFLINE}")
 
     def _open(self, step: int) -> int:
         entity, _, project = self.config.log.wandb.rpartition("/")
@@ -72,7 +72,9 @@ class WeightsAndBiases(Tracker):
                 settings=self._package.Settings(console="off", quiet=True, silent=not online),
             )
         except (self._package.errors.Error, OSError) as error:
-            raise RunError(f"could not start W&B: {first_line(error)}; or choose {_OFFLINE}") from error
+            raise RunError(
+                f"could not start W&B: {first_line(error)}; solve this, or choose {_OFFLINE}"
+            ) from error
         return self.run.step - 1 if online else self.sent
 
     def _finished(self, run_id: str) -> int:
