@@ -216,7 +216,7 @@ def test_json_is_all_of_stdout_and_quiet_prints_the_result_alone(
     assert main([*words, "--quiet"]) == 0
     out, err = capfd.readouterr()
     assert bool(out) == (name in RESULTS)
-    assert not err or name == "train"  # TEMP, until training's progress heeds terminal.quiet
+    assert not err
     assert not terminal.is_quiet()  # it ends with the command
 
 

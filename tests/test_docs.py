@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -123,13 +124,14 @@ def test_code_of_the_page_runs(page: Path, folder: Path, tmp_path: Path, monkeyp
     copy_examples(where)
     monkeypatch.chdir(where)
     monkeypatch.syspath_prepend(str(where))
-    namespace: dict[str, object] = {"__name__": "page"}
+    page_module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", page_module)  # dataclasses look up the module of a class
     with own_modules(where):
         for block in blocks(page):
             if block.file:
                 (where / block.file).write_text(block.text)
             if block.language == "python" and not block.needs:
-                exec(compile(block.text, str(block), "exec"), namespace)
+                exec(compile(block.text, str(block), "exec"), vars(page_module))
             if block.language == "sh" and not block.needs:
                 for command in block.commands:
                     run(command, str(block))
