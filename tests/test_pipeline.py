@@ -164,7 +164,9 @@ def test_guidance_without_a_trained_null_label_is_refused(tmp_path: Path):
     # A run that says so is refused when it begins.
     for key in ("sample", "evaluate"):
         config = tiny("model.class_dropout=0.0", "sample.cfg_scale=1.0", f"{key}.cfg_scale=1.5")
-        with pytest.raises(UsageError, match=f"^{key}.guidance is classifier_free, scale 1.5, .* use none "):
+        with pytest.raises(
+            UsageError, match=f"^{key}.guidance is classifier_free, scale 1.5, .* use no guidance "
+        ):
             next(train(config, tmp_path / "run", device="cpu"))
     assert not (tmp_path / "run").exists()
 

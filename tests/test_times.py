@@ -91,7 +91,7 @@ def test_a_grid_on_a_chain_spends_exactly_the_steps_that_were_asked_for(schedule
         assert torch.equal(grid, grid.round())
         assert bool((grid.diff() < 0).all())
     for steps in (0, total + 1):
-        with pytest.raises(UsageError, match=rf"steps must be from 1 to {total} .* got {steps}"):
+        with pytest.raises(UsageError, match=rf"steps must be from 1 to {total}, .* got {steps}"):
             times.grid(schedule, steps)
 
 

@@ -366,7 +366,7 @@ def other_networks(value: dict[Any, Any]) -> dict[str, dict[str, Any]]:
 def describe(value: object, storages: Storages, size: int) -> dict[str, Any]:
     """{"parts": {part: {name: entry}}, "args": {...}}; the part "" is a bare state dict."""
     if isinstance(value, Record) or not isinstance(value, dict):
-        raise Refused("holds no state dict")
+        raise Refused("contains no state dict")
     parts: dict[str, Any] = {}
     for part, inner in (state_dicts(value) or other_networks(value)).items():
         if len(inner) > MOST_TENSORS:
