@@ -16,7 +16,7 @@ import torch
 from scipy.linalg import sqrtm
 
 from scaledit.evaluation.inception import Inception, InceptionExtractor
-from scaledit.evaluation.metrics import Statistics, frechet_distance, neighbourhoods
+from scaledit.evaluation.metrics import Statistics, frechet_distance, neighborhoods
 from scaledit.machine import described, measured_peak, peak_memory, seconds
 
 DIMENSION = 2048
@@ -48,16 +48,16 @@ def frechet() -> dict[str, float]:
 
 def memory() -> dict[str, float]:
     """The peak memory of a separate process, before and after it computes the neighborhoods."""
-    done = subprocess.run([sys.executable, __file__, "neighbourhoods"], capture_output=True, check=True)
+    done = subprocess.run([sys.executable, __file__, "neighborhoods"], capture_output=True, check=True)
     return json.loads(done.stdout)
 
 
-def _neighbourhoods() -> None:
+def _neighborhoods() -> None:
     rng = np.random.default_rng(0)
     real = rng.standard_normal((REFERENCES, DIMENSION), dtype=np.float32)
     made = rng.standard_normal((SAMPLES, DIMENSION), dtype=np.float32)
     before = peak_memory()
-    took = seconds(lambda: neighbourhoods(real, made), repeats=1)
+    took = seconds(lambda: neighborhoods(real, made), repeats=1)
     after = peak_memory()
     print(
         json.dumps(
@@ -105,7 +105,7 @@ def main() -> None:
     found = {
         "machine": described(),
         "frechet_2048": frechet(),
-        "neighbourhoods": memory(),
+        "neighborhoods": memory(),
         "inception": inception(),
     }
     print(json.dumps(found, indent=1))
@@ -113,4 +113,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    _neighbourhoods() if sys.argv[1:] == ["neighbourhoods"] else main()
+    _neighborhoods() if sys.argv[1:] == ["neighborhoods"] else main()

@@ -17,7 +17,7 @@ LABELS = [i % 3 for i in range(N)]
 
 
 def picture(i: int, width: int = 44, height: int = 36) -> np.ndarray:
-    """A smooth colour picture, (H, W, 3) uint8."""
+    """A smooth color picture, (H, W, 3) uint8."""
     rng = np.random.default_rng(i)
     coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
     return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))

@@ -42,7 +42,7 @@ TINY = ("model.widths=[8,8]", "train.batch_size=4", "train.log_every=1", "evalua
 
 
 def pictures(n: int, seed: int = 0) -> Images:
-    """n smooth colour pictures of 16x16."""
+    """n smooth color pictures of 16x16."""
     coarse = normal(seed, range(n), (3, 4, 4), Stream.SAMPLE_INITIAL)
     smooth = torch.nn.functional.interpolate(coarse, size=16, mode="bicubic").clamp(-1, 1)
     return Images(smooth, torch.arange(n) % 2, ("a", "b"), flip=True)
@@ -117,7 +117,7 @@ def test_other_precisions_and_tiles_are_near(folder: Path):
     assert half.dtype == torch.float32
     assert 0 < (half - exact).abs().mean() < 0.02
     # The sample_size of the config, 32 pixels, is the tile: 64 are decoded in several, each with its own
-    # normalisation.
+    # normalization.
     tiled = open_autoencoder(str(folder), tiled=True).decode(z)
     assert tiled.shape == exact.shape
     assert 0 < (tiled - exact).abs().mean() < 0.2
@@ -424,7 +424,7 @@ def test_the_recipe_reaches_what_its_header_says(tmp_path: Path):
     found = json.loads(done.stdout)
     # Over 6 seeds of training on an AMD EPYC (Turin): 25.20 dB, standard deviation 1.15, from 23.69 to 26.49,
     # and 0.749, standard deviation 0.035, from 0.705 to 0.788; three of them below the mean are 21.8 dB and
-    # 0.643. An Intel Xeon had 24.8 dB. The mean colour of each crop has 17.7 dB and 0.417.
+    # 0.643. An Intel Xeon had 24.8 dB. The mean color of each crop has 17.7 dB and 0.417.
     assert found["psnr"] >= 21.5
     assert found["ssim"] >= 0.63
     assert open_autoencoder(found["autoencoder"]).downsampling == 4

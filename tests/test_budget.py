@@ -208,7 +208,7 @@ def test_plan_budget_on_the_command_line(capsys: pytest.CaptureFixture, tmp_path
     assert "XL/2 after 7,000,000 steps" in output
     assert output.count("15.7 times beyond the most compute in the study") == 2  # "measured" and "warning"
     write(table(miniature(during=1000)), tmp_path)
-    hours = ["--hours", "0.01", "--peak", "1e9", "--utilisation", "0.5", "--price", "3"]
+    hours = ["--hours", "0.01", "--peak", "1e9", "--utilization", "0.5", "--price", "3"]
     assert main(["plan", *hours, "--study", str(tmp_path), "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert values["budget"] == pytest.approx(0.01 * 3600 * 1e9 * 0.5 / 2)

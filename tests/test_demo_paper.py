@@ -1,4 +1,4 @@
-"""The demo with the paper's objective: its digits are recognised as digits, too."""
+"""The demo with the paper's objective: its digits are recognized as digits, too."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def parallel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def drawn_weights(made: DiTConfig) -> dict[str, Tensor]:
-    """The initialisation by hand, in plain PyTorch: what is drawn, and in which order. Torch's modules draw
+    """The initialization by hand, in plain PyTorch: what is drawn, and in which order. Torch's modules draw
     weights of their own when they are made; then come all linears in their order, then the label table, then
     the timestep embedding."""
     d, hidden = made.hidden_size, int(made.hidden_size * made.mlp_ratio)

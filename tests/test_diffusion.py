@@ -71,7 +71,7 @@ TINY = DiTConfig(4, 2, in_channels=4, hidden_size=16, depth=1, num_heads=2, num_
 
 
 def tiny(parameterization: Parameterization, changes: float = 0.2) -> DiT:
-    """A small DiT with weights away from the zeros of its initialisation."""
+    """A small DiT with weights away from the zeros of its initialization."""
     torch.manual_seed(0)
     learned = isinstance(parameterization, LearnedRange)
     dit = DiT(DiTConfig(**{**TINY.__dict__, "learn_sigma": learned}))
@@ -446,7 +446,7 @@ def test_hybrid_trains_the_mean_by_mse_and_the_variance_by_the_bound(
     x0, eps, out = torch.rand(3, 1, 2, 2), torch.randn(3, 1, 2, 2), torch.randn(3, 2, 2, 2)
     out.requires_grad_()
     denoiser = NetDenoiser(Fixed(out), schedule, LearnedRange(prediction))
-    t = fractions_to_times(schedule, 0.0005, 0.4, 0.8)  # the first is the discretised likelihood
+    t = fractions_to_times(schedule, 0.0005, 0.4, 0.8)  # the first is the discretized likelihood
     losses = Hybrid()(denoiser, x0, None, t, eps)
     assert losses.vlb is not None
     assert torch.equal(losses.total, losses.mse + losses.vlb)
@@ -512,7 +512,7 @@ def test_hybrid_without_a_variance_says_what_to_do():
 
 @examples
 @given(st.floats(-1.5, 1.5), st.floats(-7, 1))
-def test_the_discretised_likelihood_sums_to_one_and_peaks_at_the_mean(mean: float, log_scale: float):
+def test_the_discretized_likelihood_sums_to_one_and_peaks_at_the_mean(mean: float, log_scale: float):
     pixels = torch.linspace(-1, 1, 256, dtype=torch.float64)
     bins = discretized_log_likelihood(pixels, torch.full_like(pixels, mean), torch.tensor(log_scale)).exp()
     assert float(bins.sum()) == pytest.approx(1, abs=1e-6)

@@ -44,7 +44,7 @@ def test_the_trained_extractor_is_blind_to_fine_noise_and_its_twin_is_not():
     assert rise("FD-digits") < 1.03 < rise("FD-digits-random")
 
 
-def test_the_shipped_classifier_generalises_to_held_out_digits():
+def test_the_shipped_classifier_generalizes_to_held_out_digits():
     assert accuracy(judge.trained().network, digits(held_out=True)) >= 0.99
 
 

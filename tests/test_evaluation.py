@@ -84,10 +84,10 @@ def test_npz_folder_and_tar_hold_the_same_images(tmp_path: Path):
     np.testing.assert_array_equal(np.concatenate(labels), LABELS)
 
 
-def test_grey_images_are_read_as_grey(tmp_path: Path):
-    grey = PICTURES[..., 0]
-    [batch] = open_samples(folder(tmp_path / "grey", grey)).batches()
-    np.testing.assert_array_equal(batch.images, grey[..., None].repeat(3, axis=-1))
+def test_gray_images_are_read_as_gray(tmp_path: Path):
+    gray = PICTURES[..., 0]
+    [batch] = open_samples(folder(tmp_path / "gray", gray)).batches()
+    np.testing.assert_array_equal(batch.images, gray[..., None].repeat(3, axis=-1))
 
 
 def bad_sets(at: Path) -> dict[str, Path]:
@@ -143,15 +143,15 @@ def bad_sets(at: Path) -> dict[str, Path]:
 
 
 def test_bad_sample_sets_are_refused_with_the_reason(tmp_path: Path):
-    class Grey:
-        name, sha256, resize = "grey", "none", "none"
+    class Gray:
+        name, sha256, resize = "gray", "none", "none"
 
         def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
             return {"pool": images.float().mean(dim=(2, 3))}
 
     for message, path in bad_sets(tmp_path / "bad").items():
         with pytest.raises(UsageError, match=message):
-            extract(open_samples(path), [Grey()])
+            extract(open_samples(path), [Gray()])
 
 
 def test_jpeg_is_read_if_it_is_allowed_and_reported(tmp_path: Path, weights: Path, capsys):

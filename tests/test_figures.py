@@ -381,9 +381,9 @@ def _tall(png: bytes) -> bytes:
     return page.png(np.concatenate([_read(png)] * 3))
 
 
-def test_a_size_keeps_its_colour_while_a_study_goes_on(tables: dict[str, Table]):
+def test_a_size_keeps_its_color_while_a_study_goes_on(tables: dict[str, Table]):
     some = replace(tables["study"], rows=tuple(row for row in tables["study"].rows if row.size == "XL"))
-    assert style.Look.of(some).colour("XL") == style.Look.of(tables["study"]).colour("XL")
+    assert style.Look.of(some).color("XL") == style.Look.of(tables["study"]).color("XL")
 
 
 def test_compute(tables: dict[str, Table], rendered: dict[str, figures.Plot]):
@@ -601,9 +601,9 @@ SEEN = {
 }
 
 
-def cielab(colour: str, seen: np.ndarray) -> np.ndarray:
+def cielab(color: str, seen: np.ndarray) -> np.ndarray:
     """sRGB (IEC 61966-2-1) -> CIELAB at D65, as an eye with the matrix `seen` perceives it."""
-    rgb = np.array(to_rgb(colour))
+    rgb = np.array(to_rgb(color))
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     to_xyz = [
         [0.4124564, 0.3575761, 0.1804375],
@@ -616,18 +616,18 @@ def cielab(colour: str, seen: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seen", SEEN)
-@pytest.mark.parametrize("colours", ["two", "four", "five", "blocks"])
-def test_colours_differ_also_for_the_colour_blind(colours: str, seen: str):
+@pytest.mark.parametrize("colors", ["two", "four", "five", "blocks"])
+def test_colors_differ_also_for_the_color_blind(colors: str, seen: str):
     """By at least 15 in CIELAB, several times the just noticeable difference (2.3)."""
-    from scaledit.report.figures.blocks import COLOURS
+    from scaledit.report.figures.blocks import COLORS
 
-    some = COLOURS if colours == "blocks" else style.palette({"two": 2, "four": 4, "five": 5}[colours])
-    lab = [cielab(colour, SEEN[seen]) for colour in some]
+    some = COLORS if colors == "blocks" else style.palette({"two": 2, "four": 4, "five": 5}[colors])
+    lab = [cielab(color, SEEN[seen]) for color in some]
     assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(lab, 2)) > 15
-    assert all(colour[0] < 80 for colour in lab)  # shows on white
+    assert all(color[0] < 80 for color in lab)  # shows on white
 
 
-def test_sizes_are_in_order_of_lightness_so_that_grey_tells_them_too():
+def test_sizes_are_in_order_of_lightness_so_that_gray_tells_them_too():
     for count in (2, 4, 6):
-        lightness = [cielab(colour, np.eye(3))[0] for colour in style.palette(count)]
+        lightness = [cielab(color, np.eye(3))[0] for color in style.palette(count)]
         assert max(np.diff(lightness)) < -8

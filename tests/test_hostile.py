@@ -416,7 +416,7 @@ def test_a_folder_that_claims_a_huge_network(claim: dict[str, int], says: str, t
         load(tmp_path / "out")
 
 
-def test_a_shard_index_names_only_its_neighbours(tmp_path: Path):
+def test_a_shard_index_names_only_its_neighbors(tmp_path: Path):
     folder = tmp_path / "model/transformer"
     folder.mkdir(parents=True)
     (tmp_path / "secret.safetensors").write_bytes(b"")

@@ -36,9 +36,9 @@ from tiny import tiny
 WHITE = (255, 255, 255)
 RAMP = np.arange(0, 65536, 17, dtype=np.uint16)[:3840].reshape(60, 64)
 SCALED = np.round(RAMP / 257).astype(np.uint8)
-GREY, COLOR, PALETTE, GREY_ALPHA, COLOR_ALPHA = 0, 2, 3, 4, 6
+GRAY, COLOR, PALETTE, GRAY_ALPHA, COLOR_ALPHA = 0, 2, 3, 4, 6
 """PNG's color types."""
-CHANNELS = {GREY: 1, COLOR: 3, PALETTE: 1, GREY_ALPHA: 2, COLOR_ALPHA: 4}
+CHANNELS = {GRAY: 1, COLOR: 3, PALETTE: 1, GRAY_ALPHA: 2, COLOR_ALPHA: 4}
 
 
 def png(values: np.ndarray, bits: int, color: int, **chunks: bytes) -> bytes:
@@ -121,7 +121,7 @@ def over(colors: np.ndarray, alpha: np.ndarray, background: tuple[int, ...] = WH
 # More than 8 bits
 
 SIXTEEN = {
-    "png": lambda: png(RAMP, 16, GREY),
+    "png": lambda: png(RAMP, 16, GRAY),
     "png by Pillow": lambda: saved(Image.fromarray(RAMP), "PNG"),
     "tiff little-endian": lambda: tiff(RAMP.astype("<u2").tobytes(), 64, 60, [16], 1),
     "tiff big-endian": lambda: tiff(RAMP.astype(">u2").tobytes(), 64, 60, [16], 1, ">"),
@@ -131,13 +131,13 @@ SIXTEEN = {
 
 
 @pytest.mark.parametrize("kind", SIXTEEN)
-def test_grey_of_16_bits_is_scaled_by_its_range(kind: str):
+def test_gray_of_16_bits_is_scaled_by_its_range(kind: str):
     data = SIXTEEN[kind]()
     assert header(data, "x").bits == 16
     np.testing.assert_array_equal(decoded(data), np.repeat(SCALED[..., None], 3, -1))
 
 
-def test_grey_of_12_bits_is_scaled_by_its_range():
+def test_gray_of_12_bits_is_scaled_by_its_range():
     values = np.arange(4096, dtype=np.uint16).reshape(64, 64)
     pairs = values.reshape(-1, 2)
     packed = np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], 1)
@@ -166,9 +166,9 @@ def test_of_color_of_16_bits_the_upper_byte_is_used(data: bytes, expected: np.nd
 
 def test_alpha_of_16_bits():
     values = np.stack([RAMP, RAMP[::-1]], -1)
-    grey, alpha = values[..., 0] >> 8, values[..., 1] >> 8
-    expected = over(np.repeat(grey[..., None], 3, -1), alpha)
-    np.testing.assert_array_equal(decoded(png(values, 16, GREY_ALPHA)), expected)
+    gray, alpha = values[..., 0] >> 8, values[..., 1] >> 8
+    expected = over(np.repeat(gray[..., None], 3, -1), alpha)
+    np.testing.assert_array_equal(decoded(png(values, 16, GRAY_ALPHA)), expected)
     with_alpha = np.concatenate([COLOR_16, RAMP[..., None]], -1)
     expected = over(COLOR_16 >> 8, RAMP >> 8)
     np.testing.assert_array_equal(decoded(png(with_alpha, 16, COLOR_ALPHA)), expected)
@@ -202,13 +202,13 @@ def test_a_transparent_color_of_16_bits_is_refused():
 
 
 def test_the_ramp_through_inspect_encode_and_train(tmp_path: Path, capsys):
-    """Folders of 16-bit grey give the same values in every command."""
+    """Folders of 16-bit gray give the same values in every command."""
     for i, name in enumerate(("a", "b")):
         (tmp_path / "tree" / name).mkdir(parents=True)
-        (tmp_path / "tree" / name / "0.png").write_bytes(png(np.roll(RAMP, i)[:32, :32], 16, GREY))
+        (tmp_path / "tree" / name / "0.png").write_bytes(png(np.roll(RAMP, i)[:32, :32], 16, GRAY))
     assert main(["data", "inspect", str(tmp_path / "tree"), "--image-size", "32"]) == 0
     output = capsys.readouterr().out
-    assert "2 images of grey with more than 8 bits: scaled to 8" in output
+    assert "2 images of gray with more than 8 bits: scaled to 8" in output
     assert "nothing would be refused" in output
     expected = SCALED[:32, :32] / 127.5 - 1
     x0 = ImageFiles(open_source(tmp_path / "tree"), 32).batch(np.array([0]), range(1), 0).x0
@@ -249,11 +249,11 @@ def test_an_autoencoder_of_three_latent_channels_serves(tmp_path: Path):
 
 def test_few_bits_palettes_and_other_colors():
     """'1', L of 2 and 4 bits, P, CMYK, YCbCr, LAB equal their formulas."""
-    three = lambda grey: np.repeat(np.asarray(grey, np.uint8)[..., None], 3, -1)  # noqa: E731
+    three = lambda gray: np.repeat(np.asarray(gray, np.uint8)[..., None], 3, -1)  # noqa: E731
     for bits in (1, 2, 4):
         values = np.arange(64).reshape(8, 8) % (1 << bits)
         np.testing.assert_array_equal(
-            decoded(png(values, bits, GREY)), three(values * 255 // ((1 << bits) - 1))
+            decoded(png(values, bits, GRAY)), three(values * 255 // ((1 << bits) - 1))
         )
         if bits > 1:
             np.testing.assert_array_equal(
@@ -269,8 +269,8 @@ def test_few_bits_palettes_and_other_colors():
     )
     found = decoded(saved(Image.fromarray(cmyk, "CMYK"), "TIFF"))
     np.testing.assert_allclose(found, expected, atol=1)
-    grey = Image.fromarray(np.stack([np.full((8, 8), v, np.uint8) for v in (200, 128, 128)], -1), "YCbCr")
-    np.testing.assert_array_equal(decoded(saved(grey, "TIFF")), 200)
+    gray = Image.fromarray(np.stack([np.full((8, 8), v, np.uint8) for v in (200, 128, 128)], -1), "YCbCr")
+    np.testing.assert_array_equal(decoded(saved(gray, "TIFF")), 200)
     srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
     there = ImageCms.buildTransform(srgb, lab, "RGB", "LAB")
     photo = Image.fromarray(picture(2))
@@ -307,15 +307,15 @@ def test_alpha_is_composited_to_the_rounded_value(kind: str, background: str):
 
 
 def test_every_way_to_be_transparent():
-    """A transparent color (tRNS) of each kind of PNG, GIF's index, grey with alpha, premultiplied alpha."""
+    """A transparent color (tRNS) of each kind of PNG, GIF's index, gray with alpha, premultiplied alpha."""
     for bits in (1, 2, 4, 8, 16):
         values = np.arange(256).reshape(16, 16) % (1 << bits)
         key = values[0, 1]
-        data = png(values, bits, GREY, tRNS=struct.pack(">H", key))
-        plain = decoded(png(values, bits, GREY))
+        data = png(values, bits, GRAY, tRNS=struct.pack(">H", key))
+        plain = decoded(png(values, bits, GRAY))
         expected = np.where((values == key)[..., None], np.uint8(77), plain)
         np.testing.assert_array_equal(decoded(data, "#4d4d4d"), expected)
-        assert header(data, "x").alpha and not header(png(values, bits, GREY), "x").alpha
+        assert header(data, "x").alpha and not header(png(values, bits, GRAY), "x").alpha
     colors = np.random.default_rng(0).integers(0, 256, (4, 4, 3))
     data = png(colors, 8, COLOR, tRNS=struct.pack(">HHH", *colors[2, 1]))
     colors[2, 1] = 255
@@ -325,9 +325,9 @@ def test_every_way_to_be_transparent():
     data = png(index, 8, PALETTE, PLTE=palette.tobytes(), tRNS=bytes(alpha.tolist()))
     assert header(data, "x").alpha
     np.testing.assert_array_equal(decoded(data), over(palette[index], alpha[index]))
-    grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
-    data = saved(Image.merge("LA", [Image.fromarray(grey), Image.fromarray(grey.T.copy())]), "PNG")
-    np.testing.assert_array_equal(decoded(data), over(np.repeat(grey[..., None], 3, -1), grey.T))
+    gray = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    data = saved(Image.merge("LA", [Image.fromarray(gray), Image.fromarray(gray.T.copy())]), "PNG")
+    np.testing.assert_array_equal(decoded(data), over(np.repeat(gray[..., None], 3, -1), gray.T))
     alpha = np.full((8, 8), 128, np.uint8)
     premultiplied = np.stack([alpha // 2, alpha, alpha // 4, alpha], -1)
     found = decoded(tiff(premultiplied.tobytes(), 8, 8, [8] * 4, 2, extra=[1]))
@@ -355,7 +355,7 @@ def test_the_background_through_inspect_encode_and_train(tmp_path: Path, capsys)
     output = capsys.readouterr().out
     assert "1 image with an alpha channel or a transparent color: they are composited on black" in output
     assert np.asarray(Image.open(tmp_path / "s.png"))[10, 160].tolist() == [50, 0, 0]
-    assert main([*inspect, "--background", "grey"]) == 2
+    assert main([*inspect, "--background", "gray"]) == 2
     assert "a background must be white, black" in capsys.readouterr().err
     words = ["encode", str(folder), "--autoencoder", "pixels", "--image-size", "32", "--dtype", "float32"]
     for background, red in ((None, 241), ("black", 50), ("drop", 200)):
@@ -401,7 +401,7 @@ def test_a_run_keeps_the_background_that_it_began_with(tmp_path: Path):
 
 
 def test_an_old_encoding_continues_without_a_background(tmp_path: Path, capsys):
-    """Its request.json has no background. 16-bit grey, which would come out differently, is refused."""
+    """Its request.json has no background. 16-bit gray, which would come out differently, is refused."""
     folder = transparent(tmp_path / "tree")
     words = ["encode", str(folder), "--autoencoder", "pixels", "--image-size", "32", "--per-file", "1"]
     assert main([*words, "--out", str(tmp_path / "one"), "--background", "drop"]) == 0
@@ -410,17 +410,17 @@ def test_an_old_encoding_continues_without_a_background(tmp_path: Path, capsys):
     assert main([*words, "--out", str(tmp_path / "old")]) == 0
     for file in (tmp_path / "one").glob("*.*"):
         assert file.read_bytes() == (tmp_path / "old" / file.name).read_bytes()
-    (folder / "a" / "0.png").write_bytes(png(RAMP[:32, :32], 16, GREY))
+    (folder / "a" / "0.png").write_bytes(png(RAMP[:32, :32], 16, GRAY))
     assert main([*words, "--out", str(tmp_path / "deep"), "--background", "drop"]) == 1
     assert "a/0.png has 16 bits per channel" in capsys.readouterr().err
 
 
 def test_samples_and_references_are_never_silently_white(tmp_path: Path):
-    """Evaluation accepts only 8-bit RGB or grey without any kind of transparency."""
+    """Evaluation accepts only 8-bit RGB or gray without any kind of transparency."""
     small = np.zeros((4, 4), np.uint16)
     cases = {
-        "the mode I;16": png(small, 16, GREY),
-        "a transparent color": png(small, 8, GREY, tRNS=bytes(2)),
+        "the mode I;16": png(small, 16, GRAY),
+        "a transparent color": png(small, 8, GRAY, tRNS=bytes(2)),
         "16 bits per channel": png(np.zeros((4, 4, 3)), 16, COLOR),
     }
     for i, (says, data) in enumerate(cases.items()):

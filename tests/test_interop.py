@@ -65,7 +65,7 @@ def test_official_and_diffusers_there_and_back(name: str, tmp_path: Path):
     dit = random_dit(shape)
     state, expected = official_state(dit), dit(*inputs(shape))
     torch.save(state, tmp_path / "in.pt")
-    heads = [] if name == "S/8" else OPTIONS  # a size of the paper's is recognised
+    heads = [] if name == "S/8" else OPTIONS  # a size of the paper's is recognized
     convert(tmp_path / "in.pt", tmp_path / "native", "--to", "scaledit", *heads)
     convert(tmp_path / "native", tmp_path / "out.pt", "--to", "official")
     assert equal(torch.load(tmp_path / "out.pt"), state)

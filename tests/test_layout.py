@@ -256,7 +256,7 @@ def test_a_tree_of_splits_has_no_classes_train_and_val(tmp_path: Path):
         open_source(vehicles, "test")
 
 
-def test_splits_of_files_are_recognised_by_their_names():
+def test_splits_of_files_are_recognized_by_their_names():
     expected = {
         "data/train-00000-of-00001.parquet": "train",
         "train-00000-of-00001-a1b2c3.parquet": "train",
@@ -593,7 +593,7 @@ def test_names_that_are_not_utf8(tmp_path: Path, capsys):
     assert main([*where, "--on-bad", "skip"]) == 0
     assert "skipped: caf\\udce9/\\udcff.png" in capsys.readouterr().out
     assert json.loads((out / "index.json").read_bytes())["skipped"][0].startswith(f"{odd}/\udcff.png")
-    assert main([*where, "--on-bad", "skip"]) == 0  # its own request is recognised
+    assert main([*where, "--on-bad", "skip"]) == 0  # its own request is recognized
 
 
 def test_more_formats(tmp_path: Path):

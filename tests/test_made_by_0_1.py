@@ -1,6 +1,6 @@
 """What scaledit 0.1.0 wrote is read by the code as it is now; tests/made_by_0_1/make.py says how it was made.
 
-Images differ by one grey level at most and weights by 1e-5 on any processor. Both are the same to the bit on
+Images differ by one gray level at most and weights by 1e-5 on any processor. Both are the same to the bit on
 the processor and the libraries that made them.
 """
 
@@ -36,7 +36,7 @@ from scaledit.training import log
 HERE = Path(__file__).parent / "made_by_0_1"
 EXPECTED: dict[str, Any] = json.loads((HERE / "expected.json").read_text())
 TO_THE_BIT = EXPECTED["machine"] == machine()
-GREY_LEVELS = 0 if TO_THE_BIT else 1
+GRAY_LEVELS = 0 if TO_THE_BIT else 1
 RUNS = ("run-flow", "run-hybrid")
 
 
@@ -63,10 +63,10 @@ def call(*words: str) -> None:
 
 
 def assert_same_images(found: np.ndarray, expected: np.ndarray) -> None:
-    """expected: a grey one may have one channel of three that are equal."""
+    """expected: a gray one may have one channel of three that are equal."""
     assert found.dtype == np.uint8
     assert found.shape[:-1] == expected.shape[:-1]
-    assert np.abs(found.astype(int) - expected).max() <= GREY_LEVELS
+    assert np.abs(found.astype(int) - expected).max() <= GRAY_LEVELS
 
 
 def without_key_bias(name: str, value: Tensor) -> Tensor:

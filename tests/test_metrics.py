@@ -23,7 +23,7 @@ from scaledit.evaluation.metrics import (
     frechet_distance_infinity,
     inception_score,
     kid,
-    neighbourhoods,
+    neighborhoods,
     precision_recall,
 )
 
@@ -142,7 +142,7 @@ def test_inception_score_is_the_mean_over_splits_and_ignores_an_offset():
     assert inception_score(logits + 1000, split_size=10) == pytest.approx(np.mean(by_hand), rel=1e-9)
 
 
-# Neighbourhoods
+# Neighborhoods
 
 
 def brute_force(real: np.ndarray, fake: np.ndarray, k: int) -> tuple[float, float, float, float]:
@@ -157,21 +157,21 @@ def brute_force(real: np.ndarray, fake: np.ndarray, k: int) -> tuple[float, floa
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000), n=st.integers(5, 40), m=st.integers(5, 40), k=st.integers(1, 4))
-def test_neighbourhoods_by_brute_force(seed: int, n: int, m: int, k: int):
+def test_neighborhoods_by_brute_force(seed: int, n: int, m: int, k: int):
     """On whole numbers every distance is exact, and so are ties: balls are closed."""
     real = rng(seed).integers(0, 4, (n, 3)).astype(np.float32)
     fake = rng(seed + 1).integers(0, 5, (m, 3)).astype(np.float32)
-    assert tuple(neighbourhoods(real, fake, k, k)) == pytest.approx(brute_force(real, fake, k), rel=1e-12)
+    assert tuple(neighborhoods(real, fake, k, k)) == pytest.approx(brute_force(real, fake, k), rel=1e-12)
     assert tuple(precision_recall(real, fake, k)) == pytest.approx(brute_force(real, fake, k)[:2])
     assert tuple(density_coverage(real, fake, k)) == pytest.approx(brute_force(real, fake, k)[2:])
 
 
 def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch):
     real, fake = rng(0).standard_normal((90, 8)), rng(1).standard_normal((70, 8)) + 0.4
-    expected = neighbourhoods(real, fake)
+    expected = neighborhoods(real, fake)
     for tile in (7, 32, 90):
-        monkeypatch.setattr("scaledit.evaluation.metrics.neighbours.TILE", tile)
-        assert neighbourhoods(real, fake) == expected
+        monkeypatch.setattr("scaledit.evaluation.metrics.neighbors.TILE", tile)
+        assert neighborhoods(real, fake) == expected
 
 
 def test_identical_sets_and_sets_far_apart():
@@ -187,7 +187,7 @@ def test_identical_sets_and_sets_far_apart():
     assert result.recall <= 1 / 50
 
 
-def test_neighbourhoods_hold_a_tile_not_the_matrix(monkeypatch: pytest.MonkeyPatch):
+def test_neighborhoods_hold_a_tile_not_the_matrix(monkeypatch: pytest.MonkeyPatch):
     """4,000 x 4,000 distances in float32 are 64 MB; only a tile is allocated at a time. (benchmarks/ measures
     the complete process at 20,000 x 10,000.)"""
     largest = 0
@@ -200,7 +200,7 @@ def test_neighbourhoods_hold_a_tile_not_the_matrix(monkeypatch: pytest.MonkeyPat
         return out
 
     monkeypatch.setattr(torch.Tensor, "__matmul__", watched)
-    neighbourhoods(rng(0).standard_normal((4000, 4)), rng(1).standard_normal((4000, 4)))
+    neighborhoods(rng(0).standard_normal((4000, 4)), rng(1).standard_normal((4000, 4)))
     assert 0 < largest <= 2048**2
 
 
@@ -271,8 +271,8 @@ def test_bad_features_are_refused():
 
 
 @pytest.mark.slow
-def test_neighbourhoods_of_a_full_evaluation_fit_a_laptop():
+def test_neighborhoods_of_a_full_evaluation_fit_a_laptop():
     """20,000 x 10,000 in 2048 dimensions: the peak memory of a separate process."""
     script = Path(__file__).parent.parent / "benchmarks" / "evaluation.py"
-    done = subprocess.run([sys.executable, script, "neighbourhoods"], capture_output=True, check=True)
+    done = subprocess.run([sys.executable, script, "neighborhoods"], capture_output=True, check=True)
     assert json.loads(done.stdout)["peak_gb"] < 1.5

@@ -36,7 +36,7 @@ def small(**changes: object) -> DiTConfig:
 
 
 def trained(config: DiTConfig) -> DiT:
-    """Weights away from the zeros of the initialisation, as after training."""
+    """Weights away from the zeros of the initialization, as after training."""
     torch.manual_seed(0)
     dit = DiT(config)
     with torch.no_grad():
@@ -105,7 +105,7 @@ def assert_uniform(values: Tensor, name: str) -> None:
 
 
 @every_design
-def test_initialisation(design: str):
+def test_initialization(design: str):
     """initialize's docstring, tensor by tensor: Xavier-uniform, N(0, 0.02), zeros, and norms at one."""
     torch.manual_seed(0)
     dit = DiT(small(hidden_size=64, num_classes=100, conditioning=design))
@@ -288,14 +288,14 @@ def _in_a_wrapper(dit: DiT, state: dict[str, Tensor]) -> DiT:
 
 
 @pytest.mark.parametrize(
-    "materialise", [_to_empty, _assigned, _module_by_module, _cast_on_the_way, _copied, _in_a_wrapper]
+    "materialize", [_to_empty, _assigned, _module_by_module, _cast_on_the_way, _copied, _in_a_wrapper]
 )
-def test_a_dit_of_the_meta_device_is_the_same_function_once_it_is_loaded(materialise, monkeypatch):
+def test_a_dit_of_the_meta_device_is_the_same_function_once_it_is_loaded(materialize, monkeypatch):
     """Its buffers are in no state dict, and `to_empty` fills them with anything: here with NaN."""
     config = small()
     dit = trained(config)
     state = dict(dit.state_dict())
-    if materialise is _cast_on_the_way:  # whose weights are rounded on the way
+    if materialize is _cast_on_the_way:  # whose weights are rounded on the way
         state = {key: value.bfloat16().float() for key, value in state.items()}
         dit.load_state_dict(state)
     with torch.device("meta"):
@@ -308,7 +308,7 @@ def test_a_dit_of_the_meta_device_is_the_same_function_once_it_is_loaded(materia
         return out if out.is_meta else out.fill_(torch.nan)
 
     monkeypatch.setattr(torch, "empty_like", poisoned)
-    loaded = materialise(built, state).eval()
+    loaded = materialize(built, state).eval()
     assert torch.equal(loaded(*inputs(config)), dit(*inputs(config)))
     assert loaded.state_dict().keys() == dit.state_dict().keys()
 

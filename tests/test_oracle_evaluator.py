@@ -60,7 +60,7 @@ def inception(name: str) -> None:
     near(name, inception_score(features("smp")["logits"]), METRICS)
 
 
-def neighbours(name: str) -> None:
+def neighbors(name: str) -> None:
     result = precision_recall(features("ref")["pool"], features("smp")["pool"], precision="adm_fp16")
     assert abs(getattr(result, name) - ORACLE[name]) <= 0.05
 
@@ -92,8 +92,8 @@ CHECKS: dict[str, Callable[[str], None]] = {
     "fid": fid,
     "sfid": fid,
     "inception_score": inception,
-    "precision": neighbours,
-    "recall": neighbours,
+    "precision": neighbors,
+    "recall": neighbors,
     "frechet_AB": frechet,
     "frechet_AB_singular": frechet,
     "pr_AB_fp32": fp32,

@@ -209,7 +209,7 @@ def test_every_recipe_can_be_written_as_changes_to_another():
         assert config.load(recipe, overrides).to_json() == {**wanted.to_json(), "name": recipe}
 
 
-def test_charts_follow_the_colour_scheme_and_hold_their_labels_as_text():
+def test_charts_follow_the_color_scheme_and_hold_their_labels_as_text():
     figure, axes = page.axes(3, 2, "step", f"{EVIL} $x$ \x1b")
     axes.plot([1, 2], [1, 2], color=page.DARK)
     svg = page.chart(figure, "a chart").svg.decode()
@@ -220,9 +220,9 @@ def test_charts_follow_the_colour_scheme_and_hold_their_labels_as_text():
     assert svg.count(page.DARK) == 1 and "var(--c2)" in svg  # once, where the variable is defined
 
 
-def luminance(colour: str) -> float:
+def luminance(color: str) -> float:
     """Relative luminance (WCAG 2.2)."""
-    levels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    levels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [level / 12.92 if level <= 0.04045 else ((level + 0.055) / 1.055) ** 2.4 for level in levels]
     return sum(weight * level for weight, level in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
@@ -236,9 +236,9 @@ def test_text_has_the_contrast_of_wcag_aa_in_both_modes():
     style = (Path(page.__file__).parent / "templates/style.html").read_text()
     modes = [dict(re.findall(r"--(\w+): (#\w{6})", part)) for part in style.split("@media")[:2]]
     assert len(modes) == 2 and modes[0].keys() == modes[1].keys()
-    for colours in modes:
+    for colors in modes:
         for text in ("ink", "quiet", "link", "good", "bad", "open"):
-            assert all(contrast(colours[text], colours[back]) >= 4.5 for back in ("page", "card")), text
+            assert all(contrast(colors[text], colors[back]) >= 4.5 for back in ("page", "card")), text
     light, dark = modes
     for before, after in page.IN_THE_DARK.items():
         if before in (page.INK, page.REAL, page.DARK):  # text, and lines that carry meaning

@@ -44,8 +44,8 @@ def test_crops_are_those_of_their_photograph_and_in_range():
     top, left = corners(CLASS_NAMES.index("coffee"), pixels.shape[1], pixels.shape[0], False, range(8))[7]
     crop = torch.from_numpy(pixels[top : top + 64, left : left + 64].copy()).permute(2, 0, 1)
     assert torch.equal((train.images[i] + 1).mul(127.5).round().byte(), crop)
-    grey = train.images[train.labels == CLASS_NAMES.index("coins")]
-    assert torch.equal(grey[:, 0], grey[:, 2])
+    gray = train.images[train.labels == CLASS_NAMES.index("coins")]
+    assert torch.equal(gray[:, 0], gray[:, 2])
 
 
 def test_the_list_of_crops_is_fixed():

@@ -44,7 +44,7 @@ NAMES = ("cat", "3", "1", "dog, a small one", "name:9", "2", "cat", "7", "8", "9
 
 
 def made(*overrides: str, names: tuple[str, ...] = tuple("0123456789")) -> Pipeline:
-    """Of a small network as initialised, its last layer changed so that its answers depend on all."""
+    """Of a small network as initialized, its last layer changed so that its answers depend on all."""
     run = tiny("diffusion.schedule=linear", "sample.cfg_scale=1.0", *overrides)
     torch.manual_seed(0)
     net = DiT(run.model).eval()

@@ -64,7 +64,7 @@ def printed(arguments: Sequence[str]) -> tuple[int, str, str]:
 
 
 def harmless(text: str) -> bool:
-    """Nothing in it moves a cursor, colours, rings, or turns the direction of writing."""
+    """Nothing in it moves a cursor, colors, rings, or turns the direction of writing."""
     return all(character.isprintable() or character in "\n\u200d" for character in text)
 
 

@@ -139,7 +139,7 @@ def test_a_run_goes_on_with_other_ranks(tmp_path: Path):
     assert all(name == "manifest.json" or name.endswith(".safetensors") for name in names)  # no pickle
     images = {name: load(tmp_path / name)([3, 5], seed=1, steps=4) for name in ("kinds", "worlds")}
     apart = images["kinds"].astype(int) - images["worlds"]
-    assert abs(apart).max() <= 1  # a pixel may round to its neighbour
+    assert abs(apart).max() <= 1  # a pixel may round to its neighbor
 
     for name in ("worlds", "kinds"):
         last = alone(job(name, 30))

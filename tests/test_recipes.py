@@ -53,7 +53,7 @@ def test_header_of_an_autoencoder_states_command_cost_and_goal(name: str):
 @pytest.mark.parametrize("name", IMAGENET)
 def test_header_of_the_papers_run_is_computed_and_printed(name: str):
     config, said = load(name), header(name)
-    train_macs = plan(config, Hardware(peak=1e12, devices=1, utilisation=0.5)).train_macs
+    train_macs = plan(config, Hardware(peak=1e12, devices=1, utilization=0.5)).train_macs
     assert said["cost"] == f"{scientific(train_macs)} multiply-adds (training)"
     steps = config.train.steps
     [row] = [r for r in paper.printed() if r.config == config.model and r.steps_thousands * 1000 == steps]

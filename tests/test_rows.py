@@ -46,8 +46,8 @@ from scaledit.diffusion import (
 from scaledit.errors import UsageError
 
 SHAPE = (3, 4, 4)
-GREY = 1 / 127.5
-"""One grey level of images in [-1, 1]."""
+GRAY = 1 / 127.5
+"""One gray level of images in [-1, 1]."""
 SAMPLERS: dict[str, Callable[[int], Sampler]] = {
     "ddpm": DDPM,
     "ddpm_small": partial(DDPM, variance="small"),
@@ -107,7 +107,7 @@ def alone(denoiser: NetDenoiser, job: Job) -> Tensor:
 def test_jobs_together_are_as_alone(
     schedule: Schedule, sampler: Callable[[int], Sampler], parameterization: Parameterization
 ):
-    """Of different steps, seeds, scales and labels, in one batch: to a thousandth of a grey level of what
+    """Of different steps, seeds, scales and labels, in one batch: to a thousandth of a gray level of what
     the images' own range is."""
     denoiser, jobs = denoiser_of(schedule, parameterization), jobs_of(sampler)
     together = sample_many(denoiser, jobs)
@@ -115,9 +115,9 @@ def test_jobs_together_are_as_alone(
         wanted = alone(denoiser, job)
         assert images.dtype == wanted.dtype == torch.float32
         assert images.shape == wanted.shape
-        assert (images - wanted).abs().max() <= 1e-3 * GREY * max(1, float(wanted.abs().max()))
+        assert (images - wanted).abs().max() <= 1e-3 * GRAY * max(1, float(wanted.abs().max()))
     assert max(float(images.std()) for images in together) > 0.1
-    assert (together[0][1] - together[2][0]).abs().max() > GREY  # other noise, other steps: another image
+    assert (together[0][1] - together[2][0]).abs().max() > GRAY  # other noise, other steps: another image
 
 
 class Counted:
@@ -165,7 +165,7 @@ def test_a_job_can_join_while_others_are_under_way():
         assert seen[:2] == [(0, 4), (2, 2)]
         for number, job in enumerate(jobs):
             wanted = alone(denoiser, job)
-            assert (images[number] - wanted).abs().max() <= 1e-3 * GREY * max(1, float(wanted.abs().max()))
+            assert (images[number] - wanted).abs().max() <= 1e-3 * GRAY * max(1, float(wanted.abs().max()))
 
 
 def test_jobs_of_other_kinds_are_batches_of_their_own():
@@ -184,7 +184,7 @@ def test_jobs_of_other_kinds_are_batches_of_their_own():
     assert sum(counted.rows) == 3 + 3 + 4 + 2 + 2 + 4
     assert len(counted.rows) == 3 + 3 + 4 + 2 + 2
     for job, image in zip(jobs, images, strict=True):
-        assert (image - sample(denoiser, job.sampler, job.noise, job.y)).abs().max() <= 1e-3 * GREY
+        assert (image - sample(denoiser, job.sampler, job.noise, job.y)).abs().max() <= 1e-3 * GRAY
     assert torch.allclose(images[4], images[5][:1], atol=1e-5)  # a label and a Condition of it
     batch = Batch(denoiser)
     batch.add(jobs[0])
@@ -204,7 +204,7 @@ def test_guidance_that_differs_in_more_than_its_scale_is_not_mixed():
     )
     jobs = [Job(Euler(3), noise, y, (one,)) for one in parts]
     for job, image in zip(jobs, sample_many(denoiser, jobs), strict=True):
-        assert (image - alone(denoiser, job)).abs().max() <= 1e-3 * GREY
+        assert (image - alone(denoiser, job)).abs().max() <= 1e-3 * GRAY
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ def test_guidance_is_bound_in_order():
         for steps, scale in ((3, 2), (2, 4))
     ]
     for job, image in zip(jobs, sample_many(denoiser, jobs), strict=True):
-        assert (image - alone(denoiser, job)).abs().max() <= 1e-3 * GREY
+        assert (image - alone(denoiser, job)).abs().max() <= 1e-3 * GRAY
 
 
 # ---- noise -----------------------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ def test_noise_that_nobody_needs_is_not_drawn(schedule: Schedule, sampler: Calla
     assert [noise.drawn for noise in noises] == expected
     for job, image in zip(jobs, together, strict=True):
         wanted = sample(denoiser, job.sampler, job.noise, job.y)
-        assert (image - wanted).abs().max() <= 1e-3 * GREY * max(1, float(wanted.abs().max()))
+        assert (image - wanted).abs().max() <= 1e-3 * GRAY * max(1, float(wanted.abs().max()))
     assert [noise.drawn for noise in noises] == [2 * one for one in expected]
 
 

@@ -147,7 +147,7 @@ def test_steps_are_even_in_log_snr_up_to_the_chains_own_ends():
     log_snr = (schedule.alpha(grid[:-1]) / schedule.sigma(grid[:-1])).log()
     step = (4.60512 + 5.05884) / 12  # the chain's ends, t = 0 and t = 999, with the clean image for t = 0
     assert log_snr[0] == pytest.approx(-5.05884, abs=1e-4)
-    assert (log_snr.diff() - step).abs().max() < 0.12  # as whole times allow: neighbours differ by up to 0.25
+    assert (log_snr.diff() - step).abs().max() < 0.12  # as whole times allow: neighbors differ by up to 0.25
     # A chain that goes on to next to no signal is not followed there.
     cosine = CosineBeta()
     grid = DPMSolver(20).grid(cosine)

@@ -70,9 +70,9 @@ def test_the_papers_own_run_took_19_and_a_half_hours():
     assert measured.device_hours == pytest.approx(400_000 / 5.7 / 3600 * 256)
     assert measured.cost == pytest.approx(measured.device_hours * 2)
     per_second = 118.64e9 * 256 * 3 * 2 * 5.7
-    assert measured.utilisation == pytest.approx(per_second / (CORES * TPU_V3_CORE), rel=1e-3)
-    assert measured.utilisation is not None
-    forward = plan(config, Hardware(TPU_V3_CORE, CORES, measured.utilisation, price=2.0))
+    assert measured.utilization == pytest.approx(per_second / (CORES * TPU_V3_CORE), rel=1e-3)
+    assert measured.utilization is not None
+    forward = plan(config, Hardware(TPU_V3_CORE, CORES, measured.utilization, price=2.0))
     planned, back = forward.to_json(), measured.to_json()
     assert planned.pop("warnings") == back.pop("warnings") == []
     assert planned == pytest.approx(back)
@@ -163,10 +163,10 @@ def test_a_peak_that_does_not_fit_is_warned_of(options: list[str], message: str 
         (["--gpu", "h10"], "unknown device 'h10'; did you mean 'h100'?"),
         (["--gpu", "v100"], "v100 has no tf32 peak (it has fp32, fp16); choose another train.precision"),
         (["--price", "2"], "--price needs hours, and so a speed"),
-        (["--utilisation", "0.3"], "--utilisation is a share of a peak"),
+        (["--utilization", "0.3"], "--utilization is a share of a peak"),
         (
-            ["--gpu", "a100", "--utilisation", "0.3", "--iterations-per-second", "5"],
-            "leave --utilisation out",
+            ["--gpu", "a100", "--utilization", "0.3", "--iterations-per-second", "5"],
+            "leave --utilization out",
         ),
         (["--precision", "bf16"], "train.precision=bf16"),
         (["--peak", "nan"], "peak must be FLOP/s"),
@@ -184,14 +184,14 @@ def test_plans_of_nothing_exit_2(options: list[str], message: str, capsys: pytes
 
 def test_without_peak_or_price_a_plan_claims_neither():
     unpriced = plan(load("digits"), Hardware(), 10.0)
-    assert unpriced.utilisation is None and unpriced.cost is None and unpriced.hours > 0
+    assert unpriced.utilization is None and unpriced.cost is None and unpriced.hours > 0
     assert "cost" not in dict(describe(unpriced)) and "%" not in dict(describe(unpriced))["speed"]
 
 
 @pytest.mark.parametrize(
     ("call", "names"),
     [
-        (lambda c: plan(c, Hardware(1e12, 1, 40)), "utilisation.*0.4"),
+        (lambda c: plan(c, Hardware(1e12, 1, 40)), "utilization.*0.4"),
         (lambda c: plan(c, Hardware(0, 1, 0.4)), "peak"),
         (lambda c: plan(c, Hardware(1e12, 0, 0.4)), "devices"),
         (lambda c: plan(c, Hardware(1e12, 1, 0.4, price=-1)), "price"),

@@ -95,7 +95,7 @@ def test_a_grid_on_a_chain_spends_exactly_the_steps_that_were_asked_for(schedule
             times.grid(schedule, steps)
 
 
-def test_rounded_times_that_would_repeat_are_moved_to_their_free_neighbours():
+def test_rounded_times_that_would_repeat_are_moved_to_their_free_neighbors():
     chain, steps = LinearBeta(), 100
     roots = np.linspace(80 ** (1 / 7), float(ratio(chain, torch.tensor(0))) ** (1 / 7), steps)
     ratios = ratio(chain, torch.arange(1000)).numpy()

@@ -313,7 +313,7 @@ def test_ema_against_its_formula():
         ema.update([average.weight], [net.weight], ema.decay_at(EMAConfig(decay=0.9999), step))
     assert average.weight.item() == pytest.approx(
         1 - 0.9999**2000, rel=1e-4
-    )  # 18 %: mostly the initialisation
+    )  # 18 %: mostly the initialization
     warm = EMAConfig(decay=0.9999, warmup=True)
     assert [ema.decay_at(warm, n) for n in (0, 90, 10**9)] == [0.1, 0.91, 0.9999]
 

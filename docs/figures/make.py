@@ -62,7 +62,7 @@ from test_samplers import STARTS, From, Mixture, rms  # noqa: E402  # pyright: i
 
 LARGEST = 100_000
 """Bytes that a figure may have."""
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#333333")
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#333333")
 INK = "#333333"
 
 matplotlib.use("svg")
@@ -118,14 +118,14 @@ SCHEDULES: dict[str, Schedule] = {
 def schedules() -> Figure:
     """alpha, sigma and log-SNR of the four schedules over the fraction of the time axis."""
     figure, (alphas, sigmas, log_snrs) = axes(3)
-    for (name, schedule), colour in zip(SCHEDULES.items(), COLOURS, strict=False):
+    for (name, schedule), color in zip(SCHEDULES.items(), COLORS, strict=False):
         u = torch.linspace(0, 1, 201, dtype=torch.float64)
         t = (schedule.clean + schedule.horizon * u).round() if schedule.discrete else u
         alpha, sigma = schedule.coefficients(t)
-        alphas.plot(u, alpha, color=colour, label=name)
-        sigmas.plot(u, sigma, color=colour)
+        alphas.plot(u, alpha, color=color, label=name)
+        sigmas.plot(u, sigma, color=color)
         inner = (alpha > 0) & (sigma > 0)
-        log_snrs.plot(u[inner], schedule.log_snr(t)[inner], color=colour)
+        log_snrs.plot(u[inner], schedule.log_snr(t)[inner], color=color)
         ends = schedule.log_snr(torch.tensor([schedule.clean + 1, schedule.noisiest]))
         if schedule.discrete:
             print(f"schedules: {name}: lambda {float(ends[1]):.2f} at t = 999, {float(ends[0]):.2f} at t = 0")
@@ -177,20 +177,20 @@ def guidance_tradeoff() -> Figure:
     figure, (distance, shares) = axes(2)
     scale = [float(row["cfg_scale"]) for row in rows]
 
-    def curve(plot: Axes, key: str, title: str, colour: str) -> None:
+    def curve(plot: Axes, key: str, title: str, color: str) -> None:
         values, deviations = ([float(row[key + end]) for row in rows] for end in ("", "_std"))
-        plot.errorbar(scale, values, deviations, color=colour, marker="o", markersize=3.5, label=title)
+        plot.errorbar(scale, values, deviations, color=color, marker="o", markersize=3.5, label=title)
         print(f"guidance: {title} at {scale}: {[round(value, 3) for value in values]}")
 
-    curve(distance, "fd_digits", "FD-digits", COLOURS[4])
-    distance.axhline(float(rows[0]["fd_digits_real"]), color=COLOURS[0], linestyle="--", linewidth=1)
+    curve(distance, "fd_digits", "FD-digits", COLORS[4])
+    distance.axhline(float(rows[0]["fd_digits_real"]), color=COLORS[0], linestyle="--", linewidth=1)
     distance.annotate(
         "held-out real digits", (4, float(rows[0]["fd_digits_real"]) - 0.5), ha="right", va="top"
     )
     distance.set(title="FD-digits (lower is better)", ylim=(0, 30))
-    curve(shares, "class_accuracy", "class accuracy", COLOURS[4])
-    curve(shares, "precision", "precision", COLOURS[0])
-    curve(shares, "recall", "recall", COLOURS[1])
+    curve(shares, "class_accuracy", "class accuracy", COLORS[4])
+    curve(shares, "precision", "precision", COLORS[0])
+    curve(shares, "recall", "recall", COLORS[1])
     shares.set(title="shares (higher is better)", ylim=(0, 1.05))
     shares.legend(loc="lower left")
     for plot in (distance, shares):
@@ -245,11 +245,11 @@ def samplers_error() -> Figure:
     }
     figure, plots = axes(2, height=3.6, sharey=True)
     for plot, (name, mixture) in zip(plots, {"linear": chain, "flow": flow}.items(), strict=True):
-        for (label, make), colour, mark in zip(lines[name].items(), COLOURS, "osD^v", strict=True):
+        for (label, make), color, mark in zip(lines[name].items(), COLORS, "osD^v", strict=True):
             built = [make(n) for n in EVALUATIONS]
             errors = [rms(sample(mixture, sampler, From(STARTS)), exact[name]) for sampler in built]
             spent = [sampler.total_evaluations() for sampler in built]
-            plot.loglog(spent, errors, color=colour, marker=mark, markersize=3.5, label=label)
+            plot.loglog(spent, errors, color=color, marker=mark, markersize=3.5, label=label)
             pairs = ", ".join(f"{n}: {error:.2g}" for n, error in zip(spent, errors, strict=True))
             print(f"samplers: {name}, {label}: {pairs}")
         ticks = (6, 10, 20, 50, 100)
@@ -306,9 +306,9 @@ def grids() -> Figure:
             if label == "stride" and not schedule.discrete:
                 continue
             t = times.grid(schedule, 12)[:-1]  # the last one is the clean time
-            colour = COLOURS[row % 4]
+            color = COLORS[row % 4]
             style = {
-                "color": colour,
+                "color": color,
                 "marker": "|",
                 "markersize": 9,
                 "linestyle": "none",
@@ -348,14 +348,14 @@ def fd_bias(run: Path) -> Figure:
             distances[name].append([frechet_distance(reference, pool[rows[:n]]) for n in SIZES])
     figure, (over_n, over_inverse) = axes(2, height=2.8)
     inverse = 1 / np.array(SIZES)
-    for (name, values), colour, mark in zip(distances.items(), COLOURS[1::-1], "so", strict=True):
+    for (name, values), color, mark in zip(distances.items(), COLORS[1::-1], "so", strict=True):
         mean, deviation = np.mean(values, axis=0), np.std(values, axis=0, ddof=1)
         slope, intercept = np.polyfit(inverse[1:], mean[1:], 1)
-        style = {"color": colour, "marker": mark, "markersize": 4}
+        style = {"color": color, "marker": mark, "markersize": 4}
         over_n.errorbar(SIZES, mean, deviation, label=name, **style)
         over_inverse.errorbar(inverse, mean, deviation, **style, linestyle="none")
         line = np.array([0, inverse[1]])
-        over_inverse.plot(line, intercept + slope * line, color=colour, linewidth=1)
+        over_inverse.plot(line, intercept + slope * line, color=color, linewidth=1)
         pairs = ", ".join(f"{n}: {m:.1f} ± {d:.1f}" for n, m, d in zip(SIZES, mean, deviation, strict=True))
         print(f"fd_bias: {name}: {pairs}; line through N >= 100: {intercept:.1f} + {slope:.0f} / N")
     over_n.set(title="FD-digits over N", xlabel="N, number of images", xscale="log", ylim=(0, None))

@@ -106,7 +106,7 @@ API: Mapping[str, tuple[str, tuple[str, ...]]] = {
             "scaledit.evaluation.samples",
             "scaledit.evaluation.metric",
             "scaledit.evaluation.metrics.frechet",
-            "scaledit.evaluation.metrics.neighbours",
+            "scaledit.evaluation.metrics.neighbors",
             "scaledit.evaluation.metrics.kernel",
             "scaledit.evaluation.metrics.classes",
             "scaledit.evaluation.metrics.copies",

@@ -32,7 +32,7 @@ BYTES_OF_A_WEIGHT = 4
 
 
 def network(config: DiTConfig, seed: int) -> DiT:
-    """A freshly initialised DiT. torch's global generator is not changed. Raises UsageError, before anything
+    """A freshly initialized DiT. torch's global generator is not changed. Raises UsageError, before anything
     is built, if the weights alone exceed the machine's memory."""
     check_weights(config)
     with torch.random.fork_rng(devices=[]):
@@ -61,14 +61,14 @@ def denoiser(config: DiffusionConfig, net: diffusion.Network) -> diffusion.NetDe
 def objective_modules(
     objective: diffusion.Objective, config: DiTConfig, seed: int, device: torch.device
 ) -> torch.nn.Module | None:
-    """The trainable modules of an objective, initialised from the seed; None if it has none. torch's global
+    """The trainable modules of an objective, initialized from the seed; None if it has none. torch's global
     generator is not changed.
 
     Raises UsageError for modules that are not functions of their inputs: a resumed run would not repeat the
     random numbers of dropout, and running statistics depend on how a batch is split over ranks.
     """
     with torch.random.fork_rng(devices=[]):
-        # Not the numbers that initialise the network.
+        # Not the numbers that initialize the network.
         torch.manual_seed((seed ^ zlib.crc32(b"objective")) & (1 << 64) - 1)
         built = objective.modules(config)
     if built is None:

@@ -39,7 +39,7 @@ def listed(words: Sequence[str], last: str) -> str:
 
 
 def printable(text: object) -> str:
-    r"""`text` made safe to print on one line: characters that move a terminal's cursor, change its colours or
+    r"""`text` made safe to print on one line: characters that move a terminal's cursor, change its colors or
     reverse the writing direction are escaped (\x1b), and so are bytes of file names that are not UTF-8
     (\udcff)."""
     return "".join(

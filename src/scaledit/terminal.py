@@ -78,7 +78,7 @@ def complain(message: object) -> None:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console for progress and colours that treats all text as plain, without markup or emoji names."""
+    """A console for progress and colors that treats all text as plain, without markup or emoji names."""
     from rich.console import Console
 
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False)

@@ -233,7 +233,7 @@ def changed(value: Any, rng: Random) -> Any:
     walk(value)
     if not places or rng.random() < 0.03:
         return _odd_value(rng)
-    # Whatever lies deep has many neighbours: the outer keys get their share all the same.
+    # Whatever lies deep has many neighbors: the outer keys get their share all the same.
     holder, key = rng.choice(places) if rng.random() < 0.6 else rng.choice(places[:40])
     match rng.randrange(8):
         case 0 | 1 | 2:

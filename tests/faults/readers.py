@@ -100,7 +100,7 @@ def _pngs(folder: Path) -> None:
 
 
 def _ramp() -> Image.Image:
-    """Of 16-bit grey."""
+    """Of 16-bit gray."""
     return Image.fromarray((np.arange(44 * 36, dtype=np.uint16) * 41).reshape(36, 44))
 
 
@@ -576,8 +576,8 @@ def _reference(folder: Path) -> None:
 def _real(images: torch.Tensor) -> Any:
     from scaledit.evaluation.samples import InMemory
 
-    grey = (images * 127.5 + 127.5).round().to(torch.uint8)
-    return InMemory("digits", grey.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy(), None, {})
+    gray = (images * 127.5 + 127.5).round().to(torch.uint8)
+    return InMemory("digits", gray.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy(), None, {})
 
 
 def _judged_by(folder: Path) -> Value:
@@ -587,7 +587,7 @@ def _judged_by(folder: Path) -> Value:
     from scaledit.evaluation.features import extract
     from scaledit.evaluation.judge import Judge, View, check_reference
     from scaledit.evaluation.metrics.frechet import FrechetDistance
-    from scaledit.evaluation.metrics.neighbours import ImprovedPrecision, ImprovedRecall
+    from scaledit.evaluation.metrics.neighbors import ImprovedPrecision, ImprovedRecall
     from scaledit.evaluation.reference import open_reference
 
     extractor = DigitsClassifier()

@@ -34,7 +34,7 @@ SUBFOLDERS = ("autoencoder", "vae")
 """Where the run folder of `scaledit autoencoder train` and a pipeline of diffusers have the autoencoder."""
 ENCODER_PARTS = ("encoder.", "quant_conv.")
 RGB = 3
-"""Channels of images; grey images have three equal channels."""
+"""Channels of images; gray images have three equal channels."""
 DEFAULTS: Mapping[str, Any] = {
     "in_channels": 3,
     "out_channels": 3,

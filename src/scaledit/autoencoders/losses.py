@@ -5,7 +5,7 @@
     KL = 1/2 sum over latents of  mean^2 + exp(logvar) - 1 - logvar            (nats per image)
 
 kl_weight is on the scale of latent diffusion's 1e-6 (Rombach et al. 2022, appendix G), whose sums run over
-pixels and latents. The last term compares differences of neighbouring pixels: if blur removes a texture, it
+pixels and latents. The last term compares differences of neighboring pixels: if blur removes a texture, it
 is as large as the texture was. It costs a subtraction, while a perceptual loss needs a network to download.
 """
 

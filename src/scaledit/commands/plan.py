@@ -61,7 +61,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     devices = "the number of devices (default: 1)"
     add("--devices", type=common.integer(1, common.MOST_DEVICES), default=1, metavar="N", help=devices)
     share = "the share of the peak speed that training reaches (default: 0.4)"
-    add("--utilisation", type=float, metavar="U", help=share)
+    add("--utilization", "--utilisation", type=float, metavar="U", help=share)
     add("--price", type=float, metavar="P", help="the price of one device for one hour")
     rate = "a measured speed of training, which replaces the estimate"
     add("--iterations-per-second", type=float, metavar="R", help=rate)
@@ -93,11 +93,11 @@ def run(args: argparse.Namespace) -> None:
 
 def _check_speed(args: argparse.Namespace) -> None:
     """Raises UsageError for options that mean nothing without a speed."""
-    if args.utilisation is not None and args.iterations_per_second is not None:
-        raise UsageError("a measured rate implies the utilisation; leave --utilisation out")
+    if args.utilization is not None and args.iterations_per_second is not None:
+        raise UsageError("a measured rate implies the utilization; leave --utilization out")
     has_peak = args.gpu is not None or args.peak is not None
-    if args.utilisation is not None and not has_peak:
-        raise UsageError("--utilisation is a share of a peak: pass --gpu or --peak")
+    if args.utilization is not None and not has_peak:
+        raise UsageError("--utilization is a share of a peak: pass --gpu or --peak")
     if args.price is not None and not has_peak and args.iterations_per_second is None:
         raise UsageError("--price needs hours, and so a speed: pass --gpu, --peak or a measured rate")
 
@@ -112,7 +112,7 @@ def _hardware(args: argparse.Namespace, precision: str) -> Hardware:
         devices=args.devices,
         price=args.price,
         name=args.gpu,
-        **common.passed(args, ["utilisation"]),
+        **common.passed(args, ["utilization"]),
     )
 
 

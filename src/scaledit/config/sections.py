@@ -34,7 +34,7 @@ class DiffusionConfig:
 
     schedule: Schedule = field(LinearBeta(), doc="signal and noise levels over time")
     prediction: Parameterization = field(Epsilon(), doc="what the network predicts")
-    objective: Objective = field(Hybrid(), doc="the loss that training minimises")
+    objective: Objective = field(Hybrid(), doc="the loss that training minimizes")
     times: TimeDistribution = field(Uniform(), doc="distribution that training draws its times from")
 
     @property

@@ -1,9 +1,9 @@
-"""One encoded image: its header, its pixels as 8-bit RGB, and ADM's centre crop of them.
+"""One encoded image: its header, its pixels as 8-bit RGB, and ADM's center crop of them.
 
     bytes --header--> size, mode, refusals --decode--> RGB
     v of n bits --> round(255 v / (2^n - 1))
     c, alpha, background b --> round((alpha c + (255 - alpha) b) / 255)
-    RGB --halve with BOX while twice too large, then BICUBIC--> shorter side S --centre--> (S, S, 3) uint8
+    RGB --halve with BOX while twice too large, then BICUBIC--> shorter side S --center--> (S, S, 3) uint8
 
 The crop is that of ADM (Dhariwal & Nichol 2021). Like ADM, it ignores an orientation written by a camera.
 """
@@ -39,10 +39,10 @@ TAIL = 4096
 TILE = 512
 """Side of the tiles in which deep and transparent images are converted, to save a second copy in memory."""
 EXTREME = 16
-"""Aspect ratio above which `crop` computes only the centre and `inspect` warns."""
+"""Aspect ratio above which `crop` computes only the center and `inspect` warns."""
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
 """Pillow's names of the modes with at most 8 bits per channel."""
-GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N")
+GRAY_16 = ("I;16", "I;16B", "I;16L", "I;16N")
 PNG_DEPTH = 24
 """Offset of the bits per channel in a PNG file."""
 BITS, WHITE_IS_ZERO, SAMPLE_FORMAT, SIGNED = 258, 262, 339, 2
@@ -72,7 +72,7 @@ class Header(NamedTuple):
 
     @property
     def extreme(self) -> bool:
-        """Whether the centre crop shows less than 1 / EXTREME of the image."""
+        """Whether the center crop shows less than 1 / EXTREME of the image."""
         return max(self.width, self.height) > EXTREME * min(self.width, self.height)
 
 
@@ -95,9 +95,9 @@ def header(data: bytes, name: str) -> Header:
 def decode(data: bytes, name: str, background: Color | None = NAMED["white"]) -> Image.Image:
     """The image as RGB with 8 bits per channel; the first frame if there are several.
 
-    Grey with 12 or 16 bits is scaled by its range. Color with 16 bits keeps the upper byte, as in Pillow.
+    Gray with 12 or 16 bits is scaled by its range. Color with 16 bits keeps the upper byte, as in Pillow.
     Transparent images are composited on `background`. None drops their alpha channel, as the first versions
-    of scaledit did, and refuses grey with more than 8 bits, which those versions read as white.
+    of scaledit did, and refuses gray with more than 8 bits, which those versions read as white.
 
     Raises BadImage as `header` does, and if the pixels are corrupt.
     """
@@ -119,7 +119,7 @@ def decode(data: bytes, name: str, background: Color | None = NAMED["white"]) ->
 
 def _flattened(image: Image.Image, bits: int, name: str, background: Color) -> Image.Image:
     """Converts a deep or transparent image on `background`, tile by tile."""
-    keyed = image.mode in ("1", "L", "RGB", "I", *GREY_16)
+    keyed = image.mode in ("1", "L", "RGB", "I", *GRAY_16)
     key = image.info.pop("transparency", None) if keyed else None
     if key is not None and image.format == "PNG":
         if image.mode == "RGB" and bits == 16:
@@ -135,7 +135,7 @@ def _flattened(image: Image.Image, bits: int, name: str, background: Color) -> I
     for box in ((left, top, min(left + TILE, width), min(top + TILE, height)) for top, left in corners):
         part = image.crop(box)
         if not keyed:
-            # Pillow cannot convert premultiplied grey to RGBA directly.
+            # Pillow cannot convert premultiplied gray to RGBA directly.
             rgba = (part.convert("LA") if part.mode == "La" else part).convert("RGBA")
             canvas.paste(rgba.convert("RGB"), box, rgba.getchannel("A"))
             continue
@@ -208,7 +208,7 @@ def _checked_bits(image: Image.Image, data: bytes, name: str) -> int:
     elif image.format == "TIFF":
         bits = max(_tag(image, BITS, 1))
         signed = SIGNED in _tag(image, SAMPLE_FORMAT, 1)
-    if signed or not (mode in MODES or mode in GREY_16 or (mode == "I" and image.format == "PNG")):
+    if signed or not (mode in MODES or mode in GRAY_16 or (mode == "I" and image.format == "PNG")):
         kind = {"F": "floats", "I": "integers of 32 bits, or signed ones"}.get(mode, f"of the mode {mode}")
         kind = "signed integers" if signed else kind
         raise BadImage(
@@ -232,7 +232,7 @@ def _tag(image: Image.Image, tag: int, default: int) -> tuple[int, ...]:
 
 
 def crop(image: Image.Image, side: int) -> np.ndarray:
-    """ADM's centre crop, (side, side, 3) uint8. Smaller images are enlarged.
+    """ADM's center crop, (side, side, 3) uint8. Smaller images are enlarged.
 
     Equal to ADM's bit for bit up to an aspect ratio of EXTREME. Beyond it, ADM would enlarge the full image
     (20,000 x 1 pixels to 5,120,000 x 256) and keep its middle. Here only the middle is computed, which rounds
@@ -250,7 +250,7 @@ def crop(image: Image.Image, side: int) -> np.ndarray:
 
 
 def _middle(image: Image.Image, size: tuple[int, int], side: int) -> Image.Image:
-    """The (side, side) centre of image.resize(size, BICUBIC). The source is cropped first to the pixels that
+    """The (side, side) center of image.resize(size, BICUBIC). The source is cropped first to the pixels that
     the filter reaches: Pillow keeps a box in float32, which is exact enough only for small coordinates."""
     source, box = [], []
     for length, full in zip(image.size, size, strict=True):

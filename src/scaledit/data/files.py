@@ -106,7 +106,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 class BuiltIn:
-    """A built-in set, read like image files. Grey images get three equal channels."""
+    """A built-in set, read like image files. Gray images get three equal channels."""
 
     background = DROP
 

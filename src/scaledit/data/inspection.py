@@ -124,7 +124,7 @@ def _warnings(headers: list[Header], image_size: int, background: str) -> list[s
     dropped = background_color(background) is None
     alpha = "their alpha is ignored" if dropped else f"they are composited on {background}"
     deep = [image for image in headers if image.bits > 8]
-    grey = sum(image.mode.startswith("I") for image in deep)
+    gray = sum(image.mode.startswith("I") for image in deep)
     small = sum(min(image.width, image.height) < image_size for image in headers)
     turned, transparent, extreme, frames = (
         sum(getattr(image, flag) for image in headers) for flag in ("turned", "alpha", "extreme", "frames")
@@ -133,8 +133,8 @@ def _warnings(headers: list[Header], image_size: int, background: str) -> list[s
         f"are smaller than {image_size} pixels and would be enlarged": small,
         "are turned on the side by an EXIF tag, which is not followed": turned,
         f"with an alpha channel or a transparent color: {alpha} (--background, data.background)": transparent,
-        "of grey with more than 8 bits: scaled to 8": grey,
-        "of color with 16 bits per channel: the upper 8 are used": len(deep) - grey,
+        "of gray with more than 8 bits: scaled to 8": gray,
+        "of color with 16 bits per channel: the upper 8 are used": len(deep) - gray,
         f"more than {EXTREME} times as long as wide: only the middle is used": extreme,
         "of several frames or pages: the first is used": frames,
     }

@@ -68,7 +68,7 @@ def fresh_photos() -> Images:
 
 def photos(*, held_out: bool = False, flip: bool = False) -> Images:
     """The crops of all classes, 12 x 512 for training or 12 x 64 held out: (N, 3, 64, 64) in [-1, 1], sorted
-    by class. Grey photographs have three equal channels. Raises UsageError if scikit-image is missing."""
+    by class. Gray photographs have three equal channels. Raises UsageError if scikit-image is missing."""
     images, labels = _crops(held_out, 0, HELD_OUT_CROPS if held_out else TRAINING_CROPS)
     return Images(images, labels, CLASS_NAMES, flip)
 

@@ -93,7 +93,7 @@ def _load_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def digits(*, held_out: bool = False, flip: bool = False) -> Images:
-    """scikit-learn's 1,797 handwritten digits (UCI, Alpaydin & Kaynak 1998), 8x8 pixels, grey 0..16 mapped to
+    """scikit-learn's 1,797 handwritten digits (UCI, Alpaydin & Kaynak 1998), 8x8 pixels, gray 0..16 mapped to
     [-1, 1]. held_out: the test digits instead of the training digits."""
     images, labels = _load_digits()
     is_held_out = np.arange(len(labels)) % DIGITS_HELD_OUT_EVERY == DIGITS_HELD_OUT_EVERY - 1

@@ -1,4 +1,4 @@
-"""Splits of a data set, recognised by the names of files and folders. Different splits are never mixed.
+"""Splits of a data set, recognized by the names of files and folders. Different splits are never mixed.
 
     train-00000-of-00001.parquet   data/test-00000-of-00001.parquet   imagenet-val-000007.tar     files
     train/CLASS/..   validation/CLASS/..   train/data-00000-of-00001.arrow                        folders

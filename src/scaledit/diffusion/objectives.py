@@ -5,7 +5,7 @@
     Hybrid   = L_simple + L_vlb, the mean detached inside L_vlb             (Nichol & Dhariwal 2021, eq. 16)
 
 in bits per dimension, unscaled, as in the paper. At the first time the likelihood is that of pixels
-discretised to 8 bits, for latents too, as in the official code.
+discretized to 8 bits, for latents too, as in the official code.
 
 An objective defines the terms of its loss, the random numbers it needs besides t and eps, and its own modules
 that are trained with the network:
@@ -33,7 +33,7 @@ from scaledit.part import Part
 
 
 class Losses(NamedTuple):
-    """Per sample, (N,): the minimised total and its terms. vlb is None if the objective has none."""
+    """Per sample, (N,): the minimized total and its terms. vlb is None if the objective has none."""
 
     total: Tensor
     mse: Tensor
@@ -41,7 +41,7 @@ class Losses(NamedTuple):
 
 
 Terms = Mapping[str, "Tensor | None"] | tuple["Tensor | None", ...]
-"""A dict or named tuple of tensors (N,): "total", which is minimised, comes first; the others are logged. A
+"""A dict or named tuple of tensors (N,): "total", which is minimized, comes first; the others are logged. A
 term that is None is not logged."""
 
 
@@ -91,7 +91,7 @@ class Objective(Part, kind="objective", home="scaledit.diffusion.objectives", ne
         raise NotImplementedError
 
     def modules(self, config: Any) -> torch.nn.Module | None:
-        """The objective's own modules, freshly initialised (the caller seeds torch's generator), or None.
+        """The objective's own modules, freshly initialized (the caller seeds torch's generator), or None.
 
         config: the DiTConfig of the network. The optimizer trains their parameters together with those of the
         network, ranks sum their gradients, checkpoints hold their state_dict in the file "objective", and
@@ -129,7 +129,7 @@ def named_terms(objective: Objective, losses: Terms, n: int) -> dict[str, Tensor
     else:
         raise UsageError(f"{name} must return a dict or a named tuple of terms, got {type(losses).__name__}")
     if next(iter(terms), None) != "total" or terms["total"] is None:
-        raise UsageError(f'{name} must return "total", the minimised loss, as its first term')
+        raise UsageError(f'{name} must return "total", the minimized loss, as its first term')
     for key, value in terms.items():
         if value is not None and tuple(value.shape) != (n,):
             raise UsageError(
@@ -227,9 +227,9 @@ def _normal_cdf(x: Tensor) -> Tensor:
 def discretized_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     """log probability in nats, elementwise, of x's bin under N(mean, exp(log_scale)^2), with 256 equal bins
     over [-1, 1] of which the outermost are open-ended (Ho et al. 2020, eq. 13)."""
-    centred, inverse_scale = x - mean, torch.exp(-log_scale)
-    upper = _normal_cdf((centred + 1 / 255) * inverse_scale)
-    lower = _normal_cdf((centred - 1 / 255) * inverse_scale)
+    centered, inverse_scale = x - mean, torch.exp(-log_scale)
+    upper = _normal_cdf((centered + 1 / 255) * inverse_scale)
+    lower = _normal_cdf((centered - 1 / 255) * inverse_scale)
     first = upper.clamp(min=1e-12).log()
     last, inner = (1 - lower).clamp(min=1e-12).log(), (upper - lower).clamp(min=1e-12).log()
     return torch.where(x < -0.999, first, torch.where(x > 0.999, last, inner))

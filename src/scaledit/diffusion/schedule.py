@@ -57,7 +57,7 @@ class Schedule(Part, kind="schedule", home="scaledit.diffusion.schedule", needs=
 
     @property
     def dt(self) -> float:
-        """The distance between neighbouring times of the training chain (for the variational bound)."""
+        """The distance between neighboring times of the training chain (for the variational bound)."""
         return self.horizon / self.steps
 
     def time(self, t: Tensor | float) -> Tensor:
@@ -103,7 +103,7 @@ class Schedule(Part, kind="schedule", home="scaledit.diffusion.schedule", needs=
 
 
 BISECTIONS = 60
-"""Halvings of the time axis that leave two neighbouring float64 numbers."""
+"""Halvings of the time axis that leave two neighboring float64 numbers."""
 
 
 def as_time(t: Tensor | float) -> Tensor:

@@ -54,9 +54,9 @@ class Uniform(TimeDistribution, name="uniform"):
 
 @dataclass(frozen=True)
 class LogitNormal(TimeDistribution, name="logit_normal"):
-    """Logit-normal times, unweighted: the loss is meant to emphasise times in the middle."""
+    """Logit-normal times, unweighted: the loss is meant to emphasize times in the middle."""
 
-    mean: float = field(0.0, doc="mean of the logit; positive values favour noisier times")
+    mean: float = field(0.0, doc="mean of the logit; positive values favor noisier times")
     std: float = field(1.0, gt=0, doc="standard deviation of the logit")
 
     def draw(self, u: Tensor, state: State = NOTHING) -> TimeSample:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, pad
 
 from scaledit.data.sets import DIGITS_SIDE, digits
-from scaledit.evaluation.small import SmallExtractor, fit, load_shipped, randomise, scaled, write_shipped
+from scaledit.evaluation.small import SmallExtractor, fit, load_shipped, randomize, scaled, write_shipped
 
 FEATURES = 64
 WEIGHTS = "digits.safetensors"
@@ -42,7 +42,7 @@ class DigitClassifier(nn.Module):
 
 
 def as_pixels(images: Tensor) -> Tensor:
-    """(N, 3, 8, 8) uint8, grey -> (N, 1, 8, 8) in [-1, 1]. Raises UsageError for another size."""
+    """(N, 3, 8, 8) uint8, gray -> (N, 1, 8, 8) in [-1, 1]. Raises UsageError for another size."""
     return scaled(images, DIGITS_SIDE, "the digits' extractor")[:, :1]
 
 
@@ -55,7 +55,7 @@ def trained() -> SmallExtractor:
 
 def random_twin() -> SmallExtractor:
     network = DigitClassifier()
-    return SmallExtractor(network, "digits-random", randomise(network), as_pixels)
+    return SmallExtractor(network, "digits-random", randomize(network), as_pixels)
 
 
 def nearest_distance(x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """DINOv2 features, with weights from a local folder in transformers' format.
 
-    image --bicubic to 224x224, antialiased--> (x - mean) / sd of ImageNet --> ViT --> normalised class token
+    image --bicubic to 224x224, antialiased--> (x - mean) / sd of ImageNet --> ViT --> normalized class token
 
 Stein et al. 2023 (arXiv:2306.04675) use dinov2-large (1024 features). Nothing is downloaded. Needs the extra
 "scaledit[dinov2]".

@@ -34,14 +34,14 @@ LARGEST_FILE = 512 * 1024**2
 
 SIDE = 299
 SPATIAL_CHANNELS = 7
-RESIZE = f"TF1 bilinear to {SIDE}x{SIDE}, no half-pixel centres, no antialiasing"
+RESIZE = f"TF1 bilinear to {SIDE}x{SIDE}, no half-pixel centers, no antialiasing"
 
 
 Size = int | tuple[int, int]
 
 
 class Conv(nn.Module):
-    """Convolution without bias, batch normalisation (eps 1e-3), ReLU."""
+    """Convolution without bias, batch normalization (eps 1e-3), ReLU."""
 
     def __init__(self, inputs: int, outputs: int, kernel_size: Size, stride: int = 1, padding: Size = 0):
         super().__init__()
@@ -212,7 +212,7 @@ def resize(x: Tensor, side: int = SIDE) -> Tensor:
 
 
 def fused(network: Inception) -> Inception:
-    """A copy with batch normalisation fused into the convolutions: the same function to 1e-6 in two thirds of
+    """A copy with batch normalization fused into the convolutions: the same function to 1e-6 in two thirds of
     the time (docs/log.md)."""
     network = copy.deepcopy(network).eval()
     for module in network.modules():

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Better = Literal["lower", "higher", "near 1"]
 DistancePrecision = Literal["fp32", "adm_fp16"]
-"""The precision of distances between neighbours; "adm_fp16" is ADM's."""
+"""The precision of distances between neighbors; "adm_fp16" is ADM's."""
 
 
 class Column(NamedTuple):
@@ -59,7 +59,7 @@ class Column(NamedTuple):
 class MetricContext:
     """What a metric may use besides the features.
 
-    extractor: of the features. precision, device: of distances between neighbours. real: features of
+    extractor: of the features. precision, device: of distances between neighbors. real: features of
     held-out real images by the same extractor, if the reference has any.
     """
 

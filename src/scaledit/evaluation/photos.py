@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from scaledit.data.photos import CLASS_NAMES, SIDE, photos
-from scaledit.evaluation.small import SmallExtractor, fit, load_shipped, randomise, scaled, write_shipped
+from scaledit.evaluation.small import SmallExtractor, fit, load_shipped, randomize, scaled, write_shipped
 
 FEATURES = 64
 WIDTHS = (16, 32, 48, 64)
@@ -55,7 +55,7 @@ def trained() -> SmallExtractor:
 
 def random_twin() -> SmallExtractor:
     network = PhotoClassifier()
-    return SmallExtractor(network, "photos-random", randomise(network), as_pixels)
+    return SmallExtractor(network, "photos-random", randomize(network), as_pixels)
 
 
 def train(seed: int = 0, steps: int = 800, batch_size: int = 64) -> nn.Module:

@@ -14,7 +14,7 @@ from scaledit import __version__
 from scaledit.diffusion.samplers import DDPM
 from scaledit.evaluation.features import FeatureNetwork
 from scaledit.evaluation.metric import METRICS, DistancePrecision
-from scaledit.evaluation.metrics.neighbours import K_DENSITY, K_PRECISION
+from scaledit.evaluation.metrics.neighbors import K_DENSITY, K_PRECISION
 from scaledit.evaluation.reference import Reference
 from scaledit.evaluation.samples import SampleSet
 from scaledit.part import in_words

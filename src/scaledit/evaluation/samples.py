@@ -414,7 +414,7 @@ def _check_names(names: list[str], folder: str, allow_jpeg: bool) -> None:
 def _decode(name: str, data: bytes, allow_jpeg: bool) -> tuple[np.ndarray, int | None]:
     """(H, W, 3) uint8, and the class that scaledit wrote into the file."""
     formats = ["PNG", "JPEG", "WEBP"] if allow_jpeg else ["PNG"]
-    kind, fix = f"a {' or '.join(formats)}", "use 8-bit RGB or grey without alpha"
+    kind, fix = f"a {' or '.join(formats)}", "use 8-bit RGB or gray without alpha"
     with reading(name, kind, error=UsageError), Image.open(io.BytesIO(data), formats=formats) as image:
         if image.width * image.height > LARGEST_IMAGE:
             raise UsageError(

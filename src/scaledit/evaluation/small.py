@@ -68,7 +68,7 @@ def load_shipped(network: nn.Module, file: str, sha256: str) -> None:
     network.load_state_dict(load(data))
 
 
-def randomise(network: nn.Module) -> str:
+def randomize(network: nn.Module) -> str:
     """Sets He-normal weights and zero biases, a function of TWIN_SEED alone. Returns their hash."""
     state = {}
     for layer, (name, value) in enumerate(network.state_dict().items()):

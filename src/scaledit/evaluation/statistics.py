@@ -59,8 +59,8 @@ class Accumulator:
         for first in range(0, len(rows), ROWS):
             block = rows[first : first + ROWS]
             mean = block.mean(axis=0)
-            centred = block - mean
-            scatter = centred.T @ centred
+            centered = block - mean
+            scatter = centered.T @ centered
             if self.n == 0:
                 self.n, self.mean, self.scatter = len(block), mean, scatter
                 continue

@@ -11,7 +11,7 @@ itself, and uses the standard library only.
 torch.load(weights_only=True) has an allow-list too, but refuses pickle protocols 3 to 5, takes 2 s and 200 MB
 to import in the child, and maps the file: a mapped file that is truncated meanwhile kills the process.
 
-The file of a trainer holds more than weights. The state dict of a DiT is recognised by its keys, wherever it
+The file of a trainer holds more than weights. The state dict of a DiT is recognized by its keys, wherever it
 is nested; optimizers, schedulers, scalers, random states and counters are skipped, whatever they are called.
 """
 

@@ -5,7 +5,7 @@
     parameters, multiply-adds, activations kept for the backward pass  =  sums over the layers
 
 Each layer knows how many tokens of one image go through it, and all counts are of one image. A multiply-add
-counts as one, as in the paper's Gflops. Matrix products are counted (linears and attention); normalisations,
+counts as one, as in the paper's Gflops. Matrix products are counted (linears and attention); normalizations,
 activation functions and look-ups are not.
 """
 
@@ -50,8 +50,8 @@ class Activations(NamedTuple):
 class Layer(abc.ABC):
     """One layer: its weights, its cost, and how to build it. Subclasses are frozen dataclasses.
 
-    NORMAL: names of weights that are initialised to N(0, 0.02); those of other linears are Xavier-uniform,
-    and the rest as their module makes them. starts_at_zero: whether all weights are initialised to zero.
+    NORMAL: names of weights that are initialized to N(0, 0.02); those of other linears are Xavier-uniform,
+    and the rest as their module makes them. starts_at_zero: whether all weights are initialized to zero.
     """
 
     NORMAL: ClassVar[tuple[str, ...]] = ()
@@ -63,7 +63,7 @@ class Layer(abc.ABC):
 
     @abc.abstractmethod
     def build(self) -> nn.Module:
-        """The module, with torch's own initialisation."""
+        """The module, with torch's own initialization."""
 
     def macs(self) -> int:
         """Multiply-adds of one forward pass."""

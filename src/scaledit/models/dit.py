@@ -160,7 +160,7 @@ class DiT(Derived):
 
 
 def initialize(dit: DiT) -> None:
-    """The paper's initialisation, drawn from torch's global generator, which the caller seeds.
+    """The paper's initialization, drawn from torch's global generator, which the caller seeds.
 
     1. Every Linear, including the patch embedding: Xavier-uniform weight, zero bias.
     2. Label table and both linears of the timestep embedding: weight N(0, 0.02) (`Layer.NORMAL`).

@@ -88,8 +88,8 @@ def position_table(width: int, rows: int, columns: int) -> Tensor:
 class Derived(nn.Module):
     """A module with one buffer that is a function of the config instead of a weight, and in no state dict.
 
-    `to_empty` leaves such a buffer uninitialised, a state dict does not restore it, and a cast rounds it.
-    Therefore it is recomputed whenever the module is moved, cast, materialised or loaded, and is correct
+    `to_empty` leaves such a buffer uninitialized, a state dict does not restore it, and a cast rounds it.
+    Therefore it is recomputed whenever the module is moved, cast, materialized or loaded, and is correct
     however the module was made: on the meta device, under FSDP, by `load_state_dict(assign=True)`.
     """
 

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, FAINT, DARK, LIGHT, REAL = "#000000", "#d5dae0", "#08519c", "#9ecae1", "#6e6e6e"
-"""Colours of charts: text and axes, grid lines, lines in the foreground and behind them, real images."""
+"""Colors of charts: text and axes, grid lines, lines in the foreground and behind them, real images."""
 IN_THE_DARK = {INK: "#e6e9ec", FAINT: "#3a424a", DARK: "#7cc0ff", LIGHT: "#33556f", REAL: "#a5adb6"}
-"""What these colours become on a dark page."""
+"""What these colors become on a dark page."""
 CHART_FONT = 9.5
 """Points."""
 PNG_DPI = 240
@@ -149,7 +149,7 @@ def png(picture: np.ndarray) -> bytes:
 
 
 class Chart(NamedTuple):
-    """A plot as an SVG that follows the colour scheme of the reader. width, height: in CSS pixels."""
+    """A plot as an SVG that follows the color scheme of the reader. width, height: in CSS pixels."""
 
     svg: bytes
     width: int
@@ -181,10 +181,10 @@ def chart(figure: Figure, alt: str) -> Chart:
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "scaledit"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
-    for i, colour in enumerate(IN_THE_DARK):
-        svg = svg.replace(colour, f"var(--c{i})")
-    light = "".join(f"--c{i}: {colour};" for i, colour in enumerate(IN_THE_DARK))
-    dark = "".join(f"--c{i}: {colour};" for i, colour in enumerate(IN_THE_DARK.values()))
+    for i, color in enumerate(IN_THE_DARK):
+        svg = svg.replace(color, f"var(--c{i})")
+    light = "".join(f"--c{i}: {color};" for i, color in enumerate(IN_THE_DARK))
+    dark = "".join(f"--c{i}: {color};" for i, color in enumerate(IN_THE_DARK.values()))
     style = (
         f"svg {{{light}}} text {{font-family: system-ui, sans-serif !important; fill: var(--c0)}}"
         f"@media (prefers-color-scheme: dark) {{svg {{{dark}}}}}"
@@ -195,7 +195,7 @@ def chart(figure: Figure, alt: str) -> Chart:
 
 
 def rendered(figure: Figure, dpi: int = PNG_DPI) -> bytes:
-    """The PNG of a figure, with a palette of 256 colours, a third of the size of one without."""
+    """The PNG of a figure, with a palette of 256 colors, a third of the size of one without."""
     from PIL import Image
 
     buffer = io.BytesIO()

@@ -31,7 +31,7 @@ from scaledit.scaling.table import FINAL, Row, Table
 from scaledit.scaling.verdicts import Verdict, to_json, verdicts
 
 REPORT, FIGURES, FITS, VERDICTS = "report.html", "figures", "fits.json", "verdicts.json"
-COLOURS = {"holds": "good", "does not hold": "bad", "undecided": "open", "not measured": "none"}
+COLORS = {"holds": "good", "does not hold": "bad", "undecided": "open", "not measured": "none"}
 """Classes of the style sheet by outcome."""
 
 
@@ -59,7 +59,7 @@ def write(table: Table, folder: Path, progress: Progress = lambda done, total: N
         head=_head(table, judged),
         verdicts=[verdict for verdict in judged if verdict.outcome != "not measured"],
         unmeasured=[verdict for verdict in judged if verdict.outcome == "not measured"],
-        colours=COLOURS,
+        colors=COLORS,
         fits=_fits(table, fits),
         figures=plots,
         folder=FIGURES,
@@ -99,7 +99,7 @@ def _head(table: Table, judged: Sequence[Verdict]) -> list[Card]:
     about, final = table.about, table.part(FINAL)
     trainings = {(row.name, row.steps): row.train_macs for row in final}
     outcomes = Counter(verdict.outcome for verdict in judged)
-    others = ", ".join(f"{outcomes[o]} {o}" for o in COLOURS if outcomes[o] and o != "holds")
+    others = ", ".join(f"{outcomes[o]} {o}" for o in COLORS if outcomes[o] and o != "holds")
     cards = [
         Card("Claims that hold", f"{outcomes['holds']} of {len(judged)}", others),
         Card("Runs", f"{len(trainings):,}", f"{len(table.rows):,} results"),

@@ -1,6 +1,6 @@
 """What to train with a budget, from the results of a study, and how far the answer extrapolates from them.
 
-budget  = hours * 3600 * peak * devices * utilisation / 2            multiply-adds of training
+budget  = hours * 3600 * peak * devices * utilization / 2            multiply-adds of training
 fd(C)   = a power law, with a floor if the AICc is lower, through the staircase: the results that no
           result of the same or less compute beats
 N_opt   = the law of the iso-FLOP minima at the budget               steps = budget / (3 N_opt batch)

@@ -27,17 +27,17 @@ def fit_floor(u: Array, v: Array) -> tuple[Array, Array, Array]:
     rows are searched at once."""
     t = (u - u[0]) / (u[-1] - u[0])
     rows = v.reshape(-1, len(u))
-    centred = rows - rows.mean(1, keepdims=True)
+    centered = rows - rows.mean(1, keepdims=True)
     z, drop = (grid.ravel() for grid in np.meshgrid(DEPTHS, DROPS))
-    shapes = _centred(_shape(t, z, drop))
-    best = ((shapes**2).sum(-1) - 2 * centred @ shapes.T).argmin(1)
+    shapes = _centered(_shape(t, z, drop))
+    best = ((shapes**2).sum(-1) - 2 * centered @ shapes.T).argmin(1)
     z, drop = z[best], drop[best]
     cells = DEPTHS[1] - DEPTHS[0], DROPS[1] - DROPS[0]
     around = [grid.ravel() * cell for grid, cell in zip(np.meshgrid(AROUND, AROUND), cells, strict=True)]
     for shrunk in SHRINK ** np.arange(ROUNDS):
         near_z = np.clip(z[:, None] + shrunk * around[0], 0, DEPTHS[-1])
         near_drop = np.clip(drop[:, None] + shrunk * around[1], DROPS[0], DROPS[-1])
-        distance = _centred(_shape(t, near_z, near_drop)) - centred[:, None]
+        distance = _centered(_shape(t, near_z, near_drop)) - centered[:, None]
         best = (distance**2).sum(-1).argmin(1)[:, None]
         z, drop = (np.take_along_axis(near, best, 1)[:, 0] for near in (near_z, near_drop))
     share, steepness = _share(z, drop)
@@ -60,5 +60,5 @@ def _shape(t: Array, z: Array, drop: Array) -> Array:
     return np.log(share + (1 - share) * np.exp(-steepness * t))
 
 
-def _centred(shape: Array) -> Array:
+def _centered(shape: Array) -> Array:
     return shape - shape.mean(-1, keepdims=True)

@@ -2,7 +2,7 @@
 
     train_macs  = macs * batch * steps * 3                 a backward pass is two forward ones (section 4)
     train_flops = 2 train_macs                             vendors count a multiply-add as two
-    hours       = train_flops / (peak * devices * utilisation) / 3600
+    hours       = train_flops / (peak * devices * utilization) / 3600
     state       = 12 bytes per parameter and the optimizer's (AdamW: 8)   float32: weight, gradient, EMA
     activations = micro-batch (4 wide + b narrow)          see `activation_bytes`; b = 4, or 2 in bf16
     sampling    = macs * evaluations                       twice that with guidance
@@ -36,7 +36,7 @@ class Hardware:
     """The devices that a run is planned for.
 
     peak: dense FLOP/s of one device in the run's precision (see `devices.peak`), None if unknown. devices:
-    how many. utilisation: the share of the peak that training is assumed to reach (MFU), in (0, 1]. price:
+    how many. utilization: the share of the peak that training is assumed to reach (MFU), in (0, 1]. price:
     money per device-hour, in any currency, or None. name: of the device, as in `devices.PEAKS`; a higher peak
     gives a warning.
 
@@ -45,7 +45,7 @@ class Hardware:
 
     peak: float | None = None
     devices: int = 1
-    utilisation: float = 0.4
+    utilization: float = 0.4
     price: float | None = None
     name: str | None = None
 
@@ -54,8 +54,8 @@ class Hardware:
             raise UsageError(f"peak must be FLOP/s of one device, such as 312e12; got {self.peak}")
         if self.devices < 1:
             raise UsageError(f"devices must be at least 1, got {self.devices}")
-        if not 0 < self.utilisation <= 1:
-            raise UsageError(f"utilisation must be in (0, 1], got {self.utilisation}; 40 % is 0.4")
+        if not 0 < self.utilization <= 1:
+            raise UsageError(f"utilization must be in (0, 1], got {self.utilization}; 40 % is 0.4")
         if self.price is not None and not 0 <= self.price < math.inf:
             raise UsageError(f"price of a device-hour must be at least 0, got {self.price}")
 
@@ -69,7 +69,7 @@ class Hardware:
         """Multiply-adds of training per hour on all devices; None without a peak."""
         if self.peak is None:
             return None
-        return 3600 * self.peak * self.devices * self.utilisation / FLOPS_PER_MAC
+        return 3600 * self.peak * self.devices * self.utilization / FLOPS_PER_MAC
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Plan:
     """The cost of a run.
 
     macs: multiply-adds of one forward pass at batch 1; train_macs and train_flops: of the full training.
-    peak: as in `Hardware`. utilisation: the share of it, None without a peak. iterations_per_second, hours,
+    peak: as in `Hardware`. utilization: the share of it, None without a peak. iterations_per_second, hours,
     device_hours: None if no speed is known. cost: device_hours * price, None without either. micro_batch:
     images per device and forward pass. state_bytes: per device, exact. activation_bytes: per device, an
     estimate of what one micro-batch keeps for its backward pass, without temporaries and the allocator's
@@ -95,7 +95,7 @@ class Plan:
     train_flops: int
     devices: int
     peak: float | None
-    utilisation: float | None
+    utilization: float | None
     iterations_per_second: float | None
     hours: float | None
     device_hours: float | None
@@ -113,8 +113,8 @@ class Plan:
 
 
 def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | None = None) -> Plan:
-    """The cost of training `config` on `hardware`, at the speed given by its peak and utilisation, or at a
-    measured `iterations_per_second`, which then gives the utilisation (None without a peak). With neither,
+    """The cost of training `config` on `hardware`, at the speed given by its peak and utilization, or at a
+    measured `iterations_per_second`, which then gives the utilization (None without a peak). With neither,
     only multiply-adds and memory are known.
 
     Raises UsageError if the measured speed exceeds the peak, and if the batch does not divide over devices
@@ -123,7 +123,7 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
     train, model, devices = config.train, config.model, hardware.devices
     counts = flops.count(model)
     flops_per_step = flops.train_macs(counts.macs, train.batch_size) * FLOPS_PER_MAC
-    speed, utilisation = _speed(hardware, flops_per_step, iterations_per_second)
+    speed, utilization = _speed(hardware, flops_per_step, iterations_per_second)
     if train.batch_size % (devices * train.accumulate):
         raise UsageError(
             f"train.batch_size {train.batch_size} does not divide over devices {devices} times "
@@ -145,7 +145,7 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
         train_flops=train_macs * FLOPS_PER_MAC,
         devices=devices,
         peak=hardware.peak,
-        utilisation=utilisation,
+        utilization=utilization,
         iterations_per_second=speed,
         hours=hours,
         device_hours=device_hours,
@@ -163,23 +163,23 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
 def _speed(
     hardware: Hardware, flops_per_step: int, measured: float | None
 ) -> tuple[float | None, float | None]:
-    """Iterations per second and utilisation; None for what is unknown."""
+    """Iterations per second and utilization; None for what is unknown."""
     peak = None if hardware.peak is None else hardware.peak * hardware.devices
     if measured is None:
         if peak is None:
             return None, None
-        return peak * hardware.utilisation / flops_per_step, hardware.utilisation
+        return peak * hardware.utilization / flops_per_step, hardware.utilization
     if not 0 < measured < math.inf:
         raise UsageError(f"iterations per second must be positive, got {measured}")
     if peak is None:
         return measured, None
-    utilisation = measured * flops_per_step / peak
-    if utilisation > 1:
+    utilization = measured * flops_per_step / peak
+    if utilization > 1:
         raise UsageError(
-            f"{measured:g} iterations/s would be {utilisation:.0%} of the peak; check that peak is FLOP/s of "
+            f"{measured:g} iterations/s would be {utilization:.0%} of the peak; check that peak is FLOP/s of "
             f"one device, such as 312e12, and that devices is {hardware.devices}"
         )
-    return measured, utilisation
+    return measured, utilization
 
 
 def evaluations(sampler: Sampler, guidance: Sequence[Guidance]) -> int:
@@ -221,8 +221,8 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
     """Labels and values with units, to print."""
     devices = f"{plan.devices:,} device{'s' if plan.devices > 1 else ''}"
     share = ""
-    if plan.utilisation is not None and plan.peak is not None:
-        share = f", {plan.utilisation:.1%} of their peak of {terse(plan.peak)} FLOP/s in {plan.precision}"
+    if plan.utilization is not None and plan.peak is not None:
+        share = f", {plan.utilization:.1%} of their peak of {terse(plan.peak)} FLOP/s in {plan.precision}"
     rows = [
         ("parameters", f"{plan.params:,}"),
         ("forward pass", f"{prefixed(plan.macs)} multiply-adds per image"),

@@ -156,7 +156,7 @@ def export(state: AutoencoderState, dataset: TrainingSet, folder: Path) -> Expor
 
 
 def multiply_adds(net: Any, shape: tuple[int, int, int]) -> int:
-    """Multiply-adds of encoding and decoding one image, without normalisations and activations."""
+    """Multiply-adds of encoding and decoding one image, without normalizations and activations."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -33,7 +33,7 @@ DECODER_PARTS = ("decoder.", "post_quant_conv.")
 
 
 def build(config: AutoencoderConfig, side: int, seed: int) -> Any:
-    """A freshly initialised AutoencoderKL for images of side x side; torch's generator keeps its state."""
+    """A freshly initialized AutoencoderKL for images of side x side; torch's generator keeps its state."""
     AutoencoderKL = kl.diffusers_class()
     levels = len(config.widths)
     with torch.random.fork_rng(devices=[]):

@@ -3,7 +3,7 @@
     ema <- beta_n ema + (1 - beta_n) weights,   beta_n = decay,  or min(decay, (1 + n) / (10 + n)) with warmup
 
 The paper's decay is a constant 0.9999 without bias correction: after 2,000 steps 82 % of the average is still
-the initialisation. With warmup it averages over about the last tenth of any run.
+the initialization. With warmup it averages over about the last tenth of any run.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ the optimizer's file."""
 
 
 class LossTerms(NamedTuple):
-    """The losses of n samples. weighted: (n,), the minimised loss. terms: its parts by name, (n,) each, with
+    """The losses of n samples. weighted: (n,), the minimized loss. terms: its parts by name, (n,) each, with
     the same names at every step. extras: further values per sample, (n,) each, for `Learner.after_step`."""
 
     weighted: Tensor
@@ -51,7 +51,7 @@ class LossTerms(NamedTuple):
 
 
 class StepResult(NamedTuple):
-    """loss, terms: the minimised loss and its named parts, means over the batch. skipped: loss or gradient
+    """loss, terms: the minimized loss and its named parts, means over the batch. skipped: loss or gradient
     was not finite, so nothing was changed. table: (B, 1 + terms + extras) float64, one row per sample: the
     weighted loss, then `LossTerms.terms`, then `LossTerms.extras`. stop: whether any rank was asked to stop.
     micro_batch: samples that pass through a rank at once."""

@@ -121,7 +121,7 @@ class Ranks:
         return result
 
     def barrier(self) -> None:
-        """Waits for all ranks, through their CPUs, so that no GPU has to be synchronised."""
+        """Waits for all ranks, through their CPUs, so that no GPU has to be synchronized."""
         if self.grouped:
             self.sum_(torch.zeros(1))
 

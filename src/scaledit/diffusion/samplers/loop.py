@@ -52,7 +52,7 @@ MOST_LISTED = 8
 
 class _FiniteCheck:
     """Records the step at which each row of a job first was not finite, on the images' device: a GPU is
-    synchronised once, after the last step, and a CPU, which needs no synchronisation, in every step."""
+    synchronized once, after the last step, and a CPU, which needs no synchronization, in every step."""
 
     def __init__(self, x: Tensor, grid: Tensor, job: int):
         self.grid, self.job = grid, job

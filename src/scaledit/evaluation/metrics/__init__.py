@@ -7,12 +7,12 @@ from scaledit.evaluation.metric import Column, Metric, MetricContext
 from scaledit.evaluation.metrics.classes import inception_score
 from scaledit.evaluation.metrics.frechet import Extrapolated, frechet_distance, frechet_distance_infinity
 from scaledit.evaluation.metrics.kernel import Spread, kid
-from scaledit.evaluation.metrics.neighbours import (
+from scaledit.evaluation.metrics.neighbors import (
     DensityCoverage,
-    Neighbourhoods,
+    Neighborhoods,
     PrecisionRecall,
     density_coverage,
-    neighbourhoods,
+    neighborhoods,
     precision_recall,
 )
 from scaledit.evaluation.statistics import Accumulator, Statistics
@@ -24,7 +24,7 @@ __all__ = [
     "Extrapolated",
     "Metric",
     "MetricContext",
-    "Neighbourhoods",
+    "Neighborhoods",
     "PrecisionRecall",
     "Spread",
     "Statistics",
@@ -33,6 +33,6 @@ __all__ = [
     "frechet_distance_infinity",
     "inception_score",
     "kid",
-    "neighbourhoods",
+    "neighborhoods",
     "precision_recall",
 ]

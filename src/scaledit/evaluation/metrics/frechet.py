@@ -88,7 +88,7 @@ def frechet_distance(a: np.ndarray | Statistics, b: np.ndarray | Statistics) -> 
 
     Computed in float64. With C_b = F_b^T F_b, the eigenvalues of C_a C_b are those of the symmetric
     F_b C_a F_b^T, whose roots need neither complex numbers nor an offset. If a set has fewer features than
-    dimensions, F_b is its centred rows, and the problem shrinks to N x N.
+    dimensions, F_b is its centered rows, and the problem shrinks to N x N.
 
     Raises UsageError for fewer than two samples, features that are not finite, or different dimensions.
     """
@@ -112,14 +112,14 @@ def _mean(x: np.ndarray | Statistics) -> np.ndarray:
 def _covariances(a: np.ndarray | Statistics, b: np.ndarray | Statistics) -> tuple[float, float]:
     """tr C_a + tr C_b, and tr (C_a C_b)^(1/2)."""
     if _is_thin(a) and _is_thin(b):
-        rows_a, rows_b = _centred(a), _centred(b)
+        rows_a, rows_b = _centered(a), _centered(b)
         roots = np.linalg.svd(rows_a @ rows_b.T, compute_uv=False)
         return float((rows_a**2).sum() + (rows_b**2).sum()), float(roots.sum())
     if _is_thin(a):
         a, b = b, a
     cov = a.cov if isinstance(a, Statistics) else Statistics.of(a).cov
     if _is_thin(b):
-        factor = _centred(b)
+        factor = _centered(b)
     else:
         values, vectors = np.linalg.eigh(b.cov if isinstance(b, Statistics) else Statistics.of(b).cov)
         factor = np.sqrt(values.clip(0))[:, None] * vectors.T
@@ -132,7 +132,7 @@ def _is_thin(x: np.ndarray | Statistics) -> bool:
     return not isinstance(x, Statistics) and x.shape[0] < x.shape[1]
 
 
-def _centred(features: np.ndarray | Statistics) -> np.ndarray:
+def _centered(features: np.ndarray | Statistics) -> np.ndarray:
     """Rows whose Gram matrix is the covariance."""
     assert not isinstance(features, Statistics)
     rows = features.astype(np.float64)

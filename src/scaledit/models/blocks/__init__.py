@@ -64,7 +64,7 @@ class Block(Part, kind="block", home="scaledit.models.blocks", needs=("layers", 
     """A block design: the layers of a block and of the final layer, and their forward passes."""
 
     def layers(self, config: DiTConfig) -> Layers:
-        """{name: layer} of one block, in the order in which they are built and initialised. The state dict
+        """{name: layer} of one block, in the order in which they are built and initialized. The state dict
         has them as "blocks.0.NAME...."."""
         raise NotImplementedError
 

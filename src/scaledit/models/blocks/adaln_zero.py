@@ -1,4 +1,4 @@
-"""adaLN-Zero: adaLN with a gate on each branch, initialised to zero (paper, section 3.2; Goyal et al. 2017).
+"""adaLN-Zero: adaLN with a gate on each branch, initialized to zero (paper, section 3.2; Goyal et al. 2017).
 
     x + g1 Attn((1 + s1) LN x + b1);   x + g2 MLP((1 + s2) LN x + b2)
 

@@ -15,7 +15,7 @@ HEIGHT = 0.2
 
 
 class Bar(NamedTuple):
-    """highlighted: dark instead of grey."""
+    """highlighted: dark instead of gray."""
 
     name: str
     value: float

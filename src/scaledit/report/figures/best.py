@@ -97,8 +97,8 @@ def _bubbles(plot: Axes, key: Axes, table: Table, models: Sequence[Row]) -> None
     notes = []
     for row in reversed(models):  # small ones on top
         place, size = sizes.index(row.size), diameter(row.macs)
-        colour = look.colour(row.size)
-        plot.scatter([place], [row.distance], s=size**2, color=colour, alpha=0.75, **EDGE)
+        color = look.color(row.size)
+        plot.scatter([place], [row.distance], s=size**2, color=color, alpha=0.75, **EDGE)
         notes.append(labels.Label(place, row.distance, row.model, size / 2))
     axes.mark_real(plot, table.about.floor)
     axes.set_labels(plot, "model size", words.distance(table, models))

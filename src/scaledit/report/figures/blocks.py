@@ -8,10 +8,10 @@ from scaledit.scaling import paper
 from scaledit.scaling.table import TRAINING, Row, Table, evaluated
 
 NAME, TITLE = "05-blocks", "Block designs"
-COLOURS = tuple(style.OKABE_ITO[i] for i in (3, 1, 4, 2))
+COLORS = tuple(style.OKABE_ITO[i] for i in (3, 1, 4, 2))
 """From light to dark, the paper's own design in black."""
-OTHERS = tuple(colour for colour in style.OKABE_ITO if colour not in COLOURS)
-"""Colours of designs that the paper does not have."""
+OTHERS = tuple(color for color in style.OKABE_ITO if color not in COLORS)
+"""Colors of designs that the paper does not have."""
 HEIGHT = 2.5
 
 
@@ -37,12 +37,12 @@ def _over_training(table: Table, lines: list[Curve]) -> style.Plot:
         if design not in of_design:
             continue
         line = of_design[design]
-        colour = COLOURS[i] if i < len(COLOURS) else OTHERS[(i - len(COLOURS)) % len(OTHERS)]
+        color = COLORS[i] if i < len(COLORS) else OTHERS[(i - len(COLORS)) % len(OTHERS)]
         marker, dashes = style.MARKERS[i % len(style.MARKERS)], style.DASHES[i % len(style.DASHES)]
-        look = {"marker": marker, "linestyle": dashes, "color": colour}
+        look = {"marker": marker, "linestyle": dashes, "color": color}
         x = [row.steps / unit.divisor for row in line.rows]
         axes.line(plot, x, line.rows, line.runs, markersize=3, linewidth=1.2, **look)
-        notes.append((line.rows[-1].distance, words.design(design), colour))
+        notes.append((line.rows[-1].distance, words.design(design), color))
     axes.mark_real(plot, table.about.floor)
     axes.set_labels(plot, unit.name, words.distance(table, lines[0].rows))
     axes.linear(plot, "x", 5)

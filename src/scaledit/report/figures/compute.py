@@ -76,7 +76,7 @@ def _panel(
     plot.set_yscale("log")
     for at, row in zip(x, models, strict=True):
         if row.fd_std:
-            plot.plot([at / divisor] * 2, axes.error_bar(row), color=look.colour(row.size), linewidth=0.8)
+            plot.plot([at / divisor] * 2, axes.error_bar(row), color=look.color(row.size), linewidth=0.8)
         plot.plot([at / divisor], [row.distance], **{**look.dots(row), "markersize": 5})
     line = np.geomspace(min(x) / 1.4, max(x) * 1.4, 100)
     if fit.band is not None:

@@ -66,6 +66,6 @@ def _caption(table: Table, curves: Sequence[Curve]) -> str:
         else f"{len(curves)} models at the end of training; lines join runs of different lengths."
     )
     return (
-        f"{coverage} The grey line is the frontier: the lowest distance at that training compute or less."
+        f"{coverage} The gray line is the frontier: the lowest distance at that training compute or less."
         f"{words.floor(table)} {words.FLOPS} {words.protocol(table, rows)}"
     )

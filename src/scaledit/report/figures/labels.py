@@ -150,14 +150,14 @@ def _stray(place: _Place, anchors: np.ndarray, own: int) -> float:
 
 
 def ends(plot: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
-    """Labels lines at their ends by (y, text, colour): writes the text right of the axes, moved up or down so
-    that no two touch; a thin line of that colour leads to it from y."""
+    """Labels lines at their ends by (y, text, color): writes the text right of the axes, moved up or down so
+    that no two touch; a thin line of that color leads to it from y."""
     if not labels:
         return
     labels = sorted(labels)
     notes = []
-    for y, text, colour in labels:
-        leader = {"arrowstyle": "-", "linewidth": 0.6, "color": colour, "shrinkA": 0, "shrinkB": 0}
+    for y, text, color in labels:
+        leader = {"arrowstyle": "-", "linewidth": 0.6, "color": color, "shrinkA": 0, "shrinkB": 0}
         leader |= {"relpos": (0, 0.5)}
         notes.append(
             plot.annotate(

@@ -39,7 +39,7 @@ def losses(table: Table) -> style.Plot | None:
             plot.plot(
                 [s / unit.divisor for s in steps], values, **{**look.line(row), "marker": "", "linewidth": 1}
             )
-        last.append((values[-1], row.model, look.colour(row.size)))
+        last.append((values[-1], row.model, look.color(row.size)))
         tails += [v for s, v in zip(steps, values, strict=True) if s >= LAST * longest]
     for plot, name in ((left, "all of training"), (right, f"last {1 - LAST:.0%} of training")):
         plot.set_xscale("log")

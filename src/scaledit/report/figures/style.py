@@ -1,8 +1,8 @@
-"""One style for all figures: sizes in inches, type, colours, markers.
+"""One style for all figures: sizes in inches, type, colors, markers.
 
-sizes     a colour each, viridis from light (small) to dark (large): ordered by lightness, also in grey
+sizes     a color each, viridis from light (small) to dark (large): ordered by lightness, also in gray
 patches   a marker and a line style each, solid for the smallest patch
-others    Okabe & Ito's colours (jfly.uni-koeln.de/color, 2008), which colour-blind people can distinguish
+others    Okabe & Ito's colors (jfly.uni-koeln.de/color, 2008), which color-blind people can distinguish
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ INK, QUIET, FAINT = "#222222", "#6e6e6e", "#d4d4d4"
 OKABE_ITO = ("#0072b2", "#e69f00", "#000000", "#56b4e9", "#d55e00", "#009e73", "#cc79a7")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES: tuple[Any, ...] = ("-", (0, (4.5, 1.6)), (0, (1.2, 1.4)), (0, (5, 1.5, 1.2, 1.5)), (0, (2.5, 1)))
-LIGHTEST = 0.75  # of viridis; lighter colours are invisible on white
+LIGHTEST = 0.75  # of viridis; lighter colors are invisible on white
 
 
 class Plot(NamedTuple):
@@ -68,7 +68,7 @@ def finish(name: str, title: str, caption: str, figure: Figure) -> Plot:
 
 
 def palette(count: int) -> list[str]:
-    """Colours of `count` sizes, smallest first."""
+    """Colors of `count` sizes, smallest first."""
     last = max(1, count - 1)
     return [to_hex(colormaps["viridis"](LIGHTEST * (1 - i / last))) for i in range(count)]
 
@@ -83,12 +83,12 @@ class Look:
     @classmethod
     def of(cls, table: Table) -> Look:
         """Sizes in the order of `About.sizes`, followed by others by their parameters. Sizes without results
-        keep their colour, so that no colour changes while a study runs."""
+        keep their color, so that no color changes while a study runs."""
         by_params = (row.size for row in sorted(table.rows, key=lambda row: row.params))
         sizes = tuple(dict.fromkeys((*table.about.sizes, *by_params)))
         return cls(sizes, tuple(sorted({row.patch_size for row in table.rows})))
 
-    def colour(self, size: str) -> str:
+    def color(self, size: str) -> str:
         return palette(len(self.sizes))[self.sizes.index(size)]
 
     def marker(self, patch: int) -> str:
@@ -104,7 +104,7 @@ class Look:
     def dots(self, row: Row) -> dict[str, Any]:
         """Keyword arguments of markers without a line."""
         return {
-            "color": self.colour(row.size),
+            "color": self.color(row.size),
             "marker": self.marker(row.patch_size),
             "markersize": 3.5,
             "markeredgewidth": 0.8,
@@ -114,7 +114,7 @@ class Look:
     def size_handles(self, sizes: Iterable[str]) -> list[Artist]:
         present = set(sizes)
         shown = [size for size in self.sizes if size in present]
-        return [Line2D([], [], color=self.colour(size), linewidth=2.4, label=size) for size in shown]
+        return [Line2D([], [], color=self.color(size), linewidth=2.4, label=size) for size in shown]
 
     def patch_handles(self, patches: Iterable[int], lines: bool = True) -> list[Artist]:
         present = set(patches)

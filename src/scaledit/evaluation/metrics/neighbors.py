@@ -1,6 +1,6 @@
 """Precision, recall, density and coverage, computed from tiles of distances in bounded memory.
 
-    B_k(x) = the ball around x that reaches its k-th nearest neighbour in its own set
+    B_k(x) = the ball around x that reaches its k-th nearest neighbor in its own set
 
     precision = share of samples in any B_3(reference)
     recall    = share of references in any B_3(sample)
@@ -34,8 +34,8 @@ TILE = 2048
 
 
 @dataclass(frozen=True)
-class _Neighbours(Metric):
-    """One of `Neighbourhoods`; metrics with the same k share the distances."""
+class _Neighbors(Metric):
+    """One of `Neighborhoods`; metrics with the same k share the distances."""
 
     better = "higher"
     of_reference = ("pool",)
@@ -49,7 +49,7 @@ class _Neighbours(Metric):
         ks = (self.k, K_DENSITY) if self.value in ("precision", "recall") else (K_PRECISION, self.k)
         values = context.once(
             ("neighbours", ks),
-            lambda: neighbourhoods(
+            lambda: neighborhoods(
                 pool, samples.pool, *ks, precision=context.precision, device=context.device
             ),
         )
@@ -57,8 +57,8 @@ class _Neighbours(Metric):
 
 
 @dataclass(frozen=True)
-class ImprovedPrecision(_Neighbours, name="precision"):
-    """The share of samples in the neighbourhood of a reference image (Kynkäänniemi et al. 2019)."""
+class ImprovedPrecision(_Neighbors, name="precision"):
+    """The share of samples in the neighborhood of a reference image (Kynkäänniemi et al. 2019)."""
 
     value = "precision"
     fraction = True
@@ -67,8 +67,8 @@ class ImprovedPrecision(_Neighbours, name="precision"):
 
 
 @dataclass(frozen=True)
-class ImprovedRecall(_Neighbours, name="recall"):
-    """The share of reference images in the neighbourhood of a sample (Kynkäänniemi et al. 2019)."""
+class ImprovedRecall(_Neighbors, name="recall"):
+    """The share of reference images in the neighborhood of a sample (Kynkäänniemi et al. 2019)."""
 
     value = "recall"
     fraction = True
@@ -77,8 +77,8 @@ class ImprovedRecall(_Neighbours, name="recall"):
 
 
 @dataclass(frozen=True)
-class Density(_Neighbours, name="density"):
-    """The mean number of reference neighbourhoods that hold a sample, over k (Naeem et al. 2020); may exceed
+class Density(_Neighbors, name="density"):
+    """The mean number of reference neighborhoods that hold a sample, over k (Naeem et al. 2020); may exceed
     1."""
 
     value = "density"
@@ -88,8 +88,8 @@ class Density(_Neighbours, name="density"):
 
 
 @dataclass(frozen=True)
-class Coverage(_Neighbours, name="coverage"):
-    """The share of reference images whose neighbourhood holds a sample (Naeem et al. 2020)."""
+class Coverage(_Neighbors, name="coverage"):
+    """The share of reference images whose neighborhood holds a sample (Naeem et al. 2020)."""
 
     value = "coverage"
     fraction = True
@@ -108,7 +108,7 @@ class DensityCoverage(NamedTuple):
     coverage: float
 
 
-class Neighbourhoods(NamedTuple):
+class Neighborhoods(NamedTuple):
     """All four values, from one pass over the distances."""
 
     precision: float
@@ -129,7 +129,7 @@ def precision_recall(
     precision="adm_fp16" computes distances as ADM does: a tile in float16, or in float32 if that overflows.
     Raises UsageError for features that are not finite, and for sets of at most k features.
     """
-    result = neighbourhoods(reference, samples, k, k, precision, device)
+    result = neighborhoods(reference, samples, k, k, precision, device)
     return PrecisionRecall(result.precision, result.recall)
 
 
@@ -138,18 +138,18 @@ def density_coverage(
 ) -> DensityCoverage:
     """Density (may exceed 1) and coverage of (M, D) samples against (N, D) reference features. Raises as
     `precision_recall` does."""
-    result = neighbourhoods(reference, samples, k, k, device=device)
+    result = neighborhoods(reference, samples, k, k, device=device)
     return DensityCoverage(result.density, result.coverage)
 
 
-def neighbourhoods(
+def neighborhoods(
     reference: np.ndarray,
     samples: np.ndarray,
     k_precision: int = K_PRECISION,
     k_density: int = K_DENSITY,
     precision: DistancePrecision = "fp32",
     device: str | torch.device = "cpu",
-) -> Neighbourhoods:
+) -> Neighborhoods:
     """All four values; each distance is computed once. The arguments are those of `precision_recall`."""
     ks = (k_precision, k_density)
     real, fake = (_prepare(features, max(ks), device) for features in (reference, samples))
@@ -168,7 +168,7 @@ def neighbourhoods(
             within = distances <= density_radii[rows, None]
             covered[rows] |= within.any(dim=1)
             count += int(within.sum())
-    return Neighbourhoods(
+    return Neighborhoods(
         precision=precise.double().mean().item(),
         recall=recalled.double().mean().item(),
         density=count / (k_density * len(fake)),
@@ -180,7 +180,7 @@ def _prepare(features: np.ndarray, k: int, device: str | torch.device) -> Tensor
     check_features(features)
     if len(features) <= k:
         raise UsageError(
-            f"the {k} nearest neighbours need more than {k} samples in each set, got {len(features)}"
+            f"the {k} nearest neighbors need more than {k} samples in each set, got {len(features)}"
         )
     return torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)).to(device)
 
