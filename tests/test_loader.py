@@ -59,7 +59,7 @@ def test_every_layout_is_read_right_from_several_processes(layout: str, tmp_path
 def test_any_positions_and_any_share_may_be_asked_for(tmp_path: Path):
     read = reader(tree(tmp_path / "tree"))
     loader = Loader(read, BATCH, 2, timeout=PATIENCE)
-    jumps = [0, 6, 12, 600, 606, 12, 18, 24, 24, 0]  # back, as after a roll-back, and twice the same
+    jumps = [0, 6, 12, 600, 606, 12, 18, 24, 24, 0]  # back, as after a rollback, and twice the same
     for first in jumps:
         at = range(first, first + BATCH)
         assert same(loader.take(at), read(at)), first

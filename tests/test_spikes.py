@@ -158,7 +158,7 @@ def test_it_gives_up_where_going_back_does_not_help(tmp_path: Path):
     bad = tuple((SPIKE + i) * BATCH for i in range(MOST_ROLLBACKS + 2))
     trained = alone(poisoned(tmp_path / "run", positions=bad))
     assert sum(isinstance(event, RolledBack) for event in trained.events) == MOST_ROLLBACKS
-    assert f"spiked again after {MOST_ROLLBACKS} roll-backs to step {SPIKE}" in trained.error
+    assert f"spiked again after {MOST_ROLLBACKS} rollbacks to step {SPIKE}" in trained.error
     assert str(checkpoint.find(tmp_path / "run" / "checkpoints")[-1]) in trained.error
 
 

@@ -212,7 +212,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_gone_on_from(tmp_path:
         file.unlink()
     before = {path.name: path.read_bytes() for path in file.parent.iterdir()}
     if part in ("ema.safetensors", "manifest.json"):
-        with pytest.raises(RunError, match=r"step-00000008 is corrupt.*the one before it is .*step-00000004"):
+        with pytest.raises(RunError, match=r"step-00000008 is corrupt.*the previous one is .*step-00000004"):
             load(tmp_path / "run")
     passed_over, started, *_ = run(config, tmp_path / "run", resume="auto")
     assert isinstance(passed_over, CorruptCheckpoint)

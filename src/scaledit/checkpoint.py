@@ -107,7 +107,7 @@ class OtherFormat(RunError):
 
 def corrupt(folder: Path, what: str) -> RunError:
     earlier = [other for other in find(folder.parent) if other.name < folder.name]
-    fix = f"; the one before it is {earlier[-1]}" if earlier else ""
+    fix = f"; the previous one is {earlier[-1]}" if earlier else ""
     return RunError(f"checkpoint {folder} is corrupt: {what}{fix}")
 
 

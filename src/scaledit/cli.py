@@ -1,7 +1,7 @@
 """The command line. Each command imports what it needs when it runs, so that --help and wrong calls are
 answered at once.
 
-Exit codes: 0 success, 1 failure, 2 a wrong call, 130 interrupted; 75 and 143 are explained in commands.rank.
+Exit codes: 0 success, 1 failure, 2 a wrong command, 130 interrupted; commands.rank explains 75 and 143.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 class UsageError(ValueError):
-    """A wrong call: an unknown name, a size that does not fit, a file of another kind. Exit code 2."""
+    """A wrong command: an unknown name, a size that does not fit, a file of another kind. Exit code 2."""
 
 
 class RunError(RuntimeError):
@@ -53,7 +53,7 @@ JOINER = "\u200d"
 
 @contextmanager
 def reading(path: Path | str, what: str, fix: str = "", error: type[Exception] = RunError) -> Iterator[None]:
-    """A context manager around the parsing of a user's file: whatever a parser raises becomes one sentence.
+    """A context manager for parsing a user's file: whatever a parser raises becomes a one-line error.
 
         with reading(path, "a manifest", "restore it from a copy"):
             manifest = json.loads(path.read_bytes())

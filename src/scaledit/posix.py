@@ -1,7 +1,7 @@
 """Windows, which lacks locks between processes, most signals and `fork`.
 
 Every module can be imported there, and models can be loaded, sampled, evaluated and converted. Whatever needs
-the missing parts (training, studies, several processes) calls `require`, which refuses it in one sentence.
+the missing parts (training, studies, several processes) calls `require`, which refuses with a one-line error.
 """
 
 from __future__ import annotations

@@ -42,14 +42,14 @@ REQUEST, PARTS = "request.json", "parts"
 class Encoded(NamedTuple):
     """images: number of encoded images. skipped: images left out, with the reason. complete: whether
     index.json exists. recounted: files whose records were wrong or not sealed (as in the first versions) and
-    were computed again from the files. index_mended: whether `repair` corrected the index."""
+    were computed again from the files. index_repaired: whether `repair` corrected the index."""
 
     out: Path
     images: int
     skipped: tuple[str, ...]
     complete: bool
     recounted: tuple[str, ...] = ()
-    index_mended: bool = False
+    index_repaired: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,17 +118,17 @@ def encode(
 
         bad += len(folder.make(k, bad, expected[k], on_batch).skipped)
         done += len(folder.indices(k))
-    parts, mended = folder.parts(), False
+    parts, repaired = folder.parts(), False
     complete = len(parts) == len(folder.numbers)
     if complete:
         recounted += [k for k in folder.numbers if k not in own and folder.restore_record(k)]
         parts = [folder.checked(k) for k in folder.numbers]
         index = folder.new_index(parts)
-        mended = repair and index != folder.index
+        repaired = repair and index != folder.index
         index.write(out)
     skipped = tuple(name for part in parts for name in part.skipped)
     images = sum(part.file.images for part in parts)
-    return Encoded(out, images, skipped, complete, tuple(folder.file(k).name for k in recounted), mended)
+    return Encoded(out, images, skipped, complete, tuple(folder.file(k).name for k in recounted), repaired)
 
 
 @dataclass(frozen=True)

@@ -333,7 +333,7 @@ def short_warnings() -> Iterator[None]:
 
 @contextmanager
 def interruptible(kept: str | Callable[[], str] = NOTHING_WRITTEN) -> Iterator[None]:
-    """Ctrl-C within it ends the command with a sentence about what was kept. kept: the sentence, or what
+    """Ctrl-C within it ends the command and says what was kept. kept: the sentence, or what
     makes it when it is needed."""
     try:
         yield

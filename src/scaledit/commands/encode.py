@@ -148,7 +148,7 @@ def _tell(result: Encoded) -> None:
         first, more = result.recounted[0], len(result.recounted) - 1
         others = f" and {more} more" if more else ""
         terminal.inform(f"counted again, because its record was wrong: {first}{others}")
-    if result.index_mended:
+    if result.index_repaired:
         terminal.inform(f"{INDEX} was wrong or corrupt and has been written again")
     terminal.inform(*(f"skipped: {name}" for name in result.skipped))
     if result.complete:

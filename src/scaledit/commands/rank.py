@@ -1,6 +1,6 @@
 """One process of a training run: its loop, its watch, and on the first rank the listeners to its events.
 
-Exit codes: 0 done, 1 failed, 2 a wrong call, 75 stopped by a signal or Ctrl-C with everything saved, 130
+Exit codes: 0 done, 1 failed, 2 a wrong command, 75 stopped by a signal or Ctrl-C with everything saved, 130
 interrupted before training began or by a second Ctrl-C, 143 by a second SIGTERM. status.json in the run
 folder records the same, with the step and the reason.
 """

@@ -90,7 +90,7 @@ def _header(recipe: str) -> list[str]:
     comment = re.match(r"(#.*\n)*", path.read_text(encoding="utf-8"))
     assert comment is not None  # the pattern matches nothing, too
     lines = [line.removeprefix("#").removeprefix(" ") for line in comment[0].splitlines()]
-    return re.sub(r"\n +", " ", "\n".join(lines)).split("\n")  # an indented line continues the one before
+    return re.sub(r"\n +", " ", "\n".join(lines)).split("\n")  # an indented line continues the previous one
 
 
 def _names(kind: type) -> list[str]:

@@ -62,7 +62,7 @@ class DataConfig:
     """What a run is trained on.
 
     own: the fields of a data set defined by the user, which has none of the others but `SHARED`. In a recipe
-    and in config.json they stand beside those.
+    and in config.json they appear beside those.
     """
 
     name: str = field(

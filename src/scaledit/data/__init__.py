@@ -1,1 +1,1 @@
-"""Training data: where images lie, how they are read, and in which order a model sees them."""
+"""Training data: where images are, how they are read, and in which order a model sees them."""

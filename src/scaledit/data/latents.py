@@ -1,4 +1,4 @@
-"""A cache of encoded images: posterior moments of an autoencoder, sampled anew each time they are seen.
+"""A cache of encoded images: posterior moments of an autoencoder, sampled again each time they are read.
 
     x_0 = scale (mean + exp(clamp(logvar, -30, 20) / 2) eps)          (paper, section 4: drawn, not the mode)
 

@@ -33,7 +33,7 @@ STATE = "state.json"
 """Beside tables that `datasets` saved: their names."""
 MOST_PATHS = 16
 """Paths by which symbolic links may lead to one folder. Two links at each level double the paths, so a few
-dozen links could keep `walk` busy for ever."""
+dozen links could keep `walk` busy forever."""
 CYCLE, NOT_NAMED = "links back to a folder around them", f"tables that their {STATE} does not name"
 
 

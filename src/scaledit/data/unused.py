@@ -22,7 +22,7 @@ ARCHIVES = (".tar", ".zip", *PACKED)
 TEXTS = (".csv", ".htm", ".html", ".json", ".jsonl", ".md", ".rst", ".tsv", ".txt", ".xml", ".yaml", ".yml")
 PICTURES = (".arw", ".cr2", ".dng", ".eps", ".exr", ".hdr", ".heic", ".heif", ".ico", ".jp2", ".jxl", ".nef")
 PICTURES += (".orf", ".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".psd", ".raf", ".raw", ".rw2", ".svg", ".tga")
-"""Suffixes of pictures in unsupported formats."""
+"""Suffixes of images in unsupported formats."""
 HIDDEN, ARCHIVE, TABLE, TEXT = "hidden", "archives", "tables", "text files"
 IMAGE = "images beside the shards or tables"
 PICTURE, OTHER = "pictures in formats that are not read", "files of other kinds"

@@ -113,7 +113,7 @@ def as_time(t: Tensor | float) -> Tensor:
 
 def _refuse() -> NoReturn:
     raise UsageError(
-        "a chain of betas has whole times only, so nothing on it has a derivative in time; for objectives "
+        "a beta schedule has whole times only, so nothing on it has a derivative in time; for objectives "
         "that need one (MeanFlow, consistency) use a continuous schedule, such as LinearFlow"
     )
 

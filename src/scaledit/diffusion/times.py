@@ -1,6 +1,6 @@
 """The times that a sampler visits, from the noisiest to the clean time: `times.grid(schedule, steps)`.
 
-    Even        t_i = 1 - i / n                          chains of betas: ADM's respacing
+    Even        t_i = 1 - i / n                          beta schedules: ADM's respacing
     LogSNR      lambda_i evenly spaced, lambda = log(alpha / sigma)
     Karras      (sigma / alpha)_i^(1/rho) evenly spaced  (Karras et al. 2022, eq. 5)
     Shifted     t_i = s u / (1 + (s - 1) u)              (Esser et al. 2024, eq. 23), u evenly spaced
@@ -8,7 +8,7 @@
     Sine        t_i = sin^2(pi u / 2)
     Stride      every k-th time of a chain               (DDIM's code; ADM's "ddimN")
     Listed      an explicit list of times
-    Auto        LogSNR on chains of betas, Even on flows
+    Auto        LogSNR on beta schedules, Even on flows
 
 On a flow t lies in [0, 1]. A chain has the whole times 0..T-1, and -1 for the clean image; there the t above
 is a fraction of the chain and is rounded to the whole time nearest to t T - 1. If two steps would round to
@@ -55,10 +55,10 @@ def as_times(value: object) -> Times:
 
 @dataclass(frozen=True)
 class Auto(Times, name="auto"):
-    """Even in log-SNR on chains of betas, and even in t on flows.
+    """Even in log-SNR on beta schedules, and even in t on flows.
 
     The official grid of a chain ends with t = 0, and its last step in lambda is about four times as long as
-    the one before. A second-order multistep method extrapolates over it, and at 10 to 30 steps is then no
+    the previous one. A second-order multistep method extrapolates over it, and at 10 to 30 steps is then no
     better than DDIM.
     """
 
@@ -71,7 +71,7 @@ class Auto(Times, name="auto"):
 
 @dataclass(frozen=True)
 class Even(Times, name="even"):
-    """Even in t; on chains of betas ADM's respaced times with both ends included, as in the paper."""
+    """Even in t; on beta schedules ADM's respaced times with both ends included, as in the paper."""
 
     def grid(self, schedule: Schedule, steps: int) -> Tensor:
         if not schedule.discrete:
@@ -163,14 +163,14 @@ class Sine(Times, name="sine"):
 
 @dataclass(frozen=True)
 class Stride(Times, name="stride"):
-    """Every k-th time of a chain of betas, from 0: the DDIM code's, ADM's `ddimN`, diffusers' "leading".
+    """Every k-th time of a beta schedule, from 0: the DDIM code's, ADM's `ddimN`, diffusers' "leading".
 
     The first time is not the noisiest one. Raises UsageError if no k gives exactly that many steps.
     """
 
     def grid(self, schedule: Schedule, steps: int) -> Tensor:
         if not schedule.discrete:
-            raise UsageError("times = stride is for chains of betas, which have whole times; use even")
+            raise UsageError("times = stride is for beta schedules, which have whole times; use even")
         return _chain_grid(schedule, ddim_stride(int(schedule.horizon), steps))
 
 
@@ -231,8 +231,8 @@ def _at_log_snr(schedule: Schedule, inner: Tensor) -> Tensor:
 
 
 def _grid(schedule: Schedule, inner: Tensor) -> Tensor:
-    """The grid of the noisiest time, these (steps - 1,) and the clean time; on a chain all are whole and
-    distinct."""
+    """The grid of the noisiest time, these (steps - 1,) and the clean time; on a chain all are integers,
+    and distinct."""
     times = [schedule.noisiest, *inner.tolist()]
     if not schedule.discrete:
         return torch.tensor([*times, schedule.clean], dtype=torch.float64)

@@ -212,8 +212,8 @@ def write(
     model: Model, out: Path, card: str, progress: Progress, plain: bool = False, shard: int | None = None
 ) -> str:
     """Writes a folder atomically and returns the SHA-256 of its first file of weights. card: the text of
-    README.md, in which "{sha256}" is replaced. plain: for diffusers' own class, which is another function.
-    shard: largest size of a file of weights in bytes. Raises UsageError for a model that diffusers' DiT does
+    README.md, in which "{sha256}" is replaced. plain: for diffusers' own class, which computes a different
+    function. shard: largest size of a file of weights in bytes. Raises UsageError for a model that diffusers' DiT does
     not support, and as `native.new_folder` does."""
     config = model.config.model
     weights = diffusers_layout.to_diffusers(model.weights, config)

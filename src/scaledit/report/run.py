@@ -1,4 +1,4 @@
-"""report.html of a run: one file with its pictures, on how good the model is and how to reproduce it."""
+"""report.html of a run: one file with its images, on how good the model is and how to reproduce it."""
 
 from __future__ import annotations
 
@@ -347,7 +347,7 @@ def _film(run: Path, events: Events, pipeline: Pipeline) -> dict[str, object] | 
 
 
 def _is_deleted(run: Path, path: str) -> bool:
-    """Whether a picture is missing, which a page does not mention; False for a path that no file can have."""
+    """Whether an image is missing, which a page does not mention; False for a path that no file can have."""
     try:
         return not (run / path).exists()
     except (OSError, ValueError):

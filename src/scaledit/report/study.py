@@ -97,12 +97,12 @@ def _r(correlation: Correlation) -> str:
 
 def _head(table: Table, judged: Sequence[Verdict]) -> list[Card]:
     about, final = table.about, table.part(FINAL)
-    trainings = {(row.name, row.steps): row.train_macs for row in final}
+    trained = {(row.name, row.steps): row.train_macs for row in final}
     outcomes = Counter(verdict.outcome for verdict in judged)
     others = ", ".join(f"{outcomes[o]} {o}" for o in COLORS if outcomes[o] and o != "holds")
     cards = [
         Card("Claims that hold", f"{outcomes['holds']} of {len(judged)}", others),
-        Card("Runs", f"{len(trainings):,}", f"{len(table.rows):,} results"),
+        Card("Runs", f"{len(trained):,}", f"{len(table.rows):,} results"),
     ]
     rows = [row for row in table.rows if row.part in (FINAL, tables.GUIDANCE) and row.fd is not None]
     if rows:
@@ -114,7 +114,7 @@ def _head(table: Table, judged: Sequence[Verdict]) -> list[Card]:
         cards.append(
             Card(f"{about.distance} of real images", f"{about.floor:.3g}", "held out; lower is better")
         )
-    cards.append(Card("Training", scientific(sum(trainings.values())), "multiply-adds of all runs"))
+    cards.append(Card("Training", scientific(sum(trained.values())), "multiply-adds of all runs"))
     if "hours" in about.made:  # not the paper's
         sampled = sum(row.sampling_macs * row.num * row.sample_sets for row in table.rows)
         cards.append(Card("Sampling", scientific(sampled), "multiply-adds of all evaluated images"))
@@ -173,7 +173,7 @@ def _step(name: str, points: Sequence[Point]) -> str:
 
 
 def _others(table: Table) -> list[Row]:
-    """Trainings that belong neither to the grid nor to the comparison of block designs."""
+    """Training runs that belong neither to the grid nor to the comparison of block designs."""
     known = {tables.training_key(row) for row in (*table.models(), *table.blocks())}
     return [row for row in table.trained() if tables.training_key(row) not in known]
 

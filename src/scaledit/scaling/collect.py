@@ -1,7 +1,7 @@
 """Collects a study's folder of results into its table: rows, losses and pictures, and their order, are a pure
 function of the files; only `About.made` depends on the machine.
 
-results/KEY.json  (trainings: evaluations, losses)  +  (measurements: one Result each)  ->  Table
+results/KEY.json  (training runs: evaluations, losses)  +  (measurements: one Result each)  ->  Table
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def collect(study: Study, queue: Queue, command: str) -> tuple[Table, list[Job]]
                 folder = queue.out / RUNS / run.key
                 path = (folder / result["pictures"]).resolve()
                 if not path.is_relative_to(folder.resolve()):
-                    raise ValueError(f"its picture {shown(result['pictures'])} is outside of {folder}")
+                    raise ValueError(f"its image {shown(result['pictures'])} is outside of {folder}")
                 pictures |= {run.name: path.read_bytes()} if path.is_file() else {}
             for evaluation in result["evaluations"]:
                 key = _protocol(evaluation, protocols)

@@ -20,7 +20,7 @@ SIGMAS = 2.0
 
 
 class Mean(NamedTuple):
-    """A model's distance: the geometric mean over `seeds` trainings."""
+    """A model's distance: the geometric mean over `seeds` training runs."""
 
     name: str
     fd: float

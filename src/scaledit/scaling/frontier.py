@@ -71,7 +71,7 @@ class IsoFlop(NamedTuple):
 class OptimalSize(NamedTuple):
     """N_opt(C) = law(C), a power law through the minima at several budgets; exponent: of its growth.
 
-    Minima at different budgets come from the same trainings, so they are not independent: the interval
+    Minima at different budgets come from the same training runs, so they are not independent: the interval
     reflects the scatter around the law, and is too narrow if the law itself is wrong.
     """
 

@@ -100,7 +100,7 @@ def data() -> dict[str, Any]:
 
 
 def printed() -> list[Printed]:
-    """All 19 rows of table 4 in the paper's order, longer trainings of the same model included."""
+    """All 19 rows of table 4 in the paper's order, longer training runs of the same model included."""
     return [
         Printed(
             model=row["model"],

@@ -24,7 +24,7 @@ from scaledit.scaling.table import DECODER, FINAL, GUIDANCE, SAMPLING, TRAINING,
 STUDY_STEPS = 400_000  # of the twelve models and the four blocks
 MODEL = "DiT-XL/2"
 LONGEST = {256: 7_000_000, 512: 3_000_000}
-"""Steps of the XL/2 of tables 2, 3 and 5, the longest trainings, by image size (section 5.1)."""
+"""Steps of the XL/2 of tables 2, 3 and 5, the longest training runs, by image size (section 5.1)."""
 SCALES = {"DiT-XL/2": 1.0, "DiT-XL/2-G (cfg=1.25)": 1.25, "DiT-XL/2-G (cfg=1.50)": 1.5}
 STUDY, REPORTED = "ft-MSE", "ft-EMA"
 """Decoders of the scaling study and of the reported results."""

@@ -234,7 +234,7 @@ def grouped(items: Iterable[T], key: Callable[[T], Key]) -> dict[Key, list[T]]:
 
 
 def training_key(row: Row) -> tuple[Any, ...]:
-    """Equal for trainings that differ only in their seed."""
+    """Equal for training runs that differ only in their seed."""
     return (
         row.size,
         row.patch_size,
@@ -418,7 +418,7 @@ def read(folder: Path) -> Table:
     try:
         pictures = {run: picture_in(folder, file) for run, file in files.items() if (folder / file).exists()}
     except ValueError as reason:
-        raise UsageError(f"{folder}: a picture of the study cannot be shown: {reason}") from None
+        raise UsageError(f"{folder}: an image of the study cannot be shown: {reason}") from None
     return Table(about, rows, _losses(folder / LOSSES), pictures)
 
 

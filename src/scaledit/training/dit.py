@@ -123,7 +123,7 @@ class Hooks:
                 yield Sampled(step, self._sample_grid(pipeline))
             if judged and self.judge is not None:
                 sets = sample_sets(self.judge, pipeline, config.evaluate)
-                yield Evaluated(step, self.judge.evaluate(sets, self._progress("judging samples")))
+                yield Evaluated(step, self.judge.evaluate(sets, self._progress("evaluating samples")))
 
         yield from self.context.first_only(step, sample_and_judge)
 

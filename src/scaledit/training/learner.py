@@ -72,7 +72,7 @@ class Learner(abc.ABC, Generic[Item]):
     net: the module whose parameters are trained. parallel: the same module as wrapped for the ranks.
     replicated: modules trained beside it, complete on each rank; their gradients are summed over the ranks
     after the backward pass, so they may be called in any way. skipped_batches: batches left out by
-    roll-backs. seconds: training time; waited: the part of it spent waiting for data. heartbeat: called with
+    rollbacks. seconds: training time; waited: the part of it spent waiting for data. heartbeat: called with
     the next activity and the step. micro_batch: samples that pass through a rank at once.
     """
 

@@ -43,7 +43,7 @@ from scaledit.training.spikes import SpikeDetector
 from scaledit.training.watch import WAITING, Watch
 
 MOST_ROLLBACKS = 5
-"""The most roll-backs without a new checkpoint in between."""
+"""The most rollbacks without a new checkpoint in between."""
 State = TypeVar("State", bound=Learner[Any])
 
 
@@ -232,7 +232,7 @@ class Run(Generic[State]):
             return None
         self.rollbacks += 1
         if self.rollbacks > MOST_ROLLBACKS:
-            self._give_up(f"the loss spiked again after {MOST_ROLLBACKS} roll-backs to step {saved.step}")
+            self._give_up(f"the loss spiked again after {MOST_ROLLBACKS} rollbacks to step {saved.step}")
         self._restore(saved)
         state.skipped_batches = skipped_batches + spiked - state.step
         self._mark()

@@ -24,7 +24,7 @@ from scaledit.errors import RunError, UsageError
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=7)
-"""The time-out of collectives. scaledit.training.watch detects stuck ranks, and names them."""
+"""The timeout of collectives. scaledit.training.watch detects stuck ranks, and names them."""
 
 
 class EndedElsewhere(Exception):

@@ -32,14 +32,14 @@ COMPUTING, WAITING = "computing", "waiting for the others"
 COLLECTIVE = (COMPUTING, WAITING)
 """The activities in which a rank may have to wait for others."""
 LOOKS = 20
-"""How often the ranks' files are read during a time-out."""
+"""How often the ranks' files are read during a timeout."""
 SILENT = 4
 """A rank without a tick in so many readings counts as gone."""
 
 
 class AwakeClock:
     """The seconds in which this process ran. At most `longest` count between two readings: if more have
-    passed, the process or the machine was stopped, while monotonic clocks went on."""
+    passed, the process or the machine was stopped, while monotonic clocks kept running."""
 
     def __init__(self, longest: float):
         self.longest = longest

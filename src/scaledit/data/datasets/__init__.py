@@ -28,7 +28,7 @@ __all__ = ["DataSet"]
 
 
 class DataSet(Part, kind="data set", home="scaledit.data.datasets", needs=("open",)):
-    """in_memory: the open set lies in memory, so reading ahead gains nothing. encoded: it holds latents of an
+    """in_memory: the open set is in memory, so reading ahead gains nothing. encoded: it holds latents of an
     autoencoder, not images. channels: of an image. extractors: names of the extractors that compare samples
     with this set (`evaluate.reference` may then name it), the main one first."""
 

@@ -18,7 +18,7 @@ from scaledit.part import field
 
 @dataclass(frozen=True)
 class Multistep(Sampler):
-    """Multistep samplers. By default times are even in lambda on chains of betas and even in t on flows."""
+    """Multistep samplers. By default times are even in lambda on beta schedules and even in t on flows."""
 
     steps: int = field(20, ge=1, le=MOST_STEPS, doc="steps of the grid")
     times: Times = field(Auto(), doc="how the times of the grid are chosen")

@@ -49,7 +49,7 @@ def over_training(table: Table, longest: float = math.inf) -> list[Curve]:
 
 
 def at_ends(table: Table) -> list[Curve]:
-    """The grid at the ends of trainings of different lengths; a model trained once is a single point."""
+    """The grid at the ends of training runs of different lengths; a model trained once is a single point."""
     if not evaluated(table.models()):
         return []
     return curves(finished(table), lambda row: row.steps, lambda row: (row.size, row.patch_size))

@@ -17,7 +17,7 @@ HEIGHT = 3.8
 
 
 def efficiency(table: Table) -> style.Plot | None:
-    """From curves over training, or else from trainings of different lengths."""
+    """From curves over training, or else from training runs of different lengths."""
     curves = over_training(table)
     if sum(len(curve.rows) > 1 for curve in curves) < 2:
         curves = at_ends(table)

@@ -32,7 +32,7 @@ ROUNDS = 4
 CLEAR = 1.2
 """Points between two labels: 2 pixels on a page."""
 MEETING, STRAY = 1e4, 1e3
-"""Costs of touching another label, and of being nearer to another label's point than to one's own."""
+"""Costs of touching another label, and of being nearer to another label's point than to its own."""
 HALO = withStroke(linewidth=1.6, foreground="white")
 """Keeps a label readable on a line."""
 SPACE = 1.15  # between lines of text, in heights

@@ -16,10 +16,10 @@ from scaledit.report.figures.curves import grid
 from scaledit.scaling.table import Row, Table
 
 LEFT, TOP, GAP, BELOW = 0.45, 0.25, 0.12, 0.18
-"""Inches left and above for the names of rows and columns, between columns, and below a picture for its
+"""Inches left and above for the names of rows and columns, between columns, and below an image for its
 name."""
 TALLEST, NARROWEST = 8.5, 1.05
-"""Inches: height of the figure, so that it fits a page; width of a picture, so that its name fits below."""
+"""Inches: height of the figure, so that it fits a page; width of an image, so that its name fits below."""
 FINE = 600
 """Dots per inch to which pixels are enlarged by a whole factor, so that all print equally wide."""
 

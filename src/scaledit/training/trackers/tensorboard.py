@@ -47,7 +47,7 @@ class TensorBoard(Tracker):
     def _go_back(self, step: int) -> int:
         self.writer.close()
         self._write_from(step + 1)
-        return step - 1  # of `step` itself only the roll-back is sent
+        return step - 1  # of `step` itself only the rollback is sent
 
     def _add_config(self) -> None:
         from torch.utils.tensorboard.summary import hparams

@@ -31,7 +31,7 @@ class WeightsAndBiases(Tracker):
     """A run of a W&B project. Its id is stored in out/wandb, so that a resumed run is the same W&B run.
 
     The values of one step form one row, which is sent when the next step comes, because W&B neither adds to a
-    row nor deletes one. After a roll-back it keeps the undone steps and continues after them.
+    row nor deletes one. After a rollback it keeps the undone steps and continues after them.
     """
 
     name = "W&B"
