@@ -213,8 +213,8 @@ def write(
 ) -> str:
     """Writes a folder atomically and returns the SHA-256 of its first file of weights. card: the text of
     README.md, in which "{sha256}" is replaced. plain: for diffusers' own class, which computes a different
-    function. shard: largest size of a file of weights in bytes. Raises UsageError for a model that diffusers' DiT does
-    not support, and as `native.new_folder` does."""
+    function. shard: largest size of a file of weights in bytes. Raises UsageError for a model that diffusers'
+    DiT does not support, and as `native.new_folder` does."""
     config = model.config.model
     weights = diffusers_layout.to_diffusers(model.weights, config)
     kind = diffusers_layout.PLAIN if plain else diffusers_layout.EXACT
