@@ -84,11 +84,17 @@ def status(out: Path) -> dict[str, object]:
     return json.loads(path.read_bytes()) if path.exists() else {}
 
 
+def stepped(out: Path) -> bool:
+    path = out / "log.jsonl"
+    return path.exists() and '"event": "stepped"' in path.read_text()
+
+
 def stopped(folder: Path, out: Path) -> int:
     """Trains until Slurm's signal for the end of the time limit. Returns the step at which it stopped."""
     job = train(folder, out, "train.steps=1000000")
     try:
-        until(lambda: status(out).get("step") is not None or job.poll() is not None)
+        # A step needs all ranks, and before it each of them has installed its signal handlers.
+        until(lambda: stepped(out) or job.poll() is not None)
         assert job.poll() is None, job.communicate()
         assert status(out)["ranks"] == 2
         for task in tasks(folder):
