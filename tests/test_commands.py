@@ -284,7 +284,8 @@ def test_a_recipe_is_explained_with_changes_bounds_and_parts(capsys: pytest.Capt
     said = " ".join(capsys.readouterr().out.split())
     assert 'sampler = {name = "ddim", steps = 12, times = {name = "even"}, eta = 0.5}' in said
     assert "ddim: Song et al. 2021" in said and "eta: default 0.0, at least 0" in said
-    assert "decay = 0.99" in said and "default 0.9999; at least 0, below 1" in said
+    assert "decay of the average per step; at least 0, below 1" in said
+    assert "warmup = true" in said and "for short runs; default false" in said
     assert "one of fp32, tf32, bf16" in said
     assert main(["recipes", "digts"]) == 2
     assert "did you mean 'digits'" in capsys.readouterr().err

@@ -108,9 +108,9 @@ def test_what_was_filled_in_is_said(published: Path, tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"layers_per_block": 60_000}, "claims 180000 layers"),
+        ({"layers_per_block": 60_000}, "declares 180000 layers"),
         ({"layers_per_block": 10**9}, "layers_per_block must be a whole number from 1 to"),
-        ({"block_out_channels": [8, 8, 65_536]}, "has shape"),
+        ({"block_out_channels": [8, 8, 65_536]}, "has the shape"),
         ({"block_out_channels": "8"}, "block_out_channels must be a list"),
         ({"latent_channels": None}, "latent_channels must be a whole number"),
         ({"scaling_factor": "nan"}, "scaling_factor must be a number above 0"),
@@ -134,5 +134,5 @@ def test_weights_that_are_not_finite_are_refused_by_name(published: Path, tmp_pa
     state["decoder.conv_out.bias"][1] = torch.nan
     save_file(state, tmp_path / kl.WEIGHTS)
     (tmp_path / kl.CONFIG).write_text(json.dumps(OLD_CONFIG))
-    with pytest.raises(UsageError, match=r"not finite: 1 of the 3 of decoder\.conv_out\.bias"):
+    with pytest.raises(UsageError, match=r"not finite \(1 of the 3 in decoder\.conv_out\.bias\)"):
         open_autoencoder(str(tmp_path))

@@ -169,7 +169,7 @@ def test_a_metric_of_the_classes_is_left_out_if_one_set_states_none():
 @pytest.mark.parametrize(
     ("named", "message"),
     [
-        ("wrong_metrics:Wrong", "the metric wrong_metrics:Wrong gives 'far' instead of a number"),
+        ("wrong_metrics:Wrong", "the metric wrong_metrics:Wrong returned 'far' instead of a number"),
         (
             "wrong_metrics:Spatial",
             "needs spatial, but with this reference there is only pool, logits, nearest",
