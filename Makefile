@@ -104,7 +104,7 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 
 # The variables silence the notices of mkdocs-material about its successors.
 docs: $(VENV)/.installed-docs
-	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet
 	@echo "the documentation is build/site/index.html"
 
 format: $(VENV)/.installed-dev
