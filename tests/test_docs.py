@@ -26,8 +26,13 @@ from scaledit.config import RunConfig
 from scaledit.config.keys import keys
 from scaledit.training.autoencoder_state import build
 
-SHORT = {"train": ("train.steps=20", "evaluate.num=20"), "autoencoder": ("train.steps=3", "evaluate.num=2")}
-"""Overrides that shorten the trainings of the documentation."""
+SHORT = {
+    "train": ("train.steps=6", "evaluate.num=20", "evaluate.seeds=1", "sample.per_class=2"),
+    "autoencoder": ("train.steps=3", "evaluate.num=2"),
+    "generate": ("--num", "40"),
+    "evaluate": ("--num", "40", "--seeds", "1"),
+}
+"""Arguments that shorten the commands of the documentation."""
 REPOSITORY = (
     r"https://(?:github|raw\.githubusercontent)\.com/scaledit/scaledit/(?:(?:blob|tree|raw)/)?main/([^#]+)"
 )
@@ -141,8 +146,8 @@ def run(command: str, where: str) -> None:
     arguments = scaledit(command) if command.startswith("scaledit ") else None
     if arguments is None:
         return
-    if arguments[0] in SHORT:
-        arguments += SHORT[arguments[0]]
+    of_files = arguments[0] == "evaluate" and not (Path(arguments[1]) / "config.json").exists()
+    arguments += () if of_files else SHORT.get(arguments[0], ())
     try:
         code = cli.main(arguments)
     except SystemExit as stop:  # --help

@@ -69,7 +69,7 @@ def tables() -> dict[str, Table]:
 
 @pytest.fixture(scope="module")
 def rendered(tables: dict[str, Table]) -> dict[str, figures.Plot]:
-    """By 'table name', laid out and rendered."""
+    """By 'table name', laid out."""
     results = paper.quality((256, 256))
     rivals = {"paper": {row.name.removeprefix("paper: "): row.metrics["fid"].value for row in results}}
     plots_by_name = {}
@@ -79,8 +79,6 @@ def rendered(tables: dict[str, Table]) -> dict[str, figures.Plot]:
             plots_by_name[f"{name} {plot.name}"] = plot
     wide = renamed(tables["study"])
     plots_by_name |= {f"wide {plot.name}": plot for plot in (figure(wide) for figure in WIDE)}
-    for plot in plots_by_name.values():
-        plot.figure.canvas.draw()
     return plots_by_name
 
 

@@ -206,7 +206,7 @@ def test_a_foreign_config_imports_no_metric_and_no_set():
 
 
 def test_a_run_is_trained_on_and_evaluated_against_an_own_set(run: Path, here: Path):
-    assert json.loads((run / "config.json").read_text())["data"] == {"name": BARS, "workers": 2, "n": 48}
+    assert json.loads((run / "config.json").read_text())["data"] == {"name": BARS, "workers": 0, "n": 48}
     [event] = [event for event in log.read(run) if event["event"] == "evaluated"]
     assert {"fd_digits", "fd_digits_real", "mean_distance", "mean_distance_std"} <= set(event)
     assert "distance of means" in (run / "report.html").read_text()

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 RUN = Path(__file__).parent / "made_by_0_1" / "run-flow"
 
 WINDOWS = """
@@ -63,6 +65,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 def test_the_library_works_and_training_is_refused_in_a_sentence(tmp_path: Path):
     (tmp_path / "commands.txt").write_text("\n".join([*WORKS, *REFUSED]))
     done = subprocess.run(

@@ -16,6 +16,7 @@ TINY = (
     "evaluate.every=0",
     "sample.steps=4",
     "sample.per_class=2",
+    "data.workers=0",  # a worker imports torch; tests of workers ask for some
 )
 
 
