@@ -132,7 +132,7 @@ def test_overrides_of_odd_make():
         ("sizes = 3", "sizes must be a table of keys, got 3"),
         ("sizes.S = 3", "sizes.S must be a table of keys, got 3"),
         ("common = []", "common must be a table"),
-        ("extends = ['x']", "extends must be a study's name or path"),
+        ("extends = ['x']", "extends must be the name or the path of a study"),
         ("[[measure]]\nwhere = 3", "where must be a table"),
         ("[[measure]]\nsample = 3", "sample must be a table"),
         (
@@ -285,8 +285,8 @@ PLAIN = "{'descr': '|u1', 'fortran_order': False, 'shape': "
         ("arr_0", header(PLAIN + "(6, 1"), "no readable header"),
         ("arr_0", header("(" * 5000), "no readable header"),
         ("arr_0", header(" " * (1 << 24)), "arr_0 has a header of 16777216 bytes"),
-        ("arr_0", npy(IMAGES.astype(">u2")), "arr_0 is >u2; a batch is uint8"),
-        ("arr_0", npy(IMAGES / 255), "arr_0 is float64; a batch is uint8"),
+        ("arr_0", npy(IMAGES.astype(">u2")), "arr_0 has the type >u2; a batch is uint8"),
+        ("arr_0", npy(IMAGES / 255), "arr_0 has the type float64; a batch is uint8"),
         ("arr_0", npy(np.asfortranarray(IMAGES)), "Fortran order"),
         ("arr_0", npy(np.array([{}] * 5, dtype=object)), "Python objects, which are never unpickled"),
         ("arr_1", npy(np.array([None] * 5, dtype=object)), "Python objects, which are never unpickled"),
@@ -357,7 +357,7 @@ def test_a_tar_ends_where_its_end_is(packed: bool, tmp_path: Path):
     data = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
     third = data.index(b"2.png")
     for corrupt, says in (
-        (data[:third] + b"X" + data[third + 1 :], "is corrupt after 2 entries: a tar archive ends in zeros"),
+        (data[:third] + b"X" + data[third + 1 :], "is corrupt after 2 entries; a tar archive ends in zeros"),
         (data[:third], "is cut short after 2 entries"),
         (data[: third + 100], "is corrupt|is cut short after 2"),
     ):
@@ -406,7 +406,7 @@ def test_a_part_with_other_images_than_it_should_have(tmp_path: Path):
     for k, n in enumerate((2, 1)):
         np.savez(tmp_path / f"part-{k:05d}.npz", arr_0=IMAGES[:n], arr_1=np.arange(n))
     (tmp_path / "request.json").write_text(json.dumps({"n": 4, "part": 2}))
-    refused("part-00001.npz contains 1 images instead of 2", lambda: list(open_samples(tmp_path).batches()))
+    refused("part-00001.npz contains 1 image instead of 2", lambda: list(open_samples(tmp_path).batches()))
 
 
 # References, results, extractors
@@ -433,14 +433,14 @@ ASYMMETRIC[0, 1] = 0.5
         ),
         ({"sigma": np.full((3, 3), np.nan)}, "sigma must be finite floating-point numbers"),
         ({"mu": np.array([1e300, 0, 0])}, "numbers that are too large for features"),
-        ({"mu": np.zeros((3, 1))}, r"pool is \(9, 3\)"),
+        ({"mu": np.zeros((3, 1))}, r"pool has the shape \(9, 3\)"),
         ({"sigma": np.eye(4)}, "are not a mean and a covariance"),
         ({"mu": np.arange(3)}, "mu must be finite floating-point numbers"),
-        ({"pool": np.zeros((9, 4))}, r"pool is \(9, 4\)"),
+        ({"pool": np.zeros((9, 4))}, r"pool has the shape \(9, 4\)"),
         ({"pool": np.full((9, 3), np.inf)}, "pool must be finite floating-point numbers"),
         ({"pool": np.array([None] * 3)}, "Python objects, which are never unpickled"),
-        ({"origin": np.array('{"n": -1}')}, "says that it is of -1 images"),
-        ({"origin": np.array('{"n": true}')}, "says that it is of True images"),
+        ({"origin": np.array('{"n": -1}')}, "says that it was made of -1 images"),
+        ({"origin": np.array('{"n": true}')}, "says that it was made of True images"),
         ({"origin": np.array('{"n')}, "says how it was made .origin."),
     ],
 )

@@ -234,7 +234,7 @@ def test_plan_budget_on_the_command_line(capsys: pytest.CaptureFixture, tmp_path
             "there is no study nowhere; use a folder with a table.csv",
         ),
         (["--budget", "1e18", "--study", "."], "contains no study"),
-        (["digits", "--peak", "1e12", "--study", "paper"], "--study answers --budget or --hours"),
+        (["digits", "--peak", "1e12", "--study", "paper"], "--study goes with --budget or --hours"),
         (["--budget", "1e18", "--iterations-per-second", "3"], "hours come from --peak"),
     ],
 )

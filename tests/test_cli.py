@@ -58,7 +58,7 @@ def test_help_imports_nothing_heavy(command: list[str]):
         (["train", "digits", "sample.sampler=plms"], "sample.sampler: unknown sampler 'plms'"),
         (["train", "imagenet256-s2"], "data.path=FOLDER"),
         (["train", "imagenet256-s2", "data.path=/nowhere"], "/nowhere contains no encoded images"),
-        (["sample", "nowhere", "--out", "x.png"], "there is no nowhere"),
+        (["sample", "nowhere", "--out", "x.png"], "nowhere does not exist"),
         (["plan", "digits", "--devices", "0"], "devices"),
     ],
 )

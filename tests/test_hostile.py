@@ -271,7 +271,7 @@ PICKLES: dict[Make, str] = {
     changed_class: "holds an invalid pickle",
     truncated: "is truncated",
     hollow: "is a zip with a piece missing",
-    missing: "missing blocks.1.attn.qkv.bias and 0 more",
+    missing: "missing: blocks.1.attn.qkv.bias",
     extra: "unknown blocks.1.attn.q_norm.weight and 0 more",
     wrong_shape: "blocks.1.mlp.fc2.weight has shape (16, 63), this config needs (16, 64)",
     wrong_dtype: "has blocks.1.mlp.fc2.bias as I64; weights are F32, F16 or BF16",

@@ -144,7 +144,7 @@ def test_what_the_model_is_stays_and_samples_take_no_keys(run: Path, capsys: pyt
     ("words", "message"),
     [
         (["--sampler", "ddimm"], "unknown sampler 'ddimm' (write MODULE:CLASS for one of your own)"),
-        (["--sampler", "euler", "sample.sampler.eta=1"], "unknown key sample.sampler.eta: euler takes steps"),
+        (["--sampler", "euler", "sample.sampler.eta=1"], "sample.sampler.eta: euler has the fields steps"),
         (["--sampler", "ddim", "sample.sampler.eta=-1"], "sample.sampler.eta must be at least 0, got -1.0"),
         (["--sampler", "ddim", "sample.sampler.eta=x"], "sample.sampler.eta must be a number, got 'x'"),
         (["sample.sampler=classifier_free"], "unknown sampler 'classifier_free'"),

@@ -152,7 +152,7 @@ def test_other_data_is_named_and_refused(tmp_path: Path, change: Callable[[Path]
     assert contents(out) == before
     accepting = of_pictures(folder, "data.changed=accept")
     if change is added:
-        with pytest.raises(UsageError, match="the model 3"):
+        with pytest.raises(UsageError, match="the model has 3"):
             run(accepting, out, resume="auto")
         return
     events = run(accepting, out, resume="auto")
@@ -624,7 +624,7 @@ def test_an_old_checkpoint_that_was_moved_and_linked(tmp_path: Path, caplog: pyt
     assert isinstance(run(tiny(*QUIET, "checkpoint.keep=2"), out, resume="auto")[-1], Finished)
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-00000008", "step-00000012"]
     checkpoint.open_checkpoint(moved).verify()
-    assert f"{first} was a link: it is removed, {moved} stays" in caplog.text
+    assert f"{first} was a link; the link was removed, and {moved} was kept" in caplog.text
 
 
 # What others may have written

@@ -38,6 +38,16 @@ def listed(words: Sequence[str], last: str) -> str:
     return f" {last} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """'1 image', '2 images'. plural: of a noun that takes more than an s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def and_more(number: int) -> str:
+    """' and 3 more'; '' for none."""
+    return f" and {number:,} more" if number else ""
+
+
 def printable(text: object) -> str:
     r"""`text` made safe to print on one line: characters that move a terminal's cursor, change its colors or
     reverse the writing direction are escaped (\x1b), and so are bytes of file names that are not UTF-8

@@ -301,9 +301,8 @@ def build(
             continue
         if key not in types:
             near = did_you_mean(str(key), types).partition("; known")[0] if types else ""
-            raise UsageError(
-                f"unknown key {where}.{key}: {part.part_name()} takes {', '.join(types) or 'no fields'}{near}"
-            )
+            fields = f"the fields {', '.join(types)}" if types else "no fields"
+            raise UsageError(f"unknown key {where}.{key}: {part.part_name()} has {fields}{near}")
         if (none := items[key].metadata.get("none")) and given == none:
             given = None
         inner = nested_of(allowed, start.get(key, items[key].default))

@@ -62,10 +62,9 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             terminal.say_json(result)
         else:
-            terminal.inform(
-                f"trained {result['step']} steps in {result['seconds']:.0f} s; {result['autoencoder']} "
-                f"reaches {result['psnr']:.2f} dB on held-out images; the report is {page}"
-            )
+            trained = f"trained {result['step']} steps in {result['seconds']:.0f} s"
+            reached = f"{result['autoencoder']} reaches {result['psnr']:.2f} dB on held-out images"
+            common.say_reported(f"{trained}; {reached}", page)
 
     start = partial(train, config, out, resume=args.resume)
     return rank.run(config, out, args.device, lambda context: start(context=context), finish)

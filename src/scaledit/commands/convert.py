@@ -125,11 +125,13 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         terminal.say_json({**_values(args, model, written), "notes": notes, "pushed": pushed})
         return
-    terminal.inform(*_lines(args, model, written))
+    result, *more = _lines(args, model, written)
+    terminal.say(result)
+    terminal.inform(*more)
     if written.difference is not None:
         terminal.say(_difference(written.difference))
     terminal.say(*(f"note: {note}" for note in notes))
-    terminal.inform(*([pushed] if pushed else []))
+    terminal.say(*([pushed] if pushed else []))
 
 
 def _opened(args: argparse.Namespace) -> Model:

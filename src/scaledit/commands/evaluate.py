@@ -122,10 +122,12 @@ def _check(args: argparse.Namespace) -> None:
     if args.samples and not args.reference:
         raise UsageError("--reference is missing: ADM's .npz, a folder of real images, or digits")
     if file is not None and not args.samples:
-        raise UsageError("--json keeps what is measured; with --compare alone nothing is")
+        raise UsageError(
+            "--json FILE keeps what is measured, but --compare alone measures nothing; leave FILE out"
+        )
     for path in args.samples:
         if not path.exists():
-            raise UsageError(f"there is no {path}")
+            raise UsageError(f"{path} does not exist")
     if file is not None:
         common.check_writable(file, "--json")
 

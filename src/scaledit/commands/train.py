@@ -78,8 +78,7 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             terminal.say_json({"run": str(out), "report": str(page), **finished})
         else:
-            took = f"{finished['step']} steps in {finished['seconds']:.0f} s"
-            terminal.inform(f"trained {took}; the report is {page}")
+            common.say_reported(f"trained {finished['step']} steps in {finished['seconds']:.0f} s", page)
 
-    start = partial(train, config, out, resume=args.resume)
+    start = partial(train, config, out, resume=args.resume, reported=True)
     return rank.run(config, out, args.device, lambda context: start(context=context), finish)

@@ -53,7 +53,7 @@ def open_model(
     """
     hints = hints or Hints()
     if not path.exists():
-        raise UsageError(f"there is no {path}")
+        raise UsageError(f"{path} does not exist")
     if path.is_file():
         return _from_file(path, hints, weights, allow_nonfinite)
     folder = native.locate(path)
@@ -141,7 +141,7 @@ def _part(
     (part,) = candidates
     if part in averages:
         return parts[part], "ema", ()
-    note = f"the file has no average of the weights: {part or 'the bare state dict'} is used"
+    note = f"the file has no EMA weights; {part or 'the bare state dict'} is used instead"
     return parts[part], "model", () if kind == "model" else (note,)
 
 

@@ -244,8 +244,9 @@ def _heads(depth: int, width: int, hints: Hints) -> int:
     size = _size_of(depth, width)
     if size is None:
         raise UsageError(
-            f"weights do not show their number of heads, and {depth} blocks of width {width} are not one of "
-            "the paper's sizes; convert it with --heads N"
+            f"these weights do not show their number of heads, and {depth} blocks of width {width} "
+            f"are not one of "
+            "the paper's sizes; convert them with --heads N"
         )
     return SIZES[size][2]
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, and_more
 from scaledit.interop.lazy_tensors import DTYPES, Lazy, cat, from_tensor
 from scaledit.models.config import DiTConfig
 from scaledit.models.dit import DiT
@@ -148,8 +148,8 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], config: DiTConfig) -> No
     if missing or unknown:
         raise UsageError(
             "the state dict does not fit this config"
-            + (f"; missing {_official(missing[0])} and {len(missing) - 1} more" if missing else "")
-            + (f"; unknown {_official(unknown[0])[:100]} and {len(unknown) - 1} more" if unknown else "")
+            + (f"; missing: {_official(missing[0])}{and_more(len(missing) - 1)}" if missing else "")
+            + (f"; unknown: {_official(unknown[0])[:100]}{and_more(len(unknown) - 1)}" if unknown else "")
         )
     for key, shape in shapes.items():
         if shape != expected[key]:

@@ -30,7 +30,7 @@ from typing import Any
 
 from scaledit import config as configs
 from scaledit.config import RunConfig, old
-from scaledit.errors import UsageError, did_you_mean, shown
+from scaledit.errors import UsageError, did_you_mean, listed, shown
 from scaledit.scaling.table import DECODER, FINAL, GUIDANCE, SAMPLING, file_name
 
 STUDIES = Path(__file__).parent.parent / "studies"
@@ -131,7 +131,7 @@ def _read(study: str, extended_by: tuple[str, ...] = ()) -> tuple[dict[str, Any]
     if base is None:
         return table, text
     if not isinstance(base, str):
-        raise UsageError(f"{path}: extends must be a study's name or path, got {shown(base)}")
+        raise UsageError(f"{path}: extends must be the name or the path of a study, got {shown(base)}")
     below, base_text = _read(base, (*extended_by, study))
     return _merged(below, table), f"{base_text}\n{text}"
 
@@ -222,7 +222,9 @@ def _measurements(study: str, blocks: Any, runs: tuple[StudyRun, ...]) -> Iterat
             raise UsageError(f"{study}: unknown part {shown(part)} of a measure{near}")
         for section in block:
             if section not in MEASURED:
-                raise UsageError(f"{study}: a measure changes {', '.join(MEASURED)}, not {shown(section)}")
+                raise UsageError(
+                    f"{study}: a measure can change {listed(MEASURED, 'and')} only, not {shown(section)}"
+                )
             _mapping(study, section, block[section])
         choices = list(itertools.islice(_choices(block), MOST_RUNS))
         if len(choices) == MOST_RUNS:
