@@ -55,7 +55,7 @@ def test_what_a_parser_says_becomes_one_short_line(tmp_path: Path):
     refused("x cannot be read as a thing: one two; mend it$", lambda: parse(ValueError("one\ntwo")), RunError)
     refused(r"x cannot be read as a thing: a{300}\.\.\.; ", lambda: parse(ValueError("a" * 9000)), RunError)
     refused("x cannot be read as a thing: KeyboardError|EOFError", lambda: parse(EOFError()), RunError)
-    assert shown([int("9" * 4000) ** 2]) == "a list too large to show"
+    assert shown([int("9" * 4000) ** 2]) == "a value of type list that is too large to show"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_json_of_odd_make(text: bytes, says: str, tmp_path: Path):
             "train.steps = " + "9" * 4000,
             r"train.steps must fit into 64 bits, got 9{100}\.\.\.$",
         ),
-        ("train.steps = 0x" + "f" * 5000, "fit into 64 bits, got a int too large to show"),
+        ("train.steps = 0x" + "f" * 5000, "fit into 64 bits, got a value of type int"),
         ("optimizer.betas = " + "[" * 3000 + "]" * 3000, "nested too deeply"),
         ("train" + ".x" * 400 + " = 1", "nested more than 50 deep"),
         ('trains = ["model"]', "trains is"),
@@ -281,7 +281,7 @@ PLAIN = "{'descr': '|u1', 'fortran_order': False, 'shape': "
     ("name", "data", "says"),
     [
         ("arr_0", header(PLAIN + "(6, -16, -16, 3)}", ZEROS), "its shape is"),
-        ("arr_0", header(PLAIN + "(6, 0, 16, 3)}"), r"is \(6, 0, 16, 3\)"),
+        ("arr_0", header(PLAIN + "(6, 0, 16, 3)}"), r"the shape \(6, 0, 16, 3\)"),
         ("arr_0", header(PLAIN + "(6, 1"), "no readable header"),
         ("arr_0", header("(" * 5000), "no readable header"),
         ("arr_0", header(" " * (1 << 24)), "arr_0 has a header of 16777216 bytes"),
@@ -396,7 +396,7 @@ def test_pixels_of_a_png_are_held_against_its_checksum(tmp_path: Path):
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(corrupt))), IMAGES[2])
     (tmp_path / "set/1.png").write_bytes(corrupt)
     opened = open_samples(tmp_path / "set")
-    refused("1.png cannot be read as a PNG: its chunk b'IDAT' does not match", lambda: list(opened.batches()))
+    refused("1.png cannot be read as a PNG: its chunk 'IDAT' does not match", lambda: list(opened.batches()))
     for k in range(0, len(one), 7):
         (tmp_path / "set/1.png").write_bytes(one[:k])
         refused("1.png cannot be read as a PNG", lambda: list(open_samples(tmp_path / "set").batches()))

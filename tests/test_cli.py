@@ -86,7 +86,7 @@ def test_a_wrong_call_exits_2_in_one_line_and_leaves_nothing(
         (["--steps", "0"], "steps must"),
         (["--num", "0"], "--num must be at least 1"),
         (["--sampler", "plms"], "unknown sampler 'plms'"),
-        (["--per-class", "2", "--num", "3"], "not allowed with"),
+        (["--per-class", "2", "--num", "3"], "cannot be combined with"),
     ],
 )
 def test_a_wrong_sample_call_exits_2(run: Path, arguments: list[str], message: str, tmp_path: Path, capsys):

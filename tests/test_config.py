@@ -607,7 +607,7 @@ def test_a_class_of_ones_own_is_named_by_its_module(mine: str):
             "diffusion.schedule={}:Midpoint",
             "is not a schedule; derive it from scaledit.diffusion.schedule",
         ),
-        ("sample.sampler=no_such_module:Midpoint", "the module no_such_module is not there"),
+        ("sample.sampler=no_such_module:Midpoint", "the module no_such_module cannot be found"),
         ("sample.sampler={}:Midpoint.x", "is not the name of a class; write MODULE:CLASS"),
         ('sample.sampler={{name="{}:Midpoint", width=1}}', "sample.sampler.width must be below 1, got 1.0"),
         (

@@ -353,7 +353,7 @@ def test_the_background_through_inspect_encode_and_train(tmp_path: Path, capsys)
     inspect = ["data", "inspect", str(folder), "--image-size", "32", "--sheet", str(tmp_path / "s.png")]
     assert main([*inspect, "--background", "black"]) == 0
     output = capsys.readouterr().out
-    assert "1 image with an alpha channel or a transparent color: they are composited on black" in output
+    assert "1 image with an alpha channel or a transparent color: composited on black" in output
     assert np.asarray(Image.open(tmp_path / "s.png"))[10, 160].tolist() == [50, 0, 0]
     assert main([*inspect, "--background", "gray"]) == 2
     assert "a background must be white, black" in capsys.readouterr().err

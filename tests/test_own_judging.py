@@ -186,7 +186,7 @@ def test_a_metric_of_the_classes_is_left_out_if_one_set_states_none():
         ("wrong_metrics:Thawed", "wrong_metrics:Thawed is not a frozen dataclass"),
         ("wrong_metrics:Nothing", "lacks the method compute"),
         ("my_metrics:MeanDistanc", "did you mean 'MeanDistance'"),
-        ("metrics_of_nobody:Mean", "the module metrics_of_nobody is not there"),
+        ("metrics_of_nobody:Mean", "the module metrics_of_nobody cannot be found"),
         ("my_sets:Bars", "my_sets:Bars is not a metric"),
         ("fd_digit", "did you mean 'fd_digits'"),
     ],
@@ -227,7 +227,7 @@ def test_a_run_is_trained_on_and_evaluated_against_an_own_set(run: Path, here: P
 
 
 def test_such_a_run_resumes_with_the_same_set_only(run: Path, capsys):
-    shape = [*TINY, "model.num_classes=2", "train.steps=2", f"data.name={BARS}"]
+    shape = [*TINY, "model.num_classes=2", "train.steps=2", f"data.name={BARS}", f"evaluate.reference={BARS}"]
     words = ["train", "digits", "--out", str(run), "--resume", "auto", *shape, "checkpoint.every=2"]
     assert main([*words, "data.n=64"]) == 2
     assert "data.n: 48 -> 64" in " ".join(capsys.readouterr().err.split())

@@ -145,13 +145,13 @@ def test_a_grid_is_the_union_of_products():
         ("[[runs]]\nsize", "[[rums]]\nsize", "unknown key 'rums'; did you mean 'runs'"),
         ('part = "sampling"', 'part = "samplign"', "did you mean 'sampling'"),
         ("sample.steps = [4, 8]", "train.steps = [4, 8]", "a measure can change sample, evaluate and"),
-        ("where.train.seed = 0", "where.train.seed = 7", "no run is"),
+        ("where.train.seed = 0", "where.train.seed = 7", "no run has train.seed=7"),
         ("where.train.seed = 0", "where.train.sead = 0", "unknown key 'train.sead' in where"),
         ("model.patch_size = [4, 8]", "model.patch_size = [4, 3]", "patch size 3"),
         ("evaluate.num = 40", "evaluate.num = 1", "evaluate.num must be at least 2"),
         ("[[runs]]", "[runs]", "valid TOML"),
         ('recipe = "digits-paper"', 'recipe = "digits-papre"', "did you mean 'digits-paper'"),
-        ('recipe = "digits-paper"', "", "lacks recipe"),
+        ('recipe = "digits-paper"', "", "lacks the key 'recipe'"),
     ],
 )
 def test_a_wrong_study_is_refused_by_name(tmp_path: Path, capsys, old: str, new: str, expected: str):

@@ -195,7 +195,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         manifest["state"] = modern_state(manifest["state"])
     wrong = _nonsense(manifest)
     if wrong:
-        raise corrupt(folder, f"{MANIFEST} says {wrong}")
+        raise corrupt(folder, f"{MANIFEST} has an invalid entry ({wrong})")
     return Checkpoint(folder, manifest)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from scaledit import terminal
 from scaledit.commands import common
 from scaledit.commands.parsing import Example
+from scaledit.errors import counted
 
 SUMMARY = "train an autoencoder from a recipe"
 DESCRIPTION = """The result is an autoencoder in diffusers' format inside of the run folder, with a report.
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             terminal.say_json(result)
         else:
-            trained = f"trained {result['step']} steps in {result['seconds']:.0f} s"
+            trained = f"trained {counted(result['step'], 'step')} in {result['seconds']:.0f} s"
             reached = f"{result['autoencoder']} reaches {result['psnr']:.2f} dB on held-out images"
             common.say_reported(f"{trained}; {reached}", page)
 

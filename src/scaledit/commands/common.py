@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaledit import checks, terminal
 from scaledit.callbacks import Progress
-from scaledit.errors import RunError, UsageError
+from scaledit.errors import RunError, UsageError, listed
 
 if TYPE_CHECKING:
     from scaledit.pipeline import Pipeline
@@ -198,8 +198,8 @@ def load_model(args: argparse.Namespace, model: str | Path, section: str = "samp
         changed = override.partition(".")[0]
         if "." in override.partition("=")[0] and changed not in SECTIONS:
             raise UsageError(
-                f"{override}: a trained model's [{changed}] stays as it is; keys of {', '.join(SECTIONS)} "
-                "change how it is used"
+                f"{override}: [{changed}] of a trained model cannot be changed; only keys of "
+                f"{listed(SECTIONS, 'and')} can"
             )
     pipeline = load(model, args.device, allow_import=args.allow_import)
     decoding = {"path": args.decoder, "precision": args.decoder_precision, "tiled": args.tiled}

@@ -182,9 +182,9 @@ def _class_names(args: argparse.Namespace, model: Model) -> str | None:
 
 def _difference(difference: Difference) -> str:
     return (
-        f"plain layout: in diffusers {difference.version} these weights are another function; outputs "
-        f"differ by {difference.output:.2e} of the largest, timestep embeddings have cosine similarity "
-        f"down to {difference.embedding:.2f} (t = {', '.join(map(str, difference.times))})"
+        f"plain layout: diffusers {difference.version} computes another function with these weights; "
+        f"outputs differ by {difference.output:.2e} of the largest, and the cosine similarity of timestep "
+        f"embeddings is as low as {difference.embedding:.2f} (t = {', '.join(map(str, difference.times))})"
     )
 
 

@@ -74,7 +74,7 @@ more = partial(parts.in_sections, "model", "diffusion", "sample")
 def run(args: argparse.Namespace) -> None:
     if len(common.passed(args, ("recipe", "budget", "hours"))) != 1:
         raise UsageError(
-            "pass exactly one of: a recipe, for its cost; --budget or --hours, for what to train"
+            "pass exactly one of a recipe (to compute its cost), --budget or --hours (to ask what to train)"
         )
     _check_speed(args)
     if args.recipe is not None:
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
             )
         _cost(args)
     elif args.iterations_per_second is not None:
-        raise UsageError("--iterations-per-second goes with a recipe; for a budget, pass --peak or --gpu")
+        raise UsageError("--iterations-per-second goes with a recipe; for a budget, pass --gpu or --peak")
     else:
         _spend(args)
 

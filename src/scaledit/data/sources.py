@@ -339,4 +339,4 @@ def numbered(
 def check_size(size: int, name: str) -> None:
     """Raises BadImage if a file is too large to be one image."""
     if size > LARGEST_FILE:
-        raise BadImage(f"{name} has {size / 1e6:.0f} MB, more than {LARGEST_FILE / 1e6:.0f}")
+        raise BadImage(f"{name} has {size / 1e6:.0f} MB, which is more than {LARGEST_FILE / 1e6:.0f}")

@@ -101,7 +101,7 @@ def warnings(
             )
         sentences += _unlike_the_paper(protocol)
     if small and len(sets) < FEWEST_SETS:
-        count = "1 sample set" if len(sets) == 1 else f"{len(sets)} sample sets"
+        count = "1 sample set was" if len(sets) == 1 else f"{len(sets)} sample sets were"
         sentences.append(
             f"only {count} evaluated; report a distance on a small extractor over {FEWEST_SETS} seeds"
         )

@@ -141,7 +141,7 @@ def npz_samples(path: Path) -> StoredSamples:
         origin = origin_of(small_array(archive, "origin", path), path) if "origin.npy" in names else {}
     if labels is not None:
         if labels.shape != (n,) or labels.dtype.kind not in "iu":
-            actual = f"{labels.dtype}{labels.shape}"
+            actual = f"{labels.dtype} of the shape {labels.shape}"
             raise UsageError(f"{path}: arr_1 must be {n} whole numbers (class labels), got {actual}")
         labels = labels.astype(np.int64)  # in this machine's byte order
 

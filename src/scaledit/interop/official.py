@@ -131,7 +131,7 @@ def check_size(config: DiTConfig, tensors: int) -> None:
     would fill the memory, or more blocks than there are `tensors`."""
     if config.tokens > MOST_TOKENS:
         raise UsageError(
-            f"an input of {config.height}x{config.width} has {config.tokens} patches, which is too large"
+            f"an input of {config.height}x{config.width} has {config.tokens} patches, which are too many"
         )
     if config.depth > tensors:
         raise UsageError(
@@ -154,7 +154,7 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], config: DiTConfig) -> No
     for key, shape in shapes.items():
         if shape != expected[key]:
             needed = _official_shape(config, key, expected[key])
-            raise UsageError(f"{_official(key)} has shape {shape}, this config needs {needed}")
+            raise UsageError(f"{_official(key)} has the shape {shape}, but this config needs {needed}")
 
 
 def load(config: DiTConfig, state_dict: Mapping[str, Tensor]) -> DiT:
@@ -167,7 +167,7 @@ def load(config: DiTConfig, state_dict: Mapping[str, Tensor]) -> DiT:
     check_conditioning(config)
     patches, needed = state_dict.get(PATCHES), _official_shape(config, NATIVE_PATCHES, ())
     if patches is not None and tuple(patches.shape) != needed:
-        raise UsageError(f"{PATCHES} has shape {tuple(patches.shape)}, this config needs {needed}")
+        raise UsageError(f"{PATCHES} has the shape {tuple(patches.shape)}, but this config needs {needed}")
     native = to_native({key: from_tensor(value) for key, value in state_dict.items() if key != POSITION})
     weights = with_null_row(native, config)
     check_shapes({key: lazy.shape for key, lazy in weights.items()}, config)

@@ -103,7 +103,7 @@ def load(study: str) -> Study:
             raise UsageError(f"{study}: unknown key {key!r}{did_you_mean(key, KEYS)}")
     for key in ("recipe", "runs"):
         if not table.get(key):
-            raise UsageError(f"{study} lacks {key}")
+            raise UsageError(f"{study} lacks the key {key!r}")
     for key in ("recipe", "title"):
         if not isinstance(table.get(key, ""), str):
             raise UsageError(f"{study}: {key} must be a string, got {shown(table[key])}")
@@ -231,7 +231,8 @@ def _measurements(study: str, blocks: Any, runs: tuple[StudyRun, ...]) -> Iterat
             raise UsageError(f"{study} declares {MOST_RUNS:,} measurements or more; choose fewer values")
         selected = [run for run in runs if _selected(study, run, where)]
         if not selected:
-            raise UsageError(f"{study}: no run is {where}, which the measure of {part} selects")
+            wanted = ", ".join(f"{key}={value}" for key, value in where.items())
+            raise UsageError(f"{study}: no run has {wanted}, which the measure of {part} selects")
         for run, changes in itertools.product(selected, choices):
             measurement = Measurement(run, part, _changed(study, run.config, changes), changes)
             if measurement.key not in seen:
