@@ -500,10 +500,10 @@ def test_figures_of_odd_size_are_written(figure: MetricValue, written: str):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"num_hidden_layers": 10**9}, "num_hidden_layers 1000000000, its weights have 1"),
-        ({"hidden_size": 16}, "hidden_size 16, its weights have 8"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers 1000000000, but its weights have 1"),
+        ({"hidden_size": 16}, "hidden_size 16, but its weights have 8"),
         ({"num_attention_heads": 0}, "cannot be read as a DINOv2"),
-        ({"model_type": ["x"]}, r"contains a \['x'\] model"),
+        ({"model_type": ["x"]}, r"contains a model of the type \['x'\]"),
     ],
 )
 def test_dinov2_of_another_size(changes: dict[str, Any], says: str, tmp_path: Path):

@@ -54,7 +54,7 @@ def test_help_imports_nothing_heavy(command: list[str]):
         (["train", "digits", "model.patch_size=3"], "model.patch_size 3 does not divide the input size 8x8"),
         (["train", "digits", "model.num_heads=5"], "model.num_heads 5 does not divide model.hidden_size 96"),
         (["train", "digits", "model.num_classes=4"], "set model.num_classes=10"),
-        (["train", "digits", "--device", "tpu"], "use --device auto"),
+        (["train", "digits", "--device", "tpu"], "unknown device 'tpu'; use auto, cpu, cuda or mps"),
         (["train", "digits", "sample.sampler=plms"], "sample.sampler: unknown sampler 'plms'"),
         (["train", "imagenet256-s2"], "data.path=FOLDER"),
         (["train", "imagenet256-s2", "data.path=/nowhere"], "/nowhere contains no encoded images"),

@@ -468,7 +468,7 @@ def test_other_folders_are_refused_as_dinov2(tmp_path: Path):
         dinov2.load(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(UsageError, match="contains a bert model"):
+    with pytest.raises(UsageError, match="contains a model of the type bert"):
         dinov2.load(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "dinov2"}')
     with pytest.raises(UsageError, match="cannot be read as a DINOv2"):

@@ -400,7 +400,7 @@ def test_a_safetensors_header_is_held_against_the_file(
     ("claim", "says"),
     [
         ({"depth": 10**9}, "declares 1000000000 blocks"),
-        ({"input_size": 10**7}, "too large"),
+        ({"input_size": 10**7}, "too many"),
         ({"hidden_size": 1 << 20}, "does not fit its config"),
     ],
 )

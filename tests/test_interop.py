@@ -330,7 +330,7 @@ def test_the_hub_is_asked_only_with_an_id(
     assert refused == "someone/new was not uploaded, because HF_HUB_OFFLINE is set"
     monkeypatch.chdir(pixel_run.parent)
     assert main(["sample", "run/typo", "--out", "x.png"]) == 2
-    assert "there is no run/typo" in capsys.readouterr().err
+    assert "run/typo does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -419,7 +419,7 @@ def test_an_optimizer_of_ones_own_trains_and_resumes_bit_for_bit(tmp_path: Path,
     assert config_written["optimizer"]["algorithm"] == {"name": "my_optimizers:SignMomentum", "beta": 0.5}
     capsys.readouterr()
     assert main([*words, "optimizer.betas=[0.9, 0.99]", "--out", "x"]) == 2
-    assert "my_optimizers:SignMomentum has the fields beta" in capsys.readouterr().err
+    assert "my_optimizers:SignMomentum has the field beta" in capsys.readouterr().err
 
 
 def test_the_path_of_an_autoencoder_gives_its_kind_and_imports_nothing():

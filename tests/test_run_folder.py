@@ -134,7 +134,7 @@ def painted(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (renamed, "class 1 was 'bee', is 'bug'"),
+        (renamed, "class 1 was 'bee' and is now 'bug'"),
         (added, r"3 classes before, 4 now \(new: 'dog'\); 12 images before, 16 images now"),
         (removed, "12 images before, 11 images now"),
         (swapped, r"as many images \(12\) in the same classes, but other images"),
@@ -200,7 +200,7 @@ def test_a_run_of_old_keeps_its_classes(tmp_path: Path):
     until_saved(tiny(*QUIET), out, dataset=images)
     unrecorded(out)
     other = dataclasses.replace(images, class_names=tuple("abdcefghij"))
-    with pytest.raises(UsageError, match=r"another order \(class 2 was 'c', is 'd'\)"):
+    with pytest.raises(UsageError, match=r"another order \(class 2 was 'c' and is now 'd'\)"):
         run(tiny(*QUIET), out, resume="auto", dataset=other)
 
 

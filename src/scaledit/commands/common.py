@@ -384,7 +384,14 @@ def speed(images: int, seconds: float) -> dict[str, float | None]:
 
 def speed_in_words(images: int, seconds: float) -> str:
     """' (3.1 s, 26 images/s)', or '' if no image was made."""
-    return f" ({seconds:.1f} s, {images / max(seconds, 1e-9):.3g} images/s)" if images else ""
+    if not images:
+        return ""
+    rate = images / max(seconds, 1e-9)
+    return (
+        f" ({seconds:.1f} s, {rate:,.0f} images/s)"
+        if rate >= 100
+        else f" ({seconds:.1f} s, {rate:.3g} images/s)"
+    )
 
 
 @contextmanager

@@ -122,8 +122,8 @@ class Classes(NamedTuple):
                 f"{self.num - 1} if the model was trained with label dropout"
             )
         if not self.null_row:
-            return f"{counted(self.num, 'class', 'classes')} and no null label: it can be sampled "
-            "without guidance only"
+            classes = counted(self.num, "class", "classes")
+            return f"{classes} and no null label: it can be sampled without guidance only"
         return None
 
 

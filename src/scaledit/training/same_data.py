@@ -184,10 +184,10 @@ def _class_differences(before: list[str], now: list[str]) -> list[str]:
     if set(before) == set(now):
         k, a, b = renamed[0]
         return [
-            f"the classes are in another order (class {k} was {a!r}, is {b!r}), so that labels would mean "
+            f"the classes are in another order (class {k} was {a!r} and is now {b!r}), so that labels would mean "
             "other classes"
         ]
-    return _shortened([f"class {k} was {a!r}, is {b!r}" for k, a, b in renamed], "classes")
+    return _shortened([f"class {k} was {a!r} and is now {b!r}" for k, a, b in renamed], "classes")
 
 
 def _shortened(parts: list[str], noun: str) -> list[str]:
