@@ -54,11 +54,11 @@ def test_help_imports_nothing_heavy(command: list[str]):
         (["train", "digits", "model.patch_size=3"], "model.patch_size 3 does not divide the input size 8x8"),
         (["train", "digits", "model.num_heads=5"], "model.num_heads 5 does not divide model.hidden_size 96"),
         (["train", "digits", "model.num_classes=4"], "set model.num_classes=10"),
-        (["train", "digits", "--device", "tpu"], "use --device auto"),
+        (["train", "digits", "--device", "tpu"], "unknown device 'tpu'; use auto, cpu, cuda or mps"),
         (["train", "digits", "sample.sampler=plms"], "sample.sampler: unknown sampler 'plms'"),
         (["train", "imagenet256-s2"], "data.path=FOLDER"),
         (["train", "imagenet256-s2", "data.path=/nowhere"], "/nowhere contains no encoded images"),
-        (["sample", "nowhere", "--out", "x.png"], "there is no nowhere"),
+        (["sample", "nowhere", "--out", "x.png"], "nowhere does not exist"),
         (["plan", "digits", "--devices", "0"], "devices"),
     ],
 )
@@ -86,7 +86,7 @@ def test_a_wrong_call_exits_2_in_one_line_and_leaves_nothing(
         (["--steps", "0"], "steps must"),
         (["--num", "0"], "--num must be at least 1"),
         (["--sampler", "plms"], "unknown sampler 'plms'"),
-        (["--per-class", "2", "--num", "3"], "not allowed with"),
+        (["--per-class", "2", "--num", "3"], "cannot be combined with"),
     ],
 )
 def test_a_wrong_sample_call_exits_2(run: Path, arguments: list[str], message: str, tmp_path: Path, capsys):

@@ -155,13 +155,13 @@ def test_the_last_override_wins_and_bare_words_are_strings():
         ("sample.sampler=dpmm", "; did you mean 'dpm'?"),
         ('sample.sampler={name="ddimm"}', "sample.sampler: unknown sampler 'ddimm'"),
         ("sample.sampler={steps=3.5}", "sample.sampler.steps must be a whole number, got 3.5"),
-        ("sample.sampler.eta=0.5", "unknown key sample.sampler.eta: dpm takes steps, times"),
-        ("sample.sampler.stps=5", "dpm takes steps, times; did you mean 'steps'?"),
+        ("sample.sampler.eta=0.5", "unknown key sample.sampler.eta: dpm has the fields steps, times"),
+        ("sample.sampler.stps=5", "dpm has the fields steps, times; did you mean 'steps'?"),
         ("sample.sampler.steps=0", "sample.sampler.steps must be at least 1, got 0"),
         ("sample.steps=0", "sample.sampler.steps must be at least 1, got 0"),
         ("sample.sampler=karras", "sample.sampler: unknown sampler 'karras'"),
         ("sample.sampler.times=dpm", "sample.sampler.times: unknown times 'dpm'"),
-        ("sample.sampler.times.rho=9", "unknown key sample.sampler.times.rho: auto takes no fields"),
+        ("sample.sampler.times.rho=9", "unknown key sample.sampler.times.rho: auto has no fields"),
         ('sample.sampler.times={name="karras",rho=0}', "sample.sampler.times.rho must be above 0, got 0.0"),
         ("sample.sampler=3", "sample.sampler must be the name of a sampler, or a table with its name; got 3"),
         ("sample.guidance=ddim", "sample.guidance.0: unknown guidance 'ddim'"),
@@ -244,7 +244,7 @@ def test_a_recipe_file_extends_another_key_by_key(recipe: Callable[[str, str], s
         ('extends = "digits"\n[train]\nstep = 3\n', "unknown key 'train.step'; did you mean 'train.steps'?"),
         ('extends = "digits"\ntrain = 3\n', "train must be a section, [train] with keys below it"),
         ('extends = "digits"\nmodel = 3\n', "model must be a section"),
-        ("extends = 3\n", "extends must be a recipe's name or path, got 3"),
+        ("extends = 3\n", "extends must be the name or the path of a recipe, got 3"),
         ('extends = "./mine.toml"\n', "recipes extend each other in a circle"),
         ("[model]\ndepth = 2\npatch_size = 2\n", "[model] lacks input_size, in_channels, hidden_size"),
         ('[model]\nname = "DiT-S2"\n', "unknown model 'DiT-S2'; did you mean 'DiT-S/2'?"),
@@ -276,7 +276,7 @@ def test_a_model_by_its_name_in_the_paper(recipe: Callable[[str, str], str]):
         (["train.seed=1"], ["train.seed: 0 -> 1"]),
         (["train.batch_size=32"], ["train.batch_size: 64 -> 32"]),
         (["train.steps=17", "model.depth=2"], ["model.depth: 6 -> 2"]),
-        (["ema.warmup=false", "data.flip=true"], ["data.flip: False -> True", "ema.warmup: True -> False"]),
+        (["ema.warmup=false", "data.flip=true"], ["data.flip: false -> true", "ema.warmup: true -> false"]),
         (["model.input_size=[8, 8]"], ["model.input_size: 8 -> [8, 8]"]),
     ],
 )
@@ -352,7 +352,7 @@ def test_recipes_that_extend_each_other_switch_parts(recipe: Callable[[str, str]
     third = recipe("third.toml", f'extends = "{first}"\n[sample]\nsampler.eta = 0.25\n')
     assert config.load(third, ["sample.sampler.steps=3"]).sample.sampler == DDIM(3, eta=0.25)
     last = recipe("last.toml", f'extends = "{second}"\n[sample]\nsampler.eta = 0.25\n')
-    with pytest.raises(UsageError, match=r"unknown key sample.sampler.eta: euler takes steps, times"):
+    with pytest.raises(UsageError, match=r"unknown key sample.sampler.eta: euler has the fields steps"):
         config.load(last)
 
 
@@ -607,7 +607,7 @@ def test_a_class_of_ones_own_is_named_by_its_module(mine: str):
             "diffusion.schedule={}:Midpoint",
             "is not a schedule; derive it from scaledit.diffusion.schedule",
         ),
-        ("sample.sampler=no_such_module:Midpoint", "the module no_such_module is not there"),
+        ("sample.sampler=no_such_module:Midpoint", "the module no_such_module cannot be found"),
         ("sample.sampler={}:Midpoint.x", "is not the name of a class; write MODULE:CLASS"),
         ('sample.sampler={{name="{}:Midpoint", width=1}}', "sample.sampler.width must be below 1, got 1.0"),
         (

@@ -226,7 +226,7 @@ def test_a_design_that_lacks_something_is_refused_before_anything_is_built(tmp_p
         small(conditioning="half_blocks:Parallel")
     with pytest.raises(UsageError, match=r"model.conditioning.ratio must be at least 1, got 0"):
         small(conditioning={"name": parallel, "ratio": 0})
-    with pytest.raises(UsageError, match=r"unknown key model.conditioning.rate.*takes ratio"):
+    with pytest.raises(UsageError, match=r"unknown key model.conditioning.rate.*has the fields ratio"):
         config.load("digits", [f'model.conditioning={{name = "{parallel}", rate = 3}}'])
     (tmp_path / "taken_blocks.py").write_text(PARALLEL.replace('"norm"', '"design"'))
     with pytest.raises(UsageError, match="cannot be called 'design'"):
@@ -345,7 +345,7 @@ def test_a_second_time_reaches_the_output_of_its_own_image(design: str):
     plain.load_state_dict({k: v for k, v in net.state_dict().items() if "second" not in k})
     plain.time_embed.forward = lambda _: told  # type: ignore[method-assign]
     assert torch.equal(plain(x, t, y), before)
-    with pytest.raises(UsageError, match="takes two times"):
+    with pytest.raises(UsageError, match="needs two times"):
         net(x, t, y)
     with pytest.raises(UsageError, match=r"model\.second_time=true"):
         trained(small())(x, t, y, second=t)
@@ -364,7 +364,7 @@ def test_the_call_takes_labels_conditions_and_none():
     assert net.condition(y, device=torch.device("meta")).device.type == "meta"
     with pytest.raises(UsageError, match="labels have 4 classes, but this model has 5"):
         net(x, t, Labels(y, 4))
-    with pytest.raises(UsageError, match="this model takes class labels, got list"):
+    with pytest.raises(UsageError, match="this model accepts class labels, got list"):
         net.condition(cast(Any, [1, 2]))
 
 

@@ -14,10 +14,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from oracle import formulas
+from scaledit import part as parts
 from scaledit.cli import main
 from scaledit.config import EvaluateConfig
 from scaledit.errors import UsageError
 from scaledit.evaluation import dinov2, inception, metrics
+from scaledit.evaluation.extractors import Extractor
 from scaledit.evaluation.features import extract
 from scaledit.evaluation.judge import open_judge
 from scaledit.evaluation.reference import open_reference
@@ -133,7 +135,7 @@ def bad_sets(at: Path) -> dict[str, Path]:
         "not a tar archive": at / "text.tar",
         "is corrupt": at / "torn.tar",
         "no PNG images": at / "empty",
-        "0007.png is 64x32, earlier images are 64x64": mixed,
+        "0007.png has 64x32 pixels, but earlier images have 64x64": mixed,
         "lossy compression .* --allow-jpeg": lossy,
         "0007.png cannot be read as a PNG": renamed,
         "0007.png cannot be read": broken,
@@ -329,7 +331,7 @@ def test_references_that_lack_something(tmp_path: Path, weights: Path, capsys):
     [
         ([], "nothing to evaluate"),
         (["SAMPLES"], "--reference is missing"),
-        (["nowhere.npz", "--reference", "digits"], "there is no nowhere.npz"),
+        (["nowhere.npz", "--reference", "digits"], "nowhere.npz does not exist"),
         (["SAMPLES", "--reference", "digits", "--metrics", "fd_digit"], "did you mean 'fd_digits'"),
         (["SAMPLES", "--reference", "digits", "--seeds", "3"], "--seeds is for a run"),
         (["SAMPLES", "--reference", "digits", "--cfg-scale", "2"], "--cfg-scale is for a run"),
@@ -403,6 +405,33 @@ def test_a_missing_reference_is_reported_before_the_first_step(tmp_path: Path, c
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("every", [0, 2])
+def test_a_reference_for_images_of_another_size_is_refused_before_the_first_step(
+    every: int, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    shape = [*TINY, "train.steps=4", f"evaluate.every={every}", "evaluate.reference=photos"]
+    words = ["train", "digits", "--out", str(tmp_path / "run")]
+    assert main([*words, *shape]) == 2
+    refused = capsys.readouterr().err
+    assert "evaluate.reference=photos evaluates only images of 64x64 pixels" in refused
+    assert "this run generates images of 8x8;" in refused
+    assert "turn evaluation off with evaluate.every=0 evaluate.reference=" in refused
+    assert not (tmp_path / "run").exists()
+    # The way out.
+    assert main([*words, *shape, "train.steps=1", "evaluate.every=0", "evaluate.reference="]) == 0
+
+
+def test_sides_of_extractors_are_those_of_their_networks():
+    for name in ("digits", "digits-random", "photos", "photos-random"):
+        extractor = parts.find(Extractor, name)()
+        side = extractor.side
+        assert side is not None
+        network = extractor.load()
+        network(torch.zeros(2, 3, side, side, dtype=torch.uint8))
+        with pytest.raises(UsageError, match=f"needs images of {side}x{side} pixels"):
+            network(torch.zeros(2, 3, side + 1, side, dtype=torch.uint8))
+
+
 # DINOv2
 
 
@@ -439,7 +468,7 @@ def test_other_folders_are_refused_as_dinov2(tmp_path: Path):
         dinov2.load(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(UsageError, match="contains a bert model"):
+    with pytest.raises(UsageError, match="contains a model of the type bert"):
         dinov2.load(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "dinov2"}')
     with pytest.raises(UsageError, match="cannot be read as a DINOv2"):

@@ -271,9 +271,9 @@ PICKLES: dict[Make, str] = {
     changed_class: "holds an invalid pickle",
     truncated: "is truncated",
     hollow: "is a zip with a piece missing",
-    missing: "missing blocks.1.attn.qkv.bias and 0 more",
-    extra: "unknown blocks.1.attn.q_norm.weight and 0 more",
-    wrong_shape: "blocks.1.mlp.fc2.weight has shape (16, 63), this config needs (16, 64)",
+    missing: "missing: blocks.1.attn.qkv.bias",
+    extra: "unknown: blocks.1.attn.q_norm.weight",
+    wrong_shape: "blocks.1.mlp.fc2.weight has the shape (16, 63), but this config needs (16, 64)",
     wrong_dtype: "has blocks.1.mlp.fc2.bias as I64; weights are F32, F16 or BF16",
     no_tensor: "has blocks.1.mlp.fc2.bias among its weights, which is not a tensor",
     other_position: "another position embedding",
@@ -400,7 +400,7 @@ def test_a_safetensors_header_is_held_against_the_file(
     ("claim", "says"),
     [
         ({"depth": 10**9}, "declares 1000000000 blocks"),
-        ({"input_size": 10**7}, "too large"),
+        ({"input_size": 10**7}, "too many"),
         ({"hidden_size": 1 << 20}, "does not fit its config"),
     ],
 )

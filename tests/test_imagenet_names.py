@@ -73,8 +73,8 @@ def test_images_are_sampled_by_name_as_by_number(converted: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("classes", "says"),
     [
-        ("crane", "2 classes are called 'crane'; choose one by its number: [134, 517]"),
-        ("maillot", "2 classes are called 'maillot'; choose one by its number: [638, 639]"),
+        ("crane", "2 classes are called 'crane'; choose one by its number: 134 or 517"),
+        ("maillot", "2 classes are called 'maillot'; choose one by its number: 638 or 639"),
         ("golden retreiver", "unknown class 'golden retreiver'; did you mean 'golden retriever'?"),
         ("xyzzy", "unknown class 'xyzzy'; the model has 1,000 classes, such as tench and toilet tissue"),
         ("1000", "class 1000 is out of range"),

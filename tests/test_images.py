@@ -27,7 +27,7 @@ from scaledit.data.decode import EXTREME, BadImage, crop, decode, header
 from scaledit.data.files import ImageFiles
 from scaledit.data.latents import Latents
 from scaledit.data.sources import open_source
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, counted
 from scaledit.evaluation.samples import open_samples
 from scaledit.training.dit import train
 from scaledit.training.events import Stepped
@@ -229,7 +229,7 @@ def test_an_autoencoder_of_other_than_rgb_images_is_refused(
     net.save_pretrained(tmp_path / "ae")
     words = ["encode", str(tree(tmp_path / "tree")), "--autoencoder", str(tmp_path / "ae")]
     assert main([*words, "--image-size", "16", "--out", str(tmp_path / "latents")]) == 2
-    message = f"ae encodes images of {channels[0]} channels and decodes to {channels[1]}; only"
+    message = f"ae encodes images of {counted(channels[0], 'channel')} and decodes to {channels[1]}; only"
     assert message in capsys.readouterr().err
     assert not (tmp_path / "latents").exists()
 
@@ -353,7 +353,7 @@ def test_the_background_through_inspect_encode_and_train(tmp_path: Path, capsys)
     inspect = ["data", "inspect", str(folder), "--image-size", "32", "--sheet", str(tmp_path / "s.png")]
     assert main([*inspect, "--background", "black"]) == 0
     output = capsys.readouterr().out
-    assert "1 image with an alpha channel or a transparent color: they are composited on black" in output
+    assert "1 image with an alpha channel or a transparent color: composited on black" in output
     assert np.asarray(Image.open(tmp_path / "s.png"))[10, 160].tolist() == [50, 0, 0]
     assert main([*inspect, "--background", "gray"]) == 2
     assert "a background must be white, black" in capsys.readouterr().err

@@ -131,7 +131,7 @@ def test_what_is_inferred_and_what_is_asked_for(tmp_path: Path, capsys: pytest.C
     dit = random_dit(config(depth=3, input_size=(6, 4), learn_sigma=False, mlp_ratio=2.0))
     torch.save(official_state(dit), tmp_path / "odd.pt")
     assert main(["convert", str(tmp_path / "odd.pt"), str(tmp_path / "x"), "--to", "scaledit"]) == 2
-    assert "convert it with --heads N" in capsys.readouterr().err
+    assert "convert them with --heads N" in capsys.readouterr().err
     inferred = open_model(tmp_path / "odd.pt", Hints(heads=HEADS, num_classes=5)).config
     assert inferred.model == dit.config
     assert inferred.diffusion.objective == Simple()
@@ -203,9 +203,9 @@ def test_an_exported_program_samples_the_same(tmp_path: Path):
     for n in (1, 2, 4):
         assert distance(net(x[:n], t[:n].float(), y[:n]), dit(x[:n], t[:n], y[:n])) <= TOLERANCE
     for call in (lambda: net(x, t, None), lambda: net(x, t, y, t), lambda: net(x, t, y, hidden=[1])):
-        with pytest.raises(UsageError, match="takes x, t and a tensor of labels y, but no other"):
+        with pytest.raises(UsageError, match="accepts x, t and a tensor of labels y, but no other"):
             call()
-    with pytest.raises(UsageError, match=r"takes inputs of shape \(N, 4, 8, 8\), got"):
+    with pytest.raises(UsageError, match=r"accepts inputs of shape \(N, 4, 8, 8\), got"):
         net(x[..., 1:], t, y)
     with pytest.raises(UsageError, match="this model has a second time"):
         program.save(DiT(config(second_time=True)), tmp_path / "second.pt2")
@@ -326,11 +326,11 @@ def test_the_hub_is_asked_only_with_an_id(
     step, missing, mistyped, refused = done.stdout.splitlines()
     assert step == "4"
     assert "no such path, and the Hub did not provide it" in missing
-    assert mistyped == f"there is no {pixel_run / 'no'}"
+    assert mistyped == f"{pixel_run / 'no'} does not exist"
     assert refused == "someone/new was not uploaded, because HF_HUB_OFFLINE is set"
     monkeypatch.chdir(pixel_run.parent)
     assert main(["sample", "run/typo", "--out", "x.png"]) == 2
-    assert "there is no run/typo" in capsys.readouterr().err
+    assert "run/typo does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -617,7 +617,7 @@ READ = ["data.name=images", "data.path=IMAGES"]
         (["data.name=latents", "data.path=IMAGES"], "contains no encoded images"),
         (
             ["data.name=images", "data.path=IMAGES", "data.image_size=8"],
-            "set model.in_channels|model takes 1x8x8",
+            "set model.in_channels|model accepts 1x8x8",
         ),
         (
             [
@@ -627,7 +627,7 @@ READ = ["data.name=images", "data.path=IMAGES"]
                 "model.in_channels=3",
                 "model.num_classes=2",
             ],
-            "the data has 3 classes, the model 2",
+            "the data has 3 classes, but the model has 2",
         ),
     ],
 )

@@ -339,19 +339,19 @@ def _without(state: dict[str, Tensor], key: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
-        (lambda s: _without(s, "t_embedder.mlp.0.bias"), "missing t_embedder.mlp.0.bias"),
-        (lambda s: {**s, "blocks.9.attn.qkv.bias": torch.zeros(48)}, "unknown blocks.9.attn.qkv.bias"),
+        (lambda s: _without(s, "t_embedder.mlp.0.bias"), "missing: t_embedder.mlp.0.bias"),
+        (lambda s: {**s, "blocks.9.attn.qkv.bias": torch.zeros(48)}, "unknown: blocks.9.attn.qkv.bias"),
         (
             lambda s: {**s, "y_embedder.embedding_table.weight": torch.zeros(5, 16)},
-            r"embedding_table.weight has shape \(5, 16\), this config needs \(6, 16\)",
+            r"embedding_table.weight has the shape \(5, 16\), but this config needs \(6, 16\)",
         ),
         (
             lambda s: {**s, "x_embedder.proj.weight": torch.zeros(16, 3, 4, 4)},
-            r"x_embedder.proj.weight has shape \(16, 3, 4, 4\), this config needs \(16, 3, 2, 2\)",
+            r"x_embedder.proj.weight has the shape \(16, 3, 4, 4\), but this config needs \(16, 3, 2, 2\)",
         ),
         (  # as many numbers, of another patch size
             lambda s: {**s, "x_embedder.proj.weight": torch.zeros(16, 12, 1, 1)},
-            r"x_embedder.proj.weight has shape \(16, 12, 1, 1\), this config needs \(16, 3, 2, 2\)",
+            r"x_embedder.proj.weight has the shape \(16, 12, 1, 1\), but this config needs \(16, 3, 2, 2\)",
         ),
         (lambda s: {**s, "pos_embed": torch.zeros(1, 5, 7)}, "pos_embed is not the sin-cos table"),
         (lambda s: {**s, "pos_embed": position_table(16, 3, 2)[None]}, "pos_embed is not the sin-cos table"),

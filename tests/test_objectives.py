@@ -406,7 +406,7 @@ def test_declarations_that_are_refused():
         def __call__(self, denoiser, x0, y, t, eps):  # pyright: ignore
             return {}
 
-    with pytest.raises(UsageError, match=r"Plain.__call__ takes no context"):
+    with pytest.raises(UsageError, match=r"Plain.__call__ accepts no context"):
         Plain()
 
 

@@ -108,6 +108,14 @@ def run(here: Path) -> Path:
     return out
 
 
+def test_a_reference_with_more_classes_than_the_model_is_refused_before_the_first_step(here: Path, capsys):
+    words = ["train", "digits", "--out", str(here / "few"), *TINY, "model.num_classes=2", f"data.name={BARS}"]
+    assert main([*words, "sample.classes=2", "train.steps=2"]) == 2
+    refused = capsys.readouterr().err
+    assert "evaluate.reference=digits has 10 classes, but this model has 2," in refused
+    assert not (here / "few").exists()
+
+
 def test_both_files_are_short():
     for name in ("my_metrics.py", "my_sets.py"):
         assert len((EXAMPLES / name).read_text().splitlines()) <= 40
@@ -178,7 +186,7 @@ def test_a_metric_of_the_classes_is_left_out_if_one_set_states_none():
         ("wrong_metrics:Thawed", "wrong_metrics:Thawed is not a frozen dataclass"),
         ("wrong_metrics:Nothing", "lacks the method compute"),
         ("my_metrics:MeanDistanc", "did you mean 'MeanDistance'"),
-        ("metrics_of_nobody:Mean", "the module metrics_of_nobody is not there"),
+        ("metrics_of_nobody:Mean", "the module metrics_of_nobody cannot be found"),
         ("my_sets:Bars", "my_sets:Bars is not a metric"),
         ("fd_digit", "did you mean 'fd_digits'"),
     ],
@@ -219,7 +227,7 @@ def test_a_run_is_trained_on_and_evaluated_against_an_own_set(run: Path, here: P
 
 
 def test_such_a_run_resumes_with_the_same_set_only(run: Path, capsys):
-    shape = [*TINY, "model.num_classes=2", "train.steps=2", f"data.name={BARS}"]
+    shape = [*TINY, "model.num_classes=2", "train.steps=2", f"data.name={BARS}", f"evaluate.reference={BARS}"]
     words = ["train", "digits", "--out", str(run), "--resume", "auto", *shape, "checkpoint.every=2"]
     assert main([*words, "data.n=64"]) == 2
     assert "data.n: 48 -> 64" in " ".join(capsys.readouterr().err.split())
@@ -250,7 +258,7 @@ def test_foreign_runs_import_nothing(run: Path, here: Path, capsys):
     ("overrides", "message"),
     [
         (["data.name=digit"], "data.name is 'digit'; did you mean 'digits'?"),
-        ([f"data.name={BARS}", "data.m=3"], "unknown key data.m: my_sets:Bars takes n, flip"),
+        ([f"data.name={BARS}", "data.m=3"], "unknown key data.m: my_sets:Bars has the fields n, flip"),
         ([f"data.name={BARS}", "data.n=1"], "data.n must be at least 2, got 1"),
         ([f"data.name={BARS}", "data.n=two"], "data.n must be a whole number"),
         (["data.name=my_sets:Bar"], "my_sets has no class Bar; did you mean 'Bars'?"),
@@ -411,7 +419,7 @@ def test_an_optimizer_of_ones_own_trains_and_resumes_bit_for_bit(tmp_path: Path,
     assert config_written["optimizer"]["algorithm"] == {"name": "my_optimizers:SignMomentum", "beta": 0.5}
     capsys.readouterr()
     assert main([*words, "optimizer.betas=[0.9, 0.99]", "--out", "x"]) == 2
-    assert "my_optimizers:SignMomentum takes beta" in capsys.readouterr().err
+    assert "my_optimizers:SignMomentum has the field beta" in capsys.readouterr().err
 
 
 def test_the_path_of_an_autoencoder_gives_its_kind_and_imports_nothing():

@@ -174,7 +174,7 @@ def test_a_hostile_run_folder_makes_a_harmless_page(finished: Path):
     for message in ("link.png is outside", "text.png is not a PNG"):
         assert message in read.text
     assert "huge.png has 34 MB" in read.text
-    assert "7 lines of log.jsonl that are no event of a run" in read.text  # the picture outside is one
+    assert "7 lines of log.jsonl that cannot be read" in read.text  # the picture outside is one
     assert "step 4" in read.text  # the one picture that is a run's
 
 

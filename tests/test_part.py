@@ -77,7 +77,7 @@ def test_a_part_is_named_by_a_word_or_a_table_and_says_itself_whole():
         (3, "must be the name of a knife"),
         ({"name": "json:JSONDecoder"}, "json:JSONDecoder is not a knife"),
         ({"name": "json:No"}, "json has no class No"),
-        ({"name": "no_such_module_here:X"}, "is not there"),
+        ({"name": "no_such_module_here:X"}, "cannot be found"),
         ({"name": "os:system('x')"}, "not the name of a class"),
     ],
 )

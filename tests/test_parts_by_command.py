@@ -134,7 +134,7 @@ def test_an_evaluation_takes_them_too(run: Path):
 
 def test_what_the_model_is_stays_and_samples_take_no_keys(run: Path, capsys: pytest.CaptureFixture):
     assert main(["sample", str(run), "model.depth=3", "--out", "x.png"]) == 2
-    assert "model.depth=3: a trained model's [model] stays as it is" in capsys.readouterr().err
+    assert "model.depth=3: [model] of a trained model cannot be changed" in capsys.readouterr().err
     assert main(["sample", str(run), "--num", "2", "--out", "x.npz"]) == 0
     assert main(["evaluate", "x.npz", "--reference", "digits", "sample.sampler.steps=3"]) == 2
     assert "sample.sampler.steps=3 is for a run" in capsys.readouterr().err
@@ -144,12 +144,12 @@ def test_what_the_model_is_stays_and_samples_take_no_keys(run: Path, capsys: pyt
     ("words", "message"),
     [
         (["--sampler", "ddimm"], "unknown sampler 'ddimm' (write MODULE:CLASS for one of your own)"),
-        (["--sampler", "euler", "sample.sampler.eta=1"], "unknown key sample.sampler.eta: euler takes steps"),
+        (["--sampler", "euler", "sample.sampler.eta=1"], "sample.sampler.eta: euler has the fields steps"),
         (["--sampler", "ddim", "sample.sampler.eta=-1"], "sample.sampler.eta must be at least 0, got -1.0"),
         (["--sampler", "ddim", "sample.sampler.eta=x"], "sample.sampler.eta must be a number, got 'x'"),
         (["sample.sampler=classifier_free"], "unknown sampler 'classifier_free'"),
         (["sample.sampler=scaledit.diffusion:LinearBeta"], "is not a sampler; derive it from"),
-        (["--sampler", "nowhere:Midpoint"], "the module nowhere is not there"),
+        (["--sampler", "nowhere:Midpoint"], "the module nowhere cannot be found"),
         (["--sampler", f"{MODULE}:Sampler"], "lacks the method step"),
         (["--cfg-channels", "most"], "cfg_channels must be a number of channels or all, got 'most'"),
         (["sample.sampler.steps"], "an override is section.key=value"),

@@ -431,7 +431,7 @@ def test_compare_refuses_odd_results_or_shows_them(change: dict[str, object], tm
         (["study", "digits", "--workers", "1000000000"], "--workers must be at most 1024"),
         (["study", "digits", "--workers", "0"], "--workers must be at least 1"),
         (["train", "digits", "--nproc", "999999"], "--nproc must be at most 1024"),
-        (["evaluate", "--compare", "x.json", "--json", "y.json"], "--json keeps what is measured"),
+        (["evaluate", "--compare", "x.json", "--json", "y.json"], "--json FILE keeps what is measured"),
         (["study", "paper", "--out", "/dev/null"], "/dev/null is not a folder"),
         (["reference", ".", "--out", "/dev/null/x.npz"], "--out /dev/null/x.npz cannot be written"),
     ],

@@ -162,8 +162,8 @@ def test_a_peak_that_does_not_fit_is_warned_of(options: list[str], message: str 
     [
         (["--gpu", "h10"], "unknown device 'h10'; did you mean 'h100'?"),
         (["--gpu", "v100"], "v100 has no tf32 peak (it has fp32, fp16); choose another train.precision"),
-        (["--price", "2"], "--price needs hours, and so a speed"),
-        (["--utilization", "0.3"], "--utilization is a share of a peak"),
+        (["--price", "2"], "--price needs the hours, and so a speed"),
+        (["--utilization", "0.3"], "--utilization is a share of the peak speed"),
         (
             ["--gpu", "a100", "--utilization", "0.3", "--iterations-per-second", "5"],
             "leave --utilization out",

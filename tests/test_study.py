@@ -144,14 +144,14 @@ def test_a_grid_is_the_union_of_products():
         ("train.steps = 30", "train.step = 30", "unknown key 'train.step'; did you mean"),
         ("[[runs]]\nsize", "[[rums]]\nsize", "unknown key 'rums'; did you mean 'runs'"),
         ('part = "sampling"', 'part = "samplign"', "did you mean 'sampling'"),
-        ("sample.steps = [4, 8]", "train.steps = [4, 8]", "a measure changes sample, evaluate, autoencoder"),
-        ("where.train.seed = 0", "where.train.seed = 7", "no run is"),
+        ("sample.steps = [4, 8]", "train.steps = [4, 8]", "a measure can change sample, evaluate and"),
+        ("where.train.seed = 0", "where.train.seed = 7", "no run has train.seed=7"),
         ("where.train.seed = 0", "where.train.sead = 0", "unknown key 'train.sead' in where"),
         ("model.patch_size = [4, 8]", "model.patch_size = [4, 3]", "patch size 3"),
         ("evaluate.num = 40", "evaluate.num = 1", "evaluate.num must be at least 2"),
         ("[[runs]]", "[runs]", "valid TOML"),
         ('recipe = "digits-paper"', 'recipe = "digits-papre"', "did you mean 'digits-paper'"),
-        ('recipe = "digits-paper"', "", "lacks recipe"),
+        ('recipe = "digits-paper"', "", "lacks the key 'recipe'"),
     ],
 )
 def test_a_wrong_study_is_refused_by_name(tmp_path: Path, capsys, old: str, new: str, expected: str):
@@ -405,7 +405,7 @@ def test_a_folder_beside_does_not_stand_for_a_study_of_its_name(tmp_path: Path, 
     assert cli.main(["study", "digits", "--dry-run"]) == 0
     assert "runs and" in capsys.readouterr().out
     assert cli.main(["study", "./digits", "--dry-run"]) == 2
-    assert "--dry-run is for a study to run" in capsys.readouterr().err
+    assert "--dry-run is for running a study" in capsys.readouterr().err
     assert cli.main(["study", "paper", "--publish", "there"]) == 2
     assert "--out" in capsys.readouterr().err
 

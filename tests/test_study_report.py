@@ -70,7 +70,7 @@ def test_fits_for_programs(paper: Path):
 @pytest.mark.parametrize("option", [["--fast"], ["--join"], ["--dry-run"], ["--workers", "2"]])
 def test_a_table_is_not_run(paper: Path, capsys, option: list[str]):
     assert cli.main(["study", str(paper), *option]) == 2
-    assert f"{option[0]} is for a study to run" in capsys.readouterr().err
+    assert f"{option[0]} is for running a study" in capsys.readouterr().err
 
 
 def test_an_unknown_study_is_answered_with_the_nearest(capsys):

@@ -275,6 +275,13 @@ def test_a_run_folder_of_another_config_is_refused(tmp_path: Path):
         run(tiny("train.steps=2", "optimizer.learning_rate=0.1"), tmp_path / "run", resume="auto")
     with pytest.raises(UsageError, match="--resume auto"):
         run(config, tmp_path / "run")
+    short = tiny("train.steps=2", "optimizer.decay=linear")
+    run(short, tmp_path / "decays")
+    extended = "train.steps: 2 -> 4.*choose another --out.*every step depends on train.steps.*decay=constant"
+    with pytest.raises(UsageError, match=extended):
+        run(tiny("train.steps=4", "optimizer.decay=linear"), tmp_path / "decays", resume="auto")
+    with pytest.raises(UsageError, match=r"optimizer.decay: linear -> constant.*that run's config$"):
+        run(tiny("train.steps=4", "optimizer.decay=constant"), tmp_path / "decays", resume="auto")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
     with pytest.raises(UsageError, match="not empty"):

@@ -22,7 +22,7 @@ from scaledit.config import DataConfig, DiffusionConfig, LatentConfig, check_gui
 from scaledit.data.datasets import DataSet
 from scaledit.data.latents import Latents
 from scaledit.data.sets import Images, TrainingSet
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, listed
 from scaledit.models import flops
 from scaledit.models.config import DiTConfig
 from scaledit.models.dit import DiT
@@ -167,6 +167,9 @@ def device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
+        known = ("cpu", "cuda", "mps")
+        if name.partition(":")[0] not in known:
+            raise UsageError(f"unknown device {name!r}; use auto, {listed(known, 'or')}") from None
         reason = str(error).splitlines()[0]
         raise UsageError(f"device {name!r} is not available here ({reason}); use --device auto") from None
     return device

@@ -130,7 +130,7 @@ def latest(checkpoints: Path) -> Latest:
         try:
             newest = open_checkpoint(folder)
             if folder.name != folder_name(newest.step):
-                raise corrupt(folder, f"its manifest is of step {newest.step}")
+                raise corrupt(folder, f"its manifest belongs to step {newest.step}")
             newest.verify()
         except OtherFormat:
             raise
@@ -187,14 +187,15 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise corrupt(folder, f"{MANIFEST} does not match its SHA-256")
     if manifest.get("format") != FORMAT:
         raise OtherFormat(
-            f"{folder} has checkpoint format {manifest.get('format')!r}, this scaledit ({__version__}) reads "
-            f"{FORMAT}; use the scaledit that wrote it ({manifest.get('version', 'unknown')})"
+            f"{folder} has checkpoint format {manifest.get('format')!r}, but this scaledit "
+            f"({__version__}) reads "
+            f"format {FORMAT}; use the scaledit that wrote it ({manifest.get('version', 'unknown')})"
         )
     if isinstance(manifest.get("state"), dict):
         manifest["state"] = modern_state(manifest["state"])
     wrong = _nonsense(manifest)
     if wrong:
-        raise corrupt(folder, f"{MANIFEST} says {wrong}")
+        raise corrupt(folder, f"{MANIFEST} has an invalid entry ({wrong})")
     return Checkpoint(folder, manifest)
 
 
@@ -372,7 +373,7 @@ def _remove(folder: Path) -> None:
     if folder.is_symlink():
         to = os.readlink(folder)
         folder.unlink()
-        _LOG.warning("the old checkpoint %s was a link: it is removed, %s stays", folder, to)
+        _LOG.warning("the old checkpoint %s was a link; the link was removed, and %s was kept", folder, to)
         return
     gone = folder.with_name(f".{folder.name}.removed")
     folder.rename(gone)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """'; did you mean X?' for the closest known name, or the list of known names if none is close."""
     known = sorted(known)
     near = closest(word, known)
+    if not known:
+        return ""
     return f"; did you mean {near!r}?" if near else f"; known: {', '.join(known)}"
 
 
@@ -36,6 +39,16 @@ def closest(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
 def listed(words: Sequence[str], last: str) -> str:
     """'a', 'a or b', 'a, b or c', with `last` as the conjunction."""
     return f" {last} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """'1 image', '2 images'. plural: of a noun that takes more than an s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def and_more(number: int) -> str:
+    """' and 3 more'; '' for none."""
+    return f" and {number:,} more" if number else ""
 
 
 def printable(text: object) -> str:
@@ -76,6 +89,8 @@ def reading(path: Path | str, what: str, fix: str = "", error: type[Exception] =
         raise error(f"{message}; {fix}" if fix else message) from cause
 
 
+OBJECT = re.compile(r" ?<[\w.]+ object at 0x[0-9a-f]+>")
+"""Objects without a name, as some parsers mention them."""
 LONGEST_REASON = 300
 """Characters. Some parsers repeat the file in their message."""
 
@@ -89,7 +104,7 @@ def reason(cause: BaseException) -> str:
     if _is_seek_to_nowhere(cause):
         return "it points outside of itself"
     try:
-        text = " ".join(str(cause).split())
+        text = " ".join(OBJECT.sub("", str(cause)).split())
     except Exception:  # a file name in it is not text
         text = ""
     return _cut(text, LONGEST_REASON) or type(cause).__name__
@@ -106,7 +121,7 @@ def shown(value: object) -> str:
     try:
         return _cut(repr(value), 100)
     except (ValueError, RecursionError):  # a number of thousands of digits; lists in lists in lists
-        return f"a {type(value).__name__} too large to show"
+        return f"a value of type {type(value).__name__} that is too large to show"
 
 
 def _cut(text: str, longest: int) -> str:

@@ -219,7 +219,7 @@ def _imported(kind: type[Kind], name: str, allowed: Allowed) -> type[Kind]:
         except UsageError:
             raise
         except Exception as error:  # the module may raise anything
-            wrong = "is not there" if isinstance(error, ModuleNotFoundError) else "cannot be imported"
+            wrong = "cannot be found" if isinstance(error, ModuleNotFoundError) else "cannot be imported"
             raise UsageError(f"{name}: the module {module_name} {wrong}: {reason(error)}") from error
     part = getattr(module, class_name, None)
     if part is None:
@@ -227,16 +227,23 @@ def _imported(kind: type[Kind], name: str, allowed: Allowed) -> type[Kind]:
             key for key, value in vars(module).items() if inspect.isclass(value) and issubclass(value, Part)
         ]
         raise UsageError(
-            f"{name}: {module_name} has no class {class_name}{did_you_mean(class_name, classes)}"
+            f"{name}: the module {module_name} has no class {class_name}{did_you_mean(class_name, classes)}"
         )
     _check_class(kind, part, name)
     return part
 
 
+def _a(kind: type[Part]) -> str:
+    """The kind with its article."""
+    if kind.KIND in ("times", "guidance"):
+        return kind.KIND
+    return f"{'an' if kind.KIND[0] in 'aeiou' else 'a'} {kind.KIND}"
+
+
 def _check_class(kind: type[Part], part: Any, name: str) -> None:
     """Raises UsageError if `part` is not a usable class of that kind."""
     if not inspect.isclass(part) or not issubclass(part, kind):
-        raise UsageError(f"{name} is not a {kind.KIND}; derive it from {kind.__module__}.{kind.__name__}")
+        raise UsageError(f"{name} is not {_a(kind)}; derive it from {kind.__module__}.{kind.__name__}")
     # Not an inherited one, which says nothing about the class's own fields.
     params = vars(part).get("__dataclass_params__")
     if params is None or not params.frozen:
@@ -271,7 +278,7 @@ def build(
     bounds."""
     if isinstance(value, Part):
         if not isinstance(value, kind):
-            raise UsageError(f"{where} must be a {kind.KIND}, got the part {value.part_name()!r}")
+            raise UsageError(f"{where} must be {_a(kind)}, got the part {value.part_name()!r}")
         return value
     table: Mapping[str, Any]
     if isinstance(value, str):
@@ -280,7 +287,7 @@ def build(
         table = value
     else:
         raise UsageError(
-            f"{where} must be the name of a {kind.KIND}, or a table with its name; got {shown(value)}"
+            f"{where} must be the name of {_a(kind)}, or a table with its name; got {shown(value)}"
         )
     name = table.get("name")
     if name is None and default is not None:
@@ -288,7 +295,7 @@ def build(
         start = {item.name: getattr(default, item.name) for item in own_fields(part)}
     else:
         if not isinstance(name, str):
-            raise UsageError(f"{where} must name a {kind.KIND}: one of {', '.join(names(kind))}")
+            raise UsageError(f"{where} must name {_a(kind)}: one of {', '.join(names(kind))}")
         try:
             part = find(kind, name, allowed)
         except UsageError as error:
@@ -301,9 +308,8 @@ def build(
             continue
         if key not in types:
             near = did_you_mean(str(key), types).partition("; known")[0] if types else ""
-            raise UsageError(
-                f"unknown key {where}.{key}: {part.part_name()} takes {', '.join(types) or 'no fields'}{near}"
-            )
+            fields = f"the field{'s' if len(types) > 1 else ''} {', '.join(types)}" if types else "no fields"
+            raise UsageError(f"unknown key {where}.{key}: {part.part_name()} has {fields}{near}")
         if (none := items[key].metadata.get("none")) and given == none:
             given = None
         inner = nested_of(allowed, start.get(key, items[key].default))

@@ -32,7 +32,7 @@ from scaledit.config import (
     with_values,
 )
 from scaledit.data.latents import AutoencoderInfo
-from scaledit.errors import RunError, UsageError, did_you_mean
+from scaledit.errors import RunError, UsageError, did_you_mean, listed
 from scaledit.interop import card, hub, native
 from scaledit.interop.convert import open_model
 from scaledit.interop.infer import Hints
@@ -295,7 +295,8 @@ class Pipeline:
                 )
             if len(numbers) > 1:
                 raise UsageError(
-                    f"{len(numbers)} classes are called {item!r}; choose one by its number: {numbers}"
+                    f"{len(numbers)} classes are called {item!r}; choose one by its number: "
+                    f"{listed(list(map(str, numbers)), 'or')}"
                 )
             return numbers[0]
         number, last = checks.integer(item, "a class"), self.config.model.num_classes - 1

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from scaledit import callbacks, terminal
-from scaledit.errors import printable
+from scaledit.errors import counted, printable
 from scaledit.scaling.queue import Queue
 from scaledit.training.events import (
     CorruptCheckpoint,
@@ -295,7 +295,7 @@ def trouble(event: Skipped | Spiked | RolledBack | CorruptCheckpoint | DataChang
         case RolledBack():
             return (
                 f"rolled back from step {event.spiked} to step {event.step}; "
-                f"{event.skipped_batches} batches are skipped"
+                f"{counted(event.skipped_batches, 'batch', 'batches')} skipped"
             )
         case CorruptCheckpoint():
             return f"{event.why}; renamed it to {event.path.name} and resumed from step {event.step}"

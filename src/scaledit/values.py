@@ -14,7 +14,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from scaledit.errors import UsageError, did_you_mean, shown
+from scaledit.errors import UsageError, counted, did_you_mean, shown
 
 LARGEST = 1 << 63
 """Integers must fit into 64 bits."""
@@ -117,10 +117,12 @@ def convert(kind: Any, key: str, value: Any, nested: Callable[[Any, str, Any], A
         raise UsageError(f"{key} cannot be {shown(value)}")
     if origin is tuple:
         items = get_args(kind)
+        if not isinstance(value, list | tuple):
+            raise UsageError(f"{key} must be a list, got {shown(value)}")
         if items[-1] is Ellipsis:
-            items = items[:1] * (len(value) if isinstance(value, list | tuple) else 1)
-        if not isinstance(value, list | tuple) or len(value) != len(items):
-            raise UsageError(f"{key} must be a list of {len(items)} values, got {shown(value)}")
+            items = items[:1] * len(value)
+        if len(value) != len(items):
+            raise UsageError(f"{key} must be a list of {counted(len(items), 'value')}, got {shown(value)}")
         return tuple(
             convert(item, f"{key}.{i}" if nested else key, inner, nested)
             for i, (item, inner) in enumerate(zip(items, value, strict=True))

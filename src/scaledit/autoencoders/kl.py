@@ -24,7 +24,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from scaledit.autoencoders import Autoencoder, Precision
-from scaledit.errors import RunError, UsageError, reading
+from scaledit.errors import RunError, UsageError, counted, reading
 from scaledit.files.manifest import sha256_of
 from scaledit.files.reading import read_json
 
@@ -97,7 +97,8 @@ class KLAutoencoder(Autoencoder):
         channels = (config["in_channels"], config["out_channels"])
         if channels != (RGB, RGB):
             raise UsageError(
-                f"{where} encodes images of {channels[0]} channels and decodes to {channels[1]}; only "
+                f"{where} encodes images of {counted(channels[0], 'channel')} and decodes to "
+                f"{channels[1]}; only "
                 f"autoencoders of RGB images ({RGB} channels) are supported"
             )
         opened = cls(

@@ -9,6 +9,7 @@ from pathlib import Path
 from scaledit import terminal
 from scaledit.commands import common
 from scaledit.commands.parsing import Example
+from scaledit.errors import counted
 
 SUMMARY = "train an autoencoder from a recipe"
 DESCRIPTION = """The result is an autoencoder in diffusers' format inside of the run folder, with a report.
@@ -62,10 +63,9 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             terminal.say_json(result)
         else:
-            terminal.inform(
-                f"trained {result['step']} steps in {result['seconds']:.0f} s; {result['autoencoder']} "
-                f"reaches {result['psnr']:.2f} dB on held-out images; the report is {page}"
-            )
+            trained = f"trained {counted(result['step'], 'step')} in {result['seconds']:.0f} s"
+            reached = f"{result['autoencoder']} reaches {result['psnr']:.2f} dB on held-out images"
+            common.say_reported(f"{trained}; {reached}", page)
 
     start = partial(train, config, out, resume=args.resume)
     return rank.run(config, out, args.device, lambda context: start(context=context), finish)

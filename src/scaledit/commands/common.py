@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaledit import checks, terminal
 from scaledit.callbacks import Progress
-from scaledit.errors import RunError, UsageError
+from scaledit.errors import RunError, UsageError, listed
 
 if TYPE_CHECKING:
     from scaledit.pipeline import Pipeline
@@ -80,7 +80,7 @@ def reject_image_options(args: argparse.Namespace, reason: str) -> None:
     """Raises UsageError if an option of `which_images` is passed."""
     for option in ("split", "image_key"):
         if getattr(args, option):
-            raise UsageError(f"{reason}: leave --{option.replace('_', '-')} out")
+            raise UsageError(f"{reason}; leave --{option.replace('_', '-')} out")
 
 
 def seed(parser: argparse.ArgumentParser) -> None:
@@ -198,8 +198,8 @@ def load_model(args: argparse.Namespace, model: str | Path, section: str = "samp
         changed = override.partition(".")[0]
         if "." in override.partition("=")[0] and changed not in SECTIONS:
             raise UsageError(
-                f"{override}: a trained model's [{changed}] stays as it is; keys of {', '.join(SECTIONS)} "
-                "change how it is used"
+                f"{override}: [{changed}] of a trained model cannot be changed; only keys of "
+                f"{listed(SECTIONS, 'and')} can"
             )
     pipeline = load(model, args.device, allow_import=args.allow_import)
     decoding = {"path": args.decoder, "precision": args.decoder_precision, "tiled": args.tiled}
@@ -208,7 +208,10 @@ def load_model(args: argparse.Namespace, model: str | Path, section: str = "samp
     config = configs.changed(configs.with_values(pipeline.config, values), args.overrides)
     if config.autoencoder != pipeline.config.autoencoder:
         if pipeline.decoder is None:
-            raise UsageError(f"{model} makes pixels: there is nothing to decode")
+            raise UsageError(
+                f"{model} generates pixels, so there is nothing to decode; leave the "
+                f"options of the decoder out"
+            )
         pipeline = load(model, args.device, config.autoencoder, allow_import=args.allow_import)
     return replace(pipeline, config=replace(config, autoencoder=pipeline.config.autoencoder))
 
@@ -263,6 +266,11 @@ def integer(smallest: int, largest: int) -> Callable[[str], int]:
 def images(count: int, kind: str = "") -> str:
     """1 image, 2 images."""
     return f"{count} {kind}image{'' if count == 1 else 's'}"
+
+
+def say_reported(result: str, page: Path) -> None:
+    """Prints the result of a command that has written a report, and where the report is."""
+    terminal.say(result if terminal.is_quiet() else f"{result}; the report is {page}")
 
 
 def absolute(name: str) -> str:
@@ -345,7 +353,8 @@ def kept_parts(done: int, total: int, what: str, folder: Path) -> str:
     """What an interrupted command says whose work is kept in parts. what: their name, in the plural."""
     if not done:
         return f"none of {total} {what} was finished; {RESUMES}"
-    return f"{done} of {total} {what} are kept in {folder}; {RESUMES}"
+    are = "is" if done == 1 else "are"
+    return f"{done} of {total} {what} {are} kept in {folder}; {RESUMES}"
 
 
 class Speed:
@@ -375,7 +384,14 @@ def speed(images: int, seconds: float) -> dict[str, float | None]:
 
 def speed_in_words(images: int, seconds: float) -> str:
     """' (3.1 s, 26 images/s)', or '' if no image was made."""
-    return f" ({seconds:.1f} s, {images / max(seconds, 1e-9):.3g} images/s)" if images else ""
+    if not images:
+        return ""
+    rate = images / max(seconds, 1e-9)
+    return (
+        f" ({seconds:.1f} s, {rate:,.0f} images/s)"
+        if rate >= 100
+        else f" ({seconds:.1f} s, {rate:.3g} images/s)"
+    )
 
 
 @contextmanager

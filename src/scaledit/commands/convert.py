@@ -125,11 +125,13 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         terminal.say_json({**_values(args, model, written), "notes": notes, "pushed": pushed})
         return
-    terminal.inform(*_lines(args, model, written))
+    result, *more = _lines(args, model, written)
+    terminal.say(result)
+    terminal.inform(*more)
     if written.difference is not None:
         terminal.say(_difference(written.difference))
     terminal.say(*(f"note: {note}" for note in notes))
-    terminal.inform(*([pushed] if pushed else []))
+    terminal.say(*([pushed] if pushed else []))
 
 
 def _opened(args: argparse.Namespace) -> Model:
@@ -180,9 +182,9 @@ def _class_names(args: argparse.Namespace, model: Model) -> str | None:
 
 def _difference(difference: Difference) -> str:
     return (
-        f"plain layout: in diffusers {difference.version} these weights are another function; outputs "
-        f"differ by {difference.output:.2e} of the largest, timestep embeddings have cosine similarity "
-        f"down to {difference.embedding:.2f} (t = {', '.join(map(str, difference.times))})"
+        f"plain layout: diffusers {difference.version} computes another function with these weights; "
+        f"outputs differ by {difference.output:.2e} of the largest, and the cosine similarity of timestep "
+        f"embeddings is as low as {difference.embedding:.2f} (t = {', '.join(map(str, difference.times))})"
     )
 
 

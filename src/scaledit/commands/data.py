@@ -10,7 +10,7 @@ from scaledit.commands import common
 from scaledit.commands.encode import BACKGROUND_HELP
 from scaledit.commands.parsing import Example
 from scaledit.data.background import background_color
-from scaledit.errors import RunError, UsageError
+from scaledit.errors import RunError, UsageError, counted
 
 SUMMARY = "inspect images or latents before training on them"
 DESCRIPTION = """Reports counts, classes, sizes, files that are not used, and what training would refuse and
@@ -52,13 +52,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     common.at_least(args, 1, "image_size", "workers")
     if args.sheet is not None and args.sheet.suffix != ".png":
-        raise UsageError(f"--sheet {args.sheet}: give a .png")
+        raise UsageError(f"--sheet {args.sheet} must be the name of a .png file")
     if args.sheet is not None:
         common.check_writable(args.sheet, "--sheet")
     background_color(args.background)
     path = Path(args.path)
     if not path.exists():
-        raise UsageError(f"there is no {path}")
+        raise UsageError(f"{path} does not exist")
 
     from scaledit.data import inspection
     from scaledit.data.latents import INDEX
@@ -87,4 +87,4 @@ def run(args: argparse.Namespace) -> None:
     else:
         terminal.say(*result.lines())
     if result.refused:
-        raise RunError(f"{len(result.refused)} of what {path} holds cannot be used")
+        raise RunError(f"{path} has {counted(len(result.refused), 'item')} that training would refuse")

@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
     background_color(args.background or "")
     in_memory = _in_memory(args.images)
     if in_memory is None and not Path(args.images).exists():
-        raise UsageError(f"there is no {args.images}")
+        raise UsageError(f"{args.images} does not exist")
 
     from scaledit import assemble
     from scaledit.autoencoders import open_autoencoder
@@ -113,10 +113,10 @@ def run(args: argparse.Namespace) -> None:
         source = BuiltIn(args.images, images)
         side = source.shape[1]
         if args.image_size not in (None, side):
-            raise UsageError(f"{args.images} are {side}x{side}; leave --image-size out")
+            raise UsageError(f"the images of {args.images} have {side}x{side} pixels; leave --image-size out")
         if args.background is not None:
-            raise UsageError(f"{args.images} are not transparent; leave --background out")
-        common.reject_image_options(args, f"{args.images} are built in")
+            raise UsageError(f"the images of {args.images} are not transparent; leave --background out")
+        common.reject_image_options(args, f"the images of {args.images} are built in")
     else:
         files = open_source(args.images, args.split, args.image_key)
         for remark in () if terminal.is_quiet() else files.remarks():
@@ -152,9 +152,10 @@ def _tell(result: Encoded) -> None:
         terminal.inform(f"{INDEX} was wrong or corrupt and has been written again")
     terminal.inform(*(f"skipped: {name}" for name in result.skipped))
     if result.complete:
-        terminal.inform(f"{common.images(result.images, 'encoded ')} in {result.out}")
+        terminal.say(f"{common.images(result.images, 'encoded ')} in {result.out}")
     else:
-        terminal.inform(f"this shard is done; {result.images} images exist, other shards encode the rest")
+        done = f"{common.images(result.images)} in {result.out} so far"
+        terminal.say(f"this shard is done; {done}, and other shards encode the rest")
 
 
 def _kept(args: argparse.Namespace, images: int) -> str:

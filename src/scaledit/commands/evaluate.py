@@ -122,10 +122,12 @@ def _check(args: argparse.Namespace) -> None:
     if args.samples and not args.reference:
         raise UsageError("--reference is missing: ADM's .npz, a folder of real images, or digits")
     if file is not None and not args.samples:
-        raise UsageError("--json keeps what is measured; with --compare alone nothing is")
+        raise UsageError(
+            "--json FILE keeps what is measured, but --compare alone measures nothing; leave FILE out"
+        )
     for path in args.samples:
         if not path.exists():
-            raise UsageError(f"there is no {path}")
+            raise UsageError(f"{path} does not exist")
     if file is not None:
         common.check_writable(file, "--json")
 
@@ -151,7 +153,7 @@ def _save(result: Result, path: Path) -> None:
         common.write(path, (json.dumps(result.to_json(), indent=1) + "\n").encode())
     except RunError as error:
         terminal.say_json(result.to_json())
-        raise RunError(f"{error}; its content was printed instead: keep that") from error
+        raise RunError(f"{error}; its content was printed instead, so keep the output") from error
 
 
 def _evaluate(args: argparse.Namespace) -> Result:
@@ -186,7 +188,7 @@ def _evaluate(args: argparse.Namespace) -> Result:
     else:
         options = [f"--{name.replace('_', '-')}" for name in common.passed(args, (*DRAWING, *SAMPLING))]
         if rejected := [*options, *args.overrides]:
-            raise UsageError(f"{rejected[0]} is for a run; {args.samples[0]} holds samples already")
+            raise UsageError(f"{rejected[0]} is for a run; {args.samples[0]} contains samples already")
         sets = [open_samples(path, args.allow_jpeg) for path in args.samples]
         judge = judge_of(EvaluateConfig(**judging))
     with common.progress_bar("evaluating") as progress:

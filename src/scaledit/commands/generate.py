@@ -56,7 +56,7 @@ more = partial(parts.in_sections, "sample")
 def run(args: argparse.Namespace) -> None:
     out: Path = args.out
     if out.suffix not in (".npz", ""):
-        raise UsageError(f"--out {out}: give a .npz or a folder")
+        raise UsageError(f"--out {out} must be a .npz file or a folder")
     common.at_least(args, 2, "num")
     common.at_least(args, 1, "batch_size")
     hub.check(args.model)
@@ -85,10 +85,10 @@ def run(args: argparse.Namespace) -> None:
         values = {"out": str(result.out), "images": result.images, "complete": result.complete}
         terminal.say_json({**values, "generated": made.done, **common.speed(made.done, seconds)})
     elif result.complete:
-        terminal.inform(f"{common.images(result.images)} in {result.out}{speed}")
+        terminal.say(f"{common.images(result.images)} in {result.out}{speed}")
     else:
-        done = f"{result.images} of {request.num} images exist"
-        terminal.inform(f"this shard is done{speed}; {done}, other shards generate the rest")
+        done = f"{result.images} of {request.num} images are generated so far"
+        terminal.say(f"this shard is done{speed}; {done}, and other shards generate the rest")
 
 
 def _kept(out: Path, n: int) -> str:

@@ -64,6 +64,8 @@ class Parser(argparse.ArgumentParser):
         message = re.sub(r"^argument (\S+): must ", r"\1 must ", message)  # from commands.common.integer
         message = re.sub(r"^argument (\S+): invalid int value: ", r"\1 must be a whole number, got ", message)
         message = re.sub(r"^argument (\S+): invalid float value: ", r"\1 must be a number, got ", message)
+        together = r"^argument (\S+): not allowed with argument (\S+)$"
+        message = re.sub(together, r"\1 cannot be combined with \2", message)
         raise UsageError(f"{message}; see {self.prog} --help")
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:

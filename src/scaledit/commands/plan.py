@@ -74,19 +74,19 @@ more = partial(parts.in_sections, "model", "diffusion", "sample")
 def run(args: argparse.Namespace) -> None:
     if len(common.passed(args, ("recipe", "budget", "hours"))) != 1:
         raise UsageError(
-            "pass exactly one of: a recipe, for its cost; --budget or --hours, for what to train"
+            "pass exactly one of a recipe (to compute its cost), --budget or --hours (to ask what to train)"
         )
     _check_speed(args)
     if args.recipe is not None:
         if args.study is not None:
-            raise UsageError("--study answers --budget or --hours; a recipe's cost needs none")
+            raise UsageError("--study goes with --budget or --hours; the cost of a recipe needs no study")
         if args.precision is not None:
-            raise UsageError(f"--precision is for a budget; for a recipe: train.precision={args.precision}")
+            raise UsageError(
+                f"--precision goes with a budget; for a recipe, set train.precision={args.precision}"
+            )
         _cost(args)
     elif args.iterations_per_second is not None:
-        raise UsageError(
-            "--iterations-per-second is of one recipe; a budget's hours come from --peak or --gpu"
-        )
+        raise UsageError("--iterations-per-second goes with a recipe; for a budget, pass --gpu or --peak")
     else:
         _spend(args)
 
@@ -94,12 +94,14 @@ def run(args: argparse.Namespace) -> None:
 def _check_speed(args: argparse.Namespace) -> None:
     """Raises UsageError for options that mean nothing without a speed."""
     if args.utilization is not None and args.iterations_per_second is not None:
-        raise UsageError("a measured rate implies the utilization; leave --utilization out")
+        raise UsageError("--iterations-per-second implies the utilization; leave --utilization out")
     has_peak = args.gpu is not None or args.peak is not None
     if args.utilization is not None and not has_peak:
-        raise UsageError("--utilization is a share of a peak: pass --gpu or --peak")
+        raise UsageError("--utilization is a share of the peak speed; pass --gpu or --peak, too")
     if args.price is not None and not has_peak and args.iterations_per_second is None:
-        raise UsageError("--price needs hours, and so a speed: pass --gpu, --peak or a measured rate")
+        raise UsageError(
+            "--price needs the hours, and so a speed; pass --gpu, --peak or --iterations-per-second"
+        )
 
 
 def _hardware(args: argparse.Namespace, precision: str) -> Hardware:

@@ -69,7 +69,7 @@ def _explain(args: argparse.Namespace) -> None:
     for section in sections:
         terminal.say(*section.lines(seen))
     pointer = f"To change a key: {command} {args.recipe} section.key=value, such as train.steps=100."
-    terminal.say("", *wrapped(pointer))
+    terminal.inform("", *wrapped(pointer))
 
 
 def _loaded(recipe: str, overrides: list[str]) -> tuple[Any, str]:

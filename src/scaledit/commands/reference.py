@@ -34,9 +34,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     out: Path = args.out
     if out.suffix != ".npz":
-        raise UsageError(f"--out {out}: give a .npz")
+        raise UsageError(f"--out {out} must be the name of a .npz file")
     if not args.images.exists():
-        raise UsageError(f"there is no {args.images}")
+        raise UsageError(f"{args.images} does not exist")
     common.check_writable(out, "--out")
 
     from scaledit import assemble
@@ -55,4 +55,4 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         terminal.say_json({"out": str(out), "n": features.n, "extractor_sha256": extractor.sha256})
     else:
-        terminal.inform(f"statistics of {common.images(features.n)} in {out}")
+        terminal.say(f"statistics of {common.images(features.n)} in {out}")

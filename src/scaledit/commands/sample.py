@@ -70,7 +70,7 @@ more = partial(parts.in_sections, "sample")
 def run(args: argparse.Namespace) -> None:
     out: Path = args.out
     if out.suffix not in (".png", ".npz", ""):
-        raise UsageError(f"--out {out}: give a .png (a grid), a .npz (a batch) or a folder")
+        raise UsageError(f"--out {out} must be a .png file (a grid), a .npz file (a batch) or a folder")
     common.at_least(args, 1, "per_class", "num", "batch_size")
     common.at_least(args, 0, "start")
     common.check_writable(out if out.suffix else out / "000000-0.png", "--out")
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         terminal.say_json({"out": str(out), **samples.origin, **common.speed(n, seconds)})
     else:
-        terminal.inform(f"{common.images(n)} in {out}{common.speed_in_words(n, seconds)}")
+        terminal.say(f"{common.images(n)} in {out}{common.speed_in_words(n, seconds)}")
 
 
 def _kept(out: Path, n: int) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from scaledit import terminal
 from scaledit.commands import common
 from scaledit.commands.parsing import Example
-from scaledit.errors import RunError, UsageError
+from scaledit.errors import RunError, UsageError, counted
 
 if TYPE_CHECKING:
     from scaledit.scaling.cost import Cost
@@ -106,8 +106,9 @@ def _finish(study: Study, queue: Queue, args: argparse.Namespace) -> int:
     if missing:
         names = ", ".join(job.key for job in missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise RunError(
-            f"{len(missing)} jobs have no result ({names}; see {queue.out}/journal.jsonl); the same command "
-            "resumes"
+            f"{counted(len(missing), 'job')} without a result ({names}; see "
+            f"{queue.out}/journal.jsonl); run the "
+            "same command again to resume"
         )
     tables.to_sqlite(table, queue.out / tables.SQLITE)
     if args.publish:
@@ -124,8 +125,8 @@ def _check_report_only(args: argparse.Namespace) -> None:
     for name in ("fast", "join", "dry_run", "workers", "publish"):
         if getattr(args, name):
             raise UsageError(
-                f"--{name.replace('_', '-')} is for a study to run; {args.study} is a table already, "
-                "whose report goes to --out"
+                f"--{name.replace('_', '-')} is for running a study, but {args.study} is the table of a "
+                "finished one; only its report is written, to --out"
             )
 
 
@@ -143,7 +144,8 @@ def _report(args: argparse.Namespace, table: Table, folder: Path) -> int:
         files = {"out": str(folder), "report": str(page), "published": published}
         terminal.say_json({"study": table.about.name, **files, "rows": len(table.rows)})
     else:
-        terminal.inform(f"the report is {page}")
+        results = counted(len(table.rows), "result")
+        common.say_reported(f"study {table.about.name}: {results} in {folder}", page)
     return DONE
 
 
@@ -214,9 +216,11 @@ def _cost_lines(study: Study, queue: Queue, cost: Cost, workers: int) -> list[st
     longest, seconds = cost.longest
     macs, sampling = scientific(cost.train_macs), scientific(cost.sampling_macs)
     return [
-        f"study {study.name}: {len(study.runs)} runs and {len(study.measurements)} measurements of them",
+        f"study {study.name}: {counted(len(study.runs), 'run')} and "
+        f"{counted(len(study.measurements), 'measurement')}",
         f"  multiply-adds   {macs} of training, {sampling} of sampling",
-        f"  time            about {cost.hours(workers):.2g} hours with {workers} workers on this machine",
+        f"  time            about {cost.hours(workers):.2g} hours with {counted(workers, 'worker')} "
+        f"on this machine",
         f"  longest run     {longest}, {seconds / 60:.2g} minutes",
         f"  done already    {done} of {len(queue.jobs)} jobs",
     ]

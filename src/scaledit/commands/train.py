@@ -9,7 +9,7 @@ from pathlib import Path
 from scaledit import terminal
 from scaledit.commands import common, parts
 from scaledit.commands.parsing import Example
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, counted
 
 SUMMARY = "train a model from a recipe"
 DESCRIPTION = """The run folder holds checkpoints, sample grids, the log and a report with figures. Ctrl-C
@@ -78,8 +78,9 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             terminal.say_json({"run": str(out), "report": str(page), **finished})
         else:
-            took = f"{finished['step']} steps in {finished['seconds']:.0f} s"
-            terminal.inform(f"trained {took}; the report is {page}")
+            common.say_reported(
+                f"trained {counted(finished['step'], 'step')} in {finished['seconds']:.0f} s", page
+            )
 
-    start = partial(train, config, out, resume=args.resume)
+    start = partial(train, config, out, resume=args.resume, reported=True)
     return rank.run(config, out, args.device, lambda context: start(context=context), finish)

@@ -11,7 +11,7 @@ Imports no torch, so that a wrong name is answered at once.
 """
 
 from scaledit.config.checks import check, check_guidance, check_sampling
-from scaledit.config.compare import changes, differences, flatten
+from scaledit.config.compare import changes, differences, flatten, steps_hint
 from scaledit.config.recipes import (
     COMMANDS,
     RECIPES,
@@ -71,6 +71,7 @@ __all__ = [
     "recipe_names",
     "scaled",
     "short",
+    "steps_hint",
     "trained_by",
     "with_values",
 ]

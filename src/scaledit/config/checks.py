@@ -89,7 +89,7 @@ def check_guidance(model: DiTConfig, guidance: Sequence[Guidance], name: str = "
             )
         if model.num_classes == 1:
             warnings.warn(
-                f"{name} is {part.label()}, but this model has only one class, so that guidance can only "
+                f"{name} is {part.label()}, but this model has only one class, so guidance can only "
                 "enlarge its errors; use no guidance",
                 stacklevel=1,  # always the same place, so that Python warns once
             )

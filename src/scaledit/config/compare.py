@@ -28,16 +28,35 @@ FREE_ON_RESUME = (
 )
 
 
+STEPS = "train.steps"
+
+
+def steps_hint(old: Config, new: Config) -> str:
+    """Why a run cannot resume with another train.steps, and what to do; '' if that is not what differs."""
+    decay = new.optimizer.decay
+    if old.train.steps == new.train.steps or decay == "constant":
+        return ""
+    return (
+        f'With optimizer.decay="{decay}", the learning rate of every step depends on {STEPS}, so this run '
+        f"cannot be extended or shortened. Train with optimizer.decay=constant to extend a run later"
+    )
+
+
 def differences(old: Config, new: Config) -> list[str]:
     """'section.key: old -> new' for each key that makes `new` a different training than `old`."""
     before, after = flatten(old.to_json()), flatten(new.to_json())
     # Without a decay, train.steps only says when to stop.
-    free = (*FREE_ON_RESUME, "train.steps") if new.optimizer.decay == "constant" else FREE_ON_RESUME
+    free = (*FREE_ON_RESUME, STEPS) if new.optimizer.decay == "constant" else FREE_ON_RESUME
     return [
-        f"{key}: {before.get(key, 'not set')} -> {after.get(key, 'not set')}"
+        f"{key}: {_in_words(before, key)} -> {_in_words(after, key)}"
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key) and key != "name" and not key.startswith(free)
     ]
+
+
+def _in_words(values: Mapping[str, Any], key: str) -> str:
+    value = values.get(key, "not set")
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def changes(config: Config) -> list[str]:

@@ -110,7 +110,7 @@ def _read(recipe: str, extended_by: tuple[str, ...] = ()) -> list[dict[str, Any]
     if base is None:
         return [table]
     if not isinstance(base, str):
-        raise UsageError(f"{path}: extends must be a recipe's name or path, got {shown(base)}")
+        raise UsageError(f"{path}: extends must be the name or the path of a recipe, got {shown(base)}")
     if base.endswith(".toml") or "/" in base:
         base = str((path.parent / base).resolve())
     return [*_read(base, (*extended_by, recipe)), table]

@@ -148,5 +148,8 @@ def _model(table: Mapping[str, Any], diffusion: DiffusionConfig, allowed: Allowe
         return DiTConfig.named(convert(str, "model.name", name), image_size, **fields)
     required = [item.name for item in own_fields(DiTConfig) if item.default is dataclasses.MISSING]
     if missing := [key for key in required if key not in fields]:
-        raise UsageError(f"[model] lacks {', '.join(missing)}; set them, or set model.name")
+        raise UsageError(
+            f"[model] lacks {', '.join(missing)}; set "
+            f"{'it' if len(missing) == 1 else 'them'}, or set model.name"
+        )
     return DiTConfig(**fields)

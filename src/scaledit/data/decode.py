@@ -178,7 +178,7 @@ def _reading(name: str) -> Iterator[None]:
 def _opened(data: bytes, name: str) -> Image.Image:
     for begin, (kind, end) in ENDS.items():
         if data.startswith(begin) and end not in data[-TAIL:]:
-            raise BadImage(f"{name} is cut short: a {kind} ends in other bytes")
+            raise BadImage(f"{name} is cut short: it does not end as a {kind} does")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
@@ -191,10 +191,10 @@ def _opened(data: bytes, name: str) -> Image.Image:
             ) from None
         raise BadImage(f"{name} is not a readable image ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
-        raise BadImage(f"{name} declares far more than {LARGEST_PIXELS} pixels") from None
+        raise BadImage(f"{name} declares far more than {LARGEST_PIXELS:,} pixels; make it smaller") from None
     if image.width * image.height > LARGEST_PIXELS:
         raise BadImage(
-            f"{name} declares {image.width}x{image.height} pixels, more than {LARGEST_PIXELS}; "
+            f"{name} declares {image.width}x{image.height} pixels, more than {LARGEST_PIXELS:,}; "
             "make it smaller"
         )
     return image

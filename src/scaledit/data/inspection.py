@@ -122,7 +122,7 @@ def images(
 def _warnings(headers: list[Header], image_size: int, background: str) -> list[str]:
     """A line for each kind of image that is changed more than by scaling down and cropping."""
     dropped = background_color(background) is None
-    alpha = "their alpha is ignored" if dropped else f"they are composited on {background}"
+    alpha = "alpha is ignored" if dropped else f"composited on {background}"
     deep = [image for image in headers if image.bits > 8]
     gray = sum(image.mode.startswith("I") for image in deep)
     small = sum(min(image.width, image.height) < image_size for image in headers)

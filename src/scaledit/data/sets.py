@@ -111,12 +111,12 @@ def check_fits(
     if dataset.shape != shape:
         raise UsageError(
             f"the data's samples are {'x'.join(map(str, dataset.shape))} (channels x height x width), but "
-            f"the model takes {'x'.join(map(str, shape))}; change model.in_channels and model.input_size"
+            f"the model accepts {'x'.join(map(str, shape))}; change model.in_channels and model.input_size"
         )
     classes = len(dataset.class_names)
     if classes > num_classes or (classes < num_classes and not may_have_more):
         never = "" if classes > num_classes else "; the others would never be trained"
         raise UsageError(
-            f"the data has {classes} {'class' if classes == 1 else 'classes'}, the model "
-            f"{num_classes}{never}; set model.num_classes={classes}"
+            f"the data has {classes} {'class' if classes == 1 else 'classes'}, but the "
+            f"model has {num_classes}{never}; set model.num_classes={classes}"
         )

@@ -78,9 +78,13 @@ class Source:
 
     def remarks(self) -> tuple[str, ...]:
         """Lines that a user should know before training: the split, files that are not used, notes."""
-        split = [f"of {self.path} the split {self.split} is read"] if self.split else []
+        split = [f"{self.path}: the split {self.split} is read"] if self.split else []
         unused = "; ".join(map(str, self.unused))
-        more = [f"of {self.path} not used: {unused} (scaledit data inspect lists more)"] if unused else []
+        more = (
+            [f"{self.path}: these files are not used: {unused} (scaledit data inspect lists more)"]
+            if unused
+            else []
+        )
         return (*split, *more, *self.notes)
 
 
@@ -96,7 +100,7 @@ def open_source(path: str | Path, split: str = "", image_key: str = "") -> Sourc
     """
     path = Path(path)
     if not path.exists():
-        raise UsageError(f"there is no {path}")
+        raise UsageError(f"{path} does not exist")
     from scaledit.data import tables, tars, zips
 
     suffix = suffix_of(path.name)
@@ -104,7 +108,9 @@ def open_source(path: str | Path, split: str = "", image_key: str = "") -> Sourc
         return _open_folder(path, split, image_key)
     _check_image_key(path, image_key, suffix)
     if suffix in PACKED:
-        raise UsageError(f"{path} is compressed as a whole, so no image in it can be found alone; unpack it")
+        raise UsageError(
+            f"{path} is compressed as a whole, so its images cannot be read one by one; unpack it"
+        )
     if suffix == ".zip":
         return zips.open_zip(path, split)
     if suffix in layout.TARS:
@@ -227,7 +233,7 @@ def by_folder(files: Iterable[str], folders: Iterable[str], path: Path, split: s
         labels = np.zeros(len(names), np.int64)
         return Tree(names, labels, (as_text(path.stem),), chosen, notes, left.unused())
     if loose:
-        raise UsageError(f"{path}: {loose[0]} lies beside the classes' folders; put it into one")
+        raise UsageError(f"{path}: {loose[0]} is beside the class folders; move it into one of them")
     labels, class_names = _numbered_words([p[depth] for p in parts])
     twice, count = Counter(class_names).most_common(1)[0]
     if count > 1:
@@ -286,7 +292,7 @@ def _instead(others: Sequence[str]) -> str:
         return ""
     archive = next((name for name in others if suffix_of(name) in ARCHIVES), None)
     if archive is not None:
-        return f"; of archives only .tar are read inside a folder: unpack {archive}, or give its path"
+        return f"; inside a folder, only .tar archives are read: unpack {archive}, or give its path"
     return f"; it contains {first(others)}"
 
 
@@ -333,4 +339,4 @@ def numbered(
 def check_size(size: int, name: str) -> None:
     """Raises BadImage if a file is too large to be one image."""
     if size > LARGEST_FILE:
-        raise BadImage(f"{name} has {size / 1e6:.0f} MB, more than {LARGEST_FILE / 1e6:.0f}")
+        raise BadImage(f"{name} has {size / 1e6:.0f} MB, which is more than {LARGEST_FILE / 1e6:.0f}")

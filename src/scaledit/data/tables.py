@@ -116,7 +116,7 @@ def _notes(path: Path, files: list[Path], image: str, label: str, columns: list[
     others = [name for name in columns if name not in (image, label)]
     similar = [name for name in others if name in IMAGE_COLUMNS + LABEL_COLUMNS or "label" in name.lower()]
     if similar:
-        notes.append(f"{path}: the columns {image} and {label} are read, {' and '.join(similar)} not")
+        notes.append(f"{path}: the columns {image} and {label} are read; not read: {', '.join(similar)}")
     folders = sorted({str(file.parent.relative_to(path)) for file in files if file != path})
     if len(folders) > 1:
         notes.append(f"{path}: the tables of its folders {first(folders)} are read as one set")

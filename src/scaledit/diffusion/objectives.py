@@ -113,7 +113,7 @@ class Objective(Part, kind="objective", home="scaledit.diffusion.objectives", ne
             raise UsageError(f"{part}.draws: two names have the same CRC-32; rename one of them")
         parameters = inspect.signature(type(self).__call__).parameters.values()
         if not any(p.name == "context" or p.kind is p.VAR_KEYWORD for p in parameters):
-            raise UsageError(f"{part}.__call__ takes no context; add the parameter *, context=None")
+            raise UsageError(f"{part}.__call__ accepts no context; add the parameter *, context=None")
 
 
 def named_terms(objective: Objective, losses: Terms, n: int) -> dict[str, Tensor]:

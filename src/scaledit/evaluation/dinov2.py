@@ -59,7 +59,7 @@ def load(folder: str, device: torch.device | str = "cpu") -> DinoExtractor:
     model_type = config.get("model_type")
     if model_type != "dinov2":
         name = model_type[:40] if isinstance(model_type, str) else shown(model_type)
-        raise UsageError(f"{path} contains a {name} model, not dinov2")
+        raise UsageError(f"{path} contains a model of the type {name}, but only dinov2 is supported")
     try:
         from transformers import Dinov2Model  # takes seconds
     except ImportError:
@@ -82,4 +82,4 @@ def _check_size(config: dict[str, Any], weights: Path) -> None:
     width = next((at.shape[-1] for name, at in stored.items() if name.endswith("embeddings.cls_token")), None)
     for key, size in (("num_hidden_layers", len(layers)), ("hidden_size", width)):
         if key in config and config[key] != size:
-            raise ValueError(f"its config says {key} {shown(config[key])}, its weights have {size}")
+            raise ValueError(f"its config says {key} {shown(config[key])}, but its weights have {size}")

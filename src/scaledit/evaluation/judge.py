@@ -23,7 +23,7 @@ from scaledit.callbacks import Progress
 from scaledit.config import EvaluateConfig, SampleConfig
 from scaledit.data.datasets import DataSet
 from scaledit.data.sets import Images
-from scaledit.errors import UsageError, did_you_mean, shown
+from scaledit.errors import UsageError, counted, did_you_mean, shown
 from scaledit.evaluation.extractors import Extractor
 from scaledit.evaluation.extractors.dinov2 import DINOv2Features
 from scaledit.evaluation.extractors.inception import InceptionFeatures
@@ -178,6 +178,32 @@ def is_data_set(reference: str) -> bool:
     return reference in _reference_sets() or (":" in reference and not Path(reference).exists())
 
 
+def check_reference_fits(
+    config: EvaluateConfig, size: tuple[int, int], num_classes: int, allowed: Allowed = YOURS
+) -> None:
+    """Raises UsageError if the data set that config.reference names cannot judge images of this size (height,
+    width) and of this many classes. Loads no network."""
+    if not is_data_set(config.reference):
+        return  # the extractors of a path resize images, and it has no classes
+    data_set = part.build(DataSet, config.reference, "evaluate.reference", allowed)
+    fix = "choose another reference, or turn evaluation off with evaluate.every=0 evaluate.reference="
+    for name in data_set.extractors:
+        side = part.find(Extractor, name, allowed).side
+        if side is not None and size != (side, side):
+            raise UsageError(
+                f"evaluate.reference={config.reference} evaluates only images of {side}x{side} pixels, but "
+                f"this run generates images of {size[1]}x{size[0]}; {fix}"
+            )
+    if config.labels == "real":
+        labels = _in_memory(config.reference, data_set.floor()).labels
+        classes = 0 if labels is None or not len(labels) else int(labels.max()) + 1
+        if classes > num_classes:
+            raise UsageError(
+                f"evaluate.reference={config.reference} has {classes} classes, but this model has "
+                f"{num_classes}, so it cannot generate images of them all; {fix}"
+            )
+
+
 def chosen_extractor(config: EvaluateConfig) -> Extractor:
     """DINOv2 if config.dinov2 names a folder, else Inception."""
     if config.dinov2:
@@ -302,6 +328,11 @@ def sample_sets(
         if judge.real is None or judge.real.labels is None:
             sets = ", ".join(_reference_sets())
             raise UsageError(f'labels "real" needs a reference with classes ({sets}); use equal or uniform')
+        if judge.real.labels.max() >= len(classes):
+            raise UsageError(
+                f'labels "real" needs a model with all classes of the reference, but this model has only '
+                f"{counted(len(classes), 'class', 'classes')}; use equal or uniform"
+            )
         classes = tuple(judge.real.labels.tolist())
     return [
         PipelineSamples(

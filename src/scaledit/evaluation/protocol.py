@@ -101,14 +101,16 @@ def warnings(
             )
         sentences += _unlike_the_paper(protocol)
     if small and len(sets) < FEWEST_SETS:
-        count = "1 sample set" if len(sets) == 1 else f"{len(sets)} sample sets"
-        sentences.append(f"{count}; report a distance on a small extractor over {FEWEST_SETS} seeds")
+        count = "1 sample set was" if len(sets) == 1 else f"{len(sets)} sample sets were"
+        sentences.append(
+            f"only {count} evaluated; report a distance on a small extractor over {FEWEST_SETS} seeds"
+        )
     sentences += [f"{title} was left out: the sample set does not state the classes" for title in left_out]
     if reference.size not in (None, (height, width)):
         h, w = reference.size
-        sentences.append(f"the samples are {width}x{height}, the reference images {w}x{h}")
+        sentences.append(f"the samples have {width}x{height} pixels, but the reference images have {w}x{h}")
     if any(getattr(samples, "allow_jpeg", False) for samples in sets):
-        sentences.append("lossily compressed images were allowed; compare these metrics with no others")
+        sentences.append("lossily compressed images were allowed; do not compare these metrics with others")
     return sentences
 
 

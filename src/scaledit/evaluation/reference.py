@@ -100,11 +100,15 @@ def _from_arrays(
         )
     n = origin.get("n")
     if n is not None and (type(n) is not int or n < 2):
-        raise UsageError(f"{path} says that it is of {shown(n)} images")
+        raise UsageError(
+            f"{path} says that it was made of {shown(n)} images, which must be a whole number of at least 2"
+        )
     pool, size = arrays.get("pool"), None
     if pool is not None:
         if pool.ndim != 2 or len(pool) < 2 or ("mu" in arrays and pool.shape[1:] != arrays["mu"].shape):
-            raise UsageError(f"{path}: pool is {pool.shape}; features are (images, dimensions of mu)")
+            raise UsageError(
+                f"{path}: pool has the shape {pool.shape}; features have the shape (images, dimensions of mu)"
+            )
         pool = _floats(path, "pool", pool).astype(np.float32)
     elif use_images:
         [features] = extract(npz_samples(path), [extractor], progress)

@@ -103,7 +103,7 @@ class Result:
     def read(cls, path: Path) -> Result:
         """Raises UsageError unless `path` is a file that `scaledit evaluate --json` wrote."""
         if not path.exists():
-            raise UsageError(f"there is no {path}")
+            raise UsageError(f"{path} does not exist")
         value = read_json(path, WHAT, error=UsageError)
         try:
             result = cls.from_json(value)

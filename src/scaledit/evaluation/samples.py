@@ -27,7 +27,7 @@ from PIL import Image
 
 from scaledit.config import old
 from scaledit.data.decode import PNG_DEPTH
-from scaledit.errors import UsageError, reading, reason, shown
+from scaledit.errors import UsageError, counted, reading, reason, shown
 from scaledit.files.reading import PNG_MAGIC, check_png
 from scaledit.pipeline import Pipeline
 from scaledit.sampling.generate import REQUEST, Parts
@@ -141,7 +141,7 @@ def npz_samples(path: Path) -> StoredSamples:
         origin = origin_of(small_array(archive, "origin", path), path) if "origin.npy" in names else {}
     if labels is not None:
         if labels.shape != (n,) or labels.dtype.kind not in "iu":
-            actual = f"{labels.dtype}{labels.shape}"
+            actual = f"{labels.dtype} of the shape {labels.shape}"
             raise UsageError(f"{path}: arr_1 must be {n} whole numbers (class labels), got {actual}")
         labels = labels.astype(np.int64)  # in this machine's byte order
 
@@ -192,7 +192,7 @@ def _header(file: IO[bytes], name: str, path: Path) -> tuple[tuple[int, ...], bo
     encoded = file.read(2 if magic[6:7] == b"\1" else 4)
     length = int.from_bytes(encoded, "little")
     if length > LARGEST_HEADER:
-        raise UsageError(f"{path}: {name} has a header of {length} bytes")
+        raise UsageError(f"{path}: {name} has a header of {length} bytes, which is too large")
     header = io.BytesIO(magic + encoded + file.read(length))
     npy = np.lib.format
     try:
@@ -244,13 +244,13 @@ def _image_header(archive: zipfile.ZipFile, path: Path) -> tuple[int, int, int, 
         shape, fortran, dtype = _header(file, "arr_0", path)
         length = file.tell()
         if len(shape) == 4 and shape[1] == 3 and shape[3] != 3:
-            fix = "ADM's batch is (N, H, W, 3): transpose(0, 2, 3, 1)"
-            raise UsageError(f"{path}: arr_0 is {shape}, channels first; {fix}")
+            fix = "ADM's batch is (N, H, W, 3); use transpose(0, 2, 3, 1)"
+            raise UsageError(f"{path}: arr_0 has the shape {shape}, with channels first; {fix}")
         if len(shape) != 4 or shape[3] != 3 or 0 in shape[1:]:
-            raise UsageError(f"{path}: arr_0 is {shape}; a batch of images is (N, H, W, 3)")
+            raise UsageError(f"{path}: arr_0 has the shape {shape}; a batch of images is (N, H, W, 3)")
         if dtype != np.uint8:
             raise UsageError(
-                f"{path}: arr_0 is {dtype}; a batch is uint8 from 0 to 255 (for x in [-1, 1]: "
+                f"{path}: arr_0 has the type {dtype}; a batch is uint8 from 0 to 255 (for x in [-1, 1]: "
                 "(127.5 * x + 128).clip(0, 255).astype('uint8'))"
             )
         if fortran:
@@ -330,8 +330,8 @@ def _decoded_batches(source: str, files: Iterator[NamedReader], allow_jpeg: bool
                 h, w, _ = image.shape
                 size = size or (h, w)
                 if (h, w) != size:
-                    before = f"earlier images are {size[1]}x{size[0]}; a sample set has one size"
-                    raise UsageError(f"{source}: {name} is {w}x{h}, {before}")
+                    before = f"but earlier images have {size[1]}x{size[0]}; a sample set has one size"
+                    raise UsageError(f"{source}: {name} has {w}x{h} pixels, {before}")
             labels = [label for _, label in decoded if label is not None]
             yield Batch(
                 np.stack([image for image, _ in decoded]),
@@ -383,7 +383,9 @@ def _tar(path: Path) -> Iterator[tarfile.TarFile]:
             raise UsageError(f"{path} is not a tar archive, or it is corrupt ({reason(error)})") from None
         if end != bytes(tarfile.BLOCKSIZE):
             wrong = "is corrupt" if len(end) == tarfile.BLOCKSIZE else "is cut short"
-            raise UsageError(f"{path} {wrong} after {entries} entries: a tar archive ends in zeros")
+            raise UsageError(
+                f"{path} {wrong} after {counted(entries, 'entry', 'entries')}; a tar archive ends in zeros"
+            )
 
 
 class _Bounded:
@@ -428,7 +430,7 @@ def _decode(name: str, data: bytes, allow_jpeg: bool) -> tuple[np.ndarray, int |
             raise UsageError(f"{name} has {data[PNG_DEPTH]} bits per channel; {fix}")
         label = _png_origin(data).get("class")
         if label is not None and (type(label) is not int or not 0 <= label < 1 << 62):
-            raise UsageError(f"{name} says that its class is {shown(label)}")
+            raise UsageError(f"{name} says that its class is {shown(label)}, which is not a class number")
         return np.asarray(image.convert("RGB")), label
 
 
@@ -445,7 +447,8 @@ def _generated_samples(folder: Path) -> StoredSamples:
     parts = Parts.read(folder)
     if missing := parts.missing():
         raise UsageError(
-            f"{folder} is incomplete: {len(missing)} of {len(parts.numbers())} parts are missing; run its "
+            f"{folder} is incomplete: {len(missing)} of {len(parts.numbers())} parts "
+            f"{'is' if len(missing) == 1 else 'are'} missing; run its "
             "scaledit generate command again"
         )
 
@@ -453,8 +456,8 @@ def _generated_samples(folder: Path) -> StoredSamples:
         for k in parts.numbers():
             part, n = npz_samples(parts.path(k)), len(parts.indices(k))
             if part.n != n:
-                fix = "delete it and run its scaledit generate again"
-                raise UsageError(f"{part.name} contains {part.n} images instead of {n}; {fix}")
+                fix = "delete it and run its scaledit generate command again"
+                raise UsageError(f"{part.name} contains {counted(part.n, 'image')} instead of {n}; {fix}")
             yield from part.batches()
 
     return StoredSamples(str(folder), parts.n, parts.request, batches)
@@ -466,7 +469,7 @@ def open_samples(path: Path, allow_jpeg: bool = False) -> SampleSet:
     Raises UsageError saying what is wrong with it, and how to fix that.
     """
     if not path.exists():
-        raise UsageError(f"there is no {path}")
+        raise UsageError(f"{path} does not exist")
     if (path / REQUEST).is_file():
         samples = _generated_samples(path)
     elif path.is_dir():
@@ -486,5 +489,4 @@ def open_samples(path: Path, allow_jpeg: bool = False) -> SampleSet:
 def check_count(samples: SampleSet) -> None:
     """Raises UsageError for fewer than two images, which have no covariance."""
     if samples.n < 2:
-        images = "1 image" if samples.n == 1 else f"{samples.n} images"
-        raise UsageError(f"{samples.name} has {images}; metrics need at least two")
+        raise UsageError(f"{samples.name} has {counted(samples.n, 'image')}; metrics need at least two")

@@ -105,5 +105,5 @@ def check_png(data: bytes) -> None:
         if len(data) < end + 4:
             raise ValueError("it is truncated")
         if zlib.crc32(memoryview(data)[start + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-            raise ValueError(f"its chunk {kind!r} does not match its checksum")
+            raise ValueError(f"its chunk {kind.decode('latin-1')!r} does not match its checksum")
         start = end + 4

@@ -53,7 +53,7 @@ def open_model(
     """
     hints = hints or Hints()
     if not path.exists():
-        raise UsageError(f"there is no {path}")
+        raise UsageError(f"{path} does not exist")
     if path.is_file():
         return _from_file(path, hints, weights, allow_nonfinite)
     folder = native.locate(path)
@@ -105,7 +105,8 @@ def _from_file(path: Path, hints: Hints, kind: str, allow_nonfinite: bool) -> Mo
         source["layout"] = "official (SiT)"
     elif hints.model is None:
         notes += (
-            "read as a DiT (linear betas, epsilon); SiT's files look the same: pass --model SiT-XL/2 for one",
+            "read as a DiT (linear betas, epsilon); SiT's files look the same, so pass --model "
+            "SiT-XL/2 for one",
         )
     model = from_weights(config, weights, SIT if hints.is_flow else EPSILON, source, notes)
     return dataclasses.replace(model, kind=kind, sha256=source["sha256"])
@@ -141,7 +142,7 @@ def _part(
     (part,) = candidates
     if part in averages:
         return parts[part], "ema", ()
-    note = f"the file has no average of the weights: {part or 'the bare state dict'} is used"
+    note = f"the file has no EMA weights; {part or 'the bare state dict'} is used instead"
     return parts[part], "model", () if kind == "model" else (note,)
 
 
@@ -197,12 +198,12 @@ def write(
     has_pipeline, notes = diffusers_folder.has_pipeline(model), []
     if not has_pipeline and model.autoencoder_info is None:
         notes.append(
-            "diffusers' DiTPipeline needs an autoencoder to make pixels: it does not open the folder"
+            "diffusers' DiTPipeline needs an autoencoder to make pixels, so it cannot open the folder"
         )
     elif not has_pipeline:
         notes.append(
-            f"diffusers' DiTPipeline does not sample the schedule {model.config.diffusion.schedule.label()}: "
-            f"the folder holds the transformer alone"
+            f"diffusers' DiTPipeline does not sample the schedule {model.config.diffusion.schedule.label()}, "
+            "so the folder contains the transformer only"
         )
     elif not model.config.autoencoder.path:
         notes.append("no autoencoder is recorded: pass one to DiTPipeline.from_pretrained with vae=")
@@ -210,11 +211,11 @@ def write(
         return Written(sha256, None, tuple(notes))
     if has_pipeline and model.config.model.num_classes != 1000:
         notes.append(
-            "DiTPipeline's null label is 1000, which this model lacks: it cannot guide the plain folder"
+            "DiTPipeline's null label is 1000, which this model lacks, so it cannot guide the plain folder"
         )
     difference = measured(model, out)
     if difference is None:
-        notes.append("diffusers is not installed: the difference of the plain layout was not measured")
+        notes.append("diffusers is not installed, so the difference of the plain layout was not measured")
     return Written(sha256, difference, tuple(notes))
 
 

@@ -188,7 +188,7 @@ def _with_native_config(model: Model, path: Path, allowed: Allowed) -> Model:
     """The model with what scaledit.json states. Raises UsageError if that does not fit the weights."""
     if not path.is_file():
         return model
-    kind, fix = "what scaledit writes", "delete it to go by the weights alone"
+    kind, fix = "a file of scaledit", "delete it to go by the weights alone"
     with reading(path, kind, fix, UsageError):
         values = modern_state(read_json(path, kind, fix, UsageError))
         config = RunConfig.from_json(values["config"], allowed)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import torch
 
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, and_more
 from scaledit.interop.lazy_tensors import Lazy, cat
 from scaledit.interop.official import NATIVE_PATCHES, check_conditioning
 from scaledit.models.config import DiTConfig
@@ -74,7 +74,7 @@ def to_native(weights: Mapping[str, Lazy]) -> dict[str, Lazy]:
                     _check_same(out.setdefault(f"{native}{kind}", rest[key]), rest.pop(key), key)
     if rest:
         raise UsageError(
-            f"the diffusers folder has {min(rest)[:100]} and {len(rest) - 1} more weights that no DiT has"
+            f"the diffusers folder has weights that no DiT has: {min(rest)[:100]}{and_more(len(rest) - 1)}"
         )
     if NATIVE_PATCHES in out and len(out[NATIVE_PATCHES].shape) == 4:
         width, channels, rows, columns = out[NATIVE_PATCHES].shape
@@ -99,7 +99,7 @@ def to_diffusers(weights: Mapping[str, Lazy], config: DiTConfig) -> dict[str, La
     check_conditioning(config, "diffusers")
     if config.height != config.width:
         raise UsageError(
-            f"diffusers' DiT takes squares; this model's input is {config.height}x{config.width}"
+            f"diffusers' DiT accepts squares only; this model's input is {config.height}x{config.width}"
         )
     width = config.hidden_size
     if int(width * config.mlp_ratio) != MLP_RATIO * width:

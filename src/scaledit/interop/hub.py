@@ -30,7 +30,7 @@ def is_id(name: str) -> bool:
 def check(name: str) -> None:
     """Raises UsageError if `name` is neither a path nor looks like an id; does not use the network."""
     if not is_id(name) and not Path(name).exists():
-        raise UsageError(f"there is no {name}")
+        raise UsageError(f"{name} does not exist")
 
 
 def local(name: str | Path) -> Path:
@@ -44,12 +44,12 @@ def local(name: str | Path) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        raise UsageError(f"there is no {name}; {_INSTALL}") from None
+        raise UsageError(f"{name} does not exist; {_INSTALL}") from None
     try:
         return Path(snapshot_download(repo_id, allow_patterns=list(FETCHED)))
     except Exception as error:  # the Hub's client raises its own, httpx's and OSError
         raise UsageError(
-            f"there is no {name}: no such path, and the Hub did not provide it ({_reason(error)})"
+            f"{name} does not exist on this machine, and the Hub did not provide it ({_reason(error)})"
         ) from None
 
 

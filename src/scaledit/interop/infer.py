@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from scaledit.errors import UsageError, did_you_mean
+from scaledit.errors import UsageError, counted, did_you_mean
 from scaledit.interop.official import LABELS, MOST_TOKENS, NATIVE_PATCHES, POSITION_TOLERANCE, check_size
 from scaledit.models.blocks import Block
 from scaledit.models.config import IMAGENET_CLASSES, MODEL_NAMES, PATCHES, SIZES, DiTConfig
@@ -122,7 +122,8 @@ class Classes(NamedTuple):
                 f"{self.num - 1} if the model was trained with label dropout"
             )
         if not self.null_row:
-            return f"{self.num} classes and no null label: it can be sampled without guidance only"
+            classes = counted(self.num, "class", "classes")
+            return f"{classes} and no null label: it can be sampled without guidance only"
         return None
 
 
@@ -244,8 +245,9 @@ def _heads(depth: int, width: int, hints: Hints) -> int:
     size = _size_of(depth, width)
     if size is None:
         raise UsageError(
-            f"weights do not show their number of heads, and {depth} blocks of width {width} are not one of "
-            "the paper's sizes; convert it with --heads N"
+            f"these weights do not show their number of heads, and {depth} blocks of width {width} "
+            f"are not one of "
+            "the paper's sizes; convert them with --heads N"
         )
     return SIZES[size][2]
 

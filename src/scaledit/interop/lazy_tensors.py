@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from scaledit.callbacks import Progress
-from scaledit.errors import RunError, UsageError, reading
+from scaledit.errors import RunError, UsageError, counted, reading
 from scaledit.files import tensors as safetensors_files
 from scaledit.files.manifest import FileHash
 
@@ -122,7 +122,7 @@ def describe_nonfinite(tensors: Mapping[str, Lazy]) -> str:
     if not counts:
         return ""
     name, wrong = next(iter(counts.items()))
-    more = f", and values of {len(counts) - 1} more tensors" if len(counts) > 1 else ""
+    more = f", and so are values of {counted(len(counts) - 1, 'more tensor')}" if len(counts) > 1 else ""
     return f"{wrong} of the {math.prod(tensors[name].shape)} values of {name[:100]} are NaN or infinite{more}"
 
 

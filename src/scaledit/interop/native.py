@@ -81,7 +81,10 @@ def read(
     for key in sorted(expected.keys() | actual.keys()):
         shape, needed = actual.get(key, "nothing"), expected.get(key, "nothing")
         if shape != needed:
-            raise UsageError(f"{folder} does not fit its config: {key} is {shape}, the config says {needed}")
+            raise UsageError(
+                f"{folder} does not fit its config: {key} has the shape {shape}, but "
+                f"the config needs {needed}"
+            )
     tensors, notes = checked_finite(tensors, folder / name, allow_nonfinite)
     return Model(
         config=config,

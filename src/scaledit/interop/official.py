@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, and_more
 from scaledit.interop.lazy_tensors import DTYPES, Lazy, cat, from_tensor
 from scaledit.models.config import DiTConfig
 from scaledit.models.dit import DiT
@@ -131,7 +131,7 @@ def check_size(config: DiTConfig, tensors: int) -> None:
     would fill the memory, or more blocks than there are `tensors`."""
     if config.tokens > MOST_TOKENS:
         raise UsageError(
-            f"an input of {config.height}x{config.width} has {config.tokens} patches, which is too large"
+            f"an input of {config.height}x{config.width} has {config.tokens} patches, which are too many"
         )
     if config.depth > tensors:
         raise UsageError(
@@ -148,13 +148,13 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], config: DiTConfig) -> No
     if missing or unknown:
         raise UsageError(
             "the state dict does not fit this config"
-            + (f"; missing {_official(missing[0])} and {len(missing) - 1} more" if missing else "")
-            + (f"; unknown {_official(unknown[0])[:100]} and {len(unknown) - 1} more" if unknown else "")
+            + (f"; missing: {_official(missing[0])}{and_more(len(missing) - 1)}" if missing else "")
+            + (f"; unknown: {_official(unknown[0])[:100]}{and_more(len(unknown) - 1)}" if unknown else "")
         )
     for key, shape in shapes.items():
         if shape != expected[key]:
             needed = _official_shape(config, key, expected[key])
-            raise UsageError(f"{_official(key)} has shape {shape}, this config needs {needed}")
+            raise UsageError(f"{_official(key)} has the shape {shape}, but this config needs {needed}")
 
 
 def load(config: DiTConfig, state_dict: Mapping[str, Tensor]) -> DiT:
@@ -167,7 +167,7 @@ def load(config: DiTConfig, state_dict: Mapping[str, Tensor]) -> DiT:
     check_conditioning(config)
     patches, needed = state_dict.get(PATCHES), _official_shape(config, NATIVE_PATCHES, ())
     if patches is not None and tuple(patches.shape) != needed:
-        raise UsageError(f"{PATCHES} has shape {tuple(patches.shape)}, this config needs {needed}")
+        raise UsageError(f"{PATCHES} has the shape {tuple(patches.shape)}, but this config needs {needed}")
     native = to_native({key: from_tensor(value) for key, value in state_dict.items() if key != POSITION})
     weights = with_null_row(native, config)
     check_shapes({key: lazy.shape for key, lazy in weights.items()}, config)

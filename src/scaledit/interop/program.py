@@ -48,12 +48,12 @@ class ProgramNet:
     ) -> Tensor:
         if second is not None or hidden or not isinstance(y, Tensor):
             raise UsageError(
-                "an exported program takes x, t and a tensor of labels y, but no other condition, "
+                "an exported program accepts x, t and a tensor of labels y, but no other condition, "
                 "second time or hidden blocks; use the DiT that it was exported from"
             )
         if x.shape[1:] != self.config.shape:
             shape = ", ".join(map(str, self.config.shape))
-            raise UsageError(f"this program takes inputs of shape (N, {shape}), got {tuple(x.shape)}")
+            raise UsageError(f"this program accepts inputs of shape (N, {shape}), got {tuple(x.shape)}")
         return self.module(x, t, y)
 
 
@@ -68,7 +68,7 @@ def export(net: DiT) -> torch.export.ExportedProgram:
 def example(net: DiT) -> tuple[Tensor, Tensor, Tensor]:
     """(x, t, y) on the device of `net`, to trace it with. Raises UsageError if it has a second time."""
     if net.config.second_time:
-        raise UsageError("exported networks take x, t and y only, but this model has a second time")
+        raise UsageError("exported networks accept x, t and y only, but this model has a second time")
     device = next(net.parameters()).device
     x = torch.zeros(EXAMPLE, *net.config.shape, device=device)
     t = torch.zeros(EXAMPLE, device=device)
@@ -107,7 +107,7 @@ def load(path: Path, *, trusted: bool = False) -> ProgramNet:
         program = torch.export.load(path, extra_files=extra)
         config = DiTConfig(**json.loads(extra[CONFIG]))
     except FileNotFoundError:
-        raise UsageError(f"there is no {path}") from None
+        raise UsageError(f"{path} does not exist") from None
     except Exception as error:  # torch's readers raise many types; the first line of the message is enough
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(f"{path} is not a program that scaledit exported ({reason})") from None

@@ -130,14 +130,15 @@ class DiT(Derived):
         config = self.config
         if x.shape[1:] != config.shape:
             raise UsageError(
-                f"this DiT takes inputs of shape (N, {', '.join(map(str, config.shape))}), "
+                f"this DiT accepts inputs of shape (N, {', '.join(map(str, config.shape))}), "
                 f"got {tuple(x.shape)}"
             )
         if (second is not None) != config.second_time:
             raise UsageError(
-                "this model takes two times; pass second=, (N,)"
+                "this model needs two times; pass second=, (N,)"
                 if second is None
-                else "this model takes one time; create it with model.second_time=true to pass a second one"
+                else "this model accepts one time only; create it with model.second_time=true to "
+                "pass a second one"
             )
         for i in hidden:
             if not 0 <= i < config.depth:

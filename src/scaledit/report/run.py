@@ -14,6 +14,7 @@ import numpy as np
 from scaledit import images
 from scaledit.callbacks import Progress
 from scaledit.config import scaled
+from scaledit.errors import counted
 from scaledit.evaluation.judge import Judge, is_data_set, open_judge, sample_sets
 from scaledit.evaluation.result import Result
 from scaledit.files.reading import picture_in
@@ -90,7 +91,9 @@ def read_events(run: Path) -> tuple[Events, list[str]]:
         event for event in lines.records[:MAX_EVENTS] if event["event"] != "evaluated" or _is_result(event)
     ]
     skipped = len(lines.records) - len(events) + len(lines.corrupt)
-    return events, [f"{skipped} lines of {log.LOG} that are no event of a run"] * bool(skipped)
+    return events, [f"{counted(skipped, 'line')} of {log.LOG} that cannot be read as events of a run"] * bool(
+        skipped
+    )
 
 
 def _is_number(value: object) -> bool:

@@ -24,7 +24,7 @@ import numpy as np
 from scaledit import checks
 from scaledit.callbacks import Progress
 from scaledit.config import old
-from scaledit.errors import RunError, UsageError
+from scaledit.errors import RunError, UsageError, counted
 from scaledit.files.reading import read_json
 from scaledit.files.shards import ALL, Shard, begin_or_join
 from scaledit.pipeline import Pipeline
@@ -90,7 +90,7 @@ class Parts:
             except Exception as error:  # numpy and zipfile raise many kinds for corrupt files
                 raise RunError(f"{path} is corrupt ({error}); {fix}") from None
             if len(images) != len(self.indices(k)):
-                raise RunError(f"{path} contains {len(images)} images; {fix}")
+                raise RunError(f"{path} contains {counted(len(images), 'image')}; {fix}")
             yield images
 
 

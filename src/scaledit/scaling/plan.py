@@ -20,7 +20,7 @@ from typing import Any
 
 from scaledit.config import RunConfig
 from scaledit.diffusion import Guidance, Sampler
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, counted
 from scaledit.models import flops
 from scaledit.models.config import DiTConfig
 from scaledit.models.description import Description
@@ -126,7 +126,7 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
     speed, utilization = _speed(hardware, flops_per_step, iterations_per_second)
     if train.batch_size % (devices * train.accumulate):
         raise UsageError(
-            f"train.batch_size {train.batch_size} does not divide over devices {devices} times "
+            f"train.batch_size {train.batch_size} is not divisible by {counted(devices, 'device')} times "
             f"train.accumulate {train.accumulate}; change one of the three"
         )
     micro_batch = train.batch_size // (devices * train.accumulate)

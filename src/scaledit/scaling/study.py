@@ -30,7 +30,7 @@ from typing import Any
 
 from scaledit import config as configs
 from scaledit.config import RunConfig, old
-from scaledit.errors import UsageError, did_you_mean, shown
+from scaledit.errors import UsageError, did_you_mean, listed, shown
 from scaledit.scaling.table import DECODER, FINAL, GUIDANCE, SAMPLING, file_name
 
 STUDIES = Path(__file__).parent.parent / "studies"
@@ -103,7 +103,7 @@ def load(study: str) -> Study:
             raise UsageError(f"{study}: unknown key {key!r}{did_you_mean(key, KEYS)}")
     for key in ("recipe", "runs"):
         if not table.get(key):
-            raise UsageError(f"{study} lacks {key}")
+            raise UsageError(f"{study} lacks the key {key!r}")
     for key in ("recipe", "title"):
         if not isinstance(table.get(key, ""), str):
             raise UsageError(f"{study}: {key} must be a string, got {shown(table[key])}")
@@ -131,7 +131,7 @@ def _read(study: str, extended_by: tuple[str, ...] = ()) -> tuple[dict[str, Any]
     if base is None:
         return table, text
     if not isinstance(base, str):
-        raise UsageError(f"{path}: extends must be a study's name or path, got {shown(base)}")
+        raise UsageError(f"{path}: extends must be the name or the path of a study, got {shown(base)}")
     below, base_text = _read(base, (*extended_by, study))
     return _merged(below, table), f"{base_text}\n{text}"
 
@@ -222,14 +222,17 @@ def _measurements(study: str, blocks: Any, runs: tuple[StudyRun, ...]) -> Iterat
             raise UsageError(f"{study}: unknown part {shown(part)} of a measure{near}")
         for section in block:
             if section not in MEASURED:
-                raise UsageError(f"{study}: a measure changes {', '.join(MEASURED)}, not {shown(section)}")
+                raise UsageError(
+                    f"{study}: a measure can change {listed(MEASURED, 'and')} only, not {shown(section)}"
+                )
             _mapping(study, section, block[section])
         choices = list(itertools.islice(_choices(block), MOST_RUNS))
         if len(choices) == MOST_RUNS:
             raise UsageError(f"{study} declares {MOST_RUNS:,} measurements or more; choose fewer values")
         selected = [run for run in runs if _selected(study, run, where)]
         if not selected:
-            raise UsageError(f"{study}: no run is {where}, which the measure of {part} selects")
+            wanted = ", ".join(f"{key}={value}" for key, value in where.items())
+            raise UsageError(f"{study}: no run has {wanted}, which the measure of {part} selects")
         for run, changes in itertools.product(selected, choices):
             measurement = Measurement(run, part, _changed(study, run.config, changes), changes)
             if measurement.key not in seen:

@@ -84,12 +84,13 @@ def _check_fits(config: AutoencoderRun, dataset: TrainingSet) -> None:
     f = 2 ** (len(config.model.widths) - 1)
     if channels != 3:
         raise UsageError(
-            f"autoencoders need images with 3 channels, but data.name={config.data.name!r} has {channels}"
+            f"autoencoders need images with 3 channels, but data.name={config.data.name} has {channels}"
         )
     crop = config.train.crop
     if crop > min(height, width) or crop % f:
         raise UsageError(
-            f"train.crop {crop} must be a multiple of {f} and at most the images' {min(height, width)}"
+            f"train.crop {crop} must be a multiple of {f} and at most {min(height, width)}, the "
+            f"side of the images"
         )
     if height % f or width % f:
         raise UsageError(

@@ -22,7 +22,7 @@ from scaledit.config import RunConfig, check_guidance
 from scaledit.data.latents import Latents
 from scaledit.data.sets import TrainingSet, check_fits
 from scaledit.errors import UsageError
-from scaledit.evaluation.judge import Judge, open_judge, sample_sets
+from scaledit.evaluation.judge import Judge, check_reference_fits, open_judge, sample_sets
 from scaledit.models import flops
 from scaledit.pipeline import BYTES_OF_A_NUMBER, Pipeline
 from scaledit.sampling.request import BYTES_OF_A_LABEL
@@ -42,11 +42,13 @@ def train(
     device: str = "auto",
     dataset: TrainingSet | None = None,
     context: RunContext | None = None,
+    reported: bool = False,
 ) -> Iterator[Event]:
     """Trains `config` in the run folder `out`, yielding events.
 
     resume: "auto" resumes from the latest intact checkpoint of the same config, or starts if there is none.
     dataset: replaces the one that config.data names. context: needed for several ranks, and to stop a run.
+    reported: a report that evaluates the model follows, so that evaluate.reference must fit.
     Raises UsageError before anything is written if the folder holds another run or the data does not fit;
     RunError if no checkpoint is intact or losses are not finite train.max_skips times in a row.
     """
@@ -71,6 +73,10 @@ def train(
         raise
     decoder = assemble.decoder(config.autoencoder, dataset, ranks.device)
     _check_decoder(config, decoder)
+    if config.evaluate.every or reported:
+        scale = 1 if decoder is None else decoder.autoencoder_info.downsampling
+        _, height, width = config.model.shape
+        check_reference_fits(config.evaluate, (scale * height, scale * width), config.model.num_classes)
     judge = open_judge(config.evaluate, ranks.device) if config.evaluate.every and ranks.first else None
     if isinstance(dataset, Latents) and config.data.verify:
         yield from context.first_only(0, lambda: _verified(dataset, context))

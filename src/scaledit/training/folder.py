@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from scaledit import checkpoint
-from scaledit.config import Config, differences
+from scaledit.config import Config, differences, steps_hint
 from scaledit.data.background import DEFAULT, DROP
 from scaledit.errors import RunError, UsageError, reading
 from scaledit.files.atomic import atomic_bytes, remove_abandoned
@@ -127,10 +127,12 @@ def _check_same(config: Config, out: Path, resume: str) -> None:
             raise ValueError(error) from None  # `reading` adds the file's name
     changed = differences(existing, config)
     if changed:
+        more = f"; and {len(changed) - 3} more" if len(changed) > 3 else ""
+        hint = steps_hint(existing, config)
         raise UsageError(
-            f"{out} contains a run with another config ({'; '.join(changed[:3])}"
-            + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
-            + "); choose another --out, or use that run's config"
+            f"{out} contains a run with another config ({'; '.join(changed[:3])}{more}); choose "
+            f"another --out, "
+            f"or use that run's config{f'. {hint}' if hint else ''}"
         )
     if resume != "auto":
         raise UsageError(

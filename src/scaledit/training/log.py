@@ -225,5 +225,5 @@ def _is_result(value: Mapping[str, Any]) -> bool:
 
 def _warn_corrupt(path: Path, count: int, action: str) -> None:
     lines = "1 line is" if count == 1 else f"{count} lines are"
-    message = "%s is corrupt: %s %s; the others count"
+    message = "%s is corrupt: %s %s; the other lines are used"
     logging.getLogger(__name__).warning(message, printable(path), lines, action)

@@ -18,7 +18,7 @@ import torch
 from scaledit import checkpoint, machine
 from scaledit.config import Config
 from scaledit.data import loader
-from scaledit.errors import RunError
+from scaledit.errors import RunError, counted
 from scaledit.models.flops import TRAIN_FORWARDS
 from scaledit.training import folder
 from scaledit.training.events import (
@@ -179,7 +179,10 @@ class Run(Generic[State]):
                 self.skips += 1
                 yield self._skipped(result)
                 if self.skips >= train.max_skips:
-                    self._give_up(f"{self.skips} steps in a row were not finite (loss {result.loss})")
+                    self._give_up(
+                        f"{counted(self.skips, 'step')} in a row had values that are not "
+                        f"finite (loss {result.loss})"
+                    )
             else:
                 self.skips = 0
                 if due(state.step, train.log_every) or last:

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from scaledit import assemble
-from scaledit.errors import RunError, UsageError
+from scaledit.errors import RunError, UsageError, counted
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=7)
@@ -59,8 +59,8 @@ class Ranks:
         if torch_device.type == "cuda":
             if local_rank >= torch.cuda.device_count():
                 raise UsageError(
-                    f"rank {rank} needs the GPU {local_rank} of this machine, which has "
-                    f"{torch.cuda.device_count()}; start at most that many ranks on it"
+                    f"rank {rank} needs the GPU {local_rank} of this machine, which has only "
+                    f"{counted(torch.cuda.device_count(), 'GPU')}; start one rank per GPU"
                 )
             torch_device = torch.device("cuda", local_rank)
             torch.cuda.set_device(torch_device)

@@ -31,7 +31,7 @@ from scaledit.data.latents import Latents
 from scaledit.data.names import encoded, natural_key
 from scaledit.data.sets import Images, TrainingSet
 from scaledit.data.sources import Source
-from scaledit.errors import RunError, UsageError
+from scaledit.errors import RunError, UsageError, counted
 from scaledit.training.events import DataChanged, DataRecorded, Event
 from scaledit.training.folder import CHECKPOINTS
 
@@ -126,7 +126,7 @@ class SameData:
             differences.append(f"{_images(samples)} before, {_images(len(self.dataset))} now")
         recorded, current = before.get("fingerprint"), self.record["fingerprint"] if before else None
         if not differences and None not in (recorded, current) and recorded != current:
-            differences.append(f"as many images ({samples}) in the same classes, but not the same ones")
+            differences.append(f"as many images ({samples}) in the same classes, but other images")
         return differences
 
 
@@ -176,15 +176,18 @@ def _class_differences(before: list[str], now: list[str]) -> list[str]:
     if len(before) != len(now):
         names = [f"new: {name!r}" for name in now if name not in set(before)]
         names += [f"gone: {name!r}" for name in before if name not in set(now)]
-        return [f"{len(before)} classes before, {len(now)} now ({', '.join(_shortened(names, 'of them'))})"]
+        return [
+            f"{counted(len(before), 'class', 'classes')} before, {len(now)} now "
+            f"({', '.join(_shortened(names, 'of them'))})"
+        ]
     renamed = [(k, a, b) for k, (a, b) in enumerate(zip(before, now, strict=True)) if a != b]
     if set(before) == set(now):
         k, a, b = renamed[0]
         return [
-            f"the classes are in another order (class {k} was {a!r}, is {b!r}), so that labels would mean "
+            f"the classes are in another order (class {k} was {a!r} and is now {b!r}), so that labels would mean "
             "other classes"
         ]
-    return _shortened([f"class {k} was {a!r}, is {b!r}" for k, a, b in renamed], "classes")
+    return _shortened([f"class {k} was {a!r} and is now {b!r}" for k, a, b in renamed], "classes")
 
 
 def _shortened(parts: list[str], noun: str) -> list[str]:

@@ -13,6 +13,7 @@ class DigitsClassifier(SmallNetwork, name="digits"):
     """A small classifier of the digits, trained on the training split."""
 
     module = "digits"
+    side = 8
     outputs = ("pool", "logits", "nearest")
     classifies = True
     about = f"FD-digits: {ON_CLASSIFIER}"
@@ -23,5 +24,6 @@ class DigitsTwin(SmallNetwork, name="digits-random"):
     """The same network with random weights: a trained one hardly sees fine noise, this one does."""
 
     module = "digits"
+    side = 8
     twin = True
     about = f"FD-digits-random: {ON_TWIN}"

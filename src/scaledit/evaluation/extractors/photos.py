@@ -13,6 +13,7 @@ class PhotosClassifier(SmallNetwork, name="photos"):
     """A small classifier of the photos, trained on the training split."""
 
     module = "photos"
+    side = 64
     outputs = ("pool", "logits")
     classifies = True
     about = f"FD-photos: {ON_CLASSIFIER}"
@@ -23,5 +24,6 @@ class PhotosTwin(SmallNetwork, name="photos-random"):
     """The same network with random weights: a trained one hardly sees fine noise, this one does."""
 
     module = "photos"
+    side = 64
     twin = True
     about = f"FD-photos-random: {ON_TWIN}"

@@ -33,7 +33,7 @@ class LabelTable(Conditioner, name="labels"):
             return y
         if isinstance(y, torch.Tensor):
             return Labels(y, config.num_classes)
-        raise UsageError(f"this model takes class labels, got {type(y).__name__}")
+        raise UsageError(f"this model accepts class labels, got {type(y).__name__}")
 
     def embed(self, net: Any, condition: Labels) -> EmbeddedCondition:
         return EmbeddedCondition(net.label_embed(condition.values))
