@@ -181,8 +181,8 @@ def is_data_set(reference: str) -> bool:
 def check_reference_fits(
     config: EvaluateConfig, size: tuple[int, int], num_classes: int, allowed: Allowed = YOURS
 ) -> None:
-    """Raises UsageError if the data set that config.reference names cannot evaluate images of this size (height,
-    width) and of this many classes. Loads no network."""
+    """Raises UsageError if the data set that config.reference names cannot evaluate images of this size
+    (height, width) and of this many classes. Loads no network."""
     if not is_data_set(config.reference):
         return  # the extractors of a path resize images, and it has no classes
     data_set = part.build(DataSet, config.reference, "evaluate.reference", allowed)
