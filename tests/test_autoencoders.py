@@ -383,7 +383,8 @@ def test_data_and_starting_points_that_do_not_fit_are_refused(folder: Path, tmp_
         start(f"train.init={folder}", dataset=pictures(4), held_out=pictures(4))
     for crop in (7, 18):
         with pytest.raises(
-            UsageError, match=f"train.crop {crop} must be a multiple of 2 and at most the images' 16"
+            UsageError,
+            match=f"train.crop {crop} must be a multiple of 2 and at most 16, the side of the images",
         ):
             start(f"train.crop={crop}", dataset=pictures(4), held_out=pictures(4))
     assert not (tmp_path / "run").exists()

@@ -226,7 +226,7 @@ def test_a_design_that_lacks_something_is_refused_before_anything_is_built(tmp_p
         small(conditioning="half_blocks:Parallel")
     with pytest.raises(UsageError, match=r"model.conditioning.ratio must be at least 1, got 0"):
         small(conditioning={"name": parallel, "ratio": 0})
-    with pytest.raises(UsageError, match=r"unknown key model.conditioning.rate.*has the fields ratio"):
+    with pytest.raises(UsageError, match=r"unknown key model.conditioning.rate.*has the field ratio"):
         config.load("digits", [f'model.conditioning={{name = "{parallel}", rate = 3}}'])
     (tmp_path / "taken_blocks.py").write_text(PARALLEL.replace('"norm"', '"design"'))
     with pytest.raises(UsageError, match="cannot be called 'design'"):

@@ -325,7 +325,7 @@ def test_the_hub_is_asked_only_with_an_id(
     assert done.returncode == 0, done.stderr
     step, missing, mistyped, refused = done.stdout.splitlines()
     assert step == "4"
-    assert "no such path, and the Hub did not provide it" in missing
+    assert "does not exist on this machine, and the Hub did not provide it" in missing
     assert mistyped == f"{pixel_run / 'no'} does not exist"
     assert refused == "someone/new was not uploaded, because HF_HUB_OFFLINE is set"
     monkeypatch.chdir(pixel_run.parent)

@@ -225,7 +225,7 @@ def test_another_request_does_not_mix_with_existing_files(images: Path, tmp_path
     assert main(command(images, "nowhere", tmp_path / "x")) == 2
     assert main(command(tmp_path / "nowhere", "pixels", tmp_path / "x")) == 2
     assert main(command(Path("photos"), "pixels", tmp_path / "x")) == 2
-    assert "photos are 64x64; leave --image-size out" in capsys.readouterr().err
+    assert "the images of photos have 64x64 pixels; leave --image-size out" in capsys.readouterr().err
 
 
 def test_images_that_do_not_fit_the_autoencoder(images: Path, autoencoder: Path, tmp_path: Path, capsys):

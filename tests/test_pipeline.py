@@ -180,7 +180,7 @@ def test_guidance_of_one_class_is_warned_of_once():
         one([0], cfg_scale=1.5)
         one([0], cfg_scale=1.5)
     assert [str(one.message) for one in said] == [
-        "guidance is classifier_free, scale 1.5, channels 3, but this model has only one class, so that "
+        "guidance is classifier_free, scale 1.5, channels 3, but this model has only one class, so "
         "guidance can only enlarge its errors; use no guidance"
     ]
 

@@ -195,7 +195,7 @@ def test_without_peak_or_price_a_plan_claims_neither():
         (lambda c: plan(c, Hardware(0, 1, 0.4)), "peak"),
         (lambda c: plan(c, Hardware(1e12, 0, 0.4)), "devices"),
         (lambda c: plan(c, Hardware(1e12, 1, 0.4, price=-1)), "price"),
-        (lambda c: plan(c, Hardware(1e12, 3, 0.4)), "train.batch_size 256.*devices 3"),
+        (lambda c: plan(c, Hardware(1e12, 3, 0.4)), "train.batch_size 256.*3 devices"),
         (lambda c: plan(c, Hardware(), 0.0), "iterations per second"),
         (lambda c: plan(c, Hardware(312e12), 5.7), "333%.*peak"),
     ],

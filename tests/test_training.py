@@ -302,7 +302,9 @@ def test_a_checkpoint_that_does_not_fit_its_config_is_refused(tmp_path: Path):
     }
     config = json.loads((tmp_path / "a" / "config.json").read_text())
     checkpoint.save(tmp_path / "c" / "checkpoints", 1, parts, config, class_names=[], skipped=0, seconds=0.0)
-    with pytest.raises(UsageError, match=r"does not fit its config: blocks.0.attn.proj.bias is \(32,\)"):
+    with pytest.raises(
+        UsageError, match=r"does not fit its config: blocks.0.attn.proj.bias has the shape \(32,\)"
+    ):
         load(tmp_path / "c")
 
 

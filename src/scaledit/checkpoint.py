@@ -188,8 +188,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if manifest.get("format") != FORMAT:
         raise OtherFormat(
             f"{folder} has checkpoint format {manifest.get('format')!r}, but this scaledit "
-            f"({__version__}) reads "
-            f"format {FORMAT}; use the scaledit that wrote it ({manifest.get('version', 'unknown')})"
+            f"({__version__}) reads format {FORMAT}; use the scaledit that wrote it "
+            f"({manifest.get('version', 'unknown')})"
         )
     if isinstance(manifest.get("state"), dict):
         manifest["state"] = modern_state(manifest["state"])

@@ -210,7 +210,7 @@ def load_model(args: argparse.Namespace, model: str | Path, section: str = "samp
         if pipeline.decoder is None:
             raise UsageError(
                 f"{model} generates pixels, so there is nothing to decode; leave the "
-                f"options of the decoder out"
+                "options of the decoder out"
             )
         pipeline = load(model, args.device, config.autoencoder, allow_import=args.allow_import)
     return replace(pipeline, config=replace(config, autoencoder=pipeline.config.autoencoder))

@@ -182,7 +182,7 @@ def _class_names(args: argparse.Namespace, model: Model) -> str | None:
 
 def _difference(difference: Difference) -> str:
     return (
-        f"plain layout: diffusers {difference.version} computes a different function; "
+        f"plain layout: diffusers {difference.version} computes a different function with these weights; "
         f"outputs differ by {difference.output:.2e} of the largest, and the cosine similarity of timestep "
         f"embeddings is as low as {difference.embedding:.2f} (t = {', '.join(map(str, difference.times))})"
     )

@@ -106,9 +106,9 @@ def _finish(study: Study, queue: Queue, args: argparse.Namespace) -> int:
     if missing:
         names = ", ".join(job.key for job in missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise RunError(
-            f"{counted(len(missing), 'job')} without a result ({names}; see "
-            f"{queue.out}/journal.jsonl); run the "
-            "same command again to resume"
+            f"{counted(len(missing), 'job')} {'has' if len(missing) == 1 else 'have'} no result "
+            f"({names}; see "
+            f"{queue.out}/journal.jsonl); run the same command again to resume"
         )
     tables.to_sqlite(table, queue.out / tables.SQLITE)
     if args.publish:
@@ -220,7 +220,7 @@ def _cost_lines(study: Study, queue: Queue, cost: Cost, workers: int) -> list[st
         f"{counted(len(study.measurements), 'measurement')}",
         f"  multiply-adds   {macs} of training, {sampling} of sampling",
         f"  time            about {cost.hours(workers):.2g} hours with {counted(workers, 'worker')} "
-        f"on this machine",
+        "on this machine",
         f"  longest run     {longest}, {seconds / 60:.2g} minutes",
         f"  done already    {done} of {len(queue.jobs)} jobs",
     ]

@@ -246,8 +246,7 @@ def _heads(depth: int, width: int, hints: Hints) -> int:
     if size is None:
         raise UsageError(
             f"these weights do not show their number of heads, and {depth} blocks of width {width} "
-            f"are not one of "
-            "the paper's sizes; convert them with --heads N"
+            "are not one of the paper's sizes; convert them with --heads N"
         )
     return SIZES[size][2]
 

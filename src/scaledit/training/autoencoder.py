@@ -90,7 +90,7 @@ def _check_fits(config: AutoencoderRun, dataset: TrainingSet) -> None:
     if crop > min(height, width) or crop % f:
         raise UsageError(
             f"train.crop {crop} must be a multiple of {f} and at most {min(height, width)}, the "
-            f"side of the images"
+            "side of the images"
         )
     if height % f or width % f:
         raise UsageError(

@@ -131,8 +131,7 @@ def _check_same(config: Config, out: Path, resume: str) -> None:
         hint = steps_hint(existing, config)
         raise UsageError(
             f"{out} contains a run with another config ({'; '.join(changed[:3])}{more}); choose "
-            f"another --out, "
-            f"or use that run's config{f'. {hint}' if hint else ''}"
+            f"another --out, or use that run's config{f'. {hint}' if hint else ''}"
         )
     if resume != "auto":
         raise UsageError(

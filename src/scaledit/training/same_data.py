@@ -184,8 +184,8 @@ def _class_differences(before: list[str], now: list[str]) -> list[str]:
     if set(before) == set(now):
         k, a, b = renamed[0]
         return [
-            f"the classes are in another order (class {k} was {a!r} and is now {b!r}), so that labels "
-            "would mean other classes"
+            f"the classes are in another order (class {k} was {a!r} and is now {b!r}), so that labels would "
+            "mean other classes"
         ]
     return _shortened([f"class {k} was {a!r} and is now {b!r}" for k, a, b in renamed], "classes")
 
