@@ -156,7 +156,7 @@ overrides = ("data.name=images", "train.steps=100000", "checkpoint.every=5", "en
 KILLED = (
     LOST
     + """
-events = train(tiny(*overrides), out, device="cpu", dataset=hooked(lambda _: None))
+events = train(tiny(*overrides, "data.workers=2"), out, device="cpu", dataset=hooked(lambda _: None))
 try:
     for event in events:
         if isinstance(event, Stepped) and event.step == 12:
