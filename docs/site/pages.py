@@ -182,9 +182,9 @@ def _sections(kind: type[Config], like: type[Config] | None = None) -> Iterator[
         yield f"### [{section}] {{ #{prefix}{section} }}"
         yield " ".join((cls.__doc__ or "").split("\n\n")[0].split())
         yield _table(
-            ("key", "type", "default", "bounds", "meaning"),
+            ("key", "meaning", "type", "default", "bounds"),
             (
-                [_code(key.name), _type(key), _code(key.default_text), key.bounds, key.doc]
+                [_code(key.name), key.doc, _type(key), _code(key.default_text), key.bounds]
                 for key in keys(kind)
                 if key.section == section
             ),
@@ -215,9 +215,9 @@ def _parts(all_keys: Iterable[Key]) -> Iterator[str]:
             yield f"**{_code(part.name)}**: {_escaped(part.summary)}"
             if part.fields:
                 yield _table(
-                    ("field", "default", "bounds", "meaning"),
+                    ("field", "meaning", "default", "bounds"),
                     (
-                        [_code(field.name), _code(field.default), field.bounds, field.doc]
+                        [_code(field.name), field.doc, _code(field.default), field.bounds]
                         for field in part.fields
                     ),
                 )
