@@ -105,10 +105,14 @@ class Sheet(NamedTuple):
 
 
 def sheet(png: bytes, alt: str, widest: int, enlarged: bool) -> Sheet:
-    """A grid at its own size, or `widest` CSS pixels wide if that is less."""
+    """A grid at its own size, or `widest` CSS pixels wide if that is less. Raises ValueError if `png` is not an
+    image."""
     from PIL import Image
 
-    width, height = Image.open(io.BytesIO(png)).size
+    try:
+        width, height = Image.open(io.BytesIO(png)).size
+    except Exception as error:  # Pillow raises many types for damaged bytes
+        raise ValueError("it cannot be read as an image") from error
     shown = min(width, widest)
     return Sheet(png, shown, max(1, round(height * shown / width)), alt, enlarged)
 
