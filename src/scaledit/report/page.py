@@ -105,8 +105,8 @@ class Sheet(NamedTuple):
 
 
 def sheet(png: bytes, alt: str, widest: int, enlarged: bool) -> Sheet:
-    """A grid at its own size, or `widest` CSS pixels wide if that is less. Raises ValueError if `png` is not an
-    image."""
+    """A grid at its own size, or `widest` CSS pixels wide if that is less. Raises ValueError if `png` is
+    not an image."""
     from PIL import Image
 
     try:
