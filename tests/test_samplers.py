@@ -93,28 +93,28 @@ def chain() -> Mixture:
     return Mixture(LinearBeta(1000))
 
 
-@pytest.fixture(scope="module")
-def fine(chain: Mixture) -> Tensor:
+def exact_on_chain(chain: Mixture, steps: int) -> Tensor:
     """Where the flow takes STARTS: from t = 999 by Heun even in log-SNR, past t = 0 to hardly any noise."""
     first = torch.tensor(999)
     log_snr = float((chain.schedule.alpha(first) / chain.schedule.sigma(first)).log())
+    at = torch.linspace(log_snr, 12, steps + 1, dtype=torch.float64)
+    weights = list(zip(torch.sigmoid(2 * at).sqrt(), torch.sigmoid(-2 * at).sqrt(), strict=True))
+    x = STARTS
 
-    def solution(steps: int) -> Tensor:
-        at = torch.linspace(log_snr, 12, steps + 1, dtype=torch.float64)
-        weights = list(zip(torch.sigmoid(2 * at).sqrt(), torch.sigmoid(-2 * at).sqrt(), strict=True))
-        x = STARTS
+    def slope(x: Tensor, here: tuple[Tensor, Tensor], d: tuple[Tensor, Tensor]) -> Tensor:
+        x0 = chain.x0(x, *here)
+        return d[0] * x0 + d[1] * (x - here[0] * x0) / here[1]
 
-        def slope(x: Tensor, here: tuple[Tensor, Tensor], d: tuple[Tensor, Tensor]) -> Tensor:
-            x0 = chain.x0(x, *here)
-            return d[0] * x0 + d[1] * (x - here[0] * x0) / here[1]
+    for here, there in itertools.pairwise(weights):
+        d = (there[0] - here[0], there[1] - here[1])
+        euler = slope(x, here, d)
+        x = x + (euler + slope(x + euler, there, d)) / 2
+    return chain.x0(x, *weights[-1])
 
-        for here, there in itertools.pairwise(weights):
-            d = (there[0] - here[0], there[1] - here[1])
-            euler = slope(x, here, d)
-            x = x + (euler + slope(x + euler, there, d)) / 2
-        return chain.x0(x, *weights[-1])
 
-    coarse, fine = solution(500), solution(1000)
+@pytest.fixture(scope="module")
+def fine(chain: Mixture) -> Tensor:
+    coarse, fine = exact_on_chain(chain, 500), exact_on_chain(chain, 1000)
     assert rms(coarse, fine) < 1e-4  # at least ten times smaller than what is measured with it
     return fine
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import itertools
 import sys
 import tempfile
 from collections.abc import Callable
@@ -58,7 +57,7 @@ from scaledit.diffusion import (  # noqa: E402
 )
 from scaledit.evaluation.digits import trained  # noqa: E402
 from scaledit.evaluation.metrics import Statistics, frechet_distance  # noqa: E402
-from test_samplers import STARTS, From, Mixture, rms  # noqa: E402  # pyright: ignore[reportMissingImports]
+from test_samplers import STARTS, From, Mixture, exact_on_chain, rms  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 LARGEST = 100_000
 """Bytes that a figure may have."""
@@ -203,30 +202,13 @@ def guidance_tradeoff() -> Figure:
 EVALUATIONS = (6, 8, 10, 12, 16, 20, 30, 50, 100)
 
 
-def exact_on_chain(mixture: Mixture, steps: int = 1000) -> torch.Tensor:
-    """Where the probability flow takes STARTS from a chain's noisiest time: Heun's method, even in log-SNR,
-    past t = 0 to hardly any noise, as in the fixture `fine` of tests/test_samplers.py."""
-    schedule = mixture.schedule
-    first = float(schedule.log_snr(torch.tensor(schedule.noisiest)))
-    log_snr = torch.linspace(first, 12, steps + 1, dtype=torch.float64)
-    weights = list(zip(torch.sigmoid(2 * log_snr).sqrt(), torch.sigmoid(-2 * log_snr).sqrt(), strict=True))
-    x = STARTS
-
-    def slope(x: torch.Tensor, here: tuple[torch.Tensor, torch.Tensor], d: tuple) -> torch.Tensor:
-        x0 = mixture.x0(x, *here)
-        return d[0] * x0 + d[1] * (x - here[0] * x0) / here[1]
-
-    for here, there in itertools.pairwise(weights):
-        d = (there[0] - here[0], there[1] - here[1])
-        euler = slope(x, here, d)
-        x = x + (euler + slope(x + euler, there, d)) / 2
-    return mixture.x0(x, *weights[-1])
-
-
 def samplers_error() -> Figure:
     """The distance from the exact solution over evaluations, on a mixture of Gaussians."""
     chain, flow = Mixture(LinearBeta()), Mixture(LinearFlow())
-    exact = {"linear": exact_on_chain(chain), "flow": sample(flow, Heun(2000, times=Sine()), From(STARTS))}
+    exact = {
+        "linear": exact_on_chain(chain, 1000),
+        "flow": sample(flow, Heun(2000, times=Sine()), From(STARTS)),
+    }
     lines: dict[str, dict[str, Callable[[int], Sampler]]] = {
         "linear": {
             "DDIM = Euler, even": lambda n: DDIM(n),
