@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,9 +57,8 @@ def run(config: AutoencoderRun, out: Path, until_step: int | None = None, **opti
     """All events, or those until a step, as if the run was killed then. A checkpoint in progress is still
     written; the time of its `Saved` event depends on the speed of the disk, so runs never stop at it."""
     events, listen = [], JsonLog(out)
-    for event in train(
-        config, out, device="cpu", dataset=pictures(20), held_out=pictures(6, seed=1), **options
-    ):
+    held_out = replace(pictures(6, seed=1), flip=False)
+    for event in train(config, out, device="cpu", dataset=pictures(20), held_out=held_out, **options):
         listen(event)
         events.append(event)
         if isinstance(event, Fitted) and event.step == until_step:

@@ -21,7 +21,7 @@ from scaledit.autoencoders.encoded import EncodedImages
 from scaledit.config import DataConfig, DiffusionConfig, LatentConfig, check_guidance
 from scaledit.data.datasets import DataSet
 from scaledit.data.latents import Latents
-from scaledit.data.sets import Images, TrainingSet
+from scaledit.data.sets import TrainingSet
 from scaledit.errors import UsageError, listed
 from scaledit.models import flops
 from scaledit.models.config import DiTConfig
@@ -122,7 +122,7 @@ def data_part(config: DataConfig, allowed: part.Allowed = part.YOURS) -> DataSet
     return part.build(DataSet, {"name": config.name, **{key: getattr(config, key) for key in takes}}, "data")
 
 
-CHOICES = ("split", "image_key")
+CHOICES = ("split", "image_key", "holdout")
 """Keys of [data] that are refused, not ignored, if the set does not have them."""
 
 
@@ -151,7 +151,7 @@ def decoder(config: LatentConfig, dataset: TrainingSet, device: torch.device) ->
     return Decoder(config.path or info.name, info, str(device), config.precision, config.tiled)
 
 
-def held_out(config: DataConfig) -> Images:
+def held_out(config: DataConfig) -> TrainingSet:
     """The images of a set that training does not see. Raises UsageError if the set has none."""
     return data_part(config).held_out()
 

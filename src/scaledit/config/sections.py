@@ -85,6 +85,12 @@ class DataConfig:
         "", doc='images stored in splits: which one; empty: train; "all": all of them together'
     )
     image_key: str = field("", doc='WebDataset samples with several images: which file is the image ("jpg")')
+    holdout: float = field(
+        0.0,
+        ge=0,
+        lt=1,
+        doc="images: share of each class that training does not see, chosen by the names of the images",
+    )
     changed: Literal["refuse", "accept"] = field(
         "refuse", doc="what a resumed run does if its data has changed; accept records the change in the log"
     )

@@ -62,6 +62,16 @@ class Source:
             digest.update(b"\0%s\0%d" % (encoded(name), label))
         return digest.hexdigest()
 
+    def subset(self, indices: np.ndarray) -> Source:
+        """The images at `indices`, in that order, with all classes."""
+        chosen = indices.tolist()
+        return replace(
+            self,
+            names=[self.names[i] for i in chosen],
+            labels=self.labels[indices],
+            read=lambda k: self.read(chosen[k]),
+        )
+
     def with_classes(self, class_names: tuple[str, ...]) -> Source:
         """The same images with their classes in the order of `class_names`. Raises ValueError if these are
         not the same classes."""

@@ -21,7 +21,7 @@ from scaledit.autoencoders import kl
 from scaledit.autoencoders.config import AutoencoderRun
 from scaledit.data.order import samples_at
 from scaledit.data.posterior import split
-from scaledit.data.sets import Images, TrainingSet
+from scaledit.data.sets import TrainingSet
 from scaledit.errors import RunError, UsageError
 from scaledit.evaluation.fidelity import psnr, ssim
 from scaledit.files.atomic import atomic_folder
@@ -46,13 +46,13 @@ def train(
     resume: Literal["auto", "never"] = "never",
     device: str = "auto",
     dataset: TrainingSet | None = None,
-    held_out: Images | None = None,
+    held_out: TrainingSet | None = None,
     context: RunContext | None = None,
 ) -> Iterator[Event]:
     """Trains `config` in the run folder `out`, yielding events; the result is out/autoencoder.
 
     resume, context, errors: as in `scaledit.training.dit.train`. dataset, held_out: replace the images that
-    config.data names.
+    config.data names; held_out must not mirror its images at random.
     """
     context = context or RunContext(Ranks(assemble.device(device)))
     config = with_background(config, out)
@@ -99,10 +99,10 @@ def _check_fits(config: AutoencoderRun, dataset: TrainingSet) -> None:
         )
 
 
-def reconstruct(state: AutoencoderState, held_out: Images, out: Path) -> Reconstructed:
+def reconstruct(state: AutoencoderState, held_out: TrainingSet, out: Path) -> Reconstructed:
     """Encodes and decodes evaluate.num evenly spaced held-out images; saves a grid of PAIRS of them."""
     num = min(state.config.evaluate.num, len(held_out))
-    x = held_out.images[np.arange(num) * len(held_out) // num]
+    x = held_out.batch(np.arange(num) * len(held_out) // num, range(num), seed=0).x0
     state.net.eval()
     with torch.no_grad():
         xhat = torch.cat([_mode(state, part) for part in x.split(state.config.train.batch_size)])

@@ -22,7 +22,7 @@ from scaledit.errors import UsageError
 from scaledit.part import Part
 
 if TYPE_CHECKING:
-    from scaledit.data.sets import Images, TrainingSet
+    from scaledit.data.sets import TrainingSet
 
 __all__ = ["DataSet"]
 
@@ -41,10 +41,10 @@ class DataSet(Part, kind="data set", home="scaledit.data.datasets", needs=("open
         """The training split. Raises UsageError if it is missing or invalid."""
         raise NotImplementedError
 
-    def held_out(self) -> Images:
+    def held_out(self) -> TrainingSet:
         """Images that training does not see. Raises UsageError if the set has none."""
         raise UsageError(f'data.name="{self.part_name()}" has no held-out images')
 
-    def floor(self) -> Images:
+    def floor(self) -> TrainingSet:
         """Images whose distance to the training split is that of a perfect model."""
         return self.held_out()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from scaledit.data.files import ImageFiles
     from scaledit.data.latents import Latents
     from scaledit.data.sets import Images
+    from scaledit.data.sources import Source
 
 
 @dataclass(frozen=True)
@@ -46,17 +47,40 @@ class ImagesInFiles(DataSet, name="images"):
     background: str = field("", doc='color behind transparent images: "white", "black", "#rrggbb" or "drop"')
     split: str = field("", doc='the split to read; empty means train, "all" all of them')
     image_key: str = field("", doc="the file of a WebDataset sample that is the image, for example jpg")
+    holdout: float = field(0.0, ge=0, lt=1, doc="share of each class that training does not see")
 
     def open(self) -> ImageFiles:
+        source = self._source()
+        if self.holdout:
+            from scaledit.data.holdout import split
+
+            source = split(source, self.holdout).training
+        return self._files(source, self.flip)
+
+    def held_out(self) -> ImageFiles:
+        from scaledit.data.holdout import split
+
+        held_out = split(self._source(), self.holdout).held_out
+        if not len(held_out):
+            few = "its classes are too small" if self.holdout else "data.holdout is 0"
+            raise UsageError(
+                f"{self.path} has no held-out images: {few}; set a share, such as data.holdout=0.1"
+            )
+        return self._files(held_out, flip=False)
+
+    def _files(self, source: Source, flip: bool) -> ImageFiles:
+        from scaledit.data.files import ImageFiles
+
+        return ImageFiles(source, self.image_size, flip, behind=self.background)
+
+    def _source(self) -> Source:
         if not self.path:
             raise UsageError("this recipe trains on your images; set their folder with data.path=PATH")
         if not self.image_size:
             raise UsageError("this recipe trains on your images; set their size, such as data.image_size=256")
-        from scaledit.data.files import ImageFiles
         from scaledit.data.sources import open_source
 
-        source = open_source(self.path, self.split, self.image_key)
-        return ImageFiles(source, self.image_size, self.flip, behind=self.background)
+        return open_source(self.path, self.split, self.image_key)
 
 
 @dataclass(frozen=True)
