@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "encode images into latents once, so that training need not"
 DESCRIPTION = """Images are encoded by an autoencoder into a folder that data.path=FOLDER of a recipe reads.
-If the command is interrupted, run it again: it resumes. --repair encodes again what is corrupt, and only
-that."""
+If the command is interrupted, run it again: it resumes. If images were added to a folder, it encodes only
+those. --repair encodes again what is corrupt, and only that."""
 EXAMPLES = (
     Example(
         "scaledit encode pictures --image-size 64 --autoencoder runs/photos-ae --out latents",
@@ -86,6 +86,8 @@ def _how_divided(parser: argparse.ArgumentParser) -> None:
     add("--shard", default="0/1", metavar="i/n", help=share)
     repair = "check every byte of the folder, and encode again what is corrupt"
     add("--repair", action="store_true", help=repair)
+    update = "encode the files again whose images were removed or replaced since (default: refuse)"
+    add("--update", action="store_true", help=update)
 
 
 @common.short_warnings()
@@ -133,7 +135,7 @@ def run(args: argparse.Namespace) -> None:
         common.interruptible(lambda: _kept(args, len(source.names))),
         common.progress_bar("encoding") as progress,
     ):
-        result = encode(source, autoencoder, args.out, encoding, shard, args.repair, progress)
+        result = encode(source, autoencoder, args.out, encoding, shard, args.repair, progress, args.update)
     if args.json:
         terminal.say_json({**result._asdict(), "out": str(result.out)})
         return
@@ -152,7 +154,8 @@ def _tell(result: Encoded) -> None:
         terminal.inform(f"{INDEX} was wrong or corrupt and has been written again")
     terminal.inform(*(f"skipped: {name}" for name in result.skipped))
     if result.complete:
-        terminal.say(f"{common.images(result.images, 'encoded ')} in {result.out}")
+        kept = f", {result.kept:,} of them as before" if result.kept else ""
+        terminal.say(f"{common.images(result.images, 'encoded ')} in {result.out}{kept}")
     else:
         done = f"{common.images(result.images)} in {result.out} so far"
         terminal.say(f"this shard is done; {done}, and other shards encode the rest")
