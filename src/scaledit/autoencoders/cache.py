@@ -44,7 +44,7 @@ from scaledit.data.decode import BadImage
 from scaledit.data.files import ImageFiles, Readable
 from scaledit.data.latents import FLIPPED, INDEX, LABELS, MOMENTS, REPAIR, DType, Index, ShardFile
 from scaledit.data.posterior import split
-from scaledit.errors import RunError, UsageError, reading
+from scaledit.errors import RunError, UsageError, counted, reading
 from scaledit.files.atomic import atomic_bytes
 from scaledit.files.manifest import FileHash, is_sha256, mismatch
 from scaledit.files.reading import read_json
@@ -508,7 +508,7 @@ class _Folder:
         """The index of a complete cache. Raises RunError if no image could be used."""
         if not any(part.file.images for part in parts):
             count, reason = len(self.source.names), parts[0].skipped[0]
-            raise RunError(f"none of the {count} images can be used; the first problem: {reason}")
+            raise RunError(f"none of {counted(count, 'image')} can be used; the first problem: {reason}")
         n, mean, square, variance = np.array([part.sums for part in parts]).sum(axis=0).T
         average = mean / n
         _, h, w = self.source.shape

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from scaledit import terminal
 from scaledit.commands import common, parts
 from scaledit.commands.parsing import Example
-from scaledit.errors import RunError, UsageError, reading
+from scaledit.errors import RunError, UsageError, no_such, reading
 from scaledit.part import in_words
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _check(args: argparse.Namespace) -> None:
         )
     for path in args.samples:
         if not path.exists():
-            raise UsageError(f"{path} does not exist")
+            raise UsageError(no_such(path))
     if file is not None:
         common.check_writable(file, "--json")
 

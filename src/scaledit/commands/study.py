@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from scaledit.scaling.table import Table
 
 SUMMARY = "train, evaluate and compare a grid of runs"
-DESCRIPTION = """The report shows fits, figures and verdicts on the claims of the paper or, for a sweep, the results by
-the values that were varied and the best of them. If a study is interrupted, run the same
-command again: it resumes. Several machines that share the folder of --out can run the same command to share
-the work."""
+DESCRIPTION = """The report shows fits, figures and verdicts on the claims of the paper or, for a sweep, the
+results by the values that were varied and the best of them. If a study is interrupted, run the same command
+again: it resumes. Several machines that share the folder of --out can run the same command to share the
+work."""
 EXAMPLES = (
     Example("scaledit study digits --fast --dry-run", "Estimate the cost of the small study of digits"),
     Example(

@@ -22,7 +22,7 @@ from scaledit.data.decode import EXTREME, BadImage, Header, crop, decode, header
 from scaledit.data.latents import Index
 from scaledit.data.sources import Source, open_source
 from scaledit.data.unused import Unused
-from scaledit.errors import printable
+from scaledit.errors import counted, printable
 from scaledit.files.manifest import mismatch
 
 THUMBNAIL, A_ROW, ROWS, MARGIN = 64, 8, 40, 150
@@ -57,7 +57,7 @@ class Inspection:
         classes = [f"{name}  {images}" for name, images in self.classes.items()]
         return [
             *(f"{key:<14}{value}" for key, value in self.facts.items()),
-            *_listed("1 class" if count == 1 else f"{count} classes", classes),
+            *_listed(counted(count, "class", "classes"), classes),
             *_listed("not used", list(map(str, self.unused))),
             *(f"warning: {warning}" for warning in self.warnings),
             *(_listed(f"{len(self.refused)} refused", self.refused) or ["nothing would be refused"]),

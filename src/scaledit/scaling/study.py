@@ -40,7 +40,7 @@ from typing import Any
 
 from scaledit import config as configs
 from scaledit.config import RunConfig, old
-from scaledit.errors import UsageError, did_you_mean, listed, shown
+from scaledit.errors import UsageError, did_you_mean, listed, near_path, shown
 from scaledit.scaling.table import DECODER, FINAL, GUIDANCE, SAMPLING, file_name
 
 STUDIES = Path(__file__).parent.parent / "studies"
@@ -205,7 +205,8 @@ def _read(study: str, extended_by: tuple[str, ...] = ()) -> tuple[dict[str, Any]
         raise UsageError(f"studies extend each other in a cycle: {' -> '.join([*extended_by, study])}")
     path = Path(study) if study.endswith(".toml") or "/" in study else STUDIES / f"{study}.toml"
     if not path.is_file():
-        raise UsageError(f"unknown study {study!r}{did_you_mean(study, names())}")
+        near = near_path(path) if path.parent != STUDIES else did_you_mean(study, names())
+        raise UsageError(f"unknown study {study!r}{near}")
     table, text = configs.read_toml(path)
     base = table.pop("extends", None)
     if base is None:
