@@ -320,7 +320,7 @@ class _Folder:
         images = tuple(image._replace(used=i not in left_out) for i, image in enumerate(images))
         part = self._part(k, tensors, skipped, FileHash.of_bytes(data), images)
         if _request(self.out) != self.plan.request:
-            raise RunError(f"{self.out} is being encoded anew by another process; run the same command again")
+            raise RunError(f"{self.out} is being changed by another process; run the same command again")
         if expected and part.file not in expected and mismatch(path, part.file.size, part.file.sha256):
             raise RunError(
                 f"{path} would not be encoded as before, because the images, the autoencoder or the "

@@ -32,9 +32,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--image-size",
         type=common.whole,
-        default=256,
         metavar="S",
-        help="the side in pixels to train at (default: 256)",
+        help="the side in pixels to train at (default: the largest usual one that 9 in 10 images reach)",
     )
     common.which_images(parser)
     add("--headers", action="store_true", help="read the headers of image files only, which is faster")

@@ -201,7 +201,7 @@ SAMPLING = (*common.SHORT, "decoder", "decoder_precision", "tiled")
 
 
 def _show(results: list[Result], compared: bool) -> None:
-    from scaledit.evaluation.protocol import readable
+    from scaledit.evaluation.protocol import differences, readable
     from scaledit.evaluation.result import side_by_side
     from scaledit.scaling import paper
 
@@ -225,5 +225,7 @@ def _show(results: list[Result], compared: bool) -> None:
         key: in_words(value) if key in ("sampler", "guidance") else value for key, value in protocol.items()
     }
     terminal.facts(facts.items(), width=20)
-    for warning in dict.fromkeys(warning for result in results for warning in result.warnings):
+    named = {result.name: result.protocol for result in results}
+    sentences = [*differences(named), *(warning for result in results for warning in result.warnings)]
+    for warning in dict.fromkeys(sentences):
         terminal.warn(warning)
