@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,30 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def closest(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     """The known name that is most similar to `word`; '' if none is."""
     return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)), "")
+
+
+def no_such(path: Path | str) -> str:
+    """'pictrues does not exist; did you mean pictures?', with the closest name in the folder where it should
+    be."""
+    return f"{path} does not exist{near_path(path)}"
+
+
+def near_path(path: Path | str) -> str:
+    """'; did you mean pictures?' for a path that does not exist, beside a file or folder of nearly that name;
+    "" if there is none."""
+    path = Path(path)
+    try:
+        first = next(part for part in (*reversed(path.parents), path) if not part.exists())
+        names = [entry.name for entry in itertools.islice(first.parent.iterdir(), MOST_BESIDE)]
+    except (OSError, ValueError, StopIteration):
+        return ""
+    near = closest(first.name, names, cutoff=0.6)
+    meant = first.with_name(near) / path.relative_to(first) if near else path
+    return f"; did you mean {printable(meant)}?" if near and meant.exists() else ""
+
+
+MOST_BESIDE = 10_000
+"""Names in a folder among which `near_path` looks."""
 
 
 def listed(words: Sequence[str], last: str) -> str:

@@ -32,7 +32,7 @@ from scaledit.config import (
     with_values,
 )
 from scaledit.data.latents import AutoencoderInfo
-from scaledit.errors import RunError, UsageError, did_you_mean, listed
+from scaledit.errors import RunError, UsageError, counted, did_you_mean, listed
 from scaledit.interop import card, hub, native
 from scaledit.interop.convert import open_model
 from scaledit.interop.infer import Hints
@@ -208,12 +208,12 @@ class Pipeline:
         is low, so that only what cannot work is refused."""
         size = math.prod(self.config.model.shape)
         machine.check_memory(
-            BYTES_OF_A_NUMBER * size * n, f"{n:,} images at once", "sample fewer, or generate"
+            BYTES_OF_A_NUMBER * size * n, f"{counted(n, 'image')} at once", "sample fewer, or generate"
         )
         at_once = min(n, batch_size)
         machine.check_memory(
             flops.sampling_bytes(self.config.model, at_once * (2 if guided else 1)),
-            f"sampling {at_once:,} images at once",
+            f"sampling {counted(at_once, 'image')} at once",
             "use a smaller batch_size (--batch-size)",
             self.device,
         )

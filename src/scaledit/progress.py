@@ -211,7 +211,7 @@ class TrainingProgress:
             case DataRecorded():
                 self._inform(
                     "this run has no record of its data, so only the class names were compared; its next "
-                    f"checkpoint will record the {event.samples} images that it uses now"
+                    f"checkpoint will record the {counted(event.samples, 'image')} of now"
                 )
             case Remarked():
                 for line in event.lines:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import os
 import types
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from scaledit.errors import UsageError, counted, did_you_mean, shown
@@ -31,6 +33,7 @@ def field(
     doc: str = "",
     none: str = "",
     inner: bool = False,
+    path: bool = False,
 ) -> Any:
     """A field of a part or of a config section.
 
@@ -42,7 +45,7 @@ def field(
     bounds = {
         name: bound for name, bound in (("ge", ge), ("gt", gt), ("le", le), ("lt", lt)) if bound is not None
     }
-    metadata = {"bounds": bounds, "doc": doc, "none": none, "inner": inner}
+    metadata = {"bounds": bounds, "doc": doc, "none": none, "inner": inner, "path": path}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -88,6 +91,22 @@ def bounds_in_words(item: dataclasses.Field[Any]) -> str:
     )
 
 
+def expanded(path: str) -> str:
+    """A path with a leading ~ or ~user as the home folder that it means; other text as it is."""
+    return os.path.expanduser(path) if path.startswith("~") else path
+
+
+def whole(text: str) -> int:
+    """The whole number that a text means, as TOML would write it: 1000, 2_000, 1e3. Raises ValueError if it
+    is none."""
+    with suppress(ValueError):
+        return int(text)
+    number = float(text)
+    if not number.is_integer():  # also NaN and infinity
+        raise ValueError(text)
+    return int(number)
+
+
 def known(word: str, words: Mapping[str, Any] | list[str], what: str) -> None:
     """Raises UsageError with the closest match if `word` is not one of `words`."""
     if word not in words:
@@ -95,7 +114,8 @@ def known(word: str, words: Mapping[str, Any] | list[str], what: str) -> None:
 
 
 def convert(kind: Any, key: str, value: Any, nested: Callable[[Any, str, Any], Any] | None = None) -> Any:
-    """`value` as the type `kind`. Integers become floats and lists become tuples; nothing else is converted.
+    """`value` as the type `kind`. Integers become floats, whole numbers written as floats (1e3) become
+    integers, and lists become tuples; nothing else is converted.
 
     key: the value's name in messages. nested: builds values of other types (the parts of a recipe); it is
     called with (kind, key, value) and returns NotImplemented for types that it does not know. Raises
@@ -127,6 +147,8 @@ def convert(kind: Any, key: str, value: Any, nested: Callable[[Any, str, Any], A
             convert(item, f"{key}.{i}" if nested else key, inner, nested)
             for i, (item, inner) in enumerate(zip(items, value, strict=True))
         )
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, int) and not -LARGEST <= value < LARGEST:
         raise UsageError(f"{key} must fit into 64 bits, got {shown(value)}")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

@@ -57,7 +57,9 @@ class AutoencoderTrainConfig(TrainConfig):
     steps: int = bounded(10_000, ge=1, doc="optimizer steps")
     batch_size: int = bounded(16, ge=1, doc="images per step over all ranks")
     crop: int = bounded(0, ge=0, doc="side in pixels of the random crop of each image; 0: full images")
-    init: str = bounded("", doc="a folder or hub id of an autoencoder of the same shape to start from")
+    init: str = bounded(
+        "", path=True, doc="a folder or hub id of an autoencoder of the same shape to start from"
+    )
     decoder_only: bool = bounded(
         False,
         doc="train only the decoder: the encoder and the scale of init, and so its latents, stay as they are",

@@ -24,7 +24,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from scaledit.autoencoders import Autoencoder, Precision
-from scaledit.errors import RunError, UsageError, counted, reading
+from scaledit.errors import RunError, UsageError, counted, near_path, reading
 from scaledit.files.manifest import sha256_of
 from scaledit.files.reading import read_json
 
@@ -166,11 +166,11 @@ def find(where: str) -> Path:
     if path.is_dir():
         return next((path / sub for sub in SUBFOLDERS if (path / sub / CONFIG).is_file()), path)
     if path.exists() or not _HUB_ID.fullmatch(where):
-        raise UsageError(f"there is no autoencoder folder {where}")
+        raise UsageError(f"there is no autoencoder folder {where}{near_path(where)}")
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        raise UsageError(f"there is no folder {where}; {_INSTALL}") from None
+        raise UsageError(f"there is no folder {where}{near_path(where)}; {_INSTALL}") from None
     try:
         return Path(snapshot_download(where, allow_patterns=[CONFIG, WEIGHTS]))
     except Exception as error:  # the hub's client raises its own, httpx's and OSError

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaledit import checks, terminal
+from scaledit import checks, terminal, values
 from scaledit.callbacks import Progress
 from scaledit.errors import RunError, UsageError, listed
 
@@ -85,7 +85,7 @@ def reject_image_options(args: argparse.Namespace, reason: str) -> None:
 
 def seed(parser: argparse.ArgumentParser) -> None:
     which = "the seed of the random numbers (default: 0)"
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help=which)
+    parser.add_argument("--seed", type=whole, default=0, metavar="S", help=which)
 
 
 def device(parser: argparse.ArgumentParser) -> None:
@@ -130,7 +130,7 @@ def launch_ranks(args: argparse.Namespace, command: Sequence[str]) -> int | None
 def sampling(parser: Arguments) -> None:
     sampler(parser, "the run's")
     steps = "the number of sampling steps (default: the run's)"
-    parser.add_argument("--steps", type=int, metavar="N", help=steps)
+    parser.add_argument("--steps", type=whole, metavar="N", help=steps)
     guidance(parser, "the run's")
 
 
@@ -240,19 +240,23 @@ def at_least(args: argparse.Namespace, smallest: int, *names: str) -> None:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {smallest}, got {value}")
 
 
+def whole(text: str) -> int:
+    """The type of an option that is any whole number: 1000, 2_000, 1e3."""
+    try:
+        return values.whole(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+
+
 def integer(smallest: int, largest: int) -> Callable[[str], int]:
     """The type of an option that is a whole number from `smallest` to `largest`, so that work too large for
     any machine is refused before it starts."""
 
     def parse(text: str) -> int:
         try:
-            value = int(text)
+            value = values.whole(text)
         except ValueError:
             message = f"must be a whole number from {smallest} to {largest}, got {text!r}"
-            with suppress(ValueError, OverflowError):  # 1e4 or 8.0
-                meant = float(text)
-                if meant == int(meant) and smallest <= meant <= largest:
-                    message += f"; write {int(meant)}"
             raise argparse.ArgumentTypeError(message) from None
         if value < smallest:
             raise argparse.ArgumentTypeError(f"must be at least {smallest}, got {value}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from scaledit import terminal
 from scaledit.commands import common
 from scaledit.commands.parsing import Example
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, counted
 from scaledit.interop import hub
 from scaledit.part import Allowed
 
@@ -84,13 +84,13 @@ def _what_it_is(parser: argparse.ArgumentParser) -> None:
         help="the model that IN holds, if it does not say so: DiT-XL/2, SiT-XL/2, ...",
     )
     heads = "the number of attention heads, for models whose size is not one of the paper's"
-    add("--heads", type=int, metavar="N", help=heads)
+    add("--heads", type=common.whole, metavar="N", help=heads)
     size = "the side or the height and width of the input in latents, for weights without a position table"
     add("--input-size", metavar="S|H,W", help=size)
     patch = "the side of a patch, for weights under the names of scaledit"
-    add("--patch-size", type=int, metavar="P", help=patch)
+    add("--patch-size", type=common.whole, metavar="P", help=patch)
     classes = "the number of classes without the null label, which tells whether the label table has one"
-    add("--num-classes", type=int, metavar="N", help=classes)
+    add("--num-classes", type=common.whole, metavar="N", help=classes)
     nonfinite = "convert weights that are NaN or infinite as well, and report them"
     add("--allow-nonfinite", action="store_true", help=nonfinite)
 
@@ -168,7 +168,7 @@ def _lines(args: argparse.Namespace, model: Model, written: Written) -> list[str
     return [
         f"{model.config.name}: {params:,} parameters, {model.kind} weights, in {args.out}",
         f"SHA-256 {written.sha256}",
-        *([f"class names: {names} ({len(model.class_names):,} classes)"] if names else []),
+        *([f"class names: {names} ({counted(len(model.class_names), 'class', 'classes')})"] if names else []),
     ]
 
 

@@ -10,7 +10,7 @@ from scaledit.commands import common
 from scaledit.commands.encode import BACKGROUND_HELP
 from scaledit.commands.parsing import Example
 from scaledit.data.background import background_color
-from scaledit.errors import RunError, UsageError, counted
+from scaledit.errors import RunError, UsageError, counted, no_such
 
 SUMMARY = "inspect images or latents before training on them"
 DESCRIPTION = """Reports counts, classes, sizes, files that are not used, and what training would refuse and
@@ -31,17 +31,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--sheet", type=Path, metavar="FILE.png", help="draw images of each class, one row per class")
     add(
         "--image-size",
-        type=int,
-        default=256,
+        type=common.whole,
         metavar="S",
-        help="the side in pixels to train at (default: 256)",
+        help="the side in pixels to train at (default: the largest usual one that 9 in 10 images reach)",
     )
     common.which_images(parser)
     add("--headers", action="store_true", help="read the headers of image files only, which is faster")
     add("--background", default="white", metavar="COLOR", help=BACKGROUND_HELP)
     add(
         "--workers",
-        type=int,
+        type=common.whole,
         default=2,
         metavar="N",
         help="the number of threads that read images (default: 2)",
@@ -58,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     background_color(args.background)
     path = Path(args.path)
     if not path.exists():
-        raise UsageError(f"{path} does not exist")
+        raise UsageError(no_such(path))
 
     from scaledit.data import inspection
     from scaledit.data.latents import INDEX

@@ -12,15 +12,15 @@ from scaledit.commands import common
 from scaledit.commands.parsing import Example
 from scaledit.data.background import background_color
 from scaledit.data.datasets import DataSet
-from scaledit.errors import UsageError, printable
+from scaledit.errors import UsageError, no_such, printable
 
 if TYPE_CHECKING:
     from scaledit.autoencoders.cache import Encoded
 
 SUMMARY = "encode images into latents once, so that training need not"
 DESCRIPTION = """Images are encoded by an autoencoder into a folder that data.path=FOLDER of a recipe reads.
-If the command is interrupted, run it again: it resumes. --repair encodes again what is corrupt, and only
-that."""
+If the command is interrupted, run it again: it resumes. If images were added to a folder, it encodes only
+those. --repair encodes again what is corrupt, and only that."""
 EXAMPLES = (
     Example(
         "scaledit encode pictures --image-size 64 --autoencoder runs/photos-ae --out latents",
@@ -59,7 +59,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def _how_encoded(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     size = "the side in pixels that images are resized and cropped to (default: 256)"
-    add("--image-size", type=int, metavar="S", help=size)
+    add("--image-size", type=common.whole, metavar="S", help=size)
     background = f"{BACKGROUND_HELP} (default: white, or the color with which --out was begun)"
     add("--background", metavar="COLOR", help=background)
     add("--no-flip", action="store_true", help="store no mirrored images, which halves the size")
@@ -69,23 +69,25 @@ def _how_encoded(parser: argparse.ArgumentParser) -> None:
     precision = "the number format in which the autoencoder computes (default: fp32)"
     add("--precision", choices=precisions, default="fp32", help=precision)
     batch = "the number of images encoded at once (default: 16)"
-    add("--batch-size", type=int, default=16, metavar="N", help=batch)
+    add("--batch-size", type=common.whole, default=16, metavar="N", help=batch)
 
 
 def _how_divided(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     threads = "the number of threads that read images (default: 2)"
-    add("--workers", type=int, default=2, metavar="N", help=threads)
+    add("--workers", type=common.whole, default=2, metavar="N", help=threads)
     per_file = "the number of images in each file of latents (default: 1024)"
-    add("--per-file", type=int, default=1024, metavar="N", help=per_file)
+    add("--per-file", type=common.whole, default=1024, metavar="N", help=per_file)
     bad = "what to do at an image that cannot be read (default: stop)"
     add("--on-bad", choices=["stop", "skip"], default="stop", help=bad)
     most = "the number of images that --on-bad skip leaves out at most (default: 100)"
-    add("--max-bad", type=int, default=100, metavar="N", help=most)
+    add("--max-bad", type=common.whole, default=100, metavar="N", help=most)
     share = "encode only share i of n of the files, i from 0 to n-1 (default: 0/1, all files)"
     add("--shard", default="0/1", metavar="i/n", help=share)
     repair = "check every byte of the folder, and encode again what is corrupt"
     add("--repair", action="store_true", help=repair)
+    update = "encode the files again whose images were removed or replaced since (default: refuse)"
+    add("--update", action="store_true", help=update)
 
 
 @common.short_warnings()
@@ -95,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
     background_color(args.background or "")
     in_memory = _in_memory(args.images)
     if in_memory is None and not Path(args.images).exists():
-        raise UsageError(f"{args.images} does not exist")
+        raise UsageError(no_such(args.images))
 
     from scaledit import assemble
     from scaledit.autoencoders import open_autoencoder
@@ -133,7 +135,7 @@ def run(args: argparse.Namespace) -> None:
         common.interruptible(lambda: _kept(args, len(source.names))),
         common.progress_bar("encoding") as progress,
     ):
-        result = encode(source, autoencoder, args.out, encoding, shard, args.repair, progress)
+        result = encode(source, autoencoder, args.out, encoding, shard, args.repair, progress, args.update)
     if args.json:
         terminal.say_json({**result._asdict(), "out": str(result.out)})
         return
@@ -152,7 +154,8 @@ def _tell(result: Encoded) -> None:
         terminal.inform(f"{INDEX} was wrong or corrupt and has been written again")
     terminal.inform(*(f"skipped: {name}" for name in result.skipped))
     if result.complete:
-        terminal.say(f"{common.images(result.images, 'encoded ')} in {result.out}")
+        kept = f", {result.kept:,} of them as before" if result.kept else ""
+        terminal.say(f"{common.images(result.images, 'encoded ')} in {result.out}{kept}")
     else:
         done = f"{common.images(result.images)} in {result.out} so far"
         terminal.say(f"this shard is done; {done}, and other shards encode the rest")

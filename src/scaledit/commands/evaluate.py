@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from scaledit import terminal
 from scaledit.commands import common, parts
 from scaledit.commands.parsing import Example
-from scaledit.errors import RunError, UsageError, reading
+from scaledit.errors import RunError, UsageError, no_such, reading
 from scaledit.part import in_words
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _check(args: argparse.Namespace) -> None:
         )
     for path in args.samples:
         if not path.exists():
-            raise UsageError(f"{path} does not exist")
+            raise UsageError(no_such(path))
     if file is not None:
         common.check_writable(file, "--json")
 
@@ -201,7 +201,7 @@ SAMPLING = (*common.SHORT, "decoder", "decoder_precision", "tiled")
 
 
 def _show(results: list[Result], compared: bool) -> None:
-    from scaledit.evaluation.protocol import readable
+    from scaledit.evaluation.protocol import differences, readable
     from scaledit.evaluation.result import side_by_side
     from scaledit.scaling import paper
 
@@ -225,5 +225,7 @@ def _show(results: list[Result], compared: bool) -> None:
         key: in_words(value) if key in ("sampler", "guidance") else value for key, value in protocol.items()
     }
     terminal.facts(facts.items(), width=20)
-    for warning in dict.fromkeys(warning for result in results for warning in result.warnings):
+    named = {result.name: result.protocol for result in results}
+    sentences = [*differences(named), *(warning for result in results for warning in result.warnings)]
+    for warning in dict.fromkeys(sentences):
         terminal.warn(warning)

@@ -10,7 +10,7 @@ from pathlib import Path
 from scaledit import terminal
 from scaledit.commands import common, parts
 from scaledit.commands.parsing import Example
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, counted
 from scaledit.interop import hub
 
 SUMMARY = "sample many images in parts that can be resumed"
@@ -33,7 +33,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     out = "what to write: a batch in ADM's format (FILE.npz), or a folder of parts"
     add("--out", type=Path, required=True, metavar="OUT", help=out)
-    add("--num", type=int, default=50_000, metavar="N", help="the number of images in total (default: 50000)")
+    add(
+        "--num",
+        type=common.whole,
+        default=50_000,
+        metavar="N",
+        help="the number of images in total (default: 50000)",
+    )
     add("--classes", metavar="A,B,...", help=common.CLASSES)
     labels = "uniform: the classes are drawn at random, as in the paper; equal: in turn (default: uniform)"
     add("--labels", choices=["uniform", "equal"], default="uniform", help=labels)
@@ -44,7 +50,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     share = "generate only share i of n of the parts, i from 0 to n-1 (default: 0/1, all parts)"
     add("--shard", default="0/1", metavar="i/n", help=share)
     batch = "the number of images sampled at once (default: 125)"
-    add("--batch-size", type=int, default=125, metavar="N", help=batch)
+    add("--batch-size", type=common.whole, default=125, metavar="N", help=batch)
     common.device(parser)
     common.output(parser)
 
@@ -87,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
     elif result.complete:
         terminal.say(f"{common.images(result.images)} in {result.out}{speed}")
     else:
-        done = f"{result.images} of {request.num} images are generated so far"
+        done = f"{result.images} of {counted(request.n, 'image')} generated so far"
         terminal.say(f"this shard is done{speed}; {done}, and other shards generate the rest")
 
 

@@ -20,7 +20,7 @@ EXAMPLES = (
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     number = "the number of the table to print, from 1 to 6 (default: all tables)"
-    parser.add_argument("--table", type=int, choices=range(1, 7), metavar="N", help=number)
+    parser.add_argument("--table", type=common.whole, choices=range(1, 7), metavar="N", help=number)
     folder = "the folder of a study whose results are shown below those of the paper"
     parser.add_argument("--study", metavar="FOLDER", help=folder)
     common.output(parser)

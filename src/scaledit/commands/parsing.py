@@ -17,9 +17,11 @@ import shlex
 import shutil
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, NoReturn
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
 
 from scaledit.errors import UsageError, did_you_mean
+from scaledit.values import expanded
 
 WIDTH = 80
 """Columns of help, at most."""
@@ -77,12 +79,27 @@ class Parser(argparse.ArgumentParser):
             word = unknown[0].partition("=")[0]
             hint = did_you_mean(word, options) if word.startswith("-") else f"; see {self.prog} --help"
             raise UsageError(f"unknown argument {unknown[0]!r}{hint}")
+        for name, value in vars(parsed).items():
+            if name not in NOT_PATHS:
+                setattr(parsed, name, _expanded(value))
         return parsed
 
     @property
     def actions(self) -> list[argparse.Action]:
         """The arguments and options that --help shows, in its order."""
         return [action for action in self._actions if action.help is not argparse.SUPPRESS]
+
+
+NOT_PATHS = ("classes",)
+"""Arguments that users fill with names of their own."""
+
+
+def _expanded(value: Any) -> Any:
+    """An argument, or a list of them, with a leading ~ as the home folder: the shell does not expand that of
+    --out=~/runs."""
+    if isinstance(value, list):
+        return [_expanded(item) for item in value]
+    return type(value)(expanded(str(value))) if isinstance(value, str | Path) else value
 
 
 def wrapped(text: str, first: str = "", rest: str = "", width: int = WIDTH) -> list[str]:

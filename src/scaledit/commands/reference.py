@@ -8,7 +8,7 @@ from pathlib import Path
 from scaledit import terminal
 from scaledit.commands import common
 from scaledit.commands.parsing import Example
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, no_such
 
 SUMMARY = "store the statistics of real images, to compare samples with"
 DESCRIPTION = """Writes ADM's format (mu, sigma, mu_s, sigma_s), and the features of the images for
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     if out.suffix != ".npz":
         raise UsageError(f"--out {out} must be the name of a .npz file")
     if not args.images.exists():
-        raise UsageError(f"{args.images} does not exist")
+        raise UsageError(no_such(args.images))
     common.check_writable(out, "--out")
 
     from scaledit import assemble

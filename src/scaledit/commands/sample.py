@@ -43,17 +43,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--classes", metavar="A,B,...", help=common.CLASSES)
     count = parser.add_mutually_exclusive_group()
     each = "the number of images of each class (default: the run's)"
-    count.add_argument("--per-class", type=int, metavar="N", help=each)
+    count.add_argument("--per-class", type=common.whole, metavar="N", help=each)
     total = "the number of images in total, of the classes in turn"
-    count.add_argument("--num", type=int, metavar="N", help=total)
+    count.add_argument("--num", type=common.whole, metavar="N", help=total)
     common.seed(parser)
     start = "the number of the first image; image i is the same in every call (default: 0)"
-    add("--start", type=int, default=0, metavar="I", help=start)
+    add("--start", type=common.whole, default=0, metavar="I", help=start)
     common.sampling(parser)
     common.decoder(parser)
     common.allow_import(parser)
     batch = "the number of images sampled at once; it changes the speed, not the images (default: 64)"
-    add("--batch-size", type=int, default=64, metavar="N", help=batch)
+    add("--batch-size", type=common.whole, default=64, metavar="N", help=batch)
     official = (
         "use the random numbers of the official sample.py: the same seed and classes give the images of that "
         "program"

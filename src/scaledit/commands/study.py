@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from scaledit.scaling.table import Table
 
 SUMMARY = "train, evaluate and compare a grid of runs"
-DESCRIPTION = """The report shows fits, figures and verdicts. If a study is interrupted, run the same
-command again: it resumes. Several machines that share the folder of --out can run the same command to share
-the work."""
+DESCRIPTION = """The report shows fits, figures and verdicts on the claims of the paper or, for a sweep, the
+results by the values that were varied and the best of them. If a study is interrupted, run the same command
+again: it resumes. Several machines that share the folder of --out can run the same command to share the
+work."""
 EXAMPLES = (
     Example("scaledit study digits --fast --dry-run", "Estimate the cost of the small study of digits"),
     Example(
@@ -93,16 +94,24 @@ def run(args: argparse.Namespace) -> int:
         return _join(study, queue, args)
     with common.interruptible(lambda: _kept(queue)):
         code = _work(study, queue, args, name)
-        return code if code != DONE or args.dry_run else _finish(study, queue, args)
+        if args.dry_run or (code != DONE and not (code == INCOMPLETE and study.varied)):
+            return code
+        return _finish(study, queue, args)
 
 
 def _finish(study: Study, queue: Queue, args: argparse.Namespace) -> int:
-    """Writes the report of a study whose jobs are done."""
+    """Writes the report of a study whose jobs are done. Values of a sweep may have failed, which is a result:
+    a learning rate that is too high."""
     from scaledit.scaling import table as tables
     from scaledit.scaling.collect import collect
 
     command = f"scaledit study {args.study}{' --fast' if args.fast else ''}"
     table, missing = collect(study, queue, command)
+    failed = set(table.about.failed)
+    if failed and failed < {run.name for run in study.runs}:
+        known = {run.key for run in study.runs if run.name in failed}
+        known |= {m.key for m in study.measurements if m.run.name in failed}
+        missing = [job for job in missing if job.key not in known]
     if missing:
         names = ", ".join(job.key for job in missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise RunError(
@@ -113,7 +122,7 @@ def _finish(study: Study, queue: Queue, args: argparse.Namespace) -> int:
     tables.to_sqlite(table, queue.out / tables.SQLITE)
     if args.publish:
         _write(table, args.publish)
-    return _report(args, table, queue.out)
+    return max(_report(args, table, queue.out), INCOMPLETE if failed else DONE)
 
 
 def _kept(queue: Queue) -> str:
@@ -131,7 +140,10 @@ def _check_report_only(args: argparse.Namespace) -> None:
 
 
 def _write(table: Table, folder: Path) -> Path:
-    from scaledit.report import study as report
+    if table.about.varied:
+        from scaledit.report import sweep as report
+    else:
+        from scaledit.report import study as report
 
     with common.progress_bar("plotting figures") as progress:
         return report.write(table, folder, progress)

@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 from scaledit.config import tables
 from scaledit.config.runs import Config, RunConfig
 from scaledit.config.tables import Assignment, Table
-from scaledit.errors import UsageError, did_you_mean, reading, reason, shown
+from scaledit.errors import UsageError, did_you_mean, near_path, reading, reason, shown
 from scaledit.files.reading import check_depth
 from scaledit.part import YOURS
+from scaledit.values import expanded
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 COMMANDS = {"model": "scaledit train", "autoencoder": "scaledit autoencoder train"}
@@ -95,11 +96,12 @@ def _read(recipe: str, extended_by: tuple[str, ...] = ()) -> list[dict[str, Any]
     to the folder of this one."""
     if recipe in extended_by:
         raise UsageError(f"recipes extend each other in a circle: {' -> '.join([*extended_by, recipe])}")
+    recipe = expanded(recipe)
     is_path = recipe.endswith(".toml") or "/" in recipe
     path = Path(recipe) if is_path else RECIPES / f"{recipe}.toml"
     if not path.is_file():
         if is_path:
-            raise UsageError(f"there is no recipe file {recipe}")
+            raise UsageError(f"there is no recipe file {recipe}{near_path(recipe)}")
         raise UsageError(f"unknown recipe {recipe!r}{did_you_mean(recipe, recipe_names(None))}")
     table, _ = read_toml(path)
     for section, values in table.items():
@@ -112,7 +114,7 @@ def _read(recipe: str, extended_by: tuple[str, ...] = ()) -> list[dict[str, Any]
     if not isinstance(base, str):
         raise UsageError(f"{path}: extends must be the name or the path of a recipe, got {shown(base)}")
     if base.endswith(".toml") or "/" in base:
-        base = str((path.parent / base).resolve())
+        base = str((path.parent / expanded(base)).resolve())
     return [*_read(base, (*extended_by, recipe)), table]
 
 

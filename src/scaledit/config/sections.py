@@ -70,7 +70,9 @@ class DataConfig:
         doc='"digits" or "photos" (built in); "images" or "latents" with a path; or MODULE:CLASS of your own',
     )
     path: str = field(
-        "", doc="images: class folders, tar shards, Parquet or a .zip; latents: what scaledit encode wrote"
+        "",
+        path=True,
+        doc="images: class folders, tar shards, Parquet or a .zip; latents: what scaledit encode wrote",
     )
     flip: bool = field(False, doc="flip half of the images left to right, chosen at random")
     image_size: int = field(0, ge=0, doc="images: side in pixels after resizing and cropping to a square")
@@ -127,7 +129,9 @@ class DataConfig:
 class LatentConfig:
     """The autoencoder between images and latents."""
 
-    path: str = field("", doc="a folder or a hub id; empty: the one that made data.path (images: none)")
+    path: str = field(
+        "", path=True, doc="a folder or a hub id; empty: the one that made data.path (images: none)"
+    )
     compare: str = field("", doc="a second decoder of the same latents, shown beside the first in the report")
     precision: Literal["fp32", "bf16", "fp16"] = field("fp32", doc="precision of decoding")
     tiled: bool = field(False, doc="decode in overlapping tiles, for large images in little memory")
@@ -229,12 +233,14 @@ class EvaluateConfig:
     """How the run is evaluated, during training and by `scaledit evaluate RUN`, with [sample]'s sampler."""
 
     every: int = field(0, ge=0, doc="steps between evaluations during training; 0: none")
-    reference: str = field("", doc="a built-in set (digits, photos), ADM's .npz, or real images")
+    reference: str = field("", path=True, doc="a built-in set (digits, photos), ADM's .npz, or real images")
     inception: str = field(
-        "", doc="file with the Inception weights; empty: the places that the page on evaluation lists"
+        "",
+        path=True,
+        doc="file with the Inception weights; empty: the places that the page on evaluation lists",
     )
     any_inception: bool = field(False, doc="accept Inception weights whose hash is unknown")
-    dinov2: str = field("", doc="folder of a DINOv2 model, whose features replace Inception's")
+    dinov2: str = field("", path=True, doc="folder of a DINOv2 model, whose features replace Inception's")
     metrics: str | tuple[Any, ...] = field(
         "",
         doc="names separated by commas, or a list of names and of tables with a name and fields; empty: all "

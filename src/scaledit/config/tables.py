@@ -21,7 +21,7 @@ from scaledit.data.datasets import DataSet
 from scaledit.errors import UsageError, closest, did_you_mean, listed, shown
 from scaledit.models.config import DiTConfig
 from scaledit.part import YOURS, Allowed, Part, nested_of, part_kind, plain
-from scaledit.values import convert, hints, known, own_fields
+from scaledit.values import convert, expanded, hints, known, own_fields
 
 Table = dict[str, Any]
 Section = TypeVar("Section")
@@ -296,6 +296,7 @@ def fields(kind: type, where: str, values: object, allowed: Allowed = YOURS) -> 
         values = DataConfig.with_own(values)
     types = hints(kind)
     defaults = {item.name: item.default for item in own_fields(kind)}
+    paths = {item.name: item.metadata.get("path", False) for item in own_fields(kind)}
     checked = {}
     for key, value in values.items():
         known(f"{where}.{key}", [f"{where}.{name}" for name in types], "key")
@@ -304,6 +305,8 @@ def fields(kind: type, where: str, values: object, allowed: Allowed = YOURS) -> 
             continue
         inner = nested_of(allowed, defaults[key])
         checked[key] = convert(types[key], f"{where}.{key}", value, inner)
+        if paths[key] and isinstance(checked[key], str):
+            checked[key] = expanded(checked[key])
     return checked
 
 

@@ -32,7 +32,9 @@ from scaledit.files.manifest import is_sha256, mismatch, read_sealed, sealed
 from scaledit.files.tensors import header
 
 INDEX = "index.json"
-FORMAT = 1
+FORMAT, RENUMBERED = 1, 2
+"""Of the index; RENUMBERED if it gives classes of some files other numbers, which earlier versions do not
+read."""
 MOMENTS, FLIPPED, LABELS = "moments", "moments_flipped", "labels"
 DType = Literal["float16", "bfloat16", "float32"]
 STORED = {
@@ -47,12 +49,23 @@ REPAIR = "run scaledit encode again with --repair"
 
 
 class ShardFile(NamedTuple):
-    """A file of the cache. images: their number. size: in bytes."""
+    """A file of the cache. images: their number. size: in bytes. classes: the number that each class of the
+    file has now, -1 if it is gone; None if it is that in the file."""
 
     file: str
     images: int
     size: int
     sha256: str
+    classes: tuple[int, ...] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: value for key, value in self._asdict().items() if value is not None}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ShardFile:
+        """Raises TypeError for other keys."""
+        classes = value.get("classes")
+        return cls(**{**value, "classes": None if classes is None else tuple(classes)})
 
 
 class AutoencoderInfo(NamedTuple):
@@ -88,8 +101,9 @@ class Index:
     def write(self, folder: Path) -> None:
         value = json.loads(json.dumps(asdict(self)))
         value["autoencoder"] = self.autoencoder._asdict()
-        value["shards"] = [shard._asdict() for shard in self.shards]
-        atomic_bytes(folder / INDEX, sealed({"format": FORMAT, **value}))
+        value["shards"] = json.loads(json.dumps([shard.to_json() for shard in self.shards]))
+        renumbered = any(shard.classes is not None for shard in self.shards)
+        atomic_bytes(folder / INDEX, sealed({"format": RENUMBERED if renumbered else FORMAT, **value}))
 
     @classmethod
     def read(cls, folder: Path) -> Index:
@@ -104,13 +118,13 @@ class Index:
                 raise UsageError(f"{path} is not an index of encoded images")
             if not intact:
                 raise RunError(f"{path} does not match its SHA-256; {REPAIR}")
-            if value.pop("format") != FORMAT:
+            if value.pop("format") not in (FORMAT, RENUMBERED):
                 raise UsageError(
-                    f"{path} has an unknown format (this version of scaledit reads {FORMAT}); encode the "
-                    "images again"
+                    f"{path} has an unknown format (this version of scaledit reads {FORMAT} and "
+                    f"{RENUMBERED}); encode the images again"
                 )
             value["autoencoder"] = AutoencoderInfo(**value["autoencoder"])
-            value["shards"] = [ShardFile(**shard) for shard in value["shards"]]
+            value["shards"] = [ShardFile.from_json(shard) for shard in value["shards"]]
             plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}
             index = cls(**plain)
             index._check()
@@ -144,12 +158,16 @@ class Index:
         )
         _require(_all(self.skipped, str), "its skipped images are not words")
         row_size = math.prod(self.shape) * STORED[self.dtype][2].itemsize * (1 + self.flip) + 8
-        for file, images, size, sha256 in self.shards:
+        for file, images, size, sha256, classes in self.shards:
             named = isinstance(file, str) and re.fullmatch(r"[0-9]+\.safetensors", file) is not None
             _require(named, f"{file!r} is not the name of one of its files")
             fits = _integers([images, size], 0) and size >= images * row_size
             _require(fits, f"{file} cannot have {images!r} images in {size!r} bytes")
             _require(is_sha256(sha256), f"{file} has no SHA-256")
+            numbered = classes is None or (
+                _integers(classes, -1) and max(classes, default=0) < len(self.class_names)
+            )
+            _require(numbered, f"{file} has the classes {classes!r}")
         _require(sum(self.counts) > 0, "it has no images")
         _require(len({shard.file for shard in self.shards}) == len(self.shards), "it names a file twice")
         images = sum(shard.images for shard in self.shards)
@@ -280,6 +298,9 @@ def _map(folder: Path, shard: ShardFile, index: Index) -> dict[str, np.ndarray]:
             mapped = np.memmap(path, as_numpy, "r", stored[name].start, shape) if shard.images else empty
             tables[name] = np.asarray(mapped)  # indexing a plain array is ten times faster than a memmap
     labels, last = np.array(tables[LABELS]), len(index.class_names) - 1
+    if shard.classes is not None:
+        numbers, most = np.array(shard.classes, np.int64), len(shard.classes) - 1
+        labels = np.where((labels < 0) | (labels > most), -1, numbers[labels.clip(0, max(most, 0))])
     if ((labels < 0) | (labels > last)).any():
         raise RunError(f"{path} is corrupt (labels outside 0..{last}); {REPAIR}")
     return {**tables, LABELS: labels}

@@ -25,7 +25,7 @@ from scaledit.data import layout, splits
 from scaledit.data.decode import SUFFIXES, BadImage
 from scaledit.data.names import as_text, encoded, natural_key, parts_of, suffix_of
 from scaledit.data.unused import ARCHIVES, PACKED, PICTURE, TABLES, LeftOut, Unused, first, kind_of
-from scaledit.errors import UsageError, shown
+from scaledit.errors import UsageError, no_such, shown
 
 LARGEST_FILE = 1 << 28
 """Maximum bytes of one encoded image, checked before it is read."""
@@ -110,7 +110,7 @@ def open_source(path: str | Path, split: str = "", image_key: str = "") -> Sourc
     """
     path = Path(path)
     if not path.exists():
-        raise UsageError(f"{path} does not exist")
+        raise UsageError(no_such(path))
     from scaledit.data import tables, tars, zips
 
     suffix = suffix_of(path.name)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, pad
 
 from scaledit.data.sets import DIGITS_SIDE, digits
+from scaledit.errors import UsageError
 from scaledit.evaluation.small import SmallExtractor, fit, load_shipped, randomize, scaled, write_shipped
 
 FEATURES = 64
@@ -42,8 +43,15 @@ class DigitClassifier(nn.Module):
 
 
 def as_pixels(images: Tensor) -> Tensor:
-    """(N, 3, 8, 8) uint8, gray -> (N, 1, 8, 8) in [-1, 1]. Raises UsageError for another size."""
-    return scaled(images, DIGITS_SIDE, "the digits' extractor")[:, :1]
+    """(N, 3, 8, 8) uint8, gray -> (N, 1, 8, 8) in [-1, 1]. Raises UsageError for another size and for colored
+    images, of which two channels would be ignored."""
+    pixels = scaled(images, DIGITS_SIDE, "the digits' extractor")
+    if not bool((pixels == pixels[:, :1]).all()):
+        raise UsageError(
+            "the digits' extractor needs gray images, but these are colored; use another reference, or "
+            "convert them to gray"
+        )
+    return pixels[:, :1]
 
 
 def trained() -> SmallExtractor:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, linear, max_pool2d, relu
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, near_path
 from scaledit.files.manifest import sha256_of
 
 FILE_NAME = "pt_inception-2015-12-05-6726825d.pth"
@@ -252,7 +252,9 @@ def find_weights(path: str | Path | None = None) -> Path:
         if file.is_file():
             return file
         source = "--inception" if path else f"the environment variable {VARIABLE}"
-        raise UsageError(f"{source} is set to {file}, which does not exist; download it from {SOURCE}")
+        raise UsageError(
+            f"{source} is set to {file}, which does not exist{near_path(file)}; download it from {SOURCE}"
+        )
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     places = [cache / "scaledit" / FILE_NAME, Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME]
     for place in places:

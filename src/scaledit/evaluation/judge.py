@@ -23,7 +23,7 @@ from scaledit.callbacks import Progress
 from scaledit.config import EvaluateConfig, SampleConfig
 from scaledit.data.datasets import DataSet
 from scaledit.data.sets import Images
-from scaledit.errors import UsageError, counted, did_you_mean, shown
+from scaledit.errors import UsageError, counted, did_you_mean, near_path, shown
 from scaledit.evaluation.extractors import Extractor
 from scaledit.evaluation.extractors.dinov2 import DINOv2Features
 from scaledit.evaluation.extractors.inception import InceptionFeatures
@@ -159,7 +159,7 @@ def open_judge(
     [metrics] = _chosen_metrics(config.metrics, [extractor], allowed)
     path = Path(config.reference)
     if not path.exists():
-        raise UsageError(f"there is no reference {path}")
+        raise UsageError(f"there is no reference {path}{near_path(path)}")
     network = extractor.load(device)
     needs_images = any("pool" in metric.of_reference for metric in metrics)
     reference = open_reference(path, network, needs_images, allow_jpeg, progress)
@@ -199,7 +199,8 @@ def check_reference_fits(
         classes = 0 if labels is None or not len(labels) else int(labels.max()) + 1
         if classes > num_classes:
             raise UsageError(
-                f"evaluate.reference={config.reference} has {classes} classes, but this model has "
+                f"evaluate.reference={config.reference} has {counted(classes, 'class', 'classes')}, but "
+                f"this model has "
                 f"{num_classes}, so it cannot generate images of them all; {fix}"
             )
 

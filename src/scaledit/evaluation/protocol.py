@@ -73,6 +73,31 @@ def readable(protocol: Mapping[str, Any]) -> dict[str, Any]:
     return lines
 
 
+def differences(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A sentence for everything by which results that are shown side by side must not be compared. protocols:
+    by the name of the result."""
+    sentences = []
+    for title, shown, compared in COMPARED:
+        known = {name: _first(protocol, compared) for name, protocol in protocols.items()}
+        if len({str(value) for value in known.values() if value is not None}) > 1:
+            values = ", ".join(f"{name}: {_first(protocols[name], shown)}" for name in protocols)
+            sentences.append(f"these results have different {title}, so do not compare them ({values})")
+    return sentences
+
+
+COMPARED = (
+    ("numbers of images", ("n",), ("n",)),
+    ("image sizes", ("image_size",), ("image_size",)),
+    ("references", ("reference",), ("reference_sha256", "reference")),
+    ("extractors", ("extractor",), ("extractor_sha256", "extractor")),
+)
+"""What `differences` compares: a title, the key that is shown, and keys of which the first known counts."""
+
+
+def _first(protocol: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    return next((protocol[key] for key in keys if protocol.get(key) is not None), None)
+
+
 def _common(values: Sequence[Any]) -> Any:
     """The value that all share, or the list of them."""
     return values[0] if all(value == values[0] for value in values) else list(values)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from scaledit.config import old
-from scaledit.errors import UsageError, shown
+from scaledit.errors import UsageError, no_such, shown
 from scaledit.evaluation.metric import Column, columns
 from scaledit.files.reading import read_json
 
@@ -103,7 +103,7 @@ class Result:
     def read(cls, path: Path) -> Result:
         """Raises UsageError unless `path` is a file that `scaledit evaluate --json` wrote."""
         if not path.exists():
-            raise UsageError(f"{path} does not exist")
+            raise UsageError(no_such(path))
         value = read_json(path, WHAT, error=UsageError)
         try:
             result = cls.from_json(value)

@@ -27,7 +27,7 @@ from PIL import Image
 
 from scaledit.config import old
 from scaledit.data.decode import PNG_DEPTH
-from scaledit.errors import UsageError, counted, reading, reason, shown
+from scaledit.errors import UsageError, counted, no_such, reading, reason, shown
 from scaledit.files.reading import PNG_MAGIC, check_png
 from scaledit.pipeline import Pipeline
 from scaledit.sampling.generate import REQUEST, Parts
@@ -447,7 +447,7 @@ def _generated_samples(folder: Path) -> StoredSamples:
     parts = Parts.read(folder)
     if missing := parts.missing():
         raise UsageError(
-            f"{folder} is incomplete: {len(missing)} of {len(parts.numbers())} parts "
+            f"{folder} is incomplete: {len(missing)} of {counted(len(parts.numbers()), 'part')} "
             f"{'is' if len(missing) == 1 else 'are'} missing; run its "
             "scaledit generate command again"
         )
@@ -469,7 +469,7 @@ def open_samples(path: Path, allow_jpeg: bool = False) -> SampleSet:
     Raises UsageError saying what is wrong with it, and how to fix that.
     """
     if not path.exists():
-        raise UsageError(f"{path} does not exist")
+        raise UsageError(no_such(path))
     if (path / REQUEST).is_file():
         samples = _generated_samples(path)
     elif path.is_dir():

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from scaledit import __version__, config
 from scaledit.config import old
-from scaledit.errors import printable
+from scaledit.errors import counted, printable
 from scaledit.interop import diffusers_folder, hub
 from scaledit.interop.infer import name_of
 from scaledit.interop.model import Model
@@ -50,7 +50,7 @@ def text(model: Model, results: Sequence[Mapping[str, Any]] = (), usage: Usage =
     """
     run, shape = model.config, model.config.model
     counts = flops.count(shape)
-    size = f"DiT, {shape.depth} blocks of width {shape.hidden_size}, patch {shape.patch_size}"
+    size = f"DiT, {counted(shape.depth, 'block')} of width {shape.hidden_size}, patch {shape.patch_size}"
     sampler = in_words(run.sample.sampler.to_json())
     guidance = in_words([part.to_json() for part in run.sample.guidance if not part.idle])
     lines = [
@@ -63,7 +63,8 @@ def text(model: Model, results: Sequence[Mapping[str, Any]] = (), usage: Usage =
         f"# {name_of(shape) or size}",
         "",
         f"{counts.params:,} trainable parameters, {counts.macs / 1e9:.4g} G multiply-adds per image; "
-        f"input {shape.in_channels}x{shape.height}x{shape.width}, {shape.num_classes} classes, "
+        f"input {shape.in_channels}x{shape.height}x{shape.width}, "
+        f"{counted(shape.num_classes, 'class', 'classes')}, "
         f"{shape.block.label()}.",
         "",
         "```python",
@@ -178,7 +179,7 @@ def _recipe(model: Model) -> list[str]:
     is_known = run.name in config.recipe_names()
     return [
         *(["```", f"scaledit train {run.name}{changes}", "```", ""] if is_known else []),
-        f"{run.train.steps} steps of {run.train.batch_size}, {run.optimizer.algorithm.TITLE} at "
+        f"{counted(run.train.steps, 'step')} of {run.train.batch_size}, {run.optimizer.algorithm.TITLE} at "
         f"{run.optimizer.learning_rate}, EMA {run.ema.decay}, seed {run.train.seed}, precision "
         f"{run.train.precision}; {objective}. The full config is in config.json.",
     ]
@@ -199,7 +200,7 @@ def _data(model: Model) -> list[str]:
     )
     return [
         *lines,
-        f"- latents of {info.channels} channels at 1/{info.downsampling}, scale {info.scale}; "
+        f"- latents of {counted(info.channels, 'channel')} at 1/{info.downsampling}, scale {info.scale}; "
         f"autoencoder: {plain(autoencoder)}",
     ]
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from scaledit.callbacks import Progress
 from scaledit.config import NOTHING
-from scaledit.errors import RunError, UsageError
+from scaledit.errors import RunError, UsageError, no_such
 from scaledit.files.atomic import atomic_write
 from scaledit.files.manifest import sha256_of
 from scaledit.interop import card, diffusers_folder, native, official, sit
@@ -53,7 +53,7 @@ def open_model(
     """
     hints = hints or Hints()
     if not path.exists():
-        raise UsageError(f"{path} does not exist")
+        raise UsageError(no_such(path))
     if path.is_file():
         return _from_file(path, hints, weights, allow_nonfinite)
     folder = native.locate(path)

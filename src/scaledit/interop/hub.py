@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from scaledit.errors import RunError, UsageError
+from scaledit.errors import RunError, UsageError, no_such
 
 PREFIX = "hf://"
 ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -30,7 +30,7 @@ def is_id(name: str) -> bool:
 def check(name: str) -> None:
     """Raises UsageError if `name` is neither a path nor looks like an id; does not use the network."""
     if not is_id(name) and not Path(name).exists():
-        raise UsageError(f"{name} does not exist")
+        raise UsageError(no_such(name))
 
 
 def local(name: str | Path) -> Path:
@@ -44,7 +44,7 @@ def local(name: str | Path) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        raise UsageError(f"{name} does not exist; {_INSTALL}") from None
+        raise UsageError(f"{no_such(name)}; {_INSTALL}") from None
     try:
         return Path(snapshot_download(repo_id, allow_patterns=list(FETCHED)))
     except Exception as error:  # the Hub's client raises its own, httpx's and OSError

@@ -118,8 +118,8 @@ class Classes(NamedTuple):
         if self.is_assumed:
             return (
                 f"the label table has {self.num} rows, and nothing says whether the last is a null label: "
-                f"read as {self.num} classes, which can be sampled without guidance only; pass --num-classes "
-                f"{self.num - 1} if the model was trained with label dropout"
+                f"read as {counted(self.num, 'class', 'classes')}, which can be sampled without guidance "
+                f"only; pass --num-classes {self.num - 1} if the model was trained with label dropout"
             )
         if not self.null_row:
             classes = counted(self.num, "class", "classes")
@@ -143,7 +143,8 @@ def classes_of(rows: int, hints: Hints, null_row: bool | None = None) -> Classes
         if more not in ((0, 1) if null_row is None else (int(null_row),)):
             both = "" if null_row is not None else f"{rows} classes, or "
             raise UsageError(
-                f"the label table has {rows} rows: {both}{rows - 1} classes and the null label, not "
+                f"the label table has {rows} rows: {both}{counted(rows - 1, 'class', 'classes')} and the "
+                f"null label, not "
                 f"{hints.num_classes}; pass --num-classes if its own arguments are wrong"
             )
         return Classes(hints.num_classes, bool(more))

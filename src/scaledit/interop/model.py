@@ -11,7 +11,7 @@ from scaledit.config import DataConfig, DiffusionConfig, LatentConfig, RunConfig
 from scaledit.data import imagenet
 from scaledit.data.latents import AutoencoderInfo
 from scaledit.diffusion import DDPM, ClassifierFree, Heun, LinearFlow, Simple, Velocity
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, counted
 from scaledit.interop.infer import name_of
 from scaledit.interop.lazy_tensors import Lazy
 from scaledit.interop.official import check_shapes
@@ -119,7 +119,7 @@ def decoded_by(model: Model, autoencoder: str) -> Model:
     channels = model.config.model.in_channels
     if info.channels != channels:
         raise UsageError(
-            f"{autoencoder} has latents of {info.channels} channels, but this model has {channels}"
+            f"{autoencoder} has latents of {counted(info.channels, 'channel')}, but this model has {channels}"
         )
     if model.autoencoder_info is not None and model.autoencoder_info.encoder_sha256:
         check_same_latents(opened, model.autoencoder_info)

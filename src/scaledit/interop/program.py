@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, no_such
 from scaledit.files.atomic import atomic_bytes
 from scaledit.models.config import DiTConfig
 from scaledit.models.dit import DiT
@@ -107,7 +107,7 @@ def load(path: Path, *, trusted: bool = False) -> ProgramNet:
         program = torch.export.load(path, extra_files=extra)
         config = DiTConfig(**json.loads(extra[CONFIG]))
     except FileNotFoundError:
-        raise UsageError(f"{path} does not exist") from None
+        raise UsageError(no_such(path)) from None
     except Exception as error:  # torch's readers raise many types; the first line of the message is enough
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(f"{path} is not a program that scaledit exported ({reason})") from None

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from scaledit.autoencoders.config import AutoencoderRun
+from scaledit.errors import counted
 from scaledit.files.reading import picture_in
 from scaledit.report import page
 from scaledit.report.page import Card, Chart
@@ -67,7 +68,7 @@ def _headline(config: AutoencoderRun, events: Events) -> list[Card]:
     return [
         Card("PSNR", f"{quality['psnr']:.2f} dB", f"mean over {quality['images']} held-out images"),
         Card("SSIM", f"{quality['ssim']:.3f}", "of the same images; 1 is identical"),
-        Card("Latents", f"f{f}", f"{model.channels} channels, scale factor {exported['scale']:.5f}"),
+        Card("Latents", f"f{f}", f"{counted(model.channels, 'channel')}, scale {exported['scale']:.5f}"),
         Card("Parameters", f"{started['params'] / 1e6:.2f} M", f"widths {widths}"),
         Card("Compute", f"{started['macs'] / 1e6:,.0f} M", "multiply-adds per image"),
         Card(

@@ -16,6 +16,7 @@ import numpy as np
 from markupsafe import Markup
 
 from scaledit.callbacks import Progress
+from scaledit.errors import counted
 from scaledit.evaluation.metric import columns
 from scaledit.files.atomic import atomic_bytes
 from scaledit.report import page
@@ -102,13 +103,13 @@ def _head(table: Table, judged: Sequence[Verdict]) -> list[Card]:
     others = ", ".join(f"{outcomes[o]} {o}" for o in COLORS if outcomes[o] and o != "holds")
     cards = [
         Card("Claims that hold", f"{outcomes['holds']} of {len(judged)}", others),
-        Card("Runs", f"{len(trained):,}", f"{len(table.rows):,} results"),
+        Card("Runs", f"{len(trained):,}", counted(len(table.rows), "result")),
     ]
     rows = [row for row in table.rows if row.part in (FINAL, tables.GUIDANCE) and row.fd is not None]
     if rows:
         best = min(rows, key=lambda row: row.distance)
         guided = "" if best.guidance_scale == 1 else f", guidance scale {best.guidance_scale:g}"
-        note = f"{best.model} after {best.steps:,} steps{guided}"
+        note = f"{best.model} after {counted(best.steps, 'step')}{guided}"
         cards.append(Card(f"Best {about.distance}", f"{best.distance:.3g}", note))
     if about.floor is not None:
         cards.append(

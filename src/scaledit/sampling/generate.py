@@ -163,7 +163,7 @@ def _check_disk(pipeline: Pipeline, n: int, folder: Path, merged: bool) -> None:
     checks.fits(
         size * n * (2 if merged else 1),
         shutil.disk_usage(existing).free + used,
-        f"{n:,} images of {width * scale}x{height * scale}",
+        f"{counted(n, 'image')} of {width * scale}x{height * scale}",
         f"free at {existing}",
         "ask for fewer (--num), or choose another --out",
     )

@@ -21,7 +21,7 @@ from scaledit import assemble, checks, images, machine
 from scaledit.callbacks import Progress
 from scaledit.config import SampleConfig
 from scaledit.diffusion.noise import Stream, uniform
-from scaledit.errors import UsageError, printable
+from scaledit.errors import UsageError, counted, printable
 from scaledit.pipeline import MOST_IMAGES, Pipeline, near_classes
 
 Rule = Literal["equal", "real", "uniform"]
@@ -70,7 +70,9 @@ class Request:
 
     def labels(self) -> list[int]:
         """The class of every image. Raises UsageError if the labels do not fit in memory."""
-        machine.check_memory(BYTES_OF_A_LABEL * self.n, f"the labels of {self.n:,} images", "ask for fewer")
+        machine.check_memory(
+            BYTES_OF_A_LABEL * self.n, f"the labels of {counted(self.n, 'image')}", "ask for fewer"
+        )
         if self.num is None:
             return [c for c in self.classes for _ in range(self.images_per_class)]
         indices = range(self.start, self.start + self.num)

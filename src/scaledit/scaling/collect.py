@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scaledit import assemble, machine
@@ -72,6 +72,11 @@ def collect(study: Study, queue: Queue, command: str) -> tuple[Table, list[Job]]
             seconds += _number(result, "seconds")
             key = _protocol(result, protocols)
             rows.append(_row(run, measurement.part, measurement.config, result, loss_at[run.name], key))
+    measured = {measurement.run.name for measurement in study.measurements}
+    for run in study.runs if study.varied else ():
+        if run.name in loss_at and run.name not in measured:  # only its loss is known
+            end = {"name": run.name, "step": run.config.train.steps, "protocol": {}}
+            rows.append(_row(run, FINAL, run.config, end, loss_at[run.name], ""))
     rows.sort(key=lambda row: row.part != FINAL)  # stable: final results come first
     metrics = columns(*protocols.values())
     main = next((key for row in rows for key in metrics if key in row.metrics), "")
@@ -88,8 +93,20 @@ def collect(study: Study, queue: Queue, command: str) -> tuple[Table, list[Job]]
         configs={run.name: run.config.to_json() for run in study.runs},
         made=made,
         declared=study.declared,
+        varied=study.varied,
+        failed=_failures(study, queue, missing) if study.varied else {},
     )
     return Table(about, tuple(rows), tuple(losses), pictures), missing
+
+
+def _failures(study: Study, queue: Queue, missing: Sequence[Job]) -> dict[str, str]:
+    """Why runs without a result have failed, by their names."""
+    reasons, left = queue.failures(), {job.key for job in missing}
+    failed = {run.name: reasons[run.key] for run in study.runs if run.key in left & reasons.keys()}
+    for measurement in study.measurements:
+        if measurement.key in left & reasons.keys():
+            failed.setdefault(measurement.run.name, reasons[measurement.key])
+    return failed
 
 
 def _number(table: Mapping[str, Any], key: str) -> float:

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterable
 from pathlib import Path
 
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, near_path
 from scaledit.scaling import printed_table
 from scaledit.scaling.frontier import Curve, Point, curve
 from scaledit.scaling.table import FINAL, TRAINING, Row, Table, evaluated, grouped, over_seeds, read
@@ -25,7 +25,9 @@ def study(name: str) -> Table:
     if name == PAPER:
         return printed_table.table()
     if not Path(name).is_dir():
-        raise UsageError(f"there is no study {name}; use a folder with a table.csv, or paper")
+        raise UsageError(
+            f"there is no study {name}{near_path(name)}; use a folder with a table.csv, or paper"
+        )
     return read(Path(name))
 
 

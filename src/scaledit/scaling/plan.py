@@ -229,7 +229,7 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         (
             "training",
             f"{scientific(plan.train_macs)} multiply-adds, {scientific(plan.train_flops)} FLOP "
-            f"({plan.steps:,} steps of batch {plan.batch_size:,})",
+            f"({counted(plan.steps, 'step')} of batch {plan.batch_size:,})",
         ),
     ]
     if plan.iterations_per_second is None or plan.hours is None:
@@ -252,7 +252,7 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         (
             "sampling",
             f"{prefixed(plan.sampling_macs)} multiply-adds per image "
-            f"({plan.sampling_evaluations:,} forward passes)",
+            f"({counted(plan.sampling_evaluations, 'forward pass', 'forward passes')})",
         ),
         *(("warning", text) for text in plan.warnings),
     ]

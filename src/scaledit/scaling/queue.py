@@ -16,7 +16,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,18 @@ class Queue:
         """Records a failure. This process does not try the job again; another one may."""
         self.failed.add(job.key)
         self._log("failed", job, why=why)
+
+    def failures(self) -> dict[str, str]:
+        """Why jobs that are not done failed the last time, by key. Lines of the journal that cannot be read
+        are left out: a process may have ended while it wrote one."""
+        reasons: dict[str, str] = {}
+        with suppress(OSError), (self.out / JOURNAL).open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                with suppress(ValueError, TypeError, KeyError, RecursionError):
+                    entry = json.loads(line)
+                    if entry["event"] == "failed":
+                        reasons[str(entry["job"])] = str(entry["why"])
+        return {key: why for key, why in reasons.items() if not self.done(key)}
 
     def _log(self, event: str, job: Job, **more: str) -> None:
         at = time.strftime("%Y-%m-%dT%H:%M:%S%z")

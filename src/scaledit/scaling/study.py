@@ -17,40 +17,54 @@
     where.train.seed = 0               # selects runs; without it all are measured
     sample.sampler.steps = [16, 32, 64]
 
-A value that is itself a list, such as optimizer.betas, is written as a list of one list. Imports no torch.
+A value that is itself a list, such as optimizer.betas, is written as a list of one list.
+
+A sweep varies keys of a recipe and compares the values with each other:
+
+    recipe = "digits"
+    vary.optimizer.learning_rate = [1e-3, 3e-3, 1e-2]
+    seeds = 3                          # or a list of seeds; 1 by default
+    common.train.steps = 300
+
+A study with [[runs]] of one model that only measures the end of training is reported as a sweep, too. Imports
+no torch.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scaledit import config as configs
 from scaledit.config import RunConfig, old
-from scaledit.errors import UsageError, did_you_mean, listed, shown
+from scaledit.errors import UsageError, did_you_mean, listed, near_path, shown
 from scaledit.scaling.table import DECODER, FINAL, GUIDANCE, SAMPLING, file_name
 
 STUDIES = Path(__file__).parent.parent / "studies"
-KEYS = ("title", "extends", "recipe", "sizes", "common", "runs", "measure")
+KEYS = ("title", "extends", "recipe", "sizes", "common", "vary", "seeds", "runs", "measure")
 MEASURED = ("sample", "evaluate", "autoencoder")
 """Sections that a measurement may change; none affects the training."""
 IN_NAME = ("model.patch_size", "model.name", "model.conditioning", "train.seed", "train.steps")
 """Keys that the name of a run and the table's own columns include."""
+SEED = "train.seed"
+OF_THE_PAPER = ("size", "model.patch_size", "model.name", "model.conditioning")
+"""What the paper's studies vary."""
 MOST_RUNS = 10_000
 
 
 @dataclass(frozen=True)
 class StudyRun:
     """One training. size: as in the table. settings: the other keys that the study varies, by
-    'section.key'."""
+    'section.key'. choice: all keys that it varies."""
 
     name: str
     size: str
     config: RunConfig
     settings: Mapping[str, Any]
+    choice: Mapping[str, Any]
 
     @property
     def key(self) -> str:
@@ -76,7 +90,8 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Study:
-    """sizes: smallest first. declared: its TOML, after that of the study that it extends."""
+    """sizes: smallest first. declared: its TOML, after that of the study that it extends. varied: of a sweep,
+    the values of each run, without the seed; empty for a study of the paper's claims."""
 
     name: str
     title: str
@@ -84,6 +99,7 @@ class Study:
     measurements: tuple[Measurement, ...]
     sizes: tuple[str, ...]
     declared: str
+    varied: Mapping[str, Mapping[str, Any]]
 
 
 def names() -> list[str]:
@@ -101,9 +117,11 @@ def load(study: str) -> Study:
     for key in table:
         if key not in KEYS:
             raise UsageError(f"{study}: unknown key {key!r}{did_you_mean(key, KEYS)}")
+    table, is_sweep = _with_runs(study, table)
     for key in ("recipe", "runs"):
         if not table.get(key):
-            raise UsageError(f"{study} lacks the key {key!r}")
+            instead = ' (or "vary")' if key == "runs" else ""
+            raise UsageError(f"{study} lacks the key {key!r}{instead}")
     for key in ("recipe", "title"):
         if not isinstance(table.get(key, ""), str):
             raise UsageError(f"{study}: {key} must be a string, got {shown(table[key])}")
@@ -114,8 +132,70 @@ def load(study: str) -> Study:
     rising = dict.fromkeys(run.size for run in sorted(runs, key=lambda run: run.config.model.hidden_size))
     order = [size for size in sizes or rising if size in rising]
     name = Path(study).stem
-    measurements = tuple(_measurements(study, table.get("measure", [{"part": FINAL}]), runs))
-    return Study(name, str(table.get("title", name)), runs, measurements, tuple(order), declared)
+    # A sweep without a reference compares losses.
+    can_judge = not is_sweep or all(run.config.evaluate.reference for run in runs)
+    measure = table.get("measure", [{"part": FINAL}] if can_judge else [])
+    measurements = tuple(_measurements(study, measure, runs))
+    varied = _varied(study, runs, measurements, is_sweep)
+    title = str(table.get("title") or _title(table, varied) or name)
+    return Study(name, title, runs, measurements, tuple(order), declared, varied)
+
+
+def _with_runs(study: str, table: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """A study whose "vary" and "seeds" are written as [[runs]], and whether it had them."""
+    table = dict(table)
+    vary, seeds = table.pop("vary", None), table.pop("seeds", None)
+    if vary is None:
+        if seeds is not None:
+            raise UsageError(f"{study}: seeds goes with vary; in [[runs]], write train.seed = [0, 1, 2]")
+        return table, False
+    if "runs" in table:
+        raise UsageError(f"{study} has vary and [[runs]]; use one of them")
+    flat = configs.flatten(_mapping(study, "vary", vary))
+    if not flat:
+        raise UsageError(f"{study}: vary is empty; write vary.optimizer.learning_rate = [1e-3, 3e-3]")
+    for key, values in flat.items():
+        if not isinstance(values, list) or not values:
+            raise UsageError(f"{study}: vary.{key} must be a list of values, got {shown(values)}")
+        if key == SEED:
+            raise UsageError(f"{study}: write seeds = {len(values)} instead of vary.{SEED}")
+        if key.partition(".")[0] in ("sample", "evaluate"):
+            raise UsageError(
+                f"{study}: vary.{key} changes nothing in training, so every value would train the same run; "
+                "use it in a [[measure]] of [[runs]]"
+            )
+    if not (isinstance(seeds, list) and seeds) and type(seeds) not in (int, type(None)):
+        raise UsageError(f"{study}: seeds must be a whole number or a list of seeds, got {shown(seeds)}")
+    if isinstance(seeds, int) and not 1 <= seeds <= MOST_RUNS:
+        raise UsageError(f"{study}: seeds must be from 1 to {MOST_RUNS:,}, got {seeds}")
+    chosen = {} if seeds is None else {SEED: [*range(seeds)] if isinstance(seeds, int) else seeds}
+    return {**table, "runs": [{**flat, **chosen}]}, True
+
+
+def _varied(
+    study: str, runs: Sequence[StudyRun], measurements: Sequence[Measurement], is_sweep: bool
+) -> dict[str, dict[str, Any]]:
+    """The values of each run of a sweep: of a study with "vary", or one of a single model whose runs are
+    measured once, at their end."""
+    varied = {run.name: {key: v for key, v in run.choice.items() if key != SEED} for run in runs}
+    once = len({m.run.name for m in measurements}) == len(measurements)
+    if not once or any(measurement.part != FINAL for measurement in measurements):
+        if is_sweep:
+            raise UsageError(
+                f"{study}: a study with vary measures each run once, at its end; for more, write [[runs]]"
+            )
+        return {}
+    keys = {key for values in varied.values() for key in values}
+    is_of_paper = any(key in OF_THE_PAPER for key in keys) or any(
+        len(v) != len(keys) for v in varied.values()
+    )
+    return varied if is_sweep or (keys and not is_of_paper) else {}
+
+
+def _title(table: Mapping[str, Any], varied: Mapping[str, Mapping[str, Any]]) -> str:
+    """The title of a sweep without one; "" for other studies."""
+    keys = list(dict.fromkeys(key for values in varied.values() for key in values))
+    return f"{listed(keys, 'and')} of {table['recipe']}" if keys else ""
 
 
 def _read(study: str, extended_by: tuple[str, ...] = ()) -> tuple[dict[str, Any], str]:
@@ -125,7 +205,8 @@ def _read(study: str, extended_by: tuple[str, ...] = ()) -> tuple[dict[str, Any]
         raise UsageError(f"studies extend each other in a cycle: {' -> '.join([*extended_by, study])}")
     path = Path(study) if study.endswith(".toml") or "/" in study else STUDIES / f"{study}.toml"
     if not path.is_file():
-        raise UsageError(f"unknown study {study!r}{did_you_mean(study, names())}")
+        near = near_path(path) if path.parent != STUDIES else did_you_mean(study, names())
+        raise UsageError(f"unknown study {study!r}{near}")
     table, text = configs.read_toml(path)
     base = table.pop("extends", None)
     if base is None:
@@ -207,7 +288,7 @@ def _run(
     words += [] if first else [f"seed {config.train.seed}"]
     settings = {key: choice[key] for key in varied if key in choice and key not in IN_NAME}
     words += [f"{key.partition('.')[2]}={value}" for key, value in settings.items()]
-    return StudyRun(" ".join(words), str(size), config, settings)
+    return StudyRun(" ".join(words), str(size), config, settings, choice)
 
 
 def _measurements(study: str, blocks: Any, runs: tuple[StudyRun, ...]) -> Iterator[Measurement]:

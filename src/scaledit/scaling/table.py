@@ -155,7 +155,8 @@ class About:
     command: reproduces it. distance: the title of `fd` ("FD-digits"). floor: `fd` of held-out real images,
     None if unknown. sizes: by rising size. protocols, configs: by the key that rows carry and by the run's
     name. made: processor and versions where the table was collected, and the hours of all workers. declared:
-    the study's TOML.
+    the study's TOML. varied: of a sweep, the values of each run by 'section.key', without the seed; empty for
+    studies of the paper's claims. failed: why runs of a sweep have no result.
     """
 
     name: str
@@ -168,6 +169,15 @@ class About:
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     made: Mapping[str, Any] = field(default_factory=dict)
     declared: str = ""
+    varied: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            key: value
+            for key, value in dataclasses.asdict(self).items()
+            if value or key not in ("varied", "failed")
+        }
 
 
 @dataclass(frozen=True)
@@ -391,7 +401,7 @@ def _finite(column: str, text: str) -> float:
 def write(table: Table, folder: Path) -> None:
     """Writes folder/table.csv, losses.csv, study.json and pictures/."""
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)
-    about = json.dumps(dataclasses.asdict(table.about), indent=1) + "\n"
+    about = json.dumps(table.about.to_json(), indent=1) + "\n"
     losses = _csv(Loss._fields, table.losses)
     for name, text in ((TABLE, to_csv(table.rows)), (LOSSES, losses), (ABOUT, about)):
         atomic_bytes(folder / name, text.encode())
@@ -465,10 +475,12 @@ def _fits(key: str, value: Any) -> bool:
             return value is None or (type(value) in (int, float) and math.isfinite(value))
         case "sizes":
             return isinstance(value, list) and all(isinstance(size, str) for size in value)
-        case "protocols" | "configs":
+        case "protocols" | "configs" | "varied":
             return isinstance(value, dict) and all(isinstance(inner, dict) for inner in value.values())
         case "made":
             return isinstance(value, dict)
+        case "failed":
+            return isinstance(value, dict) and all(isinstance(reason, str) for reason in value.values())
     return True
 
 

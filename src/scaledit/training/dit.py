@@ -21,7 +21,7 @@ from scaledit.callbacks import Progress
 from scaledit.config import RunConfig, check_guidance
 from scaledit.data.latents import Latents
 from scaledit.data.sets import TrainingSet, check_fits
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, counted
 from scaledit.evaluation.judge import Judge, check_reference_fits, open_judge, sample_sets
 from scaledit.models import flops
 from scaledit.pipeline import BYTES_OF_A_NUMBER, Pipeline
@@ -167,17 +167,21 @@ def _check_sizes(config: RunConfig, share: int, device: torch.device) -> None:
     at_once = -(-share // config.train.accumulate)
     machine.check_memory(
         flops.sampling_bytes(config.model, at_once),
-        f"a micro-batch of {at_once:,} images",
+        f"a micro-batch of {counted(at_once, 'image')}",
         "use a smaller train.batch_size, or more train.accumulate",
         device,
     )
     size = BYTES_OF_A_NUMBER * math.prod(config.model.shape)
-    machine.check_memory(size * share, f"a batch of {share:,} images", "use a smaller train.batch_size")
+    machine.check_memory(
+        size * share, f"a batch of {counted(share, 'image')}", "use a smaller train.batch_size"
+    )
     sample = config.sample
     n = sample.per_class * min(sample.classes, config.model.num_classes) if sample.every else 0
-    machine.check_memory(size * n, f"a grid of {n:,} images", "use a smaller sample.per_class")
+    machine.check_memory(size * n, f"a grid of {counted(n, 'image')}", "use a smaller sample.per_class")
     n = config.evaluate.num if config.evaluate.every else 0
-    machine.check_memory(BYTES_OF_A_LABEL * n, f"the labels of {n:,} images", "use a smaller evaluate.num")
+    machine.check_memory(
+        BYTES_OF_A_LABEL * n, f"the labels of {counted(n, 'image')}", "use a smaller evaluate.num"
+    )
 
 
 def _check_decoder(config: RunConfig, decoder: Decoder | None) -> None:

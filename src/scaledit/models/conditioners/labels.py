@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from scaledit.conditions.labels import Labels
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, counted
 from scaledit.lazy import torch
 from scaledit.models.conditioners import Conditioner, EmbeddedCondition
 from scaledit.models.description import Embedding, Layers
@@ -28,7 +28,8 @@ class LabelTable(Conditioner, name="labels"):
         if isinstance(y, Labels):
             if y.null_label != config.num_classes:
                 raise UsageError(
-                    f"these labels have {y.null_label} classes, but this model has {config.num_classes}"
+                    f"these labels have {counted(y.null_label, 'class', 'classes')}, but this "
+                    f"model has {config.num_classes}"
                 )
             return y
         if isinstance(y, torch.Tensor):
