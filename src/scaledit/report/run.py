@@ -13,6 +13,7 @@ import numpy as np
 
 from scaledit import images
 from scaledit.callbacks import Progress
+from scaledit.captions import images_in
 from scaledit.config import scaled
 from scaledit.errors import counted
 from scaledit.evaluation.judge import Judge, is_data_set, open_judge, sample_sets
@@ -342,7 +343,7 @@ def _film(run: Path, events: Events, pipeline: Pipeline) -> dict[str, object] | 
     for i in np.unique(np.linspace(0, len(steps) - 1, FILM).round().astype(int)):
         title = f"step {steps[i]}"
         try:
-            png = picture_in(run, sampled[steps[i]])
+            png = page.png(images_in(picture_in(run, sampled[steps[i]])))
             sheets[title] = page.sheet(png, f"samples at {title}", FRAME, False)
         except ValueError as reason:
             reasons.append(f"{title}: {reason}")
