@@ -18,6 +18,7 @@ from scaledit.config import scaled
 from scaledit.errors import counted
 from scaledit.evaluation.judge import Judge, is_data_set, open_judge, sample_sets
 from scaledit.evaluation.result import Result
+from scaledit.files.atomic import atomic_bytes
 from scaledit.files.reading import picture_in
 from scaledit.models import flops
 from scaledit.part import Allowed, in_words
@@ -73,14 +74,14 @@ def write(
         title=pipeline.config.name,
         headline=headline,
         foreign=foreign,
-        over_training=_over_training(events),
+        over_training=over_training(events),
         curves=curves(events),
         film=_film(run, events, pipeline),
         reproduce=reproduce(pipeline.config, run, events, pipeline.origin),
         **sections,
     )
     path = run / REPORT
-    path.write_text(html, encoding="utf-8")
+    atomic_bytes(path, html.encode())
     return path
 
 
@@ -262,7 +263,7 @@ def _decoders(
     }
 
 
-def _over_training(events: Events) -> dict[str, object] | None:
+def over_training(events: Events) -> dict[str, object] | None:
     """A chart of the first metric of every evaluation during training, and all metrics of the last one."""
     evaluated = [event for event in events if event["event"] == "evaluated"]
     if not evaluated:

@@ -115,7 +115,7 @@ class Hooks:
 
     def due(self, last: bool) -> Iterator[Event]:
         step, config = self.state.step, self.state.config
-        sampled = due(step, config.sample.every, last)
+        sampled = config.sample.due(step, last)
         judged = due(step, config.evaluate.every, last)
         if not (sampled or judged):
             return
