@@ -303,10 +303,11 @@ def _scientific(value: float) -> str:
 
 
 class Samples(NamedTuple):
-    """sheets: a grid of each run that could be sampled, by its label. names: of the rows. notes: what is
-    missing or not equal, in sentences. settings: with which all were sampled."""
+    """sheets: a grid of each run that could be sampled, by its label. steps: of its checkpoint. names: of the
+    rows. notes: what is missing or not equal, in sentences. settings: with which all were sampled."""
 
     sheets: Mapping[str, np.ndarray]
+    steps: Mapping[str, int]
     names: Sequence[str]
     notes: Sequence[str]
     settings: SampleConfig
@@ -331,6 +332,7 @@ def sample(
     allowed = tuple(allow_import)
     per_class = per_class or min(settings.per_class, PER_CLASS)
     sheets: dict[str, np.ndarray] = {}
+    steps: dict[str, int] = {}
     notes: list[str] = []
     shapes: dict[tuple[int, ...], list[str]] = {}
     chosen: list[int] = []
@@ -346,6 +348,7 @@ def sample(
             def on_row(done: int, total: int, before: int = number) -> None:
                 progress(before * total + done, len(runs) * total)
 
+            steps[run.label] = pipeline.origin["step"]
             sheets[run.label] = _grid(pipeline, labels, settings, per_class, batch_size, on_row)
         except (UsageError, RunError) as error:
             if classes is not None and not sheets and isinstance(error, UsageError) and not chosen:
@@ -361,7 +364,7 @@ def sample(
             f"{'x'.join(map(str, shape))} for {listed(of, 'and')}" for shape, of in shapes.items()
         )
         notes.insert(0, f"samples of different shapes cannot start from the same noise: {each}")
-    return Samples(sheets, [_name(of_first, c) for c in chosen], notes, settings, per_class)
+    return Samples(sheets, steps, [_name(of_first, c) for c in chosen], notes, settings, per_class)
 
 
 def _chosen(pipeline: Pipeline, classes: str | None, settings: SampleConfig) -> list[int]:
@@ -430,7 +433,9 @@ def _shown(samples: Samples, runs: Sequence[ComparedRun]) -> dict[str, object]:
     small = {run.label: np.max(run.config.model.input_size) < images.SMALLEST_SHOWN for run in runs}
     widest = WIDEST if len(runs) <= 3 else NARROWER
     sheets: dict[str, Sheet] = {
-        label: page.sheet(page.png(grid), f"samples of {label}", widest, bool(small[label]))
+        f"{label}, step {samples.steps[label]:,}": page.sheet(
+            page.png(grid), f"samples of {label}", widest, bool(small[label])
+        )
         for label, grid in samples.sheets.items()
     }
     settings = samples.settings
