@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 LISTS = ("sampler", "steps", "cfg_scale")
-"""Options that may be lists."""
+"""Options that may be lists. Of two, the first one in this order gives the rows."""
 
 
 def _opened(args: argparse.Namespace) -> Pipeline:
