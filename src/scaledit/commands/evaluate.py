@@ -201,7 +201,7 @@ SAMPLING = (*common.SHORT, "decoder", "decoder_precision", "tiled")
 
 
 def _show(results: list[Result], compared: bool) -> None:
-    from scaledit.evaluation.protocol import differences, readable
+    from scaledit.evaluation.protocol import incomparable, readable
     from scaledit.evaluation.result import side_by_side
     from scaledit.scaling import paper
 
@@ -226,6 +226,6 @@ def _show(results: list[Result], compared: bool) -> None:
     }
     terminal.facts(facts.items(), width=20)
     named = {result.name: result.protocol for result in results}
-    sentences = [*differences(named), *(warning for result in results for warning in result.warnings)]
+    sentences = [*incomparable(named), *(warning for result in results for warning in result.warnings)]
     for warning in dict.fromkeys(sentences):
         terminal.warn(warning)

@@ -73,11 +73,11 @@ def readable(protocol: Mapping[str, Any]) -> dict[str, Any]:
     return lines
 
 
-def differences(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def incomparable(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A sentence for everything by which results that are shown side by side must not be compared. protocols:
     by the name of the result."""
     sentences = []
-    for title, shown, compared in COMPARED:
+    for title, shown, compared in MEASURED_WITH:
         known = {name: _first(protocol, compared) for name, protocol in protocols.items()}
         if len({str(value) for value in known.values() if value is not None}) > 1:
             values = ", ".join(f"{name}: {_first(protocols[name], shown)}" for name in protocols)
@@ -85,17 +85,47 @@ def differences(protocols: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return sentences
 
 
-COMPARED = (
+MEASURED_WITH = (
     ("numbers of images", ("n",), ("n",)),
     ("image sizes", ("image_size",), ("image_size",)),
     ("references", ("reference",), ("reference_sha256", "reference")),
     ("extractors", ("extractor",), ("extractor_sha256", "extractor")),
 )
-"""What `differences` compares: a title, the key that is shown, and keys of which the first known counts."""
+"""What `incomparable` compares: a title, the key that is shown, and keys of which the first known counts."""
 
 
 def _first(protocol: Mapping[str, Any], keys: Sequence[str]) -> Any:
     return next((protocol[key] for key in keys if protocol.get(key) is not None), None)
+
+
+COMPARED = {
+    "n": "number of images",
+    "sample_sets": "number of sample sets",
+    "seed": "seeds",
+    "image_size": "image size",
+    "labels": "classes sampled",
+    "sampler": "sampler",
+    "guidance": "guidance",
+    "decoder": "decoder",
+    "precision": "precision of sampling",
+    "extractor": "extractor",
+    "extractor_sha256": "weights of the extractor",
+    "resize": "resizing",
+    "reference": "reference",
+    "reference_sha256": "images of the reference",
+    "neighbours": "neighbors",
+}
+"""What must be equal for metrics to be comparable, in words."""
+
+
+def differences(protocols: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """{what: [its value in each protocol]} of the entries in COMPARED that are not equal in all protocols."""
+    found = {}
+    for key, words in COMPARED.items():
+        values = [protocol.get(key) for protocol in protocols]
+        if any(value != values[0] for value in values):
+            found[words] = values
+    return found
 
 
 def _common(values: Sequence[Any]) -> Any:
