@@ -20,7 +20,7 @@ from scaledit.data.decode import Header
 from scaledit.data.inspection import usual_side
 from scaledit.errors import UsageError, near_path
 from scaledit.evaluation import digits
-from scaledit.evaluation.protocol import differences
+from scaledit.evaluation.protocol import incomparable
 from scaledit.values import hints, own_fields, whole
 
 
@@ -138,15 +138,15 @@ def test_inspect_chooses_a_size_that_most_images_reach(tmp_path: Path, capsys):
 
 def test_results_that_cannot_be_compared_say_so():
     one = {"n": 1000, "image_size": [8, 8], "reference": "digits", "reference_sha256": "a", "extractor": "x"}
-    assert differences({"a": one, "b": dict(one)}) == []
+    assert incomparable({"a": one, "b": dict(one)}) == []
     other = {**one, "n": 50_000, "reference_sha256": "b", "image_size": [64, 64], "extractor": "y"}
-    said = differences({"a": one, "b": other})
+    said = incomparable({"a": one, "b": other})
     assert len(said) == 4
     assert (
         said[0]
         == "these results have different numbers of images, so do not compare them (a: 1000, b: 50000)"
     )
-    assert differences({"a": one, "b": {**one, "n": None}}) == []  # not stated
+    assert incomparable({"a": one, "b": {**one, "n": None}}) == []  # not stated
 
 
 def test_the_digits_extractor_refuses_colors():
