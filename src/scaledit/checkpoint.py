@@ -245,6 +245,7 @@ STATE = {
     "skipped": _is_count,
     "seconds": _is_number,
     "skipped_batches": _is_count,
+    "position": _is_count,
     "micro_batch": lambda value: _is_count(value) and value > 0,
     "accumulate": lambda value: _is_count(value) and value > 0,
     "losses": lambda value: isinstance(value, list) and all(map(_is_number, value)),

@@ -11,7 +11,7 @@ Imports no torch, so that a wrong name is answered at once.
 """
 
 from scaledit.config.checks import check, check_guidance, check_sampling
-from scaledit.config.compare import changes, differences, flatten, steps_hint
+from scaledit.config.compare import Change, all_changes, as_overrides, changes, differences, flatten, unasked
 from scaledit.config.recipes import (
     COMMANDS,
     RECIPES,
@@ -44,6 +44,7 @@ __all__ = [
     "COMMANDS",
     "NOTHING",
     "RECIPES",
+    "Change",
     "CheckpointConfig",
     "Config",
     "DataConfig",
@@ -57,6 +58,8 @@ __all__ = [
     "RunConfig",
     "SampleConfig",
     "TrainConfig",
+    "all_changes",
+    "as_overrides",
     "changed",
     "changes",
     "check",
@@ -71,7 +74,7 @@ __all__ = [
     "recipe_names",
     "scaled",
     "short",
-    "steps_hint",
     "trained_by",
+    "unasked",
     "with_values",
 ]
