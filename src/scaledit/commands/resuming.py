@@ -20,7 +20,7 @@ from scaledit.autoencoders.config import AutoencoderRun
 from scaledit.commands import common
 from scaledit.config import COMMANDS, Config, RunConfig, changed, load, override, recipe_names
 from scaledit.config.tables import section_types
-from scaledit.errors import UsageError, reading
+from scaledit.errors import RunError, UsageError, reading
 from scaledit.files.reading import read_json
 from scaledit.part import Allowed
 
@@ -56,8 +56,8 @@ def chosen(args: argparse.Namespace, kind: type[Kind]) -> Chosen[Kind]:
         raise UsageError(f"{folder} is a run, which can only be resumed; leave --resume never out")
     if args.out and args.out.resolve() != folder.resolve():
         raise UsageError(
-            f"{folder} is a run, which is resumed where it is, not in {args.out}; leave --out out, or train a "
-            "recipe"
+            f"{folder} is a run, which is resumed where it is, not in {args.out}; leave --out out, or train "
+            "a recipe"
         )
     return Chosen(changed(config, overrides), folder, "auto", "accept")
 
@@ -95,8 +95,8 @@ def read_run(folder: Path, kind: type[Kind], allow_import: list[str]) -> Kind:
         raise UsageError(f"{folder} is a part of a run; pass the run folder: {COMMANDS[kind.TRAINS]} {run}")
     if not path.is_file():
         raise UsageError(
-            f"{folder} is no run folder, since it has no {CONFIG}; pass a folder that {COMMANDS[kind.TRAINS]} "
-            "made, or the name of a recipe"
+            f"{folder} is no run folder, since it has no {CONFIG}; pass a folder that "
+            f"{COMMANDS[kind.TRAINS]} made, or the name of a recipe"
         )
     if not _is_run(folder):
         raise UsageError(
@@ -137,7 +137,7 @@ def _is_run(folder: Path) -> bool:
 
 def is_finished(config: Config, out: Path) -> bool:
     """Whether the run in `out` has this very config, has reached its last step, and has its results and its
-    report, so that there is nothing to do. Raises RunError if no checkpoint is intact."""
+    report, so that there is nothing to do."""
     from scaledit import checkpoint
     from scaledit.report.page import is_current
     from scaledit.training import log
@@ -147,7 +147,7 @@ def is_finished(config: Config, out: Path) -> bool:
     if not path.is_file():
         return False
     now = json.loads(json.dumps(with_background(config, out).to_json()))
-    with suppress(UsageError):  # what is wrong with the file is reported when the run is resumed
+    with suppress(UsageError, RunError):  # what is wrong is reported when the run is resumed
         if read_json(path, "a run's config", error=UsageError) != now:
             return False
         records = log.lines(out).records

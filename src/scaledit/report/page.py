@@ -76,8 +76,8 @@ def state_of(run: Path) -> str:
 
 
 def is_current(run: Path) -> bool:
-    """Whether the report of a run is there and shows its newest checkpoint. One of an earlier version does not
-    say what it shows, and counts as current."""
+    """Whether the report of a run is there and shows its newest checkpoint. One of an earlier version does
+    not say what it shows, and counts as current."""
     try:
         with (run / REPORT).open(encoding="utf-8", errors="replace") as file:
             made_from = re.search(r"<meta name='scaledit' content='([^']*)'>", file.read(LONGEST_HEAD))

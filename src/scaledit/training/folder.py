@@ -5,8 +5,8 @@
 Only one job may train in a folder. The lock is the kernel's, so it ends with the process that holds it.
 
 config.json says how the run goes on, the config in a checkpoint how it was trained up to there. Where they
-differ, the run changes at the step of that checkpoint, even if the job that was asked for the change was killed
-before its next one.
+differ, the run changes at the step of that checkpoint, even if the job that was asked for the change was
+killed before its next one.
 """
 
 from __future__ import annotations
@@ -141,8 +141,8 @@ def _checked_same(config: Config, out: Path, resume: str, changes: Changes) -> C
     if refused and changes == "accept":
         raise UsageError(
             f"{_listed(refused)}: a run cannot change {_keys(refused)} on the way, because that would be "
-            f"another training; leave {'it' if len(refused) == 1 else 'them'} out to resume {out}, or train a "
-            "recipe in another folder"
+            f"another training; leave {'it' if len(refused) == 1 else 'them'} out to resume {out}, or train "
+            "a recipe in another folder"
         )
     if changed and changes == "refuse":
         other = f"{out} contains a run with another config ({_listed(changed)})"
