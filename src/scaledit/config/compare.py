@@ -69,7 +69,7 @@ class Change(NamedTuple):
 
 
 def all_changes(old: Config | Mapping[str, Any], new: Config) -> list[Change]:
-    """The keys in which two configs differ, but for the name of the recipe. old: a config or its JSON."""
+    """The keys in which two configs differ, except the name of the recipe. old: a config or its JSON."""
     before, after = (
         flatten(json.loads(json.dumps(config.to_json() if isinstance(config, Config) else config)))
         for config in (old, new)

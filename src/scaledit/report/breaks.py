@@ -1,4 +1,4 @@
-"""Breaks: steps from which a run went on with other settings, as its log records them.
+"""Breaks: steps from which a run continued with other settings, as its log records them.
 
 {"event": "changed", "step": 480, "changes": ["optimizer.learning_rate: 0.005 -> 0.001"], "batch_size": 32}
 """

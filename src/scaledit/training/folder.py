@@ -4,7 +4,7 @@
 
 Only one job may train in a folder. The lock is the kernel's, so it ends with the process that holds it.
 
-config.json says how the run goes on, the config in a checkpoint how it was trained up to there. Where they
+config.json says how the run continues, the config in a checkpoint how it was trained up to there. Where they
 differ, the run changes at the step of that checkpoint, even if the job that was asked for the change was
 killed before its next one.
 """
@@ -209,7 +209,7 @@ def command(config: Config, out: Path, overrides: Iterable[str] = ()) -> str:
 
 
 def changes_since(saved: checkpoint.Checkpoint, config: Config, out: Path) -> list[Change]:
-    """What changes at a checkpoint from which the run in `out` goes on with `config`."""
+    """What changes at a checkpoint from which the run in `out` continues with `config`."""
     allowed = _allowed(config, saved.config, saved.folder)
     try:
         before = with_background(type(config).from_json(saved.config, allowed), out)

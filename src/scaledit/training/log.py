@@ -6,8 +6,8 @@ The terms of a loss have the names that the objective gives them: in the line of
 field of the event is a term.
 
 A killed run may have logged steps that its last checkpoint does not hold. When it resumes or is rolled back
-those lines are dropped, so the log has every step once. So is a change of the config at the step that it goes
-on from: the run reports it again, if it still holds. Corrupt lines (after a crash of the machine, an edit,
+those lines are dropped, so the log has every step once. So is a change of the config at the step where it
+continues: the run reports it again, if it still holds. Corrupt lines (after a crash of the machine, an edit,
 a bad disk) are moved to log.jsonl.corrupt, and all others remain valid.
 """
 

@@ -238,7 +238,7 @@ class Run(Generic[State]):
     def _rolled_back(self) -> RolledBack | None:
         """Restores the last checkpoint; returns None if there is none yet."""
         state, spiked, skipped_batches = self.state, self.state.step, self.state.skipped_batches
-        position = state.position  # the stream goes on behind the batch that spiked
+        position = state.position  # the stream continues behind the batch that spiked
         self.saving.wait()
         saved = self.context.ranks.on_first(lambda: checkpoint.latest(self.checkpoints)).checkpoint
         if saved is None:
