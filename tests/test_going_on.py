@@ -15,6 +15,7 @@ import pytest
 from among import Job, alone
 from saved import identical, weights
 from scaledit import checkpoint, cli
+from scaledit import load as load_model
 from scaledit.autoencoders.config import AutoencoderRun
 from scaledit.commands import resuming
 from scaledit.config import Config, RunConfig, load
@@ -23,6 +24,7 @@ from scaledit.errors import UsageError
 from scaledit.files.manifest import sealed
 from scaledit.report import page
 from scaledit.report.breaks import Break, batches, breaks_of, images_seen
+from scaledit.report.reproduce import reproduce
 from scaledit.report.run import loss_curve
 from scaledit.training import folder, log
 from scaledit.training.dit import train
@@ -104,6 +106,8 @@ def test_a_run_extended_from_30_to_60_steps_is_one_of_60(tmp_path: Path):
     assert identical(weights(tmp_path / "longer"), weights(tmp_path / "whole"))
     assert losses(tmp_path / "longer") == losses(tmp_path / "whole")
     assert breaks(tmp_path / "longer") == [(30, ["train.steps: 30 -> 60"])]
+    again = reproduce(tiny("train.steps=60", *every), tmp_path / "longer", log.read(tmp_path / "longer"), {})
+    assert again.note == ""  # its command makes the same model
     assert [config["train"]["steps"] for config in settings(tmp_path / "longer")] == [60, 60]
 
 
@@ -413,6 +417,10 @@ def test_the_command_extends_a_run_and_leaves_a_finished_one_alone(
     assert "From step 4 on: optimizer.learning_rate: 0.005 -&gt; 0.001; train.batch_size: 16 -&gt; 24" in text
     assert "of batch 16, then 24" in text
     assert "learning rate over training steps" in text
+    assert "the commands train with its last settings from the start" in text
+    load_model(run_folder, "cpu").save_pretrained(tmp_path / "exported")
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert "changed during training: from step 4 on optimizer.learning_rate: 0.005 -&gt; 0.001;" in card
     capsys.readouterr()
     report.write_text(stale)  # killed before it had written the new one
     assert call("run") == 0

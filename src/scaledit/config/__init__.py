@@ -11,7 +11,16 @@ Imports no torch, so that a wrong name is answered at once.
 """
 
 from scaledit.config.checks import check, check_guidance, check_sampling
-from scaledit.config.compare import Change, all_changes, as_overrides, changes, differences, flatten, unasked
+from scaledit.config.compare import (
+    Change,
+    all_changes,
+    as_overrides,
+    changes,
+    changes_training,
+    differences,
+    flatten,
+    unasked,
+)
 from scaledit.config.recipes import (
     COMMANDS,
     RECIPES,
@@ -62,6 +71,7 @@ __all__ = [
     "as_overrides",
     "changed",
     "changes",
+    "changes_training",
     "check",
     "check_guidance",
     "check_sampling",

@@ -68,6 +68,11 @@ class Change(NamedTuple):
         return self.is_free or self.key in FROM_NOW_ON
 
 
+def changes_training(change: str) -> bool:
+    """Whether the change in a record, "section.key: old -> new", changes what a run computes."""
+    return not Change(change.partition(":")[0], NOT_SET, NOT_SET).is_free
+
+
 def all_changes(old: Config | Mapping[str, Any], new: Config) -> list[Change]:
     """The keys in which two configs differ, except the name of the recipe. old: a config or its JSON."""
     before, after = (

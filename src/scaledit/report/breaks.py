@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from scaledit.config import Change
+from scaledit.config import changes_training
 from scaledit.training.log import CHANGED
 
 
@@ -23,7 +23,7 @@ class Break(NamedTuple):
     @property
     def is_of_training(self) -> bool:
         """Whether the training changed, and not only how it is computed, evaluated or saved."""
-        return any(not Change(change.partition(":")[0], None, None).is_free for change in self.changes)
+        return any(map(changes_training, self.changes))
 
 
 def breaks_of(events: Iterable[Mapping[str, Any]]) -> list[Break]:

@@ -126,6 +126,7 @@ class Run(Generic[State]):
         self.spikes = SpikeDetector(self.config.train.spike)
         self.skips, self.rollbacks = 0, 0
         self.restored: checkpoint.Checkpoint | None = None
+        self.breaks: list[dict[str, Any]] = []  # as the manifest has them
         self._since = (0, 0.0, 0.0)
         state.heartbeat = context.heartbeat
 
@@ -255,10 +256,13 @@ class Run(Generic[State]):
         """What changes at the step of the checkpoint that was restored last."""
         saved = self.restored
         if saved is not None and (changes := folder.changes_since(saved, self.config, self.out)):
-            yield Changed(saved.step, list(map(str, changes)), batch_size_of(saved))
+            changed = Changed(saved.step, list(map(str, changes)), batch_size_of(saved))
+            self.breaks.append(changed._asdict())
+            yield changed
 
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
         self.restored = saved
+        self.breaks = list(saved.manifest["state"].get("breaks", ()))
         self.state.restore(saved)
         self.spikes.losses.clear()
         self.spikes.losses.extend(saved.manifest["state"].get("losses", ()))
@@ -275,6 +279,7 @@ class Run(Generic[State]):
                 state.state_dict(),
                 self.config.to_json(),
                 losses=list(self.spikes.losses),
+                **({"breaks": self.breaks} if self.breaks else {}),
                 **self.manifest,
                 **state.counters(),
             )
