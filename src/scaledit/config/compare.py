@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from scaledit.config.recipes import load, override, recipe_names
+from scaledit.config.recipes import load, override, parsed, recipe_names
 from scaledit.config.runs import Config
 
 # Keys that do not change what a run computes, so that a resumed run may change them.
@@ -100,7 +100,13 @@ def differences(old: Config, new: Config) -> list[str]:
 
 def as_overrides(differing: Iterable[Change]) -> list[str]:
     """The overrides that make these changes."""
-    return [override(change.key, change.after) for change in differing if change.after != NOT_SET]
+    return [_as_override(change.key, change.after) for change in differing if change.after != NOT_SET]
+
+
+def _as_override(key: str, value: Any) -> str:
+    """`section.key=value`, with a word without quotes, unless it would be read as something else."""
+    is_word = isinstance(value, str) and value.isidentifier()
+    return f"{key}={value}" if is_word and parsed(f"{key}={value}").value == value else override(key, value)
 
 
 def _in_words(value: Any) -> str:
