@@ -106,7 +106,7 @@ def test_a_run_goes_on_with_other_ranks(tmp_path: Path):
     """World 1 -> 2 -> 1, and DDP -> FSDP2 -> one process, which reads the shards; the same ranks: bits.
     And of a sample that is not finite all ranks hear."""
     common = ("checkpoint.every=10", *PAPER_RATE)
-    odd = ("checkpoint.every=10", "train.batch_size=15")
+    odd = ("checkpoint.every=10", "checkpoint.keep=3", "train.batch_size=15")
 
     def job(name: str, steps: int, *more: str, settings: tuple[str, ...] = common) -> Job:
         return Job((*settings, f"train.steps={steps}", *more), out=str(tmp_path / name))
