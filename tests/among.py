@@ -28,6 +28,7 @@ from scaledit.data.sets import Images, digits
 from scaledit.errors import RunError, UsageError
 from scaledit.training.dit import train
 from scaledit.training.events import Event
+from scaledit.training.folder import Changes
 from scaledit.training.log import JsonLog
 from scaledit.training.loop import RunContext
 from scaledit.training.parallel import full
@@ -44,7 +45,7 @@ PATIENCE = 600.0
 class Job:
     """The tiny digits with `overrides`: a run in the folder `out`, or without one `steps` steps of the bare
     state. Images that the stream shows at the positions `poisoned` are multiplied by `factor`. objective: of
-    a user's own, as MODULE:CLASS."""
+    a user's own, as MODULE:CLASS. changes: as of `train`."""
 
     overrides: tuple[str, ...] = ()
     steps: int = 50
@@ -52,6 +53,7 @@ class Job:
     poisoned: tuple[int, ...] = ()
     factor: float = float("nan")
     objective: str = ""
+    changes: Changes = "refuse"
 
     def dataset(self) -> Images:
         images = digits()
@@ -114,7 +116,8 @@ def in_folder(job: Job, ranks: Ranks) -> Trained:
     log = JsonLog(out) if ranks.first else lambda event: None
     try:
         config = config_of(job)
-        for event in train(config, out, resume="auto", dataset=job.dataset(), context=RunContext(ranks)):
+        how: Any = {"resume": "auto", "changes": job.changes, "dataset": job.dataset()}
+        for event in train(config, out, context=RunContext(ranks), **how):
             log(event)
             events.append(event)
     except (RunError, UsageError) as failure:

@@ -35,7 +35,7 @@ from scaledit.report import autoencoder as report
 from scaledit.training import log
 from scaledit.training.autoencoder import train
 from scaledit.training.autoencoder_state import build, cropped
-from scaledit.training.events import Event, Exported, Finished, Fitted, Reconstructed, Skipped
+from scaledit.training.events import Changed, Event, Exported, Finished, Fitted, Reconstructed, Skipped
 from scaledit.training.log import JsonLog
 
 SCALE = 0.31
@@ -322,6 +322,31 @@ def test_resumed_run_ends_bit_identical(
     again = run(config, tmp_path / "parts", resume="auto")  # a run that is done has nothing left to do
     assert [type(event) for event in again[1:]] == [Exported, Finished]
     assert identical(result(tmp_path / "whole"), result(tmp_path / "parts"))
+
+
+def test_a_run_that_is_made_longer_ends_bit_identical(tmp_path: Path):
+    """And may then change its batch size, which its report shows."""
+    whole, out, settings = (
+        tmp_path / "whole",
+        tmp_path / "run",
+        ("checkpoint.every=2", "optimizer.decay=constant"),
+    )
+    run(tiny("train.steps=5", *settings), whole)
+    run(tiny("train.steps=3", *settings), out)
+    longer = run(tiny("train.steps=5", *settings), out, resume="auto", changes="accept")
+    assert longer[1] == Changed(3, ["train.steps: 3 -> 5"], 4)
+    assert identical(result(out), result(whole))
+    losses = [
+        [line["loss"] for line in log.read(folder) if line["event"] == "fitted"] for folder in (out, whole)
+    ]
+    assert losses[0] == losses[1]
+    again = ("train.steps=7", "train.batch_size=6", *settings)
+    run(tiny(*again), out, resume="auto", changes="accept")
+    text = report.write(out).read_text()
+    assert "From step 5 on: train.batch_size: 4 -&gt; 6; train.steps: 5 -&gt; 7" in text
+    assert "of batch 4, then 6" in text
+    with pytest.raises(UsageError, match=r"loss.gradient_weight: .*a run cannot change loss.gradient_weight"):
+        run(tiny(*again, "loss.gradient_weight=2"), out, resume="auto", changes="accept")
 
 
 def test_a_second_decoder_for_the_same_latents(trained: tuple[Path, list[Event]], tmp_path: Path):

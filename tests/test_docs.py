@@ -20,7 +20,7 @@ import words
 from demos import trained
 from documents import PAGES, ROOT, blocks, scaledit
 from layouts import official_state, random_dit
-from scaledit import DiTConfig, cli, config
+from scaledit import DiTConfig, checkpoint, cli, config
 from scaledit.autoencoders.config import AutoencoderConfig, AutoencoderRun
 from scaledit.config import RunConfig
 from scaledit.config.keys import keys
@@ -33,6 +33,8 @@ SHORT = {
     "evaluate": ("--num", "40", "--seeds", "1"),
 }
 """Arguments that shorten the commands of the documentation."""
+RECIPES_OF_RUNS = {"train": "digits", "autoencoder": "photos-ae"}
+"""Recipes with the keys of the runs that a command resumes."""
 REPOSITORY = (
     r"https://(?:github|raw\.githubusercontent)\.com/scaledit/scaledit/(?:(?:blob|tree|raw)/)?main/([^#]+)"
 )
@@ -72,6 +74,11 @@ def test_every_command_and_recipe_is_valid(page: Path, tmp_path: Path, monkeypat
                     check(arguments, str(block))
 
 
+def is_run(word: str) -> bool:
+    """Whether an argument of `train` is the folder of a run."""
+    return word.startswith("runs/") and not word.endswith(".toml")
+
+
 def check(arguments: list[str], where: str) -> None:
     """Parses a command line and builds the config of its recipe."""
     if not arguments or arguments[0].startswith("-"):
@@ -80,8 +87,9 @@ def check(arguments: list[str], where: str) -> None:
         parsed = cli.parser(arguments[0]).parse(arguments[1:])
         overrides = getattr(parsed, "overrides", ())
         if getattr(parsed, "recipe", None) and overrides:
-            kind = {"model": RunConfig, "autoencoder": AutoencoderRun}[config.trained_by(parsed.recipe)]
-            config.load(parsed.recipe, overrides, kind)
+            recipe = RECIPES_OF_RUNS[arguments[0]] if is_run(parsed.recipe) else parsed.recipe
+            kind = {"model": RunConfig, "autoencoder": AutoencoderRun}[config.trained_by(recipe)]
+            config.load(recipe, overrides, kind)
     except SystemExit:  # --help
         pass
     except Exception as error:
@@ -147,7 +155,14 @@ def run(command: str, where: str) -> None:
     if arguments is None:
         return
     of_files = arguments[0] == "evaluate" and not (Path(arguments[1]) / "config.json").exists()
-    arguments += () if of_files else SHORT.get(arguments[0], ())
+    recipe = {"train": 1, "autoencoder": 2}.get(arguments[0])
+    if recipe and is_run(arguments[recipe]):  # with the settings that it has
+        if "--until" in arguments:
+            newest = checkpoint.find(Path(arguments[recipe]) / "checkpoints")[-1]
+            steps = int(newest.name.removeprefix("step-")) + 2
+            arguments[arguments.index("--until") + 1] = str(steps)
+    else:
+        arguments += () if of_files else SHORT.get(arguments[0], ())
     try:
         code = cli.main(arguments)
     except SystemExit as stop:  # --help

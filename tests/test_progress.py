@@ -218,14 +218,14 @@ TROUBLE: list[Event] = [
 
 def test_a_quiet_training_still_says_what_went_wrong(quiet: None):
     events = [started(), stepped(2, 1.0), Remarked(("the split train is read",)), *TROUBLE]
-    said = trained([(0, event) for event in events], "to resume, run: scaledit train digits --resume auto")
+    said = trained([(0, event) for event in events], "to resume, run: scaledit train runs/digits")
     assert len(said) == len(TROUBLE)
     assert said[0] == (
         "step 3 was skipped and changed no weight: its loss was nan, its gradient norm 2.0 "
         "(1 in a row, 4 in total)"
     )
     assert said[-1] == (
-        "stopped by SIGINT after step 6, which is saved; to resume, run: scaledit train digits --resume auto"
+        "stopped by SIGINT after step 6, which is saved; to resume, run: scaledit train runs/digits"
     )
 
 

@@ -5,6 +5,7 @@ Real processes over gloo (tests/among.py). "Equal" is to rounding: sums over ran
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -105,7 +106,7 @@ def test_a_run_goes_on_with_other_ranks(tmp_path: Path):
     """World 1 -> 2 -> 1, and DDP -> FSDP2 -> one process, which reads the shards; the same ranks: bits.
     And of a sample that is not finite all ranks hear."""
     common = ("checkpoint.every=10", *PAPER_RATE)
-    odd = ("checkpoint.every=10", "train.batch_size=15")
+    odd = ("checkpoint.every=10", "checkpoint.keep=3", "train.batch_size=15")
 
     def job(name: str, steps: int, *more: str, settings: tuple[str, ...] = common) -> Job:
         return Job((*settings, f"train.steps={steps}", *more), out=str(tmp_path / name))
@@ -124,14 +125,22 @@ def test_a_run_goes_on_with_other_ranks(tmp_path: Path):
             f"{kind}, begun": job(f"{kind}-parts", 10, how, settings=odd),
             f"{kind}, ended": job(f"{kind}-parts", 20, how, settings=odd),
         }
+        smaller = (*odd, "train.batch_size=10")
+        longer = {
+            f"{kind}, whole, longer": job(f"{kind}-whole", 30, how, settings=smaller),
+            f"{kind}, a little longer": job(f"{kind}-parts", 24, how, settings=smaller),
+            f"{kind}, longer": job(f"{kind}-parts", 30, how, settings=smaller),
+        }
+        jobs |= {name: dataclasses.replace(one, changes="accept") for name, one in longer.items()}
     bad = [2 * 16 + 3, 5 * 16 + 12]  # in rank 0's half of a batch, in rank 1's
     jobs["poisoned"] = Job(("train.steps=8",), out=str(tmp_path / "poisoned"), poisoned=tuple(bad))
     found = across(2, jobs, tmp_path)
     check_culprits(found["poisoned"].events, bad)
     assert not [trained.error for trained in found.values() if trained.error]
     for kind in ("ddp", "fsdp"):
-        whole, parts = weights(tmp_path / f"{kind}-whole", 20), weights(tmp_path / f"{kind}-parts", 20)
-        assert identical(whole, parts), kind
+        for step in (20, 30):
+            whole, parts = (weights(tmp_path / f"{kind}-{name}", step) for name in ("whole", "parts"))
+            assert identical(whole, parts), (kind, step)
 
     sharded = tmp_path / "kinds" / "checkpoints" / checkpoint.folder_name(20)
     names = {str(file.relative_to(sharded)) for file in sharded.rglob("*") if file.is_file()}

@@ -67,8 +67,8 @@ def start(out: Path, *overrides: str, before: Callable[[], None] | None = None) 
 
 
 def resume_of(out: Path) -> str:
-    """How a job that `start` started says it is resumed, up to the overrides."""
-    return f"to resume, run: scaledit train digits --device cpu --out {out} {TINY[0]}"
+    """How a job that `start` started says it is resumed, by its folder."""
+    return f"to resume, run: scaledit train {out} --device cpu"
 
 
 def status(out: Path) -> dict:
@@ -639,6 +639,7 @@ NONSENSE = {
     "state.seconds": ["1", None, [], 10**400],
     "state.losses": [1, ["a"], [None], {"a": 1}],
     "state.skipped_batches": [1.5, -1, "a"],
+    "state.position": [1.5, -1, "a"],
     "state.micro_batch": [0, -1, "a", None],
     "state.accumulate": [0, "a"],
     "state.class_names": [1, [1], "abc", {"a": 1}],

@@ -108,7 +108,7 @@ def test_an_optimizer_with_other_state_resumes_bit_identically(tmp_path: Path, o
     assert identical(weights(tmp_path / "whole"), saved)
     other = tiny("train.steps=12", "checkpoint.every=5", "optimizer.learning_rate=0.01")
     with pytest.raises(
-        UsageError, match=r"optimizer\.algorithm: .* names 'test_training:.*choose another --out"
+        UsageError, match=r"algorithm\.name: test_training:\w+ -> adamw.*choose another --out, or resume"
     ):
         run(other, tmp_path / "parts", resume="auto")
 
@@ -271,16 +271,21 @@ def test_a_run_folder_of_another_config_is_refused(tmp_path: Path):
     config = tiny("train.steps=2")
     run(config, tmp_path / "run")
     before = snapshot(tmp_path / "run")
-    with pytest.raises(UsageError, match=r"optimizer.learning_rate: 0.005 -> 0.1"):
+    fix = f"scaledit train {tmp_path}/run optimizer.learning_rate=0.1"
+    asked = rf"learning_rate: 0.005 -> 0.1\).*from step 2 on, run: {fix};"
+    with pytest.raises(UsageError, match=asked):
         run(tiny("train.steps=2", "optimizer.learning_rate=0.1"), tmp_path / "run", resume="auto")
-    with pytest.raises(UsageError, match="--resume auto"):
+    with pytest.raises(UsageError, match=rf"to resume it, run: scaledit train {tmp_path}/run;"):
         run(config, tmp_path / "run")
     short = tiny("train.steps=2", "optimizer.decay=linear")
     run(short, tmp_path / "decays")
-    extended = "train.steps: 2 -> 4.*choose another --out.*every step depends on train.steps.*decay=constant"
+    extended = (
+        rf"train.steps: 2 -> 4\).*run: scaledit train {tmp_path}/decays train.steps=4; or choose another"
+    )
     with pytest.raises(UsageError, match=extended):
         run(tiny("train.steps=4", "optimizer.decay=linear"), tmp_path / "decays", resume="auto")
-    with pytest.raises(UsageError, match=r"optimizer.decay: linear -> constant.*that run's config$"):
+    both = rf"run: scaledit train {tmp_path}/decays optimizer.decay=constant train.steps=4;"
+    with pytest.raises(UsageError, match=rf"optimizer.decay: linear -> constant\).*{both}"):
         run(tiny("train.steps=4", "optimizer.decay=constant"), tmp_path / "decays", resume="auto")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()

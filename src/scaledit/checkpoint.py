@@ -241,13 +241,22 @@ def _is_file(name: str, value: object) -> bool:
     )
 
 
+def _are_breaks(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(item, dict) and _is_count(item.get("step")) and _are_names(item.get("changes"))
+        for item in value
+    )
+
+
 STATE = {
     "skipped": _is_count,
     "seconds": _is_number,
     "skipped_batches": _is_count,
+    "position": _is_count,
     "micro_batch": lambda value: _is_count(value) and value > 0,
     "accumulate": lambda value: _is_count(value) and value > 0,
     "losses": lambda value: isinstance(value, list) and all(map(_is_number, value)),
+    "breaks": _are_breaks,
     "class_names": _are_names,
     "data": lambda value: value is None or isinstance(value, dict),
     "autoencoder_info": lambda value: value is None or isinstance(value, dict),

@@ -43,23 +43,17 @@ def command() -> str | None:
     return f"{PROGRAMS.get(program.name, 'scaledit')} {shlex.join(sys.argv[1:])}"
 
 
-def how_to_resume() -> str:
-    """How the user resumes the training run of this process, as the end of a sentence."""
-    words = shlex.split(command() or "")
-    if words:
-        return f"to resume, run: {shlex.join([*_without_resume(words), '--resume', 'auto'])}"
+def how_to_resume(words: Sequence[str], device: str = "auto") -> str:
+    """How the user resumes the training run of this process, as the end of a sentence. words: of the command
+    that resumes it, after `scaledit`. device: as the user chose it."""
+    if typed := command():
+        program = shlex.split(typed)[: 3 if typed.startswith("python -m") else 1]
+        ranks = ["--nproc", os.environ["WORLD_SIZE"]] if os.environ.get(COMMAND) else []
+        on = [] if device == "auto" else ["--device", device]
+        return f"to resume, run: {shlex.join([*program, *words, *ranks, *on])}"
     if "RANK" in os.environ:
         return "to resume, start the same job again with --resume auto"
     return 'to resume, train again with resume="auto"'
-
-
-def _without_resume(words: Sequence[str]) -> Iterator[str]:
-    """The words of a command without the option --resume and its value."""
-    is_value = False
-    for word in words:
-        if not is_value and word != "--resume" and not word.startswith("--resume="):
-            yield word
-        is_value = word == "--resume"
 
 
 def run(arguments: Sequence[str], nproc: int) -> int:

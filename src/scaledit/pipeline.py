@@ -59,7 +59,7 @@ class Pipeline:
 
     origin: where its weights came from. decoder: the decoder of its latents, None for a model of pixels.
     official_noise: use the random numbers of the official sample.py; an image then depends on its whole
-    batch. source: the file that converted weights came from."""
+    batch. source: the file that converted weights came from. breaks: as in a model."""
 
     config: RunConfig
     net: DiT
@@ -69,6 +69,7 @@ class Pipeline:
     decoder: Decoder | None = None
     official_noise: bool = False
     source: Mapping[str, Any] = field(default_factory=dict)
+    breaks: tuple[Mapping[str, Any], ...] = ()
 
     def __call__(
         self,
@@ -261,6 +262,7 @@ class Pipeline:
             source=self.source,
             step=self.origin.get("step", 0),
             kind=self.origin.get("weights", "model"),
+            breaks=self.breaks,
         )
         native.write(model, Path(folder), card.text(model, metrics), progress or (lambda done, total: None))
         return Path(folder)
@@ -358,6 +360,7 @@ def load(
         origin={"run": config.name, "step": model.step, "weights": model.kind, "sha256": model.sha256},
         decoder=_decoder(decoder or config.autoencoder, model.autoencoder_info, target),
         source=model.source,
+        breaks=model.breaks,
     )
 
 

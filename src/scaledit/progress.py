@@ -18,6 +18,7 @@ from scaledit import callbacks, terminal
 from scaledit.errors import counted, printable
 from scaledit.scaling.queue import Queue
 from scaledit.training.events import (
+    Changed,
     CorruptCheckpoint,
     DataChanged,
     DataRecorded,
@@ -213,6 +214,8 @@ class TrainingProgress:
                     "this run has no record of its data, so only the class names were compared; its next "
                     f"checkpoint will record the {counted(event.samples, 'image')} of now"
                 )
+            case Changed():
+                self._inform(f"changed from step {event.step} on: {'; '.join(event.changes)}")
             case Remarked():
                 for line in event.lines:
                     self._inform(line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from scaledit import terminal
 from scaledit.commands import common
@@ -13,9 +14,11 @@ from scaledit.errors import counted
 
 SUMMARY = "train an autoencoder from a recipe"
 DESCRIPTION = """The result is an autoencoder in diffusers' format inside of the run folder, with a report.
-Pass the run folder to --autoencoder of other commands."""
+Pass the run folder to --autoencoder of other commands, or to this one to resume the run or to train it
+longer."""
 EXAMPLES = (
     Example("scaledit autoencoder train photos-ae", "Train a small autoencoder on photographs"),
+    Example("scaledit autoencoder train runs/photos-ae --until 1200", "Train it longer"),
     Example(
         "scaledit autoencoder train photos-ae --out runs/sharper train.init=runs/photos-ae "
         "train.decoder_only=true loss.gradient_weight=1",
@@ -26,7 +29,7 @@ EXAMPLES = (
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["train"], help="what to do: train")
-    common.recipe(parser)
+    common.recipe(parser, resumes=True)
     common.run_folder(parser)
     common.device(parser)
     common.ranks(parser)
@@ -34,32 +37,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from scaledit import config as configs
     from scaledit.autoencoders.config import AutoencoderRun
+    from scaledit.commands import resuming
 
-    config = configs.load(args.recipe, args.overrides, AutoencoderRun)
-    out = args.out or Path("runs") / config.name
+    config, out, resume, changes = resuming.chosen(args, AutoencoderRun)
+    if resume == "auto" and resuming.is_finished(config, out):
+        resuming.say_finished(args, out, _result)
+        return 0
     code = common.launch_ranks(args, ["autoencoder", "train"])
     if code is not None:
         return code
 
     from scaledit.commands import rank
     from scaledit.report import autoencoder as report
-    from scaledit.training import log
     from scaledit.training.autoencoder import train
 
     def finish() -> None:
         page = report.write(out)
-        last = {event["event"]: event for event in log.read(out)}  # also of events before a resumption
-        exported, metrics, finished = last["exported"], last["reconstructed"], last["finished"]
-        result = {
-            "run": str(out),
-            "report": str(page),
-            "autoencoder": str(out / exported["path"]),
-            **{key: exported[key] for key in ("scale", "sha256", "encoder_sha256")},
-            **{key: metrics[key] for key in ("psnr", "ssim")},
-            **{key: finished[key] for key in ("step", "seconds", "skipped")},
-        }
+        result = _result(out)
         if args.json:
             terminal.say_json(result)
         else:
@@ -67,5 +62,22 @@ def run(args: argparse.Namespace) -> int:
             reached = f"{result['autoencoder']} reaches {result['psnr']:.2f} dB on held-out images"
             common.say_reported(f"{trained}; {reached}", page)
 
-    start = partial(train, config, out, resume=args.resume)
+    start = partial(train, config, out, resume=resume, changes=changes)
     return rank.run(config, out, args.device, lambda context: start(context=context), finish)
+
+
+def _result(out: Path) -> dict[str, Any]:
+    """What the log of a finished run says, for --json."""
+    from scaledit.report.page import REPORT
+    from scaledit.training import log
+
+    last = {event["event"]: event for event in log.read(out)}  # also of events before a resumption
+    exported, metrics, finished = last["exported"], last["reconstructed"], last["finished"]
+    return {
+        "run": str(out),
+        "report": str(out / REPORT),
+        "autoencoder": str(out / exported["path"]),
+        **{key: exported[key] for key in ("scale", "sha256", "encoder_sha256")},
+        **{key: metrics[key] for key in ("psnr", "ssim")},
+        **{key: finished[key] for key in ("step", "seconds", "skipped")},
+    }

@@ -38,12 +38,16 @@ MOST_IMAGES = 10_000_000
 MOST_SEEDS = 1_000
 MOST_PROCESSES = 1_024
 MOST_DEVICES = 1_000_000
+LARGEST_STEP = 1 << 53
 LARGEST_SEED = checks.SEEDS.stop - 1
 
 
-def recipe(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+def recipe(parser: argparse.ArgumentParser, *, optional: bool = False, resumes: bool = False) -> None:
+    """resumes: whether the folder of a run may be passed in place of a recipe."""
     nargs = "?" if optional else None
     which = "the name of a recipe (`scaledit recipes` lists them) or the path of a .toml file"
+    if resumes:
+        which += "; or the folder of a run, which is resumed"
     parser.add_argument("recipe", metavar="RECIPE", nargs=nargs, help=which)
     changes = "new values of keys of the recipe, such as train.steps=100 or sample.sampler.eta=0.5"
     overrides(parser, changes)
@@ -65,7 +69,14 @@ def run_folder(parser: argparse.ArgumentParser) -> None:
         "auto: resume from the latest checkpoint of the run folder, or start if there is none; never: refuse "
         "a folder that already holds the run (default: never)"
     )
-    parser.add_argument("--resume", choices=["auto", "never"], default="never", help=resume)
+    parser.add_argument("--resume", choices=["auto", "never"], help=resume)
+    until = "train until step STEPS, now and when the run is resumed later; sets train.steps"
+    parser.add_argument("--until", type=integer(1, LARGEST_STEP), metavar="STEPS", help=until)
+    why = (
+        "allow a run folder to import this Python module, whose code is then run; a recipe may import what "
+        "it names (may be repeated)"
+    )
+    parser.add_argument("--allow-import", metavar="MODULE", action="append", default=[], help=why)
 
 
 def which_images(parser: argparse.ArgumentParser) -> None:
@@ -122,8 +133,11 @@ def launch_ranks(args: argparse.Namespace, command: Sequence[str]) -> int | None
         raise UsageError("--nproc starts ranks, and this process is one already (RANK is set); leave it out")
     from scaledit import launch
 
-    words = [*command, args.recipe, *all_overrides(args), "--resume", args.resume, "--device", args.device]
+    words = [*command, args.recipe, *all_overrides(args), "--device", args.device]
+    words += ["--resume", args.resume] if args.resume else []
+    words += ["--until", str(args.until)] if args.until else []
     words += ["--out", str(args.out)] if args.out else []
+    words += [word for module in args.allow_import for word in ("--allow-import", module)]
     words += ["--quiet"] if args.quiet else []
     return launch.run([*words, "--json"] if args.json else words, args.nproc)
 

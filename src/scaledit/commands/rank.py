@@ -23,7 +23,7 @@ from scaledit.data.loader import end_workers, killed
 from scaledit.errors import RunError, UsageError, printable
 from scaledit.progress import TrainingProgress
 from scaledit.training.events import Event, Finished, Saved, Started, Stopped
-from scaledit.training.folder import write_status
+from scaledit.training.folder import words, write_status
 from scaledit.training.log import JsonLog
 from scaledit.training.loop import RunContext
 from scaledit.training.ranks import EndedElsewhere, Ranks, leave
@@ -50,7 +50,7 @@ def run(
     after the end. listeners: to the events of the first rank, in addition to log, trackers and display.
     Raises UsageError and RunError; one of several ranks prints them and ends its process."""
     ranks = Ranks.join(device)
-    rank = Rank(config, out, ranks, listeners)
+    rank = Rank(config, out, ranks, device, listeners)
     if not ranks.grouped:
         return rank.run(events, report)
     try:
@@ -94,9 +94,16 @@ def listening(
 class Rank:
     """One rank of a run: its loop, its watch, and on the first rank the listeners."""
 
-    def __init__(self, config: Config, out: Path, ranks: Ranks, listeners: Iterable[Listener] = ()):
+    def __init__(
+        self,
+        config: Config,
+        out: Path,
+        ranks: Ranks,
+        device: str = "auto",
+        listeners: Iterable[Listener] = (),
+    ):
         self.config, self.out, self.ranks = config, out, ranks
-        self.resume = launch.how_to_resume()
+        self.resume = launch.how_to_resume(words(config, out), device)
         self.console = terminal.console(stderr=True)
         self.watch = Watch(out, ranks, config.engine.timeout, self._on_stuck)
         self.trackers: list[Listener] = list(listeners)

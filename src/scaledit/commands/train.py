@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from scaledit import terminal
 from scaledit.commands import common, parts
@@ -13,13 +14,16 @@ from scaledit.errors import UsageError, counted
 
 SUMMARY = "train a model from a recipe"
 DESCRIPTION = """The run folder holds checkpoints, sample grids, the log and a report with figures. Ctrl-C
-saves a checkpoint and stops; --resume auto continues from it. Any key of the recipe can be changed on the
-command line; `scaledit recipes RECIPE` lists the keys."""
+saves a checkpoint and stops; `scaledit train RUN_FOLDER` continues from it. Any key of the recipe can be
+changed on the command line; `scaledit recipes RECIPE` lists the keys. A run that is resumed can
+be made longer and change its learning rate and batch size; the report shows such breaks."""
 EXAMPLES = (
     Example("scaledit train digits", "Train on handwritten digits in runs/digits"),
+    Example("scaledit train digits --out runs/wide model.hidden_size=144", "Train a wider model"),
+    Example("scaledit train runs/wide", "Resume a run, however it ended"),
     Example(
-        "scaledit train digits --out runs/wide --resume auto model.hidden_size=144",
-        "Train a wider model, and resume if it was interrupted",
+        "scaledit train runs/wide --until 1200 optimizer.learning_rate=1e-4",
+        "Train a run longer, with another learning rate from now on",
     ),
     Example(
         "scaledit train digits --out runs/ddim --sampler ddim sample.sampler.eta=0.5 diffusion.times=uniform",
@@ -34,7 +38,7 @@ EXAMPLES = (
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    common.recipe(parser)
+    common.recipe(parser, resumes=True)
     common.sampler(parser, "the recipe's")
     parser.add_argument("--steps", action=_Steps, metavar="N", help=argparse.SUPPRESS)
     common.guidance(parser, "the recipe's")
@@ -58,10 +62,13 @@ more = partial(parts.in_sections, "model", "diffusion", "data", "optimizer", "sa
 
 
 def run(args: argparse.Namespace) -> int:
-    from scaledit import config as configs
+    from scaledit.commands import resuming
+    from scaledit.config import RunConfig
 
-    config = configs.load(args.recipe, common.all_overrides(args))
-    out = args.out or Path("runs") / config.name
+    config, out, resume, changes = resuming.chosen(args, RunConfig)
+    if resume == "auto" and resuming.is_finished(config, out):
+        resuming.say_finished(args, out, _result)
+        return 0
     code = common.launch_ranks(args, ["train"])
     if code is not None:
         return code
@@ -69,20 +76,28 @@ def run(args: argparse.Namespace) -> int:
     from scaledit.commands import rank
     from scaledit.report import run as report
     from scaledit.report.live import LivePage
-    from scaledit.training import log
     from scaledit.training.dit import train
 
     def finish() -> None:
         with common.progress_bar("evaluating for the report") as progress:
-            page = report.write(out, args.device, progress, config.modules())
-        finished = {key: value for key, value in log.read(out)[-1].items() if key != "event"}
+            page = report.write(out, args.device, progress, config.modules(), config)
+        result = _result(out)
         if args.json:
-            terminal.say_json({"run": str(out), "report": str(page), **finished})
+            terminal.say_json(result)
         else:
             common.say_reported(
-                f"trained {counted(finished['step'], 'step')} in {finished['seconds']:.0f} s", page
+                f"trained {counted(result['step'], 'step')} in {result['seconds']:.0f} s", page
             )
 
     live = LivePage(config, out)
-    start = partial(train, config, out, resume=args.resume, reported=True)
+    start = partial(train, config, out, resume=resume, reported=True, changes=changes)
     return rank.run(config, out, args.device, lambda context: start(context=context), finish, [live])
+
+
+def _result(out: Path) -> dict[str, Any]:
+    """What the log of a finished run says, for --json."""
+    from scaledit.report.page import REPORT
+    from scaledit.training import log
+
+    finished = {key: value for key, value in log.read(out)[-1].items() if key != "event"}
+    return {"run": str(out), "report": str(out / REPORT), **finished}

@@ -11,7 +11,17 @@ Imports no torch, so that a wrong name is answered at once.
 """
 
 from scaledit.config.checks import check, check_guidance, check_sampling
-from scaledit.config.compare import changes, differences, differing, flatten, steps_hint
+from scaledit.config.compare import (
+    Change,
+    all_changes,
+    as_overrides,
+    changes,
+    changes_training,
+    differences,
+    differing,
+    flatten,
+    unasked,
+)
 from scaledit.config.recipes import (
     COMMANDS,
     RECIPES,
@@ -44,6 +54,7 @@ __all__ = [
     "COMMANDS",
     "NOTHING",
     "RECIPES",
+    "Change",
     "CheckpointConfig",
     "Config",
     "DataConfig",
@@ -57,8 +68,11 @@ __all__ = [
     "RunConfig",
     "SampleConfig",
     "TrainConfig",
+    "all_changes",
+    "as_overrides",
     "changed",
     "changes",
+    "changes_training",
     "check",
     "check_guidance",
     "check_sampling",
@@ -72,7 +86,7 @@ __all__ = [
     "recipe_names",
     "scaled",
     "short",
-    "steps_hint",
     "trained_by",
+    "unasked",
     "with_values",
 ]

@@ -80,7 +80,10 @@ EXPLAINED: Mapping[str, str] = {
             "for guidance",
         ),
         ("out out_dir output_dir outdir save_dir log_dir", "the run folder is the option --out FOLDER"),
-        ("resume resume_from ckpt checkpoint_path", "a run resumes with the option --resume auto"),
+        (
+            "resume resume_from ckpt checkpoint_path",
+            "a run is resumed by its folder, in place of a recipe: scaledit train RUN_FOLDER",
+        ),
         ("device", "the device is the option --device"),
         ("gpus num_gpus n_gpus nproc devices world_size num_processes", "use the option --nproc N"),
     )

@@ -1,11 +1,17 @@
-"""Comparing configs: whether a run may resume with another one, and how a config differs from its recipe."""
+"""Comparing configs: what may change when a run is resumed, and how a config differs from its recipe.
+
+free       does not change what the run computes        may differ whenever the run is resumed
+from_now   changes the training from some step on       only if the user asks for it; recorded as a break
+all others mean another training                        refused
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from scaledit.config.recipes import load, override, recipe_names
+from scaledit.config.recipes import load, override, parsed, recipe_names
 from scaledit.config.runs import Config
 from scaledit.part import plain
 
@@ -28,35 +34,83 @@ FREE_ON_RESUME = (
     "data.changed",
 )
 
-
 STEPS = "train.steps"
+# Keys that change the training from the step at which a run is resumed.
+FROM_NOW_ON = (
+    STEPS,
+    "train.batch_size",
+    "optimizer.learning_rate",
+    "optimizer.warmup_steps",
+    "optimizer.decay",
+    "optimizer.clip",
+)
+NOT_SET = "not set"
+"""The value of a key that a config does not have."""
 
 
-def steps_hint(old: Config, new: Config) -> str:
-    """Why a run cannot resume with another train.steps, and what to do; '' if that is not what differs."""
-    decay = new.optimizer.decay
-    if old.train.steps == new.train.steps or decay == "constant":
-        return ""
-    return (
-        f'With optimizer.decay="{decay}", the learning rate of every step depends on {STEPS}, so this run '
-        f"cannot be extended or shortened. Train with optimizer.decay=constant to extend a run later"
+class Change(NamedTuple):
+    """A key that differs between two configs, with its plain values, or NOT_SET."""
+
+    key: str
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}: {_in_words(self.before)} -> {_in_words(self.after)}"
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it does not change what a run computes."""
+        return self.key.startswith(FREE_ON_RESUME)
+
+    @property
+    def is_allowed(self) -> bool:
+        """Whether a run may change it on the way."""
+        return self.is_free or self.key in FROM_NOW_ON
+
+
+def changes_training(change: str) -> bool:
+    """Whether the change in a record, "section.key: old -> new", changes what a run computes."""
+    return not Change(change.partition(":")[0], NOT_SET, NOT_SET).is_free
+
+
+def all_changes(old: Config | Mapping[str, Any], new: Config) -> list[Change]:
+    """The keys in which two configs differ, except the name of the recipe. old: a config or its JSON."""
+    before, after = (
+        flatten(json.loads(json.dumps(config.to_json() if isinstance(config, Config) else config)))
+        for config in (old, new)
     )
-
-
-def differences(old: Config, new: Config) -> list[str]:
-    """'section.key: old -> new' for each key that makes `new` a different training than `old`."""
-    before, after = flatten(old.to_json()), flatten(new.to_json())
-    # Without a decay, train.steps only says when to stop.
-    free = (*FREE_ON_RESUME, STEPS) if new.optimizer.decay == "constant" else FREE_ON_RESUME
     return [
-        f"{key}: {_in_words(before, key)} -> {_in_words(after, key)}"
+        Change(key, before.get(key, NOT_SET), after.get(key, NOT_SET))
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and key != "name" and not key.startswith(free)
+        if before.get(key) != after.get(key) and key != "name"
     ]
 
 
-def _in_words(values: Mapping[str, Any], key: str) -> str:
-    value = values.get(key, "not set")
+def unasked(old: Config, new: Config) -> list[Change]:
+    """The changes that make `new` another training than `old`. Without a decay, train.steps only says when
+    to stop."""
+    steps = (STEPS,) if new.optimizer.decay == "constant" else ()
+    return [change for change in all_changes(old, new) if not change.is_free and change.key not in steps]
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """'section.key: old -> new' for each change of `unasked`."""
+    return list(map(str, unasked(old, new)))
+
+
+def as_overrides(differing: Iterable[Change]) -> list[str]:
+    """The overrides that make these changes."""
+    return [_as_override(change.key, change.after) for change in differing if change.after != NOT_SET]
+
+
+def _as_override(key: str, value: Any) -> str:
+    """`section.key=value`, with a word without quotes, unless it would be read as something else."""
+    is_word = isinstance(value, str) and value.isidentifier()
+    return f"{key}={value}" if is_word and parsed(f"{key}={value}").value == value else override(key, value)
+
+
+def _in_words(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

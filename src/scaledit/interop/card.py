@@ -182,7 +182,22 @@ def _recipe(model: Model) -> list[str]:
         f"{counted(run.train.steps, 'step')} of {run.train.batch_size}, {run.optimizer.algorithm.TITLE} at "
         f"{run.optimizer.learning_rate}, EMA {run.ema.decay}, seed {run.train.seed}, precision "
         f"{run.train.precision}; {objective}. The full config is in config.json.",
+        *_breaks(model),
     ]
+
+
+def _breaks(model: Model) -> list[str]:
+    """A sentence on the steps from which the training had other settings, if there are any."""
+    changed = {
+        item["step"]: [change for change in item["changes"] if config.changes_training(change)]
+        for item in model.breaks
+    }
+    said = [
+        f"from step {step} on {plain('; '.join(changes))}" for step, changes in changed.items() if changes
+    ]
+    return (
+        ["", f"These are the last settings; they changed during training: {', '.join(said)}."] if said else []
+    )
 
 
 def _data(model: Model) -> list[str]:

@@ -35,7 +35,8 @@ class Model:
     """config: the run's, whose model section fits the weights. autoencoder_info: the autoencoder of its
     latents, None for pixels. source: where the weights came from originally, empty for scaledit's own runs.
     step: of training, 0 if unknown. kind: "ema", "model" or the name of another part. sha256: of the file
-    they were read from, "" if it was not hashed. notes: sentences that the user should see."""
+    they were read from, "" if it was not hashed. notes: sentences that the user should see. breaks: the steps
+    from which it was trained with other settings, as a checkpoint's manifest has them."""
 
     config: RunConfig
     weights: Mapping[str, Lazy]
@@ -46,6 +47,7 @@ class Model:
     kind: str = "model"
     sha256: str = ""
     notes: tuple[str, ...] = ()
+    breaks: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -61,6 +63,7 @@ class Model:
             "autoencoder_info": None if self.autoencoder_info is None else self.autoencoder_info._asdict(),
             "kind": self.kind,
             "source": dict(self.source),
+            **({"breaks": list(self.breaks)} if self.breaks else {}),
         }
 
     def network(self) -> DiT:

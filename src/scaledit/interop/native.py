@@ -96,6 +96,7 @@ def read(
         kind=weights,
         sha256=entry["sha256"],
         notes=notes,
+        breaks=tuple(state.get("breaks", ())),
     )
 
 

@@ -11,9 +11,10 @@ from scaledit.autoencoders.config import AutoencoderRun
 from scaledit.errors import counted
 from scaledit.files.reading import picture_in
 from scaledit.report import page
-from scaledit.report.page import Card, Chart
+from scaledit.report.breaks import Break, as_text, batches, breaks_of, images_seen
+from scaledit.report.page import REPORT, Card, Chart
 from scaledit.report.reproduce import reproduce
-from scaledit.report.run import REPORT, WIDE, Events, curves, duration, read_events
+from scaledit.report.run import WIDE, Events, curves, duration, read_events
 from scaledit.training.folder import CONFIG
 
 WIDEST = 1056
@@ -24,6 +25,7 @@ def write(run: Path) -> Path:
     """Writes run/report.html from the run's log and pictures, and returns its path."""
     config = AutoencoderRun.from_json(json.loads((run / CONFIG).read_bytes()))
     events, foreign = read_events(run)
+    breaks = breaks_of(events)
     last, exported = _last(events, "reconstructed"), _last(events, "exported")
     sheets, missing = {}, []
     title = f"step {last['step']}"
@@ -35,11 +37,13 @@ def write(run: Path) -> Path:
     html = page.render(
         "autoencoder.html",
         title=config.name,
-        headline=_headline(config, events),
+        made_from=page.state_of(run),
+        headline=_headline(config, events, breaks),
+        breaks=as_text(breaks),
         foreign=foreign,
         sheets_of_pairs=sheets,
         missing=missing,
-        curves=_over_training(events) | curves(events, "fitted"),
+        curves=_over_training(events) | curves(events, "fitted", breaks),
         reproduce=reproduce(
             config,
             run,
@@ -56,12 +60,13 @@ def _last(events: Events, kind: str) -> dict:
     return [event for event in events if event["event"] == kind][-1]
 
 
-def _headline(config: AutoencoderRun, events: Events) -> list[Card]:
+def _headline(config: AutoencoderRun, events: Events, breaks: list[Break]) -> list[Card]:
     started, fitted = _last(events, "started"), _last(events, "fitted")
     quality, exported = _last(events, "reconstructed"), _last(events, "exported")
     finished = [event["skipped"] for event in events if event["event"] == "finished"]
     skipped = (finished[-1] if finished else 0) or "none"
-    rate = fitted["step"] * config.train.batch_size / fitted["seconds"]
+    batch = config.train.batch_size
+    rate = images_seen(breaks, fitted["step"], batch) / fitted["seconds"]
     model, f = config.model, 2 ** (len(config.model.widths) - 1)
     trained = "the decoder alone" if config.train.decoder_only else "encoder and decoder"
     widths = ", ".join(map(str, model.widths))
@@ -74,7 +79,7 @@ def _headline(config: AutoencoderRun, events: Events) -> list[Card]:
         Card(
             "Steps",
             f"{fitted['step']:,}",
-            f"of batch {config.train.batch_size}, {skipped} skipped; {trained}",
+            f"of batch {batches(breaks, batch)}, {skipped} skipped; {trained}",
         ),
         Card("Training time", duration(fitted["seconds"]), f"on {started['device']}, {rate:,.0f} images/s"),
     ]

@@ -13,20 +13,24 @@ import functools
 import io
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from scaledit import checkpoint
 from scaledit.errors import printable
 from scaledit.evaluation.result import Result, side_by_side
+from scaledit.files.manifest import sha256_of
 from scaledit.part import in_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+REPORT = "report.html"
 INK, FAINT, DARK, LIGHT, REAL = "#000000", "#d5dae0", "#08519c", "#9ecae1", "#6e6e6e"
 """Colors of charts: text and axes, grid lines, lines in the foreground and behind them, real images."""
 LINES = {
@@ -47,6 +51,8 @@ PNG_DPI = 240
 CSS_DPI = 96
 LONGEST_NAME = 60
 """Characters of a class name beside a grid; longer names are cut."""
+LONGEST_HEAD = 10_000
+"""Characters of a page in which it says what it was made from."""
 LONGEST_TEXT = 100_000
 """Characters of one value; longer text is cut, and the page says so."""
 
@@ -70,6 +76,23 @@ def templates() -> Environment:
 def render(template: str, **values: object) -> str:
     """Renders `template`, a file of report/templates, with `values`."""
     return templates().get_template(template).render(values)
+
+
+def state_of(run: Path) -> str:
+    """What a report of a run is made from: the name of its newest checkpoint, and a hash of its config."""
+    newest = checkpoint.find(run / "checkpoints")
+    return f"{newest[-1].name if newest else 'none'} {sha256_of(run / 'config.json')[:16]}"
+
+
+def is_current(run: Path) -> bool:
+    """Whether the report of a run is there and shows its newest checkpoint. One of an earlier version does
+    not say what it shows, and counts as current."""
+    try:
+        with (run / REPORT).open(encoding="utf-8", errors="replace") as file:
+            made_from = re.search(r"<meta name='scaledit' content='([^']*)'>", file.read(LONGEST_HEAD))
+    except FileNotFoundError:
+        return False
+    return made_from is None or made_from[1] == state_of(run)
 
 
 def readable(value: object) -> str:

@@ -18,8 +18,19 @@ import torch
 
 from scaledit import __version__
 from scaledit.autoencoders.config import AutoencoderRun
-from scaledit.config import COMMANDS, Config, RunConfig, flatten, load, override, recipe_names
+from scaledit.config import (
+    COMMANDS,
+    Config,
+    RunConfig,
+    changes_training,
+    flatten,
+    load,
+    override,
+    recipe_names,
+)
+from scaledit.config.compare import STEPS
 from scaledit.errors import UsageError
+from scaledit.report.breaks import breaks_of
 
 LONGEST_LINE = 90
 """Letters of a command that are written on one line; longer ones have an option or an override on each."""
@@ -58,7 +69,12 @@ def reproduce(
         "torch": torch.__version__,
         **{f"weights, {key}": value for key, value in weights.items()},
     }
-    return Reproduce(commands, _note(config, recipe), made, json.dumps(config.to_json(), indent=1))
+    return Reproduce(
+        commands,
+        _note(config, recipe) + _on_the_way(config, events),
+        made,
+        json.dumps(config.to_json(), indent=1),
+    )
 
 
 def nearest(config: Config) -> tuple[str, list[str]]:
@@ -89,6 +105,16 @@ def _note(config: Config, recipe: str) -> str:
     named += f"starts from {recipe} and makes the same config. "
     imports = f"The commands need your modules: {own}."
     return (named if config.name != recipe else "") + (imports if own else "")
+
+
+def _on_the_way(config: Config, events: Sequence[Mapping[str, Any]]) -> str:
+    """What the commands leave out of a run that was changed on the way. One that was only made longer, at a
+    constant rate, is that of a longer run from the start."""
+    longer = f"{STEPS}:" if config.optimizer.decay == "constant" else "none"
+    changes = [change for one in breaks_of(events) for change in one.changes if not change.startswith(longer)]
+    if not any(map(changes_training, changes)):
+        return ""
+    return " The run was changed during training; the commands train with its last settings from the start."
 
 
 def _uses(config: RunConfig, run: Path) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from scaledit import images
 from scaledit.callbacks import Progress
 from scaledit.captions import images_in
-from scaledit.config import scaled
+from scaledit.config import RunConfig, scaled
 from scaledit.errors import counted
 from scaledit.evaluation.judge import Judge, is_data_set, open_judge, sample_sets
 from scaledit.evaluation.result import Result
@@ -24,11 +24,11 @@ from scaledit.models import flops
 from scaledit.part import Allowed, in_words
 from scaledit.pipeline import Pipeline, load
 from scaledit.report import page
-from scaledit.report.page import Card, Chart, Sheet
+from scaledit.report.breaks import Break, as_text, batches, breaks_of, images_seen
+from scaledit.report.page import REPORT, Card, Chart, Sheet
 from scaledit.report.reproduce import reproduce
 from scaledit.training import log
 
-REPORT = "report.html"
 GUIDANCE = (1.0, 1.5, 4.0)
 """Scales shown side by side: none, the paper's best, and that of the paper's sample figures."""
 WIDE, NARROW = (5.4, 3.0), (3.4, 2.3)
@@ -51,16 +51,22 @@ def write(
     device: str = "auto",
     progress: Progress | None = None,
     allow_import: Iterable[str] = (),
+    config: RunConfig | None = None,
 ) -> Path:
     """Writes run/report.html from the run's log and its latest checkpoint, and returns its path.
 
     allow_import: the modules outside scaledit that the run's config may name parts of, as in `scaledit.load`.
-    Raises UsageError if it names another one.
+    config: whose [sample] and [evaluate] say what the report shows; by default that of the checkpoint. Raises
+    UsageError if the run names another module.
     """
-    pipeline = load(run, device, allow_import=allow_import)
+    pipeline, made_from = load(run, device, allow_import=allow_import), page.state_of(run)
+    if config is not None:
+        shown = replace(pipeline.config, sample=config.sample, evaluate=config.evaluate)
+        pipeline = replace(pipeline, config=shown)
     events, foreign = read_events(run)
+    breaks = breaks_of(events)
     sections: dict[str, object] = {"samples": None, "quality": None, "decoders": None}
-    headline = _headline(pipeline, events)
+    headline = _headline(pipeline, events, breaks)
     if is_data_set(pipeline.config.evaluate.reference):
         allowed = Allowed.only(allow_import, str(run))
         judge = open_judge(pipeline.config.evaluate, pipeline.device, allowed=allowed)
@@ -74,8 +80,10 @@ def write(
         title=pipeline.config.name,
         headline=headline,
         foreign=foreign,
+        made_from=made_from,
+        breaks=as_text(breaks),
         over_training=over_training(events),
-        curves=curves(events),
+        curves=curves(events, breaks=breaks),
         film=_film(run, events, pipeline),
         reproduce=reproduce(pipeline.config, run, events, pipeline.origin),
         **sections,
@@ -119,13 +127,14 @@ def _is_result(event: Mapping[str, Any]) -> bool:
     return bool(result.metrics) and all(_is_number(value) and math.isfinite(value) for value in values)
 
 
-def _headline(pipeline: Pipeline, events: Events) -> list[Card]:
+def _headline(pipeline: Pipeline, events: Events, breaks: list[Break]) -> list[Card]:
     config = pipeline.config
     counts = flops.count(config.model)
     stepped = [event for event in events if event["event"] == "stepped"]
     seconds = float(stepped[-1]["seconds"]) if stepped else 0.0
     step, skipped = pipeline.origin["step"], sum(event["event"] == "skipped" for event in events)
-    rate = step * config.train.batch_size / seconds if seconds else float("nan")
+    batch = config.train.batch_size
+    rate = images_seen(breaks, step, batch) / seconds if seconds else float("nan")
     macs = counts.macs * flops.TRAIN_FORWARDS * rate
     devices = [event["device"] for event in events if event["event"] == "started"]
     mfu = [float(event["mfu"]) for event in stepped if _is_number(event.get("mfu"))]  # older logs have none
@@ -136,7 +145,7 @@ def _headline(pipeline: Pipeline, events: Events) -> list[Card]:
     return [
         Card("Parameters", f"{counts.params / 1e6:.2f} M", f"{design}, patch {config.model.patch_size}"),
         Card("Compute", f"{counts.macs / 1e6:,.1f} M", "multiply-adds per image and forward pass"),
-        Card("Steps", f"{step:,}", f"of batch {config.train.batch_size}, {skipped or 'none'} skipped"),
+        Card("Steps", f"{step:,}", f"of batch {batches(breaks, batch)}, {skipped or 'none'} skipped"),
         Card("Training time", duration(seconds), f"on {devices[-1] if devices else 'an unknown device'}"),
         Card("Speed", f"{rate:,.0f}", f"images/s in training: {macs / 1e9:,.1f} G multiply-adds/s{share}"),
     ]
@@ -289,20 +298,34 @@ def over_training(events: Events) -> dict[str, object] | None:
     return {"chart": {caption: page.chart(figure, caption)}, "results": page.results([last])}
 
 
-def curves(events: Events, kind: str = "stepped") -> dict[str, Chart]:
-    """Charts of the loss and its terms, by their captions."""
-    loss = loss_curve(events, kind)
-    terms = loss_terms(events, kind) if loss else {}
-    return ({"Loss": loss} if loss else {}) | terms
+def curves(events: Events, kind: str = "stepped", breaks: Sequence[Break] = ()) -> dict[str, Chart]:
+    """Charts of the loss, its terms and, after a break, the learning rate, by their captions. A thin line
+    marks each break."""
+    marks = [one.step for one in breaks if one.is_of_training]
+    loss = loss_curve(events, kind, marks)
+    terms = loss_terms(events, kind, marks) if loss else {}
+    rate = _rate_curve(events, kind, marks) if loss and marks else None
+    return ({"Loss": loss} if loss else {}) | terms | ({"Learning rate": rate} if rate else {})
 
 
-def loss_curve(events: Events, kind: str = "stepped") -> Chart | None:
-    """A chart of the loss of every logged step (events of this kind) and its running mean."""
+def loss_curve(events: Events, kind: str = "stepped", marks: Sequence[int] = ()) -> Chart | None:
+    """A chart of the loss of every logged step (events of this kind) and its running mean. marks: steps to
+    mark."""
     losses = [(event["step"], event["loss"]) for event in events if event["event"] == kind]
-    return _curve(losses, "training loss", WIDE)
+    return _curve(losses, "training loss", WIDE, marks)
 
 
-def loss_terms(events: Events, kind: str = "stepped") -> dict[str, Chart]:
+def _rate_curve(events: Events, kind: str, marks: Sequence[int]) -> Chart | None:
+    """A chart of the learning rate of every logged step; None if the log does not have it."""
+    rates = [
+        (event["step"], event["learning_rate"])
+        for event in events
+        if event["event"] == kind and _is_number(event.get("learning_rate"))
+    ]
+    return _curve(rates, "learning rate", NARROW, marks, average=False)
+
+
+def loss_terms(events: Events, kind: str = "stepped", marks: Sequence[int] = ()) -> dict[str, Chart]:
     """A small chart of each term of the loss, by its name; none if there is only one term."""
     terms: dict[str, list[tuple[int, float]]] = {}
     for event in events:
@@ -310,20 +333,29 @@ def loss_terms(events: Events, kind: str = "stepped") -> dict[str, Chart]:
             for name, value in log.terms(event).items():
                 terms.setdefault(name, []).append((event["step"], value))
     plotted = list(terms.items())[:MAX_TERMS] if len(terms) > 1 else []
-    charts = {name: _curve(points, name, NARROW) for name, points in plotted}
+    charts = {name: _curve(points, name, NARROW, marks) for name, points in plotted}
     return {name: chart for name, chart in charts.items() if chart is not None}
 
 
-def _curve(points: list[tuple[int, float]], name: str, size: tuple[float, float]) -> Chart | None:
+def _curve(
+    points: list[tuple[int, float]],
+    name: str,
+    size: tuple[float, float],
+    marks: Sequence[int] = (),
+    *,
+    average: bool = True,
+) -> Chart | None:
     """A chart, in inches, of the (step, value) whose value is finite and below MAX_PLOTTED, and of their
-    running mean; None if there are none."""
+    running mean if `average`, with a thin line at each step of `marks`; None if there are no values."""
     steps, loss = np.array(points, dtype=float).reshape(-1, 2).T
     plotted = np.abs(loss) < MAX_PLOTTED
     steps, loss = steps[plotted], loss[plotted]
     if not len(loss):
         return None
     figure, axes = page.axes(*size, "step", name)
-    window = max(1, len(loss) // 20)
+    window = max(1, len(loss) // 20) if average else 1
+    for mark in marks:
+        axes.axvline(mark, color=page.REAL, linewidth=0.8)
     axes.plot(steps, loss, color=page.LIGHT if window > 1 else page.DARK, linewidth=1, label="one batch")
     if window > 1:
         smooth = np.convolve(loss, np.ones(window) / window, mode="valid")

@@ -28,7 +28,7 @@ from scaledit.files.atomic import atomic_folder
 from scaledit.files.manifest import sha256_of
 from scaledit.training.autoencoder_state import AutoencoderState, build
 from scaledit.training.events import Event, Exported, Fitted, Reconstructed
-from scaledit.training.folder import SAMPLES, with_background
+from scaledit.training.folder import SAMPLES, Changes, with_background
 from scaledit.training.loop import Run, RunContext, due, locked
 from scaledit.training.ranks import Ranks
 from scaledit.training.same_data import SameData
@@ -48,11 +48,12 @@ def train(
     dataset: TrainingSet | None = None,
     held_out: TrainingSet | None = None,
     context: RunContext | None = None,
+    changes: Changes = "refuse",
 ) -> Iterator[Event]:
     """Trains `config` in the run folder `out`, yielding events; the result is out/autoencoder.
 
-    resume, context, errors: as in `scaledit.training.dit.train`. dataset, held_out: replace the images that
-    config.data names; held_out must not mirror its images at random.
+    resume, context, changes, errors: as in `scaledit.training.dit.train`. dataset, held_out: replace the
+    images that config.data names; held_out must not mirror its images at random.
     """
     context = context or RunContext(Ranks(assemble.device(device)))
     config = with_background(config, out)
@@ -63,7 +64,7 @@ def train(
     _check_fits(config, dataset)
     state = AutoencoderState.create(config, dataset, ranks)
     data = SameData(dataset, config.data.changed)
-    with locked(config, out, resume, context, data.check) as latest:
+    with locked(config, out, resume, context, data.check, changes) as latest:
         params = sum(parameter.numel() for parameter in state.net.parameters())
         macs = multiply_adds(state.net, dataset.shape)
         manifest = {"class_names": dataset.class_names}

@@ -27,7 +27,7 @@ from scaledit.models import flops
 from scaledit.pipeline import BYTES_OF_A_NUMBER, Pipeline
 from scaledit.sampling.request import BYTES_OF_A_LABEL
 from scaledit.training.events import Evaluated, Event, Sampled, Stepped, Verifying
-from scaledit.training.folder import CONFIG, SAMPLES, with_background
+from scaledit.training.folder import CONFIG, SAMPLES, Changes, with_background
 from scaledit.training.loop import Run, RunContext, due, locked
 from scaledit.training.ranks import Ranks
 from scaledit.training.same_data import SameData, as_recorded
@@ -43,12 +43,14 @@ def train(
     dataset: TrainingSet | None = None,
     context: RunContext | None = None,
     reported: bool = False,
+    changes: Changes = "refuse",
 ) -> Iterator[Event]:
     """Trains `config` in the run folder `out`, yielding events.
 
     resume: "auto" resumes from the latest intact checkpoint of the same config, or starts if there is none.
     dataset: replaces the one that config.data names. context: needed for several ranks, and to stop a run.
-    reported: a report that evaluates the model follows, so that evaluate.reference must fit.
+    reported: a report that evaluates the model follows, so that evaluate.reference must fit. changes:
+    "accept" lets a resumed run change the keys that may change on the way; a `Changed` event tells of them.
     Raises UsageError before anything is written if the folder holds another run or the data does not fit;
     RunError if no checkpoint is intact or losses are not finite train.max_skips times in a row.
     """
@@ -86,7 +88,7 @@ def train(
             _check_same_latents(latest.checkpoint, decoder)
         data.check(latest)
 
-    with locked(config, out, resume, context, check) as latest:
+    with locked(config, out, resume, context, check, changes) as latest:
         context.heartbeat("building the model", 0)
         state = TrainState.create(config, dataset, ranks)
         hooks = Hooks(state, out, context, dataset.class_names, decoder, judge)

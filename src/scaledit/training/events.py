@@ -121,6 +121,15 @@ class RolledBack(NamedTuple):
     skipped_batches: int
 
 
+class Changed(NamedTuple):
+    """The run resumes from `step` with another config than it had up to there. changes: of each key that
+    differs, "section.key: old -> new". batch_size: of the steps since the change before, or the first one."""
+
+    step: int
+    changes: list[str]
+    batch_size: int
+
+
 class DataChanged(NamedTuple):
     """The run resumes from `step` with other data than before, as data.changed=accept allows. changes: in
     words."""
@@ -208,6 +217,6 @@ class Finished(NamedTuple):
 
 
 DataEvent = Verifying | Remarked | DataChanged | DataRecorded
-StepEvent = Stepped | Fitted | Skipped | Spiked | RolledBack | Halved
+StepEvent = Stepped | Fitted | Skipped | Spiked | RolledBack | Halved | Changed
 OutputEvent = Sampled | Evaluated | Reconstructed | Exported | Saved | CorruptCheckpoint
 Event = Started | DataEvent | StepEvent | OutputEvent | Stopped | Finished

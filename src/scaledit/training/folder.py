@@ -3,22 +3,29 @@
     config.json  log.jsonl  status.json  checkpoints/  samples/  report.html  .run/ (lock, one file per rank)
 
 Only one job may train in a folder. The lock is the kernel's, so it ends with the process that holds it.
+
+config.json says how the run continues, the config in a checkpoint how it was trained up to there. Where they
+differ, the run changes at the step of that checkpoint, even if the job that was asked for the change was
+killed before its next one.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from scaledit import checkpoint
-from scaledit.config import Config, differences, steps_hint
+from scaledit.config import COMMANDS, Change, Config, all_changes, as_overrides, recipe_names, unasked
+from scaledit.config.tables import modules as modules_of
 from scaledit.data.background import DEFAULT, DROP
 from scaledit.errors import RunError, UsageError, reading
 from scaledit.files.atomic import atomic_bytes, remove_abandoned
@@ -53,15 +60,19 @@ def locked(out: Path) -> Lock:
         raise
 
 
+Changes = Literal["refuse", "accept"]
+"""What happens to a run that is resumed with another config: "refuse" refuses what would train it in another
+way, "accept" takes the changes that a run may make on the way (config.Change.is_allowed)."""
+
 Check = Callable[[checkpoint.Latest], None]
 """Raises UsageError if a run cannot resume from a checkpoint."""
 
 
 def lock(
-    config: Config, out: Path, resume: str, check: Check = lambda _: None
+    config: Config, out: Path, resume: str, check: Check = lambda _: None, changes: Changes = "refuse"
 ) -> tuple[Lock, checkpoint.Latest]:
     """Locks `out` as the run folder of `config` and finds the latest intact checkpoint, which `check`
-    accepts.
+    accepts. From then on `config` is the run's config.json.
 
     Raises UsageError if the folder holds something else or another run or another job is training in it, and
     what `check` raises; RunError if it cannot be read or written. Nothing has been changed then.
@@ -69,14 +80,15 @@ def lock(
     path = out / CONFIG
     if not path.exists() and out.exists() and any(entry.name != PRIVATE for entry in out.iterdir()):
         raise UsageError(f"{out} is not empty and contains no run; choose another --out")
-    if path.exists():
-        _check_same(config, out, resume)
+    existing = _checked_same(config, out, resume, changes) if path.exists() else None
     try:
         lock = locked(out)
     except OSError as error:
         raise RunError(f"could not write into {out}: {_reason(error)}") from error
     try:
         latest = checkpoint.latest(out / CHECKPOINTS)
+        if existing is not None:
+            _check_steps(existing, config, out, latest)
         check(latest)
         _clear(out)
         atomic_bytes(path, (json.dumps(config.to_json(), indent=1) + "\n").encode())
@@ -115,28 +127,97 @@ def _clear(out: Path) -> None:
             leftover.unlink()
 
 
-def _check_same(config: Config, out: Path, resume: str) -> None:
-    """Raises UsageError if `out` holds a run that this call does not resume."""
+def _checked_same(config: Config, out: Path, resume: str, changes: Changes) -> Config:
+    """The config of the run in `out`. Raises UsageError if this call does not resume it."""
     path, fix = out / CONFIG, "choose another --out"
     value = read_json(path, "a run's config", fix, UsageError)
     with reading(path, "a run's config", fix, UsageError):
         try:
-            allowed = Allowed.only(config.modules(), str(path))
-            existing = with_background(type(config).from_json(value, allowed), out)
+            existing = with_background(type(config).from_json(value, _allowed(config, value, path)), out)
         except UsageError as error:
             raise ValueError(error) from None  # `reading` adds the file's name
-    changed = differences(existing, config)
-    if changed:
-        more = f"; and {len(changed) - 3} more" if len(changed) > 3 else ""
-        hint = steps_hint(existing, config)
+    changed = unasked(existing, config)
+    refused = [change for change in changed if not change.is_allowed]
+    if refused and changes == "accept":
         raise UsageError(
-            f"{out} contains a run with another config ({'; '.join(changed[:3])}{more}); choose "
-            f"another --out, or use that run's config{f'. {hint}' if hint else ''}"
+            f"{_listed(refused)}: a run cannot change {_keys(refused)} on the way, because that would be "
+            f"another training; leave {'it' if len(refused) == 1 else 'them'} out to resume {out}, or train "
+            "a recipe in another folder"
+        )
+    if changed and changes == "refuse":
+        other = f"{out} contains a run with another config ({_listed(changed)})"
+        if refused:
+            raise UsageError(
+                f"{other}; choose another --out, or resume that run as it is: {command(existing, out)}"
+            )
+        asked = as_overrides(all_changes(existing, config))
+        raise UsageError(
+            f"{other}; to change it from step {_newest(out)} on, run: {command(existing, out, asked)}; or "
+            "choose another --out"
         )
     if resume != "auto":
         raise UsageError(
-            f"{out} already contains this run; add --resume auto to resume it, or choose another --out"
+            f"{out} already contains this run; to resume it, run: {command(existing, out)}; or choose "
+            "another --out"
         )
+    return existing
+
+
+def _allowed(config: Config, earlier: Mapping[str, Any], where: Path) -> Allowed:
+    """What may be imported to read an earlier config of the run of `config`: the modules of `config`, and
+    those that the user has allowed, so that this process has imported them already."""
+    imported = {module for module in modules_of(earlier) if module in sys.modules}
+    return Allowed.only(config.modules() | imported, str(where))
+
+
+def _listed(changes: list[Change]) -> str:
+    more = f"; and {len(changes) - 3} more" if len(changes) > 3 else ""
+    return "; ".join(map(str, changes[:3])) + more
+
+
+def _keys(changes: list[Change]) -> str:
+    return changes[0].key if len(changes) == 1 else "these keys"
+
+
+def _newest(out: Path) -> int:
+    """The step of the newest checkpoint, by its name; 0 if there is none."""
+    folders = checkpoint.find(out / CHECKPOINTS)
+    return int(folders[-1].name.removeprefix("step-")) if folders else 0
+
+
+def _check_steps(existing: Config, config: Config, out: Path, latest: checkpoint.Latest) -> None:
+    """Raises UsageError if the run is to end before the step that it has reached."""
+    reached = 0 if latest.checkpoint is None else latest.checkpoint.step
+    steps = config.train.steps
+    if steps != existing.train.steps and steps < reached:
+        raise UsageError(
+            f"{out} has reached step {reached}, so it cannot end at step {steps} (--until, train.steps); "
+            f"choose a step above {reached}"
+        )
+
+
+def words(config: Config, out: Path) -> list[str]:
+    """The words after `scaledit` that resume the run of `config` in `out`."""
+    allowed = [["--allow-import", module] for module in sorted(config.modules())]
+    where = f"./{out}" if str(out) in recipe_names(None) else str(out)
+    return [*COMMANDS[config.TRAINS].split()[1:], where, *(word for pair in allowed for word in pair)]
+
+
+def command(config: Config, out: Path, overrides: Iterable[str] = ()) -> str:
+    """The command that resumes the run of `config` in `out`, with these changes, quoted for a shell."""
+    return shlex.join(["scaledit", *words(config, out), *overrides])
+
+
+def changes_since(saved: checkpoint.Checkpoint, config: Config, out: Path) -> list[Change]:
+    """What changes at a checkpoint from which the run in `out` continues with `config`."""
+    allowed = _allowed(config, saved.config, saved.folder)
+    try:
+        before = with_background(type(config).from_json(saved.config, allowed), out)
+    except (
+        UsageError
+    ):  # it names a part of the user's that the run no longer has, and nothing is imported for this
+        before = saved.config
+    return all_changes(before, config)
 
 
 def _reason(error: OSError) -> str:

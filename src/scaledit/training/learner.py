@@ -71,9 +71,10 @@ class Learner(abc.ABC, Generic[Item]):
 
     net: the module whose parameters are trained. parallel: the same module as wrapped for the ranks.
     replicated: modules trained beside it, complete on each rank; their gradients are summed over the ranks
-    after the backward pass, so they may be called in any way. skipped_batches: batches left out by
-    rollbacks. seconds: training time; waited: the part of it spent waiting for data. heartbeat: called with
-    the next activity and the step. micro_batch: samples that pass through a rank at once.
+    after the backward pass, so they may be called in any way. position: where the next step begins in the
+    stream of training samples. skipped_batches: batches left out by rollbacks. seconds: training time;
+    waited: the part of it spent waiting for data. heartbeat: called with the next activity and the step.
+    micro_batch: samples that pass through a rank at once.
     """
 
     config: Config
@@ -85,6 +86,7 @@ class Learner(abc.ABC, Generic[Item]):
     samples: int
     replicated: nn.Module | None = None
     step: int = 0
+    position: int = 0
     skipped: int = 0
     skipped_batches: int = 0
     seconds: float = 0.0
@@ -132,9 +134,10 @@ class Learner(abc.ABC, Generic[Item]):
         }
 
     def positions(self, step: int) -> range:
-        """The positions in the stream of training samples that step `step` sees, on all ranks."""
+        """The positions in the stream of training samples that step `step` sees, on all ranks: the next step,
+        or one before or after it with the same batch size."""
         size = self.config.train.batch_size
-        first = (step + self.skipped_batches) * size
+        first = self.position + (step - self.step) * size
         return range(first, first + size)
 
     def indices(self, step: int) -> np.ndarray:
@@ -182,6 +185,7 @@ class Learner(abc.ABC, Generic[Item]):
             self.optimizer.step()
             self.after_step(table)
         self.step += 1
+        self.position += len(batch)
         self.seconds += time.perf_counter() - began
         return StepResult(loss, terms, grad_norm, skipped, table, stops, self.micro_batch)
 
@@ -307,6 +311,7 @@ class Learner(abc.ABC, Generic[Item]):
             "skipped": self.skipped,
             "seconds": self.seconds,
             "skipped_batches": self.skipped_batches,
+            "position": self.position,
             "micro_batch": self.micro_batch,
             "accumulate": self.config.train.accumulate,
         }
@@ -338,9 +343,21 @@ class Learner(abc.ABC, Generic[Item]):
         self.step = saved.step
         self.skipped, self.seconds = state["skipped"], state["seconds"]
         self.skipped_batches = state.get("skipped_batches", 0)
-        same = (state.get("accumulate"), saved.manifest.get("world"))
-        if same == (self.config.train.accumulate, self.ranks.world):
+        size = batch_size_of(saved)
+        # Manifests without a position are of runs whose batch size never changed.
+        self.position = state.get("position", (saved.step + self.skipped_batches) * size)
+        same = (size, state.get("accumulate"), saved.manifest.get("world"))
+        if same == (self.config.train.batch_size, self.config.train.accumulate, self.ranks.world):
             self.micro_batch = state.get("micro_batch", self.micro_batch)  # it may have been halved
+
+
+def batch_size_of(saved: Checkpoint) -> int:
+    """The batch size of the steps before a checkpoint. Raises RunError if its config has none."""
+    train = saved.config.get("train")
+    size = train.get("batch_size") if isinstance(train, dict) else None
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise corrupt(saved.folder, f"its config has the train.batch_size {shown(size)}")
+    return size
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -6,7 +6,8 @@ The terms of a loss have the names that the objective gives them: in the line of
 field of the event is a term.
 
 A killed run may have logged steps that its last checkpoint does not hold. When it resumes or is rolled back
-those lines are dropped, so the log has every step once. Corrupt lines (after a crash of the machine, an edit,
+those lines are dropped, so the log has every step once. So is a change of the config at the step where it
+continues: the run reports it again, if it still holds. Corrupt lines (after a crash of the machine, an edit,
 a bad disk) are moved to log.jsonl.corrupt, and all others remain valid.
 """
 
@@ -24,12 +25,13 @@ from scaledit.errors import printable
 from scaledit.evaluation.result import Result
 from scaledit.files.atomic import atomic_write, naming
 from scaledit.training import events
-from scaledit.training.events import Evaluated, Event, Remarked, RolledBack, Started, Verifying
+from scaledit.training.events import Changed, Evaluated, Event, Remarked, RolledBack, Started, Verifying
 
 LOG = "log.jsonl"
 TERMS = "terms"
 """The field of an event whose items become keys of the line."""
 CORRUPT = f"{LOG}.corrupt"
+CHANGED = Changed.__name__.lower()
 LONGEST_LINE = 1 << 24
 """Bytes, far more than any event needs."""
 LARGEST_STEP = 1 << 53
@@ -68,11 +70,12 @@ class JsonLog:
         self._repaired = True
 
     def _rewind(self, step: int, keep: str) -> None:
-        """Drops the events after `step`, except those called `keep`."""
+        """Drops the events after `step`, except those called `keep`, and the changes from `step` on."""
         if not (self.out / LOG).exists():
             return
         ends = ("exported", "stopped", "finished")  # logged again at each end of the run
         records = [record for record in read(self.out) if record["event"] not in ends]
+        records = [record for record in records if record["event"] != CHANGED or record["step"] < step]
         self._write([record for record in records if record["step"] <= step or record["event"] == keep])
 
     def _write(self, records: list[dict[str, Any]]) -> None:

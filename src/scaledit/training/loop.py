@@ -22,6 +22,7 @@ from scaledit.errors import RunError, counted
 from scaledit.models.flops import TRAIN_FORWARDS
 from scaledit.training import folder
 from scaledit.training.events import (
+    Changed,
     CorruptCheckpoint,
     Event,
     Finished,
@@ -34,7 +35,7 @@ from scaledit.training.events import (
     Started,
     Stopped,
 )
-from scaledit.training.learner import Learner, StepResult
+from scaledit.training.learner import Learner, StepResult, batch_size_of
 from scaledit.training.ranks import EndedElsewhere, Ranks
 from scaledit.training.same_data import SameData
 from scaledit.training.saving import Saving
@@ -72,14 +73,19 @@ class RunContext:
 
 @contextmanager
 def locked(
-    config: Config, out: Path, resume: str, context: RunContext, check: folder.Check
+    config: Config,
+    out: Path,
+    resume: str,
+    context: RunContext,
+    check: folder.Check,
+    changes: folder.Changes = "refuse",
 ) -> Iterator[checkpoint.Latest]:
     """Locks and watches the run folder for the duration of the block, and yields the checkpoint to resume
     from, which `check` has accepted. Raises what `folder.lock` does, on all ranks."""
     with ExitStack() as stack:
 
         def lock_folder() -> checkpoint.Latest:
-            lock, latest = folder.lock(config, out, resume, check)
+            lock, latest = folder.lock(config, out, resume, check, changes)
             stack.callback(lock.release)
             return latest
 
@@ -113,12 +119,14 @@ class Run(Generic[State]):
         self.manifest = {**manifest, "data": data.record} if context.ranks.first else manifest
         self.logged, self.hooks, self.macs = logged, hooks, macs
         self.config: Config = state.config
-        self.checkpoints = out / folder.CHECKPOINTS
+        self.out, self.checkpoints = out, out / folder.CHECKPOINTS
         self.saving = Saving(
             self.checkpoints, self.config.checkpoint, context.ranks, sharded=state.parallel.sharded
         )
         self.spikes = SpikeDetector(self.config.train.spike)
         self.skips, self.rollbacks = 0, 0
+        self.restored: checkpoint.Checkpoint | None = None
+        self.breaks: list[dict[str, Any]] = []  # as the manifest has them
         self._since = (0, 0.0, 0.0)
         state.heartbeat = context.heartbeat
 
@@ -143,6 +151,7 @@ class Run(Generic[State]):
         yield Started(
             self.config.name, state.step, train.steps, device, ranks.world, params, self.macs, state.samples
         )
+        yield from self._changed()
         try:
             try:
                 stopped = yield from self._steps()
@@ -193,6 +202,7 @@ class Run(Generic[State]):
                     yield self._spiked(result, threshold)
                     if train.rollback and (rolled_back := self._rolled_back()):
                         yield rolled_back
+                        yield from self._changed()
                         continue
             yield from self.hooks(last)
             stopping = result.stop and not last
@@ -229,6 +239,7 @@ class Run(Generic[State]):
     def _rolled_back(self) -> RolledBack | None:
         """Restores the last checkpoint; returns None if there is none yet."""
         state, spiked, skipped_batches = self.state, self.state.step, self.state.skipped_batches
+        position = state.position  # the stream continues behind the batch that spiked
         self.saving.wait()
         saved = self.context.ranks.on_first(lambda: checkpoint.latest(self.checkpoints)).checkpoint
         if saved is None:
@@ -237,11 +248,21 @@ class Run(Generic[State]):
         if self.rollbacks > MOST_ROLLBACKS:
             self._give_up(f"the loss spiked again after {MOST_ROLLBACKS} rollbacks to step {saved.step}")
         self._restore(saved)
-        state.skipped_batches = skipped_batches + spiked - state.step
+        state.position, state.skipped_batches = position, skipped_batches + spiked - state.step
         self._mark()
         return RolledBack(state.step, spiked, state.skipped_batches)
 
+    def _changed(self) -> Iterator[Event]:
+        """What changes at the step of the checkpoint that was restored last."""
+        saved = self.restored
+        if saved is not None and (changes := folder.changes_since(saved, self.config, self.out)):
+            changed = Changed(saved.step, list(map(str, changes)), batch_size_of(saved))
+            self.breaks.append(changed._asdict())
+            yield changed
+
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
+        self.restored = saved
+        self.breaks = list(saved.manifest["state"].get("breaks", ()))
         self.state.restore(saved)
         self.spikes.losses.clear()
         self.spikes.losses.extend(saved.manifest["state"].get("losses", ()))
@@ -258,6 +279,7 @@ class Run(Generic[State]):
                 state.state_dict(),
                 self.config.to_json(),
                 losses=list(self.spikes.losses),
+                **({"breaks": self.breaks} if self.breaks else {}),
                 **self.manifest,
                 **state.counters(),
             )
