@@ -197,7 +197,7 @@ def test_training_starts_from_an_autoencoder_of_stable_diffusions_layout(folder:
 
     given = tmp_path / "sd"
     net = build(AutoencoderConfig(widths=(8, 16, 16), layers=2, groups=4, attention=True), 32, seed=1)
-    net.register_to_config(scaling_factor=0.18215)
+    net.register_to_config(scaling_factor=0.31)
     net.save_pretrained(given / "vae")
 
     events = run(folder, tmp_path / "fine", f"train.init={given}", "train.decoder_only=true")
@@ -206,7 +206,7 @@ def test_training_starts_from_an_autoencoder_of_stable_diffusions_layout(folder:
     model = json.loads((tmp_path / "fine" / "config.json").read_text())["model"]
     assert (model["widths"], model["groups"], model["attention"]) == ([8, 16, 16], 4, True)
     tuned = AutoencoderKL.from_pretrained(tmp_path / "fine" / "autoencoder")
-    assert (tuned.config.scaling_factor, tuned.config.layers_per_block) == (0.18215, 2)
+    assert (tuned.config.scaling_factor, tuned.config.layers_per_block) == (0.31, 2)
     before, after = net.state_dict(), tuned.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("encoder."))
     assert not all(torch.equal(before[name], after[name]) for name in before)

@@ -180,9 +180,10 @@ def export(state: AutoencoderState, dataset: TrainingSet, folder: Path) -> Expor
     """Writes the autoencoder in diffusers' format, atomically, with the scale in its config.json."""
     scale = measured_scale(state, dataset) if state.scale is None else state.scale
     with torch.device("meta"):
-        net = type(state.net).from_config({**state.net.config, "scaling_factor": scale})
+        net = type(state.net).from_config(state.net.config)
     weights = {name: value.cpu().contiguous() for name, value in state.net.state_dict().items()}
     net.load_state_dict(weights, assign=True)
+    net.register_to_config(scaling_factor=scale)
     try:
         with atomic_folder(folder) as partial:
             net.save_pretrained(partial)
