@@ -1,5 +1,6 @@
 """The quality of small autoencoders after minutes of training on a CPU, and what a perceptual loss changes.
 
+    python -m benchmarks.autoencoders speed     one step of the recipes: results/autoencoder-speed.json
     python -m benchmarks.autoencoders own       f4 and f8 on 144 image files: results/own-autoencoders.json
     python -m benchmarks.autoencoders losses    photos-ae with and without: results/autoencoder-losses.json
 
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,14 +31,16 @@ from PIL import Image
 
 from scaledit.autoencoders import open_autoencoder
 from scaledit.autoencoders.config import AutoencoderRun
+from scaledit.autoencoders.losses import losses as autoencoder_losses
 from scaledit.config import load
 from scaledit.data.photos import PHOTOGRAPHS, photos
-from scaledit.data.posterior import split
+from scaledit.data.posterior import sample, split
 from scaledit.evaluation.metrics import frechet_distance
 from scaledit.evaluation.photos import trained
 from scaledit.images import to_uint8
 from scaledit.machine import described
 from scaledit.training.autoencoder import train
+from scaledit.training.autoencoder_state import build, perceptual_maps
 from scaledit.training.events import Fitted, Reconstructed, Started
 
 RESULTS = Path(__file__).parent / "results"
@@ -119,6 +123,44 @@ def own(scratch: Path, only: Sequence[str]) -> dict[str, Any]:
     return {"images": len(PHOTOGRAPHS) * ROWS * COLUMNS, "classes": len(PHOTOGRAPHS), "runs": found}
 
 
+SPEED = {
+    "f4": ("images-ae-f4",),
+    "f8": ("images-ae-f8",),
+    "f8, crops of 48": ("images-ae-f8", "train.crop=48"),
+    "f16": ("images-ae-f16",),
+}
+REPEATS = 5
+
+
+def speed() -> dict[str, Any]:
+    """CPU seconds of one step on one thread, the least of REPEATS, without and with the perceptual loss."""
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {}
+    for name, (recipe, *overrides) in SPEED.items():
+        config = load(recipe, overrides, AutoencoderRun)
+        size, crop = config.train.batch_size, config.train.crop
+        found[name] = {"batch_size": size, "crop": crop}
+        for weight in (0.0, WEIGHT):
+            loss = replace(config.loss, perceptual_weight=weight)
+            net = build(config.model, crop, 0).to(memory_format=torch.channels_last).train()
+            optimizer = torch.optim.AdamW(net.parameters(), 1e-3, fused=True)
+            maps = perceptual_maps(weight, torch.device("cpu"))
+            x = torch.rand(size, 3, crop, crop).to(memory_format=torch.channels_last) * 2 - 1
+            times = []
+            for _ in range(REPEATS + 1):  # the first allocates memory
+                began = time.process_time()
+                optimizer.zero_grad()
+                moments = net.encode(x).latent_dist.parameters
+                mean, _ = split(moments)
+                xhat = net.decode(sample(moments, torch.randn_like(mean))).sample
+                autoencoder_losses(loss, x, xhat, moments, maps).total.mean().backward()
+                optimizer.step()
+                times.append(time.process_time() - began)
+            key = "with_perceptual_loss" if weight else "cpu_seconds_per_step"
+            found[name][key] = round(min(times[1:]), 4)
+    return {"runs": found}
+
+
 WEIGHT = 0.1
 """Of the perceptual loss."""
 
@@ -171,19 +213,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["own", "losses"])
+    parser.add_argument("what", choices=["speed", "own", "losses"])
     parser.add_argument("--only", nargs="*", default=[], choices=[*OWN])
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        if given.what == "own":
+        if given.what == "speed":
+            found = speed()
+        elif given.what == "own":
             found = own(Path(scratch), given.only)
         else:
             found = losses(Path(scratch), given.steps, given.seeds)
-    names = {"own": "own-autoencoders.json", "losses": "autoencoder-losses.json"}
-    path = given.json or RESULTS / names[given.what]
+    names = {"speed": "autoencoder-speed", "own": "own-autoencoders", "losses": "autoencoder-losses"}
+    path = given.json or RESULTS / f"{names[given.what]}.json"
     path.write_text(json.dumps({"machine": described(), **found}, indent=1) + "\n")
 
 
