@@ -94,7 +94,8 @@ def test_a_set_too_small_to_hold_anything_out_says_so_everywhere(
     words = ["images-ae-f4", *SHORT, f"data.path={folder}", "--out", str(tmp_path / "run")]
     assert main(["autoencoder", "train", *words]) == 0
     output = capsys.readouterr()
-    assert "its classes are too small" in output.err and "measured on training images" in output.err
+    assert "too small (at most 4 images); set a larger share, such as data.holdout=0.25" in output.err
+    assert "measured on training images" in output.err
     assert "(4 training images)" in output.err
     assert "dB on training images (none are held out)" in output.out
     page = (tmp_path / "run" / "report.html").read_text()
