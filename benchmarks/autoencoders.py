@@ -104,8 +104,8 @@ OWN = {
     "f8, 64 pixels": ("images-ae-f8", "data.image_size=64", "train.crop=48", "train.batch_size=4"),
     "f4, 128 pixels": ("images-ae-f4", "data.image_size=128", "train.crop=32", "train.batch_size=8"),
 }
-STEPS = {"f4": 880, "f8": 440}
-"""One and a half minutes of one thread."""
+STEPS = {"f4": 500, "f8": 240}
+"""Somewhat less than a minute of one thread."""
 
 
 def own(scratch: Path, only: Sequence[str]) -> dict[str, Any]:
