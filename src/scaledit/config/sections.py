@@ -91,7 +91,8 @@ class DataConfig:
         0.0,
         ge=0,
         lt=1,
-        doc="images: share of each class that training does not see, chosen by the names of the images",
+        doc="images: share of each class that training does not see, chosen by their names; 0.1 for "
+        "autoencoders",
     )
     changed: Literal["refuse", "accept"] = field(
         "refuse", doc="what a resumed run does if its data has changed; accept records the change in the log"

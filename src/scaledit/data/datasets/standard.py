@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scaledit.data.datasets import DataSet
+from scaledit.data.datasets import DataSet, NothingHeldOut
 from scaledit.errors import UsageError
+from scaledit.lazy import np
 from scaledit.part import field
 
 if TYPE_CHECKING:
@@ -60,13 +61,23 @@ class ImagesInFiles(DataSet, name="images"):
     def held_out(self) -> ImageFiles:
         from scaledit.data.holdout import split
 
-        held_out = split(self._source(), self.holdout).held_out
+        source = self._source()
+        held_out = split(source, self.holdout).held_out
         if not len(held_out):
-            few = "its classes are too small" if self.holdout else "data.holdout is 0"
-            raise UsageError(
-                f"{self.path} has no held-out images: {few}; set a share, such as data.holdout=0.1"
-            )
+            raise NothingHeldOut(f"{self.path} has no held-out images: {self._why_nothing(source)}")
         return self._files(held_out, flip=False)
+
+    def _why_nothing(self, source: Source) -> str:
+        """Why no image is held out, and what to set instead."""
+        if not self.holdout:
+            return "data.holdout is 0; set a share, such as data.holdout=0.1"
+        largest = int(max(np.bincount(source.labels)))
+        if largest == 1:
+            return "each class has one image"
+        return (
+            f"its classes are too small (at most {largest} images); set a larger share, such as "
+            f"data.holdout={1 / largest:.2g}"
+        )
 
     def _files(self, source: Source, flip: bool) -> ImageFiles:
         from scaledit.data.files import ImageFiles
