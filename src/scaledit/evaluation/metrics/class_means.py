@@ -81,7 +81,8 @@ def class_means(pool: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarra
 def nearest_mean(pool: np.ndarray, means: np.ndarray) -> np.ndarray:
     """The class (N,) whose mean is nearest to each of (N, D) features, in Euclidean distance; classes without
     a mean (nan) are never the nearest."""
-    x, known = pool.astype(np.float64), np.isfinite(means).all(axis=1)
+    x = pool.astype(np.float64)
+    known = np.isfinite(means.sum(axis=1))
     centers = np.where(known[:, None], means, 0)
     squares = (x**2).sum(1)[:, None] - 2 * x @ centers.T + (centers**2).sum(1)
     return np.where(known, squares, np.inf).argmin(axis=1)
