@@ -6,7 +6,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from scaledit.errors import and_more, counted, listed
 from scaledit.evaluation.result import Result
+
+MOST_NAMES = 5
+"""Classes that a sentence lists at most."""
+
+
+def few(names: list[str]) -> str:
+    """'cat', 'dog' and 3 more."""
+    quoted = [repr(name) for name in names]
+    more = and_more(len(names) - MOST_NAMES) if len(names) > MOST_NAMES else ""
+    return f"{', '.join(quoted[:MOST_NAMES])}{more}" if more else listed(quoted, "and")
 
 
 class Verifying(NamedTuple):
@@ -23,9 +34,40 @@ class Remarked(NamedTuple):
     lines: tuple[str, ...]
 
 
+class Initialized(NamedTuple):
+    """A new run starts from the weights of another model (train.init). name, model_step, weights, sha256: of
+    that model: its name and step, which weights (ema or model), and the hash of its file ("" if unknown).
+    tensors: how many were taken over. classes: those whose rows of the class table were taken over by name.
+    new_classes: those whose rows start as the null row. notes: what had to be assumed."""
+
+    step: int
+    init: str
+    name: str
+    model_step: int
+    weights: str
+    sha256: str
+    tensors: int
+    classes: list[str]
+    new_classes: list[str]
+    notes: list[str]
+
+    def in_words(self) -> str:
+        """One line for people: what the run starts from, and what became of the class table."""
+        step = f", step {self.model_step:,}" if self.model_step else ""
+        words = f"starts from {self.init} ({self.name}{step}, {self.weights} weights): "
+        words += counted(self.tensors, "tensor")
+        if self.classes:
+            words += f", {counted(len(self.classes), 'class', 'classes')} by name"
+        if self.new_classes:
+            new = counted(len(self.new_classes), "new class", "new classes")
+            words += f", {new} with the null row ({few(self.new_classes)})"
+        return "; ".join([words, *self.notes])
+
+
 class Started(NamedTuple):
     """The run starts at `step` (more than 0 if resumed) and will end at `steps`. ranks: number of processes.
-    macs: multiply-adds of the forward pass of one image."""
+    params: of the network. macs: multiply-adds of the forward pass of one image. trained: the parameters that
+    the optimizer changes; fewer than params if weights are frozen."""
 
     run: str
     step: int
@@ -35,6 +77,7 @@ class Started(NamedTuple):
     params: int
     macs: int
     samples: int
+    trained: int = 0
 
 
 class Stepped(NamedTuple):
@@ -207,7 +250,7 @@ class Finished(NamedTuple):
     skipped: int
 
 
-DataEvent = Verifying | Remarked | DataChanged | DataRecorded
+DataEvent = Verifying | Remarked | DataChanged | DataRecorded | Initialized
 StepEvent = Stepped | Fitted | Skipped | Spiked | RolledBack | Halved
 OutputEvent = Sampled | Evaluated | Reconstructed | Exported | Saved | CorruptCheckpoint
 Event = Started | DataEvent | StepEvent | OutputEvent | Stopped | Finished
