@@ -51,9 +51,9 @@ class Model:
 
     @property
     def has_class_names(self) -> bool:
-        """Whether the names of its classes are known. In weights from elsewhere, other than ImageNet's,
-        classes have numbers only."""
-        return not self.source or self.class_names != tuple(map(str, range(len(self.class_names))))
+        """Whether the names of its classes are known. In weights that scaledit did not train (step 0), other
+        than ImageNet's, classes have numbers only."""
+        return self.step > 0 or self.class_names != tuple(map(str, range(len(self.class_names))))
 
     @property
     def nbytes(self) -> int:

@@ -84,12 +84,12 @@ class Stepped(NamedTuple):
     """`step` optimizer steps are done.
 
     loss, terms: the loss and the terms that the objective names, means over the batch of this step; a line of
-    log.jsonl has each term under its own name. seconds: training time over all resumes, without sampling and
-    saving. Since the previous event of this kind: images_per_second; macs_per_second, multiply-adds of all
-    ranks, three forward passes per image; mfu, model FLOP utilization, the share of the measured peak of the
-    same devices; data_wait, the share of time in which the first rank waited for data. memory: the most bytes
-    so far that torch allocated on a GPU, or of the resident set on a CPU. ema_distance: |ema - weights| /
-    |weights|.
+    log.jsonl has each term under its own name. seconds: training time over all resumes, without sampling
+    and saving. Since the previous event of this kind: images_per_second; macs_per_second, multiply-adds
+    of all ranks, three forward passes per image (more than is computed if weights are frozen); mfu, model
+    FLOP utilization, the share of the measured peak of the same devices; data_wait, the share of time in
+    which the first rank waited for data. memory: the most bytes so far that torch allocated on a GPU, or
+    of the resident set on a CPU. ema_distance: |ema - weights| / |weights|.
     """
 
     step: int

@@ -7,6 +7,7 @@ class table:  row of a class  =  the model's row of the class with that name, or
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -166,7 +167,7 @@ def _shape(config: RunConfig, other: RunConfig) -> Iterator[Mismatch]:
     for key in SIZES:
         a, b = getattr(theirs, key), getattr(ours, key)
         if a != b:
-            yield Mismatch(f"model.{key}", plain(a), plain(b), [override(f"model.{key}", a)])
+            yield Mismatch(f"model.{key}", json.dumps(a), json.dumps(b), [override(f"model.{key}", a)])
     if int(theirs.hidden_size * ours.mlp_ratio) != theirs.mlp_hidden:
         ratio = [override("model.mlp_ratio", theirs.mlp_ratio)]
         yield Mismatch("model.mlp_ratio", theirs.mlp_ratio, ours.mlp_ratio, ratio)
