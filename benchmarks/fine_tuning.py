@@ -2,12 +2,12 @@
 
     some digits --train--> run --convert--> official layout --train.init--> other digits
 
-    half     a model of all ten digits goes on with the digits 0 to 4
-    others   a model of the digits 0 to 4 goes on with the digits 5 to 9
+    half     a model of all ten digits continues with the digits 0 to 4
+    others   a model of the digits 0 to 4 continues with the digits 5 to 9
 
 The model is that of the recipe digits-paper (1.06 M parameters, linear betas, epsilon). The official layout
 stores no class names, so all five rows of the class table are new and start as the null row. `half_by_name`
-goes on from the run folder, which has the names, so that its five rows are taken over.
+continues from the run folder, which has the names, so that its five rows are taken over.
 
 The rule, written before the first run: over three seeds, the training loss of the fine-tuned model at step
 100 (mean of steps 91 to 110) is below that of training from nothing at step 300 (mean of steps 291 to 310).
@@ -41,7 +41,7 @@ BASE_STEPS, TUNED, SCRATCH, AROUND = 600, 100, 300, 10
 their means."""
 FIRST, LAST = range(5), range(5, 10)
 CASES = {"half": (range(10), FIRST), "others": (FIRST, LAST), "half_by_name": (range(10), FIRST)}
-"""The digits of the model, and those that it goes on with."""
+"""The digits of the model, and those that it continues with."""
 OUT = Path(__file__).parent / "results" / "fine-tuning.json"
 
 

@@ -76,8 +76,8 @@ def opened(config: RunConfig, class_names: Sequence[str], latents: AutoencoderIn
     init = config.train.init
     model = open_model(hub.local(init), allowed=Allowed.only(config.modules(), init))
     _check_fits(config, model)
-    _check_latents(init, model.autoencoder_info, latents)
-    rows, new, notes = _rows(config, model, class_names)
+    about_latents = _check_latents(init, model.autoencoder_info, latents)
+    rows, new, about_rows = _rows(config, model, class_names)
     if new and LABELS not in trained.names(config):
         key = "lora.also" if config.lora.rank else "train.freeze"
         raise UsageError(
@@ -94,7 +94,7 @@ def opened(config: RunConfig, class_names: Sequence[str], latents: AutoencoderIn
         tensors=len(model.weights),
         classes=[class_names[label] for label in rows or ()],
         new_classes=new,
-        notes=[*model.notes, *notes],
+        notes=[*model.notes, *about_latents, *about_rows],
     )
     return Start(model, rows, event)
 
@@ -105,7 +105,8 @@ def _rows(
     """The rows of the class table that are taken over, the names of the classes that are new, and notes."""
     if config.model.conditioner != "labels":
         return None, [], []
-    rows = {i: row for i, name in enumerate(names) if (row := _labels(model).get(name)) is not None}
+    labels = _labels(model)
+    rows = {i: labels[name] for i, name in enumerate(names) if name in labels}
     new = [name for i, name in enumerate(names) if i not in rows]
     notes = []
     if not model.has_class_names:
@@ -206,13 +207,18 @@ def _part(kind: type[Part], key: str, ours: Part, theirs: Part) -> Iterator[Mism
     yield Mismatch(key, theirs.label(), ours.label(), words)
 
 
-def _check_latents(init: str, theirs: AutoencoderInfo | None, ours: AutoencoderInfo | None) -> None:
-    """Raises UsageError if it is known that the model was trained on the latents of another encoder."""
+def _check_latents(init: str, theirs: AutoencoderInfo | None, ours: AutoencoderInfo | None) -> list[str]:
+    """Raises UsageError if it is known that the model was trained on the latents of another encoder. Returns
+    a note if that is not known."""
+    if theirs is None and ours is None:
+        return []
     if theirs is None or ours is None or not (theirs.encoder_sha256 and ours.encoder_sha256):
-        return
+        whose = "the model's" if theirs is None or not theirs.encoder_sha256 else "the data's"
+        return [f"the encoder of {whose} latents is not recorded, so it was not compared"]
     if (theirs.encoder_sha256, theirs.scale) != (ours.encoder_sha256, ours.scale):
         raise UsageError(
             f"{init} was trained on the latents of {theirs.name} (scale {theirs.scale:g}), but the data are "
             f"latents of {ours.name} (scale {ours.scale:g}), which mean something else to it; encode the "
             f"images with {theirs.name}"
         )
+    return []

@@ -4,7 +4,7 @@ pos[r, c] = [sin(c w), cos(c w), sin(r w), cos(r w)],   w_k = 10000^(-k / (D / 4
 
 At another resolution the same function is evaluated at scaled coordinates: the token (r, c) of an R x C grid
 has the coordinates (r S / R, c S / C), where S is the number of tokens per side in the original training. A
-model that was trained on 16 x 16 tokens and goes on with 32 x 32 has its old positions at even r and c, and
+model that was trained on 16 x 16 tokens and continues with 32 x 32 has its old positions at even r and c, and
 new ones halfway between them.
 """
 
