@@ -52,7 +52,6 @@ EXAMPLES = (
     Example(
         "scaledit convert runs/adapted adapter --to peft",
         "Export the LoRA adapter of a run for PEFT",
-        needs="a run with lora.rank",
     ),
 )
 
