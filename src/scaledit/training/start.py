@@ -181,8 +181,8 @@ def _shape(config: RunConfig, other: RunConfig) -> Iterator[Mismatch]:
         here = (ours.height // theirs.patch_size, ours.width // theirs.patch_size)
         if (span := b.spanned(theirs)) != here:
             value = span[0] if span[0] == span[1] else list(span)
-            grids = [f"{rows}x{columns} tokens" for rows, columns in (span, here)]
-            yield Mismatch("the position table", *grids, [override("model.position.span", value)])
+            old, new = (f"{rows}x{columns} tokens" for rows, columns in (span, here))
+            yield Mismatch("the position table", old, new, [override("model.position.span", value)])
 
 
 def _diffusion(config: RunConfig, other: RunConfig) -> Iterator[Mismatch]:
