@@ -128,6 +128,7 @@ def test_peft_opens_the_adapter(
     peft = pytest.importorskip("peft")
     out = tmp_path / "adapter"
     assert main(["convert", str(adapted), str(out), "--to", "peft"]) == 0
+    assert main(["convert", str(adapted), str(out), "--to", "peft"]) == 2  # it exists, and is kept
     size = sum(file.stat().st_size for file in out.iterdir())
     assert f"LoRA adapter of rank 3, ema weights, {size / 1e6:.3g} MB" in capsys.readouterr().out
     assert size < 0.5 * (base / "model.safetensors").stat().st_size
