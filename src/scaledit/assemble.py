@@ -18,12 +18,12 @@ from scaledit import diffusion, machine, part
 from scaledit.autoencoders import Autoencoder, open_autoencoder
 from scaledit.autoencoders.decoder import Decoder, autoencoder_info
 from scaledit.autoencoders.encoded import EncodedImages
-from scaledit.config import DataConfig, DiffusionConfig, LatentConfig, check_guidance
+from scaledit.config import DataConfig, DiffusionConfig, LatentConfig, RunConfig, check_guidance, trained
 from scaledit.data.datasets import DataSet
 from scaledit.data.latents import Latents
 from scaledit.data.sets import TrainingSet
 from scaledit.errors import UsageError, listed
-from scaledit.models import flops
+from scaledit.models import flops, lora
 from scaledit.models.config import DiTConfig
 from scaledit.models.dit import DiT
 from scaledit.values import hints
@@ -38,6 +38,24 @@ def network(config: DiTConfig, seed: int) -> DiT:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return DiT(config)
+
+
+def trainable(config: RunConfig) -> DiT:
+    """The network of a run, freshly initialized: with the low-rank terms of [lora], and with gradients for
+    the weights that the run trains. Raises UsageError as `config.trained.names` does."""
+    net, names = network(config.model, config.train.seed), trained.names(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_derived(config.train.seed, b"lora"))
+        if config.lora.rank:
+            lora.attach(net, trained.adapted(config), config.lora.rank, config.lora.scale)
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(name in names)
+    return net
+
+
+def _derived(seed: int, stream: bytes) -> int:
+    """Another seed, so that a stream does not repeat the numbers that initialize the network."""
+    return (seed ^ zlib.crc32(stream)) & (1 << 64) - 1
 
 
 def check_weights(config: DiTConfig) -> None:
@@ -68,8 +86,7 @@ def objective_modules(
     random numbers of dropout, and running statistics depend on how a batch is split over ranks.
     """
     with torch.random.fork_rng(devices=[]):
-        # Not the numbers that initialize the network.
-        torch.manual_seed((seed ^ zlib.crc32(b"objective")) & (1 << 64) - 1)
+        torch.manual_seed(_derived(seed, b"objective"))
         built = objective.modules(config)
     if built is None:
         return None

@@ -28,6 +28,7 @@ from scaledit.training.events import (
     Finished,
     Fitted,
     Halved,
+    Initialized,
     Reconstructed,
     Remarked,
     RolledBack,
@@ -216,6 +217,8 @@ class TrainingProgress:
                 )
             case Changed():
                 self._inform(f"changed from step {event.step} on: {'; '.join(event.changes)}")
+            case Initialized():
+                self._inform(printable(event.in_words()))
             case Remarked():
                 for line in event.lines:
                     self._inform(line)
@@ -268,8 +271,9 @@ class TrainingProgress:
         self.steps = event.steps
         resumed = f", resumed at step {event.step}" if event.step else ""
         ranks = f", {event.ranks} ranks" if event.ranks > 1 else ""
+        trained = f" ({event.trained / 1e6:.2g} M trained)" if 0 < event.trained < event.params else ""
         self._inform(
-            f"{event.run}: {event.params / 1e6:.2f} M parameters, {event.macs / 1e9:.4g} G "
+            f"{event.run}: {event.params / 1e6:.2f} M parameters{trained}, {event.macs / 1e9:.4g} G "
             f"multiply-adds per image, {event.samples} training images, on {event.device}{ranks}{resumed}"
         )
 

@@ -49,6 +49,10 @@ EXAMPLES = (
         "Export it for other runtimes, for any batch size",
         needs="the packages onnx and onnxscript",
     ),
+    Example(
+        "scaledit convert runs/adapted adapter --to peft",
+        "Export the LoRA adapter of a run for PEFT",
+    ),
 )
 
 
@@ -57,7 +61,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("source", metavar="IN", help="the model to read, as above")
     out = "what to write: a folder; for official a .pt or .safetensors, for program a .pt2, for onnx a .onnx"
     add("out", metavar="OUT", type=Path, help=out)
-    layouts = ["scaledit", "official", "diffusers", "program", "onnx"]
+    layouts = ["scaledit", "official", "diffusers", "program", "onnx", "peft"]
     add("--to", choices=layouts, required=True, help="the layout to write")
     weights = "the weights to convert: ema, model, or the name of another part of the file (default: ema)"
     add("--weights", default="ema", metavar="PART", help=weights)
@@ -165,6 +169,13 @@ def _lines(args: argparse.Namespace, model: Model, written: Written) -> list[str
     from scaledit.models import flops
 
     params, names = flops.count(model.config.model).params, _class_names(args, model)
+    if args.to == "peft":
+        size = sum(file.stat().st_size for file in args.out.iterdir()) / 1e6
+        return [
+            f"{model.config.name}: LoRA adapter of rank {model.config.lora.rank}, {model.kind} weights, "
+            f"{size:.3g} MB, in {args.out}",
+            f"SHA-256 {written.sha256}",
+        ]
     return [
         f"{model.config.name}: {params:,} parameters, {model.kind} weights, in {args.out}",
         f"SHA-256 {written.sha256}",

@@ -30,6 +30,14 @@ EXAMPLES = (
         "Choose another sampler and other training times",
     ),
     Example(
+        "scaledit train digits --out runs/tuned train.init=runs/digits optimizer.learning_rate=5e-4",
+        "Fine-tune an existing model",
+    ),
+    Example(
+        "scaledit train digits --out runs/adapted train.init=runs/digits lora.rank=8",
+        "Train a LoRA for it",
+    ),
+    Example(
         "scaledit train imagenet256-b2 --nproc 8 data.path=latents",
         "Train DiT-B/2 on 8 GPUs of this machine",
         needs="ImageNet, encoded by `scaledit encode`, and 8 GPUs",

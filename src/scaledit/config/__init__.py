@@ -6,6 +6,7 @@
     tables     how recipes and overrides are merged                 recipes   TOML files, overrides
     old        keys and protocols of earlier versions                checks    keys that depend on each other
     compare    what may change when a run is resumed         short     --sampler, --steps, --cfg-scale as keys
+    trained    which weights a run trains
 
 Imports no torch, so that a wrong name is answered at once.
 """
@@ -44,6 +45,8 @@ from scaledit.config.sections import (
     EvaluateConfig,
     LatentConfig,
     LogConfig,
+    LoRAConfig,
+    ModelTrainConfig,
     OptimizerConfig,
     SampleConfig,
     TrainConfig,
@@ -63,7 +66,9 @@ __all__ = [
     "EngineConfig",
     "EvaluateConfig",
     "LatentConfig",
+    "LoRAConfig",
     "LogConfig",
+    "ModelTrainConfig",
     "OptimizerConfig",
     "RunConfig",
     "SampleConfig",

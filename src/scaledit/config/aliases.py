@@ -57,6 +57,12 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
         ("eval_every eval_steps", ("evaluate.every",)),
         ("log_steps logging_steps", ("train.log_every",)),
         ("wandb_project", ("log.wandb",)),
+        ("pretrained pretrained_model init_from base_model finetune finetune_from", ("train.init",)),
+        ("frozen freeze_layers", ("train.freeze",)),
+        ("lora_rank", ("lora.rank",)),
+        ("lora_alpha", ("lora.alpha",)),
+        ("target_modules lora_targets", ("lora.targets",)),
+        ("modules_to_save", ("lora.also",)),
     )
     for alias in aliases.split()
 }

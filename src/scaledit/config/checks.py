@@ -49,7 +49,26 @@ def check_run(config: RunConfig) -> None:
                 f"name; got {shown(item)}"
             )
     check_learned(config.model, config.diffusion)
+    check_lora(config)
     check_sampling(config.sample, config.diffusion, "sample.")
+
+
+def check_lora(config: RunConfig) -> None:
+    """Raises UsageError for keys of [lora] that would have no effect, for LoRA without a model to adapt, and
+    for train.freeze beside it."""
+    lora = config.lora
+    if not lora.rank:
+        if lora != type(lora)():
+            raise UsageError("lora.rank is 0, so the other keys of [lora] have no effect; set lora.rank=8")
+        return
+    if not config.train.init:
+        raise UsageError(
+            "lora.rank adapts a trained model; name it with train.init=MODEL, or leave lora.rank out"
+        )
+    if config.train.freeze:
+        raise UsageError(
+            "with lora.rank every weight but A, B and those of lora.also is frozen; leave train.freeze out"
+        )
 
 
 def check_learned(model: DiTConfig, diffusion: DiffusionConfig) -> None:

@@ -21,6 +21,8 @@ from scaledit.config.sections import (
     EvaluateConfig,
     LatentConfig,
     LogConfig,
+    LoRAConfig,
+    ModelTrainConfig,
     OptimizerConfig,
     SampleConfig,
     TrainConfig,
@@ -106,7 +108,8 @@ class RunConfig(Config):
     data: DataConfig = field(default_factory=DataConfig)
     autoencoder: LatentConfig = field(default_factory=LatentConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
+    train: ModelTrainConfig = field(default_factory=ModelTrainConfig)  # pyright: ignore[reportIncompatibleVariableOverride]
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
     ema: EMAConfig = field(default_factory=EMAConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -116,6 +119,16 @@ class RunConfig(Config):
 
     def __post_init__(self) -> None:
         check_run(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """As for all configs, without the keys of fine-tuning at their defaults."""
+        value = super().to_json()
+        for key in ("init", "freeze"):
+            if getattr(self.train, key) == getattr(ModelTrainConfig, key):
+                del value["train"][key]
+        if not self.lora.rank:
+            del value["lora"]
+        return value
 
     @classmethod
     def of(cls, table: Table, name: object, allowed: Allowed) -> RunConfig:

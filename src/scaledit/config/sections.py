@@ -174,6 +174,44 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class ModelTrainConfig(TrainConfig):
+    """The same for a diffusion model, and what it starts from."""
+
+    init: str = field(
+        "",
+        doc="the model whose weights a new run starts from: whatever scaledit sample accepts; empty: random "
+        "weights",
+    )
+    freeze: tuple[str, ...] = field(
+        (),
+        doc='names of weights that are not trained, with wildcards: ["blocks.*.attn.*", "patch_embed.*"]',
+    )
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """Low-rank adaptation: y = W x + (alpha / rank) B A x, in which A and B are trained instead of W (Hu et
+    al. 2021). It needs train.init."""
+
+    rank: int = field(0, ge=0, doc="rank of B A; 0: no LoRA, all weights are trained")
+    alpha: float = field(16.0, gt=0, doc="weight of B A, which is multiplied by alpha / rank")
+    targets: tuple[str, ...] = field(
+        ("blocks.*.attn.qkv", "blocks.*.attn.proj"),
+        doc="names of the linear layers that are adapted, with wildcards",
+    )
+    also: tuple[str, ...] = field(
+        ("label_embed.*",),
+        doc="names of weights that are trained beside A and B, with wildcards; the class table by default, "
+        "as new classes need their rows",
+    )
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank."""
+        return self.alpha / self.rank
+
+
+@dataclass(frozen=True)
 class EngineConfig:
     """How training is computed. Nothing here changes the result except for rounding."""
 

@@ -1,7 +1,7 @@
 """From any layout to any other: open_model(path) -> Model -> write(model, out, to).
 
     in     scaledit's folders, official .pt or .safetensors (DiT, fast-DiT, SiT), diffusers' folders
-    out    all of these, .pt2 of torch.export, .onnx
+    out    all of these, .pt2 of torch.export, .onnx, PEFT's folder of a LoRA run's factors
 
 Weights stay in their files until they are written: memory holds one tensor at a time, except for torch.export
 and ONNX, which need the network.
@@ -21,7 +21,7 @@ from scaledit.config import NOTHING
 from scaledit.errors import RunError, UsageError, no_such
 from scaledit.files.atomic import atomic_write
 from scaledit.files.manifest import sha256_of
-from scaledit.interop import card, diffusers_folder, native, official, sit
+from scaledit.interop import adapter, card, diffusers_folder, native, official, sit
 from scaledit.interop.difference import Difference, measured
 from scaledit.interop.infer import KNOWN_NAMES, Hints, classes_of, config_of
 from scaledit.interop.lazy_tensors import Lazy, checked_finite, counting, open_safetensors, write_safetensors
@@ -31,7 +31,7 @@ from scaledit.interop.pickled import open_pickled, write_pickled
 from scaledit.models.config import LATENT_DOWNSAMPLING
 from scaledit.part import Allowed
 
-Layout = Literal["scaledit", "official", "diffusers", "program", "onnx"]
+Layout = Literal["scaledit", "official", "diffusers", "program", "onnx", "peft"]
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 TENSORS = ".safetensors"
 
@@ -191,6 +191,8 @@ def write(
         return Written(native.write(model, out, card.text(model, results), progress))
     if to == "official":
         return _write_official(model, out, progress)
+    if to == "peft":
+        return Written(adapter.write(model, out, progress))
     if to in ("program", "onnx"):
         return _write_network(model, out, to, progress)
     text = card.text(model, results, "plain" if plain else "diffusers")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from scaledit.config import DataConfig, DiffusionConfig, LatentConfig, RunConfig, SampleConfig
@@ -36,7 +36,8 @@ class Model:
     latents, None for pixels. source: where the weights came from originally, empty for scaledit's own runs.
     step: of training, 0 if unknown. kind: "ema", "model" or the name of another part. sha256: of the file
     they were read from, "" if it was not hashed. notes: sentences that the user should see. breaks: the steps
-    from which it was trained with other settings, as a checkpoint's manifest has them."""
+    from which it was trained with other settings, as a checkpoint's manifest has them. factors: of LoRA, by
+    their names in a checkpoint; they are merged into the weights."""
 
     config: RunConfig
     weights: Mapping[str, Lazy]
@@ -48,6 +49,13 @@ class Model:
     sha256: str = ""
     notes: tuple[str, ...] = ()
     breaks: tuple[Mapping[str, Any], ...] = ()
+    factors: Mapping[str, Lazy] = field(default_factory=dict)
+
+    @property
+    def has_class_names(self) -> bool:
+        """Whether the names of its classes are known. In weights that scaledit did not train (step 0), other
+        than ImageNet's, classes have numbers only."""
+        return self.step > 0 or self.class_names != tuple(map(str, range(len(self.class_names))))
 
     @property
     def nbytes(self) -> int:

@@ -22,6 +22,7 @@ from scaledit.data.latents import AutoencoderInfo
 from scaledit.errors import RunError, UsageError, reading
 from scaledit.files.atomic import atomic_folder
 from scaledit.files.manifest import FileHash, mismatch, sealed
+from scaledit.interop import adapter
 from scaledit.interop.lazy_tensors import checked_finite, counting, open_safetensors, write_safetensors
 from scaledit.interop.model import Model
 from scaledit.interop.official import check_size
@@ -75,7 +76,8 @@ def read(
         config = RunConfig.from_json(opened.config, allowed)
     if wrong := mismatch(folder / name, entry["size"], entry["sha256"]):
         raise checkpoint.corrupt(folder, f"{name} {wrong}")
-    tensors = open_safetensors(folder / name)
+    stored, notes = checked_finite(open_safetensors(folder / name), folder / name, allow_nonfinite)
+    tensors = adapter.merged(stored, config.lora, folder / name)
     check_size(config.model, len(tensors))
     expected, actual = shapes(config.model), {key: lazy.shape for key, lazy in tensors.items()}
     for key in sorted(expected.keys() | actual.keys()):
@@ -85,7 +87,6 @@ def read(
                 f"{folder} does not fit its config: {key} has the shape {shape}, but "
                 f"the config needs {needed}"
             )
-    tensors, notes = checked_finite(tensors, folder / name, allow_nonfinite)
     return Model(
         config=config,
         weights=tensors,
@@ -97,6 +98,7 @@ def read(
         sha256=entry["sha256"],
         notes=notes,
         breaks=tuple(state.get("breaks", ())),
+        factors=adapter.factors(stored),
     )
 
 

@@ -144,9 +144,15 @@ class DiTConfig:
         return self.input_size if isinstance(self.input_size, int) else self.input_size[1]
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.height // self.patch_size, self.width // self.patch_size
+
+    @property
     def tokens(self) -> int:
         """Patches of one image: the sequence length without the condition tokens of in-context."""
-        return (self.height // self.patch_size) * (self.width // self.patch_size)
+        rows, columns = self.grid
+        return rows * columns
 
     @property
     def out_channels(self) -> int:

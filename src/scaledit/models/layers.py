@@ -58,12 +58,13 @@ def timestep_embedding(t: Tensor, frequencies: Tensor) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def position_table(width: int, rows: int, columns: int) -> Tensor:
+def position_table(width: int, rows: int, columns: int, span: tuple[int, int] | None = None) -> Tensor:
     """Frozen 2-D sin-cos position embedding, (rows * columns, width) float32 on the CPU.
 
     The first half of the channels encodes the column (the official code puts the width grid first), and the
-    second half the row; within each half sines precede cosines. Computed in float64. Raises UsageError if
-    width is not divisible by 4.
+    second half the row; within each half sines precede cosines. Computed in float64. span: the rows and
+    columns of the grid that the coordinates are measured in; None means this grid. Raises UsageError if width
+    is not divisible by 4.
     """
     if width % 4:
         raise UsageError(
@@ -81,7 +82,10 @@ def position_table(width: int, rows: int, columns: int) -> Tensor:
         angles = position.reshape(-1, 1) * omega
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
-    row, column = torch.meshgrid(arange(rows), arange(columns), indexing="ij")
+    span_rows, span_columns = span or (rows, columns)
+    row, column = torch.meshgrid(
+        arange(rows) * (span_rows / rows), arange(columns) * (span_columns / columns), indexing="ij"
+    )
     return torch.cat([encode(column), encode(row)], dim=1).float()
 
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 from scaledit.models.config import DiTConfig
 from scaledit.models.description import Description, Shapes
 
-__all__ = ["Shapes", "shapes"]
+__all__ = ["LORA_A", "LORA_B", "Shapes", "shapes"]
+
+LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
+"""What follows the name of a linear layer in the names of its low-rank factors (scaledit.models.lora)."""
 
 
 def shapes(config: DiTConfig) -> Shapes:

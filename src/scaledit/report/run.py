@@ -14,7 +14,7 @@ import numpy as np
 from scaledit import images
 from scaledit.callbacks import Progress
 from scaledit.captions import images_in
-from scaledit.config import RunConfig, scaled
+from scaledit.config import RunConfig, scaled, trained
 from scaledit.errors import RunError, UsageError, counted
 from scaledit.evaluation.judge import Judge, is_data_set, open_run_judge, sample_sets
 from scaledit.evaluation.own import HELD_OUT
@@ -30,6 +30,7 @@ from scaledit.report.breaks import Break, as_text, batches, breaks_of, images_se
 from scaledit.report.page import REPORT, Card, Chart, Sheet
 from scaledit.report.reproduce import reproduce
 from scaledit.training import log
+from scaledit.training.events import Initialized
 
 GUIDANCE = (1.0, 1.5, 4.0)
 """Scales shown side by side: none, the paper's best, and that of the paper's sample figures."""
@@ -89,6 +90,7 @@ def write(
         over_training=over_training(events),
         curves=curves(events, breaks=breaks),
         film=_film(run, events, pipeline),
+        started_from=_started_from(events),
         reproduce=reproduce(pipeline.config, run, events, pipeline.origin),
         **sections,
     )
@@ -160,16 +162,32 @@ def _headline(pipeline: Pipeline, events: Events, breaks: list[Break]) -> list[C
     devices = [event["device"] for event in events if event["event"] == "started"]
     mfu = [float(event["mfu"]) for event in stepped if _is_number(event.get("mfu"))]  # older logs have none
     share = f", {np.median(mfu):.0%} of the rate of large matrix products on this device" if mfu else ""
-    block = config.model.block
+    block, parameters = config.model.block, trained.count(config)
+    some = f"{parameters.trained:,} of them trained; " if parameters.trained < counts.params else ""
     name = block.label().replace(block.NAME, block.TITLE or block.NAME, 1)
     design = f"{name}, width {config.model.hidden_size}, depth {config.model.depth}"
     return [
-        Card("Parameters", f"{counts.params / 1e6:.2f} M", f"{design}, patch {config.model.patch_size}"),
+        Card(
+            "Parameters", f"{counts.params / 1e6:.2f} M", f"{some}{design}, patch {config.model.patch_size}"
+        ),
         Card("Compute", f"{counts.macs / 1e6:,.1f} M", "multiply-adds per image and forward pass"),
         Card("Steps", f"{step:,}", f"of batch {batches(breaks, batch)}, {skipped or 'none'} skipped"),
         Card("Training time", duration(seconds), f"on {devices[-1] if devices else 'an unknown device'}"),
         Card("Speed", f"{rate:,.0f}", f"images/s in training: {macs / 1e9:,.1f} G multiply-adds/s{share}"),
     ]
+
+
+def _started_from(events: Events) -> dict[str, object] | None:
+    """The model that the run started from, and what became of its class table; None for random weights."""
+    found = [event for event in events if event["event"] == "initialized"]
+    if not found:
+        return None
+    fields = {key: found[-1].get(key) for key in Initialized._fields}
+    try:
+        words = Initialized(**fields).in_words()  # pyright: ignore[reportArgumentType]
+    except Exception:  # a forged event can raise anything
+        return None
+    return {"words": words[:1].upper() + words[1:], "sha256": fields["sha256"]}
 
 
 def duration(seconds: float) -> str:

@@ -3,9 +3,13 @@
     train_macs  = macs * batch * steps * 3                 a backward pass is two forward ones (section 4)
     train_flops = 2 train_macs                             vendors count a multiply-add as two
     hours       = train_flops / (peak * devices * utilization) / 3600
-    state       = 12 bytes per parameter and the optimizer's (AdamW: 8)   float32: weight, gradient, EMA
+    state       = 8 bytes per parameter                    float32: weight, EMA
+                  and 4 and the optimizer's (AdamW: 8) per trained parameter
     activations = micro-batch (4 wide + b narrow)          see `activation_bytes`; b = 4, or 2 in bf16
     sampling    = macs * evaluations                       twice that with guidance
+
+If weights are frozen (train.freeze, LoRA), a step costs less than 3 forward passes, since their gradients are
+not computed; train_macs is then an upper bound.
 
 Not included: encoding images, decoding samples, reading data, the optimizer's arithmetic.
 """
@@ -18,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scaledit.config import RunConfig
+from scaledit.config import RunConfig, trained
 from scaledit.diffusion import Guidance, Sampler
 from scaledit.errors import UsageError, counted
 from scaledit.models import flops
@@ -26,8 +30,8 @@ from scaledit.models.config import DiTConfig
 from scaledit.models.description import Description
 from scaledit.scaling.devices import peak_warning, terse
 
-STATE_BYTES_PER_PARAMETER = 3 * 4
-"""Weight, gradient and EMA; the optimizer says what it keeps."""
+BYTES_PER_PARAMETER, BYTES_PER_TRAINED_PARAMETER = 2 * 4, 4
+"""Weight and EMA; the gradient. The optimizer says what it keeps."""
 FLOPS_PER_MAC = 2
 
 
@@ -76,7 +80,8 @@ class Hardware:
 class Plan:
     """The cost of a run.
 
-    macs: multiply-adds of one forward pass at batch 1; train_macs and train_flops: of the full training.
+    params: of the model; trained_params: of those and LoRA's, the trained ones. macs: multiply-adds of one
+    forward pass at batch 1; train_macs and train_flops: of the full training.
     peak: as in `Hardware`. utilization: the share of it, None without a peak. iterations_per_second, hours,
     device_hours: None if no speed is known. cost: device_hours * price, None without either. micro_batch:
     images per device and forward pass. state_bytes: per device, exact. activation_bytes: per device, an
@@ -87,6 +92,7 @@ class Plan:
 
     recipe: str
     params: int
+    trained_params: int
     macs: int
     batch_size: int
     steps: int
@@ -121,7 +127,8 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
     and micro-batches.
     """
     train, model, devices = config.train, config.model, hardware.devices
-    counts = flops.count(model)
+    counts, parameters = flops.count(model), trained.count(config)
+    bytes_per_trained = BYTES_PER_TRAINED_PARAMETER + config.optimizer.algorithm.bytes_of_state
     flops_per_step = flops.train_macs(counts.macs, train.batch_size) * FLOPS_PER_MAC
     speed, utilization = _speed(hardware, flops_per_step, iterations_per_second)
     if train.batch_size % (devices * train.accumulate):
@@ -137,6 +144,7 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
     return Plan(
         recipe=config.name,
         params=counts.params,
+        trained_params=parameters.trained,
         macs=counts.macs,
         batch_size=train.batch_size,
         steps=train.steps,
@@ -152,7 +160,7 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
         price=hardware.price,
         cost=None if device_hours is None or hardware.price is None else device_hours * hardware.price,
         micro_batch=micro_batch,
-        state_bytes=(STATE_BYTES_PER_PARAMETER + config.optimizer.algorithm.bytes_of_state) * counts.params,
+        state_bytes=BYTES_PER_PARAMETER * parameters.all + bytes_per_trained * parameters.trained,
         activation_bytes=activation_bytes(model, micro_batch, train.precision),
         sampling_evaluations=passes,
         sampling_macs=passes * counts.macs,
@@ -223,13 +231,16 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
     share = ""
     if plan.utilization is not None and plan.peak is not None:
         share = f", {plan.utilization:.1%} of their peak of {terse(plan.peak)} FLOP/s in {plan.precision}"
+    is_partial = plan.trained_params < plan.params
+    parts = f", {plan.trained_params:,} trained" if is_partial else ""
+    bound = ", at most: frozen weights need no gradients" if is_partial else ""
     rows = [
-        ("parameters", f"{plan.params:,}"),
+        ("parameters", f"{plan.params:,}{parts}"),
         ("forward pass", f"{prefixed(plan.macs)} multiply-adds per image"),
         (
             "training",
             f"{scientific(plan.train_macs)} multiply-adds, {scientific(plan.train_flops)} FLOP "
-            f"({counted(plan.steps, 'step')} of batch {plan.batch_size:,})",
+            f"({counted(plan.steps, 'step')} of batch {plan.batch_size:,}{bound})",
         ),
     ]
     if plan.iterations_per_second is None or plan.hours is None:

@@ -27,10 +27,11 @@ from scaledit.models import flops
 from scaledit.pipeline import BYTES_OF_A_NUMBER, Pipeline
 from scaledit.sampling.request import BYTES_OF_A_LABEL
 from scaledit.training.events import Evaluated, Event, Sampled, Stepped, Verifying
-from scaledit.training.folder import CONFIG, SAMPLES, Changes, with_background
+from scaledit.training.folder import CHECKPOINTS, CONFIG, SAMPLES, Changes, with_background
 from scaledit.training.loop import Run, RunContext, due, locked
 from scaledit.training.ranks import Ranks
 from scaledit.training.same_data import SameData, as_recorded
+from scaledit.training.start import Start, opened
 from scaledit.training.state import TrainState
 
 
@@ -51,7 +52,8 @@ def train(
     dataset: replaces the one that config.data names. context: needed for several ranks, and to stop a run.
     reported: a report that evaluates the model follows, so that evaluate.reference must fit. changes:
     "accept" lets a resumed run change the keys that may change on the way; a `Changed` event tells of them.
-    Raises UsageError before anything is written if the folder holds another run or the data does not fit;
+    Raises UsageError before anything is written if the folder holds another run, or if the data or the model
+    of train.init does not fit;
     RunError if no checkpoint is intact or losses are not finite train.max_skips times in a row.
     """
     context = context or RunContext(Ranks(assemble.device(device)))
@@ -87,6 +89,10 @@ def train(
             context.heartbeat("reading the reference", 0)
 
         judge = open_run_judge(config, dataset.class_names, ranks.device, decoder, dataset, on_reference)
+    info = None if decoder is None else decoder.autoencoder_info
+    start = None
+    if config.train.init and not (resumes and checkpoint.find(out / CHECKPOINTS)):
+        start = opened(config, dataset.class_names, info)
     if isinstance(dataset, Latents) and config.data.verify:
         yield from context.first_only(0, lambda: _verified(dataset, context))
 
@@ -97,13 +103,16 @@ def train(
 
     with locked(config, out, resume, context, check, changes) as latest:
         context.heartbeat("building the model", 0)
-        state = TrainState.create(config, dataset, ranks)
+        state = TrainState.create(config, dataset, ranks, start)
         hooks = Hooks(state, out, context, dataset.class_names, decoder, judge)
         counts = flops.count(config.model)
         manifest = {
             "class_names": dataset.class_names,
-            "autoencoder_info": None if decoder is None else decoder.autoencoder_info._asdict(),
+            "autoencoder_info": None if info is None else info._asdict(),
+            **_origin(start, latest),
         }
+        if start is not None and ranks.first:
+            yield start.event
         run = Run(state, out, context, counts.macs, manifest, hooks.stepped, hooks.due, data)
         yield from run.run(latest, counts.params)
 
@@ -164,6 +173,14 @@ class Hooks:
         drawn = captions.rows(samples, columns, names)
         images.save_png(path, drawn.image, {**origin, captions.BOX: drawn.box})
         return path
+
+
+def _origin(start: Start | None, latest: checkpoint.Latest) -> dict[str, Any]:
+    """What the manifests of a run with train.init record: the model that it started from."""
+    if start is not None:
+        return {"init": start.event._asdict()}
+    saved = {} if latest.checkpoint is None else latest.checkpoint.manifest["state"]
+    return {"init": saved["init"]} if "init" in saved else {}
 
 
 def _verified(dataset: Latents, context: RunContext) -> Iterator[Event]:

@@ -6,7 +6,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from scaledit.errors import and_more, counted, listed
 from scaledit.evaluation.result import Result
+
+MOST_NAMES = 5
+"""Classes that a sentence lists at most."""
+
+
+def few(names: list[str]) -> str:
+    """'cat', 'dog' and 3 more."""
+    quoted = [repr(name) for name in names]
+    more = and_more(len(names) - MOST_NAMES) if len(names) > MOST_NAMES else ""
+    return f"{', '.join(quoted[:MOST_NAMES])}{more}" if more else listed(quoted, "and")
 
 
 class Verifying(NamedTuple):
@@ -23,9 +34,40 @@ class Remarked(NamedTuple):
     lines: tuple[str, ...]
 
 
+class Initialized(NamedTuple):
+    """A new run starts from the weights of another model (train.init). name, model_step, weights, sha256: of
+    that model: its name and step, which weights (ema or model), and the hash of its file ("" if unknown).
+    tensors: how many were taken over. classes: those whose rows of the class table were taken over by name.
+    new_classes: those whose rows start as the null row. notes: what had to be assumed."""
+
+    step: int
+    init: str
+    name: str
+    model_step: int
+    weights: str
+    sha256: str
+    tensors: int
+    classes: list[str]
+    new_classes: list[str]
+    notes: list[str]
+
+    def in_words(self) -> str:
+        """One line for people: what the run starts from, and what became of the class table."""
+        step = f", step {self.model_step:,}" if self.model_step else ""
+        words = f"starts from {self.init} ({self.name}{step}, {self.weights} weights): "
+        words += counted(self.tensors, "tensor")
+        if self.classes:
+            words += f", {counted(len(self.classes), 'class', 'classes')} by name"
+        if self.new_classes:
+            new = counted(len(self.new_classes), "new class", "new classes")
+            words += f", {new} with the null row ({few(self.new_classes)})"
+        return "; ".join([words, *self.notes])
+
+
 class Started(NamedTuple):
     """The run starts at `step` (more than 0 if resumed) and will end at `steps`. ranks: number of processes.
-    macs: multiply-adds of the forward pass of one image."""
+    params: of the network. macs: multiply-adds of the forward pass of one image. trained: the parameters that
+    the optimizer changes; fewer than params if weights are frozen."""
 
     run: str
     step: int
@@ -35,18 +77,19 @@ class Started(NamedTuple):
     params: int
     macs: int
     samples: int
+    trained: int = 0
 
 
 class Stepped(NamedTuple):
     """`step` optimizer steps are done.
 
     loss, terms: the loss and the terms that the objective names, means over the batch of this step; a line of
-    log.jsonl has each term under its own name. seconds: training time over all resumes, without sampling and
-    saving. Since the previous event of this kind: images_per_second; macs_per_second, multiply-adds of all
-    ranks, three forward passes per image; mfu, model FLOP utilization, the share of the measured peak of the
-    same devices; data_wait, the share of time in which the first rank waited for data. memory: the most bytes
-    so far that torch allocated on a GPU, or of the resident set on a CPU. ema_distance: |ema - weights| /
-    |weights|.
+    log.jsonl has each term under its own name. seconds: training time over all resumes, without sampling
+    and saving. Since the previous event of this kind: images_per_second; macs_per_second, multiply-adds
+    of all ranks, three forward passes per image (more than is computed if weights are frozen); mfu, model
+    FLOP utilization, the share of the measured peak of the same devices; data_wait, the share of time in
+    which the first rank waited for data. memory: the most bytes so far that torch allocated on a GPU, or
+    of the resident set on a CPU. ema_distance: |ema - weights| / |weights|.
     """
 
     step: int
@@ -226,7 +269,7 @@ class Finished(NamedTuple):
     skipped: int
 
 
-DataEvent = Verifying | Remarked | DataChanged | DataRecorded
+DataEvent = Verifying | Remarked | DataChanged | DataRecorded | Initialized
 StepEvent = Stepped | Fitted | Skipped | Spiked | RolledBack | Halved | Changed
 OutputEvent = Sampled | Evaluated | Reconstructed | Exported | Saved | CorruptCheckpoint
 Event = Started | DataEvent | StepEvent | OutputEvent | Stopped | Finished

@@ -147,9 +147,16 @@ class Run(Generic[State]):
             yield from (note(state.step) for note in self.data.notes)
         self.context.heartbeat("measuring the machine", state.step)
         machine.measured_peak(ranks.device, train.precision)  # while nothing else runs
-        device = str(ranks.device)
         yield Started(
-            self.config.name, state.step, train.steps, device, ranks.world, params, self.macs, state.samples
+            run=self.config.name,
+            step=state.step,
+            steps=train.steps,
+            device=str(ranks.device),
+            ranks=ranks.world,
+            params=params,
+            macs=self.macs,
+            samples=state.samples,
+            trained=sum(weight.numel() for weight in state.weights),
         )
         yield from self._changed()
         try:

@@ -31,6 +31,7 @@ from scaledit.training import ema
 from scaledit.training.learner import REPLICATED, Learner, LossTerms, autocast, make_optimizer
 from scaledit.training.parallel import Parallel, full, local, shard
 from scaledit.training.ranks import Ranks
+from scaledit.training.start import Start
 
 
 class Read(NamedTuple):
@@ -73,10 +74,17 @@ class TrainState(Learner[Read]):
     encoder: EncodedImages | None = None
 
     @classmethod
-    def create(cls, config: RunConfig, dataset: TrainingSet, ranks: Ranks) -> TrainState:
-        """A fresh state, the same on all ranks. Raises UsageError if there are more ranks than samples in a
-        batch, or if modules of the objective cannot be trained exactly."""
-        net, average = (assemble.network(config.model, config.train.seed).to(ranks.device) for _ in range(2))
+    def create(
+        cls, config: RunConfig, dataset: TrainingSet, ranks: Ranks, start: Start | None = None
+    ) -> TrainState:
+        """A fresh state, the same on all ranks. start: the model that the weights and their average start
+        from, instead of random weights. Raises UsageError if there are more ranks than samples in a batch, or
+        if modules of the objective cannot be trained exactly."""
+        net, average = (assemble.trainable(config) for _ in range(2))
+        if start is not None:
+            start.load(net)
+            average.load_state_dict(net.state_dict())
+        net, average = net.to(ranks.device), average.to(ranks.device)
         for parameter in average.parameters():
             parameter.requires_grad_(False)
         precision = config.train.precision
@@ -109,6 +117,9 @@ class TrainState(Learner[Read]):
         super().__post_init__()
         self.ema_weights: list[Tensor] = [local(parameter) for parameter in self.ema.parameters()]
         self.net_weights: list[Tensor] = [local(parameter.detach()) for parameter in self.net.parameters()]
+        pairs = zip(self.ema_weights, self.net_weights, self.net.parameters(), strict=True)
+        moving = [(average, weight) for average, weight, trained in pairs if trained.requires_grad]
+        self.moving: tuple[list[Tensor], list[Tensor]] = ([a for a, _ in moving], [w for _, w in moving])
         network: Any = self.parallel
         self.denoiser: NetDenoiser = assemble.denoiser(self.config.diffusion, network)
         self.ema_denoiser: NetDenoiser = assemble.denoiser(self.config.diffusion, self.ema)
@@ -140,7 +151,7 @@ class TrainState(Learner[Read]):
         return LossTerms(total * weight.to(total), terms, extras)
 
     def after_step(self, table: Tensor) -> None:
-        ema.update(self.ema_weights, self.net_weights, ema.decay_at(self.config.ema, self.step))
+        ema.update(*self.moving, ema.decay_at(self.config.ema, self.step))  # the others are equal
         unweighted, fraction = table[:, -2], table[:, -1]
         self.times.update(self.learned_times, fraction, unweighted)
 
@@ -168,6 +179,6 @@ class TrainState(Learner[Read]):
         if not self.parallel.sharded:
             return self.ema
         tensors = {name: full(tensor) for name, tensor in self.ema.state_dict().items()}
-        plain = assemble.network(self.config.model, seed=0).to(self.ranks.device).eval()
+        plain = assemble.trainable(self.config).to(self.ranks.device).requires_grad_(False).eval()
         plain.load_state_dict(tensors)
         return plain

@@ -1,6 +1,11 @@
 """The paper's frozen 2-D sin-cos table (section 3.2, "Patchify"; Vaswani et al. 2017).
 
 pos[r, c] = [sin(c w), cos(c w), sin(r w), cos(r w)],   w_k = 10000^(-k / (D / 4)),  k = 0..D/4 - 1
+
+At another resolution the same function is evaluated at scaled coordinates: the token (r, c) of an R x C grid
+has the coordinates (r S / R, c S / C), where S is the number of tokens per side in the original training. A
+model that was trained on 16 x 16 tokens and continues with 32 x 32 has its old positions at even r and c, and
+new ones halfway between them.
 """
 
 from __future__ import annotations
@@ -8,8 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, shown
 from scaledit.models.positions import Position
+from scaledit.part import field
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +27,18 @@ if TYPE_CHECKING:
 class SinCos(Position, name="sincos"):
     """Frozen sines and cosines of the column and the row."""
 
+    span: int | tuple[int, int] = field(
+        0,
+        ge=0,
+        doc="tokens per side, or [rows, columns], that the coordinates span, for a model trained further at "
+        "another resolution; 0: those of its own grid",
+    )
+
+    def check(self, where: str = "") -> None:
+        super().check(where)
+        if isinstance(self.span, tuple) and min(self.span) < 1:
+            raise UsageError(f"{where}span must be at least 1 on both sides, got {shown(list(self.span))}")
+
     def fits(self, config: DiTConfig) -> None:
         if config.hidden_size % 4:
             raise UsageError(
@@ -28,8 +46,13 @@ class SinCos(Position, name="sincos"):
                 f"table needs; use {max(4, round(config.hidden_size / 4) * 4)}"
             )
 
+    def spanned(self, config: DiTConfig) -> tuple[int, int]:
+        """The rows and columns that the coordinates span."""
+        if isinstance(self.span, tuple):
+            return self.span
+        return (self.span, self.span) if self.span else config.grid
+
     def table(self, config: DiTConfig) -> Tensor:
         from scaledit.models.layers import position_table
 
-        rows, columns = config.height // config.patch_size, config.width // config.patch_size
-        return position_table(config.hidden_size, rows, columns)
+        return position_table(config.hidden_size, *config.grid, self.spanned(config))

@@ -27,7 +27,15 @@ GROUPS = {
 }
 """The first part of the names of an event's curves; by default the name of the event."""
 ROLLED_BACK = "rolledback"
-NO_CURVES = ("started", "changed", "datachanged", "datarecorded", "exported", "finished")
+NO_CURVES = (
+    "started",
+    "initialized",
+    "changed",
+    "datachanged",
+    "datarecorded",
+    "exported",
+    "finished",
+)
 NOT_FINITE = ("nan", "inf", "-inf")
 
 
