@@ -233,3 +233,29 @@ def test_a_wrong_numbering_is_refused(images: Path, tmp_path: Path):
             (out / "wrong" / path.name).write_bytes(path.read_bytes())
         with pytest.raises(RunError, match="--repair"):
             Latents.open(out / "wrong", flip=True)
+
+
+def test_held_out_images_stay_held_out(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """And encoded ones stay encoded, although the added images change which names come first."""
+    from scaledit.data.held_out import HeldOut
+
+    folder, out = tmp_path / "tree", tmp_path / "latents"
+    for i in range(10):
+        put(folder, f"a/{i}.png", i)
+    words = ["encode", str(folder), "--image-size", "16", "--autoencoder", "pixels", "--out", str(out)]
+    assert main([*words, "--holdout", "0.3"]) == 0
+    first = HeldOut.read(out)
+    assert first is not None and len(first.names) == first.images == 3
+    for i in range(10, 40):
+        put(folder, f"a/{i}.png", i)
+    assert main([*words, "--holdout", "0.3"]) == 0
+    grown = HeldOut.read(out)
+    assert grown is not None and set(first.names) < set(grown.names)
+    assert (grown.images, len(Latents.open(out, flip=True))) == (12, 28)
+    capsys.readouterr()
+    assert main([*words, "--holdout", "0.4"]) == 2
+    assert "was begun with --holdout 0.3; keep that share" in capsys.readouterr().err
+    plain = [*words[:-1], str(tmp_path / "plain")]
+    assert main(plain) == 0
+    assert main([*plain, "--holdout", "0.3"]) == 2
+    assert "was begun without --holdout" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from scaledit.config import DataConfig
-from scaledit.data.holdout import split
+from scaledit.data.holdout import Sides, split
 from scaledit.data.sources import Source, open_source
 from scaledit.errors import UsageError
 
@@ -36,9 +36,13 @@ def test_every_image_is_on_one_side_and_the_order_of_files_changes_nothing(sizes
     assert counts.tolist() == [int(share * size + 0.5) for size in sizes]
 
 
-def test_an_added_image_moves_no_other(tmp_path: Path):
-    before, after = split(source([40]), 0.1).held_out.names, split(source([41]), 0.1).held_out.names
-    assert len(set(before) & set(after)) >= len(before) - 1
+@given(st.integers(5, 40), st.integers(1, 60))
+def test_images_stay_where_they_were(before: int, added: int):
+    first = split(source([before]), 0.2)
+    sides = Sides(frozenset(first.training.names), frozenset(first.held_out.names))
+    grown = split(source([before + added]), 0.2, sides)
+    assert sides.training <= set(grown.training.names) and sides.held_out <= set(grown.held_out.names)
+    assert len(grown.held_out) == min(int(0.2 * (before + added) + 0.5), len(first.held_out) + added)
 
 
 def test_a_class_without_training_images_is_refused():

@@ -184,6 +184,11 @@ def _records(out: Path) -> dict[int, Part]:
     return records
 
 
+def encoded_names(out: Path) -> frozenset[str]:
+    """The names of the images in the files of an encoding of a folder."""
+    return frozenset(image.name for part in _records(out).values() for image in part.images)
+
+
 def _first_free(out: Path) -> int:
     """The number after that of every file of latents."""
     return 1 + max((int(path.stem) for path in out.glob("[0-9]*.safetensors")), default=-1)

@@ -18,6 +18,8 @@ from scaledit.errors import UsageError, no_such, printable
 if TYPE_CHECKING:
     from scaledit.autoencoders.cache import Encoded
     from scaledit.data.held_out import HeldOut
+    from scaledit.data.holdout import Split
+    from scaledit.data.sources import Source
 
 SUMMARY = "encode images into latents once, so that training need not"
 DESCRIPTION = """Images are encoded by an autoencoder into a folder that data.path=FOLDER of a recipe reads.
@@ -111,7 +113,6 @@ def run(args: argparse.Namespace) -> None:
     from scaledit.autoencoders.cache import Encoding, begun_with, encode
     from scaledit.data.files import BuiltIn, ImageFiles, Readable
     from scaledit.data.held_out import write
-    from scaledit.data.holdout import split
     from scaledit.data.sets import Images
     from scaledit.data.sources import open_source
     from scaledit.files.shards import Shard
@@ -143,12 +144,7 @@ def run(args: argparse.Namespace) -> None:
         size, background = args.image_size or 256, args.background or begun_with(args.out)
         source = ImageFiles(files, size, threads=args.workers, behind=background)
         if args.holdout:
-            halves = split(files, args.holdout)
-            if not len(halves.held_out):
-                raise UsageError(
-                    f"--holdout {args.holdout:g} holds no image out, because all classes are too small; "
-                    "choose a larger share"
-                )
+            halves = _divided(files, args.holdout, args.out)
             held_out = replace(source, source=halves.held_out)
             source = replace(source, source=halves.training)
     device = str(assemble.device(args.device))
@@ -173,6 +169,28 @@ def run(args: argparse.Namespace) -> None:
     _tell(result)
     if kept is not None:
         _tell_held_out(kept, result.out)
+
+
+def _divided(files: Source, share: float, out: Path) -> Split:
+    """The images to encode and the held-out ones; those that were divided before in `out` stay on their side.
+    Raises UsageError if `out` was begun with another share, or nothing can be held out."""
+    from scaledit.autoencoders.cache import encoded_names
+    from scaledit.data.held_out import intact
+    from scaledit.data.holdout import Sides, split
+
+    stored, encoded = intact(out), encoded_names(out)
+    if stored is not None and stored.share != share:
+        raise UsageError(
+            f"{out} was begun with --holdout {stored.share:g}; keep that share, or encode into another --out"
+        )
+    halves = split(files, share, Sides(encoded, frozenset(stored.names if stored else ())))
+    if len(halves.held_out):
+        return halves
+    if encoded:
+        raise UsageError(f"{out} was begun without --holdout; leave it out, or encode into another --out")
+    raise UsageError(
+        f"--holdout {share:g} holds no image out, because all classes are too small; choose a larger share"
+    )
 
 
 def _tell(result: Encoded) -> None:

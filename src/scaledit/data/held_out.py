@@ -39,6 +39,7 @@ class HeldOut:
     """The contents of held-out.json.
 
     share: of each class. held_out: images that training does not see; images: those of them that are stored.
+    names: of all held-out images, which stay held out when the folder of images grows.
     counts: stored images per class. image_size: (height, width). source: fingerprint of the held-out images'
     names and classes. skipped: images that could not be used, with the reason. file_size, file_sha256: of the
     .npz.
@@ -47,6 +48,7 @@ class HeldOut:
     share: float
     held_out: int
     images: int
+    names: tuple[str, ...]
     counts: tuple[int, ...]
     class_names: tuple[str, ...]
     image_size: tuple[int, int]
@@ -81,7 +83,10 @@ class HeldOut:
         numbers = (self.held_out, self.images, self.file_size, *self.counts, *self.image_size)
         possible = (
             all(type(number) is int and number >= 0 for number in numbers)
-            and all(isinstance(name, str) for name in (*self.class_names, *self.skipped, self.source))
+            and all(
+                isinstance(name, str) for name in (*self.names, *self.class_names, *self.skipped, self.source)
+            )
+            and len(self.names) == self.held_out
             and isinstance(self.share, float)
             and len(self.counts) == len(self.class_names)
             and sum(self.counts) == self.images <= self.held_out
@@ -104,6 +109,7 @@ def write(folder: Path, files: ImageFiles, share: float, on_bad: str = "stop", m
         share=share,
         held_out=len(files),
         images=0,
+        names=tuple(files.names),
         counts=(),
         class_names=files.class_names,
         image_size=(files.side, files.side),
@@ -114,7 +120,7 @@ def write(folder: Path, files: ImageFiles, share: float, on_bad: str = "stop", m
         file_size=0,
         file_sha256="",
     )
-    if (stored := _intact(folder)) is not None and _request(stored) == _request(with_nothing):
+    if (stored := intact(folder)) is not None and _request(stored) == _request(with_nothing):
         return stored
     used: list[int] = []
     skipped: list[str] = []
@@ -165,7 +171,8 @@ def as_bytes(image: Tensor) -> np.ndarray:
     return (127.5 * image + 128).clamp(0, 255).byte().permute(1, 2, 0).numpy()
 
 
-def _intact(folder: Path) -> HeldOut | None:
+def intact(folder: Path) -> HeldOut | None:
+    """The record in a folder of latents; None if there is none or it is corrupt."""
     try:
         return HeldOut.read(folder)
     except (RunError, UsageError, OSError):

@@ -2,8 +2,8 @@
 
     of the n images of a class, those with the round(share n) lowest SHA-256(name) are held out
 
-The choice depends on names only: the order of files, the machine and a moved folder change nothing, and an
-image that is added leaves the others where they are unless the number to hold out grows.
+The choice depends on names only: the order of files, the machine and a moved folder change nothing. An image
+that is added may move another one to the other side; `Sides` keeps images where they were before.
 """
 
 from __future__ import annotations
@@ -25,14 +25,23 @@ class Split(NamedTuple):
     held_out: Source
 
 
-def split(source: Source, share: float) -> Split:
+class Sides(NamedTuple):
+    """The names of images that were divided before."""
+
+    training: frozenset[str] = frozenset()
+    held_out: frozenset[str] = frozenset()
+
+
+def split(source: Source, share: float, before: Sides = Sides()) -> Split:  # noqa: B008
     """`source` without and with the held-out share of each class, both in the order of `source`.
 
     share: from 0 to less than 1; the number of images of a class is rounded half up, so that a class of fewer
-    than 1 / (2 share) images is not held out. Raises UsageError if a class would have no training image.
+    than 1 / (2 share) images is not held out. before: images that stay on their side.
+    Raises UsageError if a class would have no training image.
     """
     hashes = [hashlib.sha256(encoded(name)).digest() for name in source.names]
-    is_held_out = np.zeros(len(source), bool)
+    is_held_out = np.array([name in before.held_out for name in source.names], bool)
+    is_new = ~is_held_out & np.array([name not in before.training for name in source.names], bool)
     for label, name in enumerate(source.class_names):
         members = np.flatnonzero(source.labels == label)
         count = math.floor(share * len(members) + 0.5)
@@ -41,7 +50,8 @@ def split(source: Source, share: float) -> Split:
                 f"data.holdout={share:g} would hold out all {len(members)} images of the class {name!r}; "
                 "choose a smaller share"
             )
-        is_held_out[sorted(members, key=lambda i: hashes[i])[:count]] = True
+        new = sorted((i for i in members if is_new[i]), key=lambda i: hashes[i])
+        is_held_out[new[: max(0, count - int(is_held_out[members].sum()))]] = True
     return Split(source.subset(np.flatnonzero(~is_held_out)), source.subset(np.flatnonzero(is_held_out)))
 
 
