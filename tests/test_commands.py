@@ -27,7 +27,18 @@ from tiny import TINY
 
 REPOSITORY = Path(__file__).parent.parent
 ORDER = (
-    *("recipes", "train", "encode", "data", "sample", "generate", "evaluate", "reference", "convert"),
+    *(
+        "recipes",
+        "train",
+        "encode",
+        "data",
+        "sample",
+        "compare",
+        "generate",
+        "evaluate",
+        "reference",
+        "convert",
+    ),
     *("plan", "models", "paper", "completion", "autoencoder", "study"),
 )
 """In which examples run: later ones use what earlier ones wrote."""

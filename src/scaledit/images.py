@@ -20,6 +20,8 @@ from scaledit.errors import RunError
 from scaledit.files.atomic import atomic_write
 
 ROUNDING = "floor(clamp(127.5 x + 128, 0, 255))"
+ORIGIN = "scaledit"
+"""The text chunk of a PNG that says how to reproduce it, as JSON."""
 SMALLEST_SHOWN = 64
 """Images with smaller sides are enlarged in grids, by repeating pixels."""
 
@@ -56,9 +58,9 @@ def grid(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
 
 def save_png(path: Path, image: np.ndarray, origin: Mapping[str, Any]) -> None:
     """Writes (H, W, 3) uint8 as a PNG, atomically. origin: how to reproduce it, stored as JSON in the text
-    chunk `scaledit`. Makes the folder of `path`. Raises OSError, which names `path`."""
+    chunk ORIGIN. Makes the folder of `path`. Raises OSError, which names `path`."""
     info = PngInfo()
-    info.add_text("scaledit", json.dumps(origin))
+    info.add_text(ORIGIN, json.dumps(origin))
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         Image.fromarray(image).save(file, "PNG", pnginfo=info)

@@ -18,6 +18,7 @@ from scaledit.callbacks import Progress
 from scaledit.errors import RunError, UsageError, listed
 
 if TYPE_CHECKING:
+    from scaledit.config import RunConfig
     from scaledit.pipeline import Pipeline
 
 Arguments = argparse.ArgumentParser | argparse._ArgumentGroup
@@ -127,25 +128,42 @@ def launch_ranks(args: argparse.Namespace, command: Sequence[str]) -> int | None
     return launch.run([*words, "--json"] if args.json else words, args.nproc)
 
 
-def sampling(parser: Arguments) -> None:
-    sampler(parser, "the run's")
+def sampling(parser: Arguments, *, lists: bool = False) -> None:
+    """lists: whether --sampler, --steps and --cfg-scale may be lists, whose values are then tuples."""
+    sampler(parser, "the run's", lists=lists)
     steps = "the number of sampling steps (default: the run's)"
-    parser.add_argument("--steps", type=int, metavar="N", help=steps)
-    guidance(parser, "the run's")
+    parser.add_argument("--steps", type=_values(int, lists), metavar="N", help=steps)
+    guidance(parser, "the run's", lists=lists)
 
 
-def sampler(parser: Arguments, default: str) -> None:
+def sampler(parser: Arguments, default: str, *, lists: bool = False) -> None:
     name = f"the sampler: one of those listed below, or MODULE:CLASS of your own (default: {default})"
-    parser.add_argument("--sampler", metavar="SAMPLER", help=name)
+    parser.add_argument("--sampler", type=_values(str, lists), metavar="SAMPLER", help=name)
 
 
-def guidance(parser: Arguments, default: str) -> None:
+def guidance(parser: Arguments, default: str, *, lists: bool = False) -> None:
     """The short options of classifier-free guidance."""
     add = parser.add_argument
     scale = f"the guidance scale of classifier-free guidance; 1 means no guidance (default: {default})"
-    add("--cfg-scale", type=float, metavar="S", help=scale)
+    add("--cfg-scale", type=_values(float, lists), metavar="S", help=scale)
     channels = f"guide the first N channels only, or all of them (default: {default})"
     add("--cfg-channels", metavar="N|all", help=channels)
+
+
+def _values(kind: type, lists: bool) -> Callable[[str], Any]:
+    """The type of an option that is one value or, where `lists` are allowed, several separated by commas."""
+
+    def parse(text: str) -> Any:
+        if "," not in text:
+            return kind(text)
+        if not lists:
+            raise argparse.ArgumentTypeError(
+                f"must be one value here, got {text}; only `scaledit sample` draws several beside each other"
+            )
+        return tuple(kind(word.strip()) for word in text.split(","))
+
+    parse.__name__ = kind.__name__  # argparse names it: "invalid int value"
+    return parse
 
 
 SHORT = ("sampler", "steps", "cfg_scale", "cfg_channels")
@@ -191,21 +209,11 @@ SECTIONS = ("sample", "evaluate", "autoencoder")
 def load_model(args: argparse.Namespace, model: str | Path, section: str = "sample") -> Pipeline:
     """The model of a command with `device`, `decoder`, `sampling` and overrides, which change its config: the
     short options first. section: where guidance is changed. Raises UsageError, RunError."""
-    from scaledit import config as configs
     from scaledit.pipeline import load
 
-    for override in args.overrides:
-        changed = override.partition(".")[0]
-        if "." in override.partition("=")[0] and changed not in SECTIONS:
-            raise UsageError(
-                f"{override}: [{changed}] of a trained model cannot be changed; only keys of "
-                f"{listed(SECTIONS, 'and')} can"
-            )
+    check_overrides(args.overrides, SECTIONS)
     pipeline = load(model, args.device, allow_import=args.allow_import)
-    decoding = {"path": args.decoder, "precision": args.decoder_precision, "tiled": args.tiled}
-    values = {f"autoencoder.{key}": value for key, value in decoding.items() if value is not None}
-    values |= configs.short(pipeline.config, section, **passed(args, SHORT))
-    config = configs.changed(configs.with_values(pipeline.config, values), args.overrides)
+    config = as_asked(pipeline.config, args, section)
     if config.autoencoder != pipeline.config.autoencoder:
         if pipeline.decoder is None:
             raise UsageError(
@@ -214,6 +222,29 @@ def load_model(args: argparse.Namespace, model: str | Path, section: str = "samp
             )
         pipeline = load(model, args.device, config.autoencoder, allow_import=args.allow_import)
     return replace(pipeline, config=replace(config, autoencoder=pipeline.config.autoencoder))
+
+
+def check_overrides(overrides: Sequence[str], sections: Sequence[str]) -> None:
+    """Raises UsageError for an override of a trained model outside of `sections`."""
+    for override in overrides:
+        changed = override.partition(".")[0]
+        if "." in override.partition("=")[0] and changed not in sections:
+            raise UsageError(
+                f"{override}: [{changed}] of a trained model cannot be changed; only keys of "
+                f"{listed(sections, 'and')} can"
+            )
+
+
+def as_asked(config: RunConfig, args: argparse.Namespace, section: str = "sample") -> RunConfig:
+    """A model's config with the options of `sampling` and `decoder`, then the overrides. Raises
+    UsageError."""
+    from scaledit import config as configs
+
+    decoding = {"path": "decoder", "precision": "decoder_precision", "tiled": "tiled"}
+    given = {key: getattr(args, option, None) for key, option in decoding.items()}
+    values = {f"autoencoder.{key}": value for key, value in given.items() if value is not None}
+    values |= configs.short(config, section, **passed(args, SHORT))
+    return configs.changed(configs.with_values(config, values), args.overrides)
 
 
 def extractor(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from scaledit.commands import (
     autoencoder,
+    compare,
     completion,
     convert,
     data,
@@ -34,7 +35,7 @@ from scaledit.commands.parsing import Example, Formatter, Parser, layout
 GROUPS: Mapping[str, Mapping[str, ModuleType]] = {
     "Train": {"recipes": recipes, "train": train, "autoencoder": autoencoder},
     "Sample": {"sample": sample, "generate": generate},
-    "Evaluate": {"evaluate": evaluate, "reference": reference},
+    "Evaluate": {"evaluate": evaluate, "compare": compare, "reference": reference},
     "Data": {"data": data, "encode": encode},
     "Plan and study": {"plan": plan, "models": models, "paper": paper, "study": study},
     "Convert": {"convert": convert},

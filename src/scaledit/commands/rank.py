@@ -11,7 +11,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +28,29 @@ from scaledit.training.log import JsonLog
 from scaledit.training.loop import RunContext
 from scaledit.training.ranks import EndedElsewhere, Ranks, leave
 from scaledit.training.signals import STOPPED, StopRequest
-from scaledit.training.trackers import Tracker, trackers
+from scaledit.training.trackers import trackers
 from scaledit.training.watch import Watch
 
 Events = Callable[[RunContext], Iterator[Event]]
 """Starts a run of some config: scaledit.training.dit.train, or the autoencoder's."""
 
+Listener = AbstractContextManager[Callable[[Event], None]]
+"""What is called with each event of a run, and told when its loop ends: a tracker, for example."""
 
-def run(config: Config, out: Path, device: str, events: Events, report: Callable[[], None]) -> int:
+
+def run(
+    config: Config,
+    out: Path,
+    device: str,
+    events: Events,
+    report: Callable[[], None],
+    listeners: Iterable[Listener] = (),
+) -> int:
     """Trains as one rank, or as the only process, and returns the exit code. report: what the first rank does
-    after the end. Raises UsageError and RunError; one of several ranks prints them and ends its process."""
+    after the end. listeners: to the events of the first rank, in addition to log, trackers and display.
+    Raises UsageError and RunError; one of several ranks prints them and ends its process."""
     ranks = Ranks.join(device)
-    rank = Rank(config, out, ranks)
+    rank = Rank(config, out, ranks, listeners)
     if not ranks.grouped:
         return rank.run(events, report)
     try:
@@ -63,7 +74,7 @@ def run(config: Config, out: Path, device: str, events: Events, report: Callable
 
 @contextmanager
 def listening(
-    out: Path, trackers: Iterable[Tracker], console: Console, resume: str = ""
+    out: Path, trackers: Iterable[Listener], console: Console, resume: str = ""
 ) -> Iterator[Callable[[Event], None]]:
     """Yields what to call with each event: it is passed to the log, the trackers and the display. resume: how
     the user resumes the run."""
@@ -83,12 +94,12 @@ def listening(
 class Rank:
     """One rank of a run: its loop, its watch, and on the first rank the listeners."""
 
-    def __init__(self, config: Config, out: Path, ranks: Ranks):
+    def __init__(self, config: Config, out: Path, ranks: Ranks, listeners: Iterable[Listener] = ()):
         self.config, self.out, self.ranks = config, out, ranks
         self.resume = launch.how_to_resume()
         self.console = terminal.console(stderr=True)
         self.watch = Watch(out, ranks, config.engine.timeout, self._on_stuck)
-        self.trackers: list[Tracker] = []
+        self.trackers: list[Listener] = list(listeners)
         self.stop = StopRequest()
         self.stop.patient = ranks.grouped  # one of several ranks must not leave before the others
         self.stop.on_signal, self.stop.at_once = self._on_signal, self._on_second_signal

@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
     from scaledit.commands import rank
     from scaledit.report import run as report
+    from scaledit.report.live import LivePage
     from scaledit.training import log
     from scaledit.training.dit import train
 
@@ -82,5 +83,6 @@ def run(args: argparse.Namespace) -> int:
                 f"trained {counted(finished['step'], 'step')} in {finished['seconds']:.0f} s", page
             )
 
+    live = LivePage(config, out)
     start = partial(train, config, out, resume=args.resume, reported=True)
-    return rank.run(config, out, args.device, lambda context: start(context=context), finish)
+    return rank.run(config, out, args.device, lambda context: start(context=context), finish, [live])

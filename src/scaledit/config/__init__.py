@@ -11,7 +11,7 @@ Imports no torch, so that a wrong name is answered at once.
 """
 
 from scaledit.config.checks import check, check_guidance, check_sampling
-from scaledit.config.compare import changes, differences, flatten, steps_hint
+from scaledit.config.compare import changes, differences, differing, flatten, steps_hint
 from scaledit.config.recipes import (
     COMMANDS,
     RECIPES,
@@ -63,6 +63,7 @@ __all__ = [
     "check_guidance",
     "check_sampling",
     "differences",
+    "differing",
     "flatten",
     "is_override",
     "load",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scaledit.config.recipes import load, override, recipe_names
 from scaledit.config.runs import Config
+from scaledit.part import plain
 
 # Keys that do not change what a run computes, so that a resumed run may change them.
 FREE_ON_RESUME = (
@@ -69,6 +70,45 @@ def changes(config: Config) -> list[str]:
         for key, value in flatten(config.to_json()).items()
         if key not in recipe or recipe[key] != value
     ]
+
+
+NOT_SET = "not set"
+"""The value of a key that a config does not have."""
+
+
+def differing(configs: Sequence[Config]) -> dict[str, list[Any]]:
+    """{"section.key": [the plain value in each config]} of the keys that are not equal in all configs, also
+    at their defaults. A part that is another one is one value; of equal parts, the fields that differ are
+    keys."""
+    tables = [
+        {"name": one.name, **{key: plain(table) for key, table in one.sections().items()}} for one in configs
+    ]
+    sections = dict.fromkeys(key for table in tables for key in table)
+    found: dict[str, list[Any]] = {}
+    for section in sections:
+        values = [table.get(section, {}) for table in tables]
+        if section == "name":
+            found |= {section: values} if _differ(values) else {}
+            continue
+        for key in dict.fromkeys(key for table in values for key in table):
+            found |= _differing([table.get(key, NOT_SET) for table in values], f"{section}.{key}")
+    return found
+
+
+def _differing(values: list[Any], key: str) -> dict[str, list[Any]]:
+    if not _differ(values):
+        return {}
+    parts = all(isinstance(value, Mapping) for value in values)
+    if not parts or _differ([value.get("name") for value in values]):
+        return {key: values}
+    found: dict[str, list[Any]] = {}
+    for name in dict.fromkeys(name for value in values for name in value):
+        found |= _differing([value.get(name, NOT_SET) for value in values], f"{key}.{name}")
+    return found
+
+
+def _differ(values: Sequence[Any]) -> bool:
+    return any(value != values[0] or type(value) is not type(values[0]) for value in values)
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -213,11 +213,19 @@ class SampleConfig:
     """How the run's sample grids are made, and the defaults of `scaledit sample`."""
 
     every: int = field(10_000, ge=0, doc="steps between sample grids during training; 0: none")
+    early: bool = field(
+        True, doc="also sample after every/8, every/4 and every/2 steps, to show early how the run goes"
+    )
     per_class: int = field(8, ge=1, doc="images per class")
     classes: int = field(10, ge=1, doc="number of classes that a grid shows, counted from the first")
     sampler: Sampler = field(DDPM(), doc="the sampler")
     guidance: tuple[Guidance, ...] = field((), doc="guidance around the denoiser, the first part innermost")
     seed: int = field(0, doc="seed of the noise: any 64-bit integer")
+
+    def due(self, step: int, last: bool) -> bool:
+        """Whether a grid follows this step of training. last: it is the last one."""
+        first = [self.every // part for part in (8, 4, 2)] if self.early else []
+        return self.every > 0 and (last or step % self.every == 0 or step in first)
 
     def grid_classes(self, num_classes: int) -> list[int]:
         """The classes of a sample grid, row after row: the first `classes`, `per_class` times each."""

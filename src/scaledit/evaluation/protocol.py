@@ -73,6 +73,36 @@ def readable(protocol: Mapping[str, Any]) -> dict[str, Any]:
     return lines
 
 
+COMPARED = {
+    "n": "number of images",
+    "sample_sets": "number of sample sets",
+    "seed": "seeds",
+    "image_size": "image size",
+    "labels": "classes sampled",
+    "sampler": "sampler",
+    "guidance": "guidance",
+    "decoder": "decoder",
+    "precision": "precision of sampling",
+    "extractor": "extractor",
+    "extractor_sha256": "weights of the extractor",
+    "resize": "resizing",
+    "reference": "reference",
+    "reference_sha256": "images of the reference",
+    "neighbours": "neighbors",
+}
+"""What must be equal for metrics to be comparable, in words."""
+
+
+def differences(protocols: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """{what: [its value in each protocol]} of the entries in COMPARED that are not equal in all protocols."""
+    found = {}
+    for key, words in COMPARED.items():
+        values = [protocol.get(key) for protocol in protocols]
+        if any(value != values[0] for value in values):
+            found[words] = values
+    return found
+
+
 def _common(values: Sequence[Any]) -> Any:
     """The value that all share, or the list of them."""
     return values[0] if all(value == values[0] for value in values) else list(values)

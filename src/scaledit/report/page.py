@@ -29,7 +29,16 @@ if TYPE_CHECKING:
 
 INK, FAINT, DARK, LIGHT, REAL = "#000000", "#d5dae0", "#08519c", "#9ecae1", "#6e6e6e"
 """Colors of charts: text and axes, grid lines, lines in the foreground and behind them, real images."""
-IN_THE_DARK = {INK: "#e6e9ec", FAINT: "#3a424a", DARK: "#7cc0ff", LIGHT: "#33556f", REAL: "#a5adb6"}
+LINES = {
+    "#0b61a4": "#66b5ff",
+    "#c24e00": "#ff9d57",
+    "#00795a": "#4fd3a8",
+    "#8b3fa0": "#d59be8",
+    "#7d6300": "#e3c14d",
+    "#5b646e": "#b9c1ca",
+}
+"""Colors that tell several lines of one chart apart, on a light page and on a dark one."""
+IN_THE_DARK = {INK: "#e6e9ec", FAINT: "#3a424a", DARK: "#7cc0ff", LIGHT: "#33556f", REAL: "#a5adb6", **LINES}
 """What these colors become on a dark page."""
 CHART_FONT = 9.5
 """Points."""

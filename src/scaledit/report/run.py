@@ -13,10 +13,12 @@ import numpy as np
 
 from scaledit import images
 from scaledit.callbacks import Progress
+from scaledit.captions import images_in
 from scaledit.config import scaled
 from scaledit.errors import counted
 from scaledit.evaluation.judge import Judge, is_data_set, open_judge, sample_sets
 from scaledit.evaluation.result import Result
+from scaledit.files.atomic import atomic_bytes
 from scaledit.files.reading import picture_in
 from scaledit.models import flops
 from scaledit.part import Allowed, in_words
@@ -72,14 +74,14 @@ def write(
         title=pipeline.config.name,
         headline=headline,
         foreign=foreign,
-        over_training=_over_training(events),
+        over_training=over_training(events),
         curves=curves(events),
         film=_film(run, events, pipeline),
         reproduce=reproduce(pipeline.config, run, events, pipeline.origin),
         **sections,
     )
     path = run / REPORT
-    path.write_text(html, encoding="utf-8")
+    atomic_bytes(path, html.encode())
     return path
 
 
@@ -261,7 +263,7 @@ def _decoders(
     }
 
 
-def _over_training(events: Events) -> dict[str, object] | None:
+def over_training(events: Events) -> dict[str, object] | None:
     """A chart of the first metric of every evaluation during training, and all metrics of the last one."""
     evaluated = [event for event in events if event["event"] == "evaluated"]
     if not evaluated:
@@ -342,7 +344,7 @@ def _film(run: Path, events: Events, pipeline: Pipeline) -> dict[str, object] | 
     for i in np.unique(np.linspace(0, len(steps) - 1, FILM).round().astype(int)):
         title = f"step {steps[i]}"
         try:
-            png = picture_in(run, sampled[steps[i]])
+            png = page.png(images_in(picture_in(run, sampled[steps[i]])))
             sheets[title] = page.sheet(png, f"samples at {title}", FRAME, False)
         except ValueError as reason:
             reasons.append(f"{title}: {reason}")

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from scaledit import images
+from scaledit import captions, images
 from scaledit.files.atomic import atomic_write
 from scaledit.sampling.request import Samples
 
@@ -23,7 +23,8 @@ def write(samples: Samples, out: Path) -> None:
     """Writes a grid (.png), ADM's batch (.npz) or a folder of PNGs (no suffix)."""
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":
-        images.save_png(out, images.grid(samples.images, samples.columns), samples.origin)
+        drawn = grid(samples)
+        images.save_png(out, drawn.image, {**samples.origin, captions.BOX: drawn.box})
     elif out.suffix == ".npz":
         write_npz(out, [samples.images], samples.labels, samples.origin, len(samples.images))
     else:
@@ -31,6 +32,17 @@ def write(samples: Samples, out: Path) -> None:
             index = samples.origin["start"] + i
             origin = {**samples.origin, "index": index, "class": int(label)}
             images.save_png(out / f"{index:06d}-{label}.png", image, origin)
+
+
+def grid(samples: Samples) -> captions.Sheet:
+    """The images in rows, with the names of their classes: beside the rows if each row is a class, else below
+    the images. A row beside which nothing changes has none."""
+    names, columns = list(samples.names), samples.columns
+    if samples.origin["labels"] == "rows":
+        return captions.rows(samples.images, columns, names[::columns])
+    if len(set(names)) > 1:
+        return captions.one_by_one(samples.images, columns, names)
+    return captions.one_by_one(samples.images, columns, ())
 
 
 def write_npz(

@@ -19,6 +19,7 @@ import numpy as np
 
 from scaledit import assemble, checks, images, machine
 from scaledit.callbacks import Progress
+from scaledit.captions import class_labels
 from scaledit.config import SampleConfig
 from scaledit.diffusion.noise import Stream, uniform
 from scaledit.errors import UsageError, printable
@@ -95,12 +96,14 @@ class Request:
 
 
 class Samples(NamedTuple):
-    """images (N, H, W, 3) uint8, labels (N,) int64, columns of their grid, and `Request.origin`."""
+    """images (N, H, W, 3) uint8, labels (N,) int64, columns of their grid, `Request.origin`, and the name of
+    each label for people (`captions.class_labels`)."""
 
     images: np.ndarray
     labels: np.ndarray
     columns: int
     origin: dict[str, Any]
+    names: Sequence[str]
 
 
 def parse_classes(
@@ -150,4 +153,5 @@ def run(
     labels = request.labels()
     generated = pipeline.sample(labels, request.settings, request.start, batch_size, progress)
     columns = request.images_per_class if request.num is None else max(1, round(len(labels) ** 0.5))
-    return Samples(generated, np.array(labels), columns, request.origin(pipeline))
+    names = class_labels(labels, pipeline.class_names, pipeline.config.model.num_classes)
+    return Samples(generated, np.array(labels), columns, request.origin(pipeline), names)

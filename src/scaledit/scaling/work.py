@@ -134,7 +134,8 @@ def train_run(run: StudyRun, queue: Queue, job: Job, device: str, stop: StopRequ
     folder.mkdir(parents=True, exist_ok=True)
     record, reported, event = log.JsonLog(folder), 0.0, None
     context = RunContext(Ranks(assemble.device(device)), stop)
-    for event in train(run.config, folder, resume="auto", context=context):
+    sample = replace(run.config.sample, early=False)  # nobody watches the runs of a study
+    for event in train(replace(run.config, sample=sample), folder, resume="auto", context=context):
         record(event)
         if isinstance(event, Stepped | Evaluated) and time.monotonic() > reported + REPORT_EVERY:
             reported = time.monotonic()

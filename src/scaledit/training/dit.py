@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 
-from scaledit import assemble, checkpoint, images, machine
+from scaledit import assemble, captions, checkpoint, images, machine
 from scaledit.autoencoders.decoder import Decoder
 from scaledit.callbacks import Progress
 from scaledit.config import RunConfig, check_guidance
@@ -115,7 +115,7 @@ class Hooks:
 
     def due(self, last: bool) -> Iterator[Event]:
         step, config = self.state.step, self.state.config
-        sampled = due(step, config.sample.every, last)
+        sampled = config.sample.due(step, last)
         judged = due(step, config.evaluate.every, last)
         if not (sampled or judged):
             return
@@ -143,14 +143,17 @@ class Hooks:
         return on_progress
 
     def _sample_grid(self, pipeline: Pipeline) -> Path:
-        """Saves a grid with one row per class, from the same noise at every step."""
+        """Saves a grid with one row per class and its name, from the same noise at every step."""
         config, step = pipeline.config, self.state.step
         classes = config.sample.grid_classes(config.model.num_classes)
         with torch.no_grad():
             samples = pipeline(classes, seed=config.sample.seed, progress=self._progress("sampling"))
         path = self.out / SAMPLES / f"{checkpoint.folder_name(step)}.png"
         origin = {"run": config.name, "step": step, "sample": config.to_json()["sample"]}
-        images.save_png(path, images.grid(samples, config.sample.per_class), origin)
+        columns = config.sample.per_class
+        names = captions.class_labels(classes[::columns], self.class_names, config.model.num_classes)
+        drawn = captions.rows(samples, columns, names)
+        images.save_png(path, drawn.image, {**origin, captions.BOX: drawn.box})
         return path
 
 

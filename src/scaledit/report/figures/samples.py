@@ -5,12 +5,11 @@ Sizes rise from left to right, patch sizes fall from top to bottom: compute grow
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from scaledit.captions import images_in
 from scaledit.report.figures import axes, style, words
 from scaledit.report.figures.curves import grid
 from scaledit.scaling.table import Row, Table
@@ -78,4 +77,5 @@ def _type(size: float) -> dict[str, Any]:
 
 
 def _read(png: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    """A grid without the names beside its rows, which would be too small to read here."""
+    return images_in(png)
