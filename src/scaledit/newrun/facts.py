@@ -1,6 +1,6 @@
 """What a set of images is, as far as the rules need to know.
 
-    folder, tar, zip, Parquet --look_at--> Facts
+folder, tar, zip, Parquet --look_at--> Facts
 """
 
 from __future__ import annotations
@@ -108,11 +108,11 @@ def _spaced(number: int, most: int) -> list[int]:
 
 
 def _refuse(path: Path, refused: Sequence[str]) -> None:
-    first = "; ".join(refused[:NAMED])
-    are = "is" if len(refused) == 1 else "are"
+    first = "; ".join(refused[:NAMED]) + and_more(len(refused) - NAMED) * (len(refused) > NAMED)
+    one = len(refused) == 1
     raise RunError(
-        f"{counted(len(refused), 'image')} in {path} cannot be used: {first}{and_more(len(refused) - NAMED)}; "
-        f"remove what {are} damaged (scaledit data inspect {path} lists all) and run this again"
+        f"{counted(len(refused), 'image')} in {path} cannot be used: {first}; remove or repair "
+        f"{'it' if one else 'them (scaledit data inspect lists all)'} and run this command again"
     )
 
 
@@ -124,7 +124,8 @@ def _check_kind(path: Path) -> None:
         return
     if (path / "config.json").is_file() and (path / "log.jsonl").is_file():
         raise UsageError(
-            f"{path} is the folder of a run, not of images; to resume or extend the run: scaledit train {path}"
+            f"{path} is the folder of a run, not of images; to resume it or train it longer: scaledit train "
+            f"{path}"
         )
     if (path / "index.json").is_file() and any(path.glob("*.safetensors")):
         raise UsageError(

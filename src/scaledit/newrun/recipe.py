@@ -1,9 +1,9 @@
 """Choices as a config, and as a recipe whose comments are their reasons.
 
-    choices, overrides --config--> RunConfig          choices, header --text--> TOML
+choices, overrides --config--> RunConfig          choices, header --text--> TOML
 
-    [train]
-    steps = 2400  # 0.152 s each, measured on this machine
+[train]
+steps = 2400  # 0.152 s each, measured on this machine
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from scaledit.config import RunConfig
 from scaledit.errors import UsageError, counted
 from scaledit.models import flops
 from scaledit.models.config import DiTConfig
@@ -95,9 +96,46 @@ REPEATS, VARIES = 20, 100
 ROWS = 10
 GUIDANCE = 1.5
 NOT_MIRRORED = frozenset(
-    "digit digits number numbers numeral numerals letter letters char chars character characters text texts "
-    "font fonts glyph glyphs word words alphabet alphabets handwriting sign signs page pages plate plates "
-    "mnist emnist kmnist qmnist svhn omniglot left right clockwise".split()
+    [
+        "digit",
+        "digits",
+        "number",
+        "numbers",
+        "numeral",
+        "numerals",
+        "letter",
+        "letters",
+        "char",
+        "chars",
+        "character",
+        "characters",
+        "text",
+        "texts",
+        "font",
+        "fonts",
+        "glyph",
+        "glyphs",
+        "word",
+        "words",
+        "alphabet",
+        "alphabets",
+        "handwriting",
+        "sign",
+        "signs",
+        "page",
+        "pages",
+        "plate",
+        "plates",
+        "mnist",
+        "emnist",
+        "kmnist",
+        "qmnist",
+        "svhn",
+        "omniglot",
+        "left",
+        "right",
+        "clockwise",
+    ]
 )
 
 
@@ -206,7 +244,7 @@ def network(facts: Facts, side: int, factor: int, macs: float) -> tuple[Choice, 
     elif shape == shapes[-1] and shape.width < SHAPES[-1].width:
         why = f"larger ones only memorize {facts.images:,} images faster"
     else:
-        why = f"the largest one that sees enough images (about {_round(seen):,}) in the time"
+        why = f"the largest one that sees enough images (about {rounded(seen):,}) in the time"
     one = "one class: an unconditional model, without guidance"
     return (
         Choice("model.input_size", side // factor, "pixels" if factor == 1 else f"latents of f{factor}"),
@@ -345,8 +383,8 @@ def too_little(facts: Facts) -> list[str]:
     most = max(count for _, count in facts.classes)
     if most >= 10 * few:
         lines.append(
-            f"the largest class has {most:,} images and the smallest {few:,}; the model sees each as often as "
-            "it occurs"
+            f"the largest class has {most:,} images and the smallest {few:,}: the model learns the smallest "
+            "least"
         )
     return lines
 
@@ -358,25 +396,29 @@ class Speed(NamedTuple):
     image: float
 
 
-def pace(rows: int, per_class: int, speed: Speed, seconds: float, held_out: int) -> tuple[Choice, ...]:
+def pace(
+    rows: int, per_class: int, speed: Speed, seconds: float, held_out: int, given_steps: int | None = None
+) -> tuple[Choice, ...]:
     """The choices that depend on measured times. rows, per_class: of a grid of samples. seconds: for training
-    with its samples and the evaluation. held_out: number of held-out images."""
+    with its samples and the evaluation. held_out: number of held-out images. given_steps: by the user."""
     grid = rows * per_class * speed.image
     judged = min(MOST_JUDGED, max(FEWEST_JUDGED, held_out)) if held_out else 0
-    left = seconds - EVALUATIONS * judged * speed.image
-    most = left / speed.step
-    every = max(1, min(most / GRIDS, FIRST_GRID * EARLY / speed.step))
-    shown = min(left * GRIDS_SHARE, grid * (most / every + 3))
-    steps = max(FEWEST_STEPS, _round((left - shown) / speed.step))
-    every = max(1, min(steps, _round(every)))
+    left = max(0.0, seconds - EVALUATIONS * judged * speed.image)
+    most = given_steps or left / speed.step
+    every = min(most / GRIDS, FIRST_GRID * EARLY / speed.step)
+    shown = min(left * GRIDS_SHARE, grid * (most / max(1, every) + 3))
+    steps = given_steps or max(FEWEST_STEPS, rounded((left - shown) / speed.step))
+    every = max(1, min(steps, rounded(every)))
     first = max(1, every // EARLY) * speed.step
     return (
         Choice("train.steps", steps, f"{speed.step:.3g} s each, measured on this machine"),
-        Choice("train.log_every", max(1, _round(BETWEEN_LOGS / speed.step)), f"a line in {BETWEEN_LOGS:g} s"),
+        Choice(
+            "train.log_every", max(1, rounded(BETWEEN_LOGS / speed.step)), f"a line in {BETWEEN_LOGS:g} s"
+        ),
         Choice("optimizer.warmup_steps", min(50, steps // 10), "a gentle start"),
         Choice(
             "checkpoint.every",
-            max(1, min(steps, _round(BETWEEN_SAVES / speed.step))),
+            max(1, min(steps, rounded(BETWEEN_SAVES / speed.step))),
             f"about every {BETWEEN_SAVES:g} s: the most that a crash loses",
         ),
         Choice("checkpoint.keep", 2, "the newest ones"),
@@ -385,12 +427,30 @@ def pace(rows: int, per_class: int, speed: Speed, seconds: float, held_out: int)
     )
 
 
+def sampled(config: RunConfig, held_out: int) -> int:
+    """Images that are sampled during training and for its report."""
+    sample, evaluate = config.sample, config.evaluate
+    grid = len(sample.grid_classes(config.model.num_classes))
+    grids = sum(sample.due(step, step == config.train.steps) for step in _due(config))
+    judged = evaluate.num * evaluate.seeds * EVALUATIONS if evaluate.every else 0
+    return grid * (grids + 1) + judged
+
+
+def _due(config: RunConfig) -> list[int]:
+    """The steps after which a grid may be due."""
+    every, steps = config.sample.every, config.train.steps
+    if not every:
+        return []
+    early = {every // part for part in (8, 4, 2)}
+    return sorted({step for step in {*range(every, steps + 1, every), *early, steps} if 0 < step <= steps})
+
+
 def evaluation(judged: int, held_out: int, steps: int) -> tuple[Choice, ...]:
     if not judged:
         return (Choice("evaluate.every", 0, "nothing is held out to compare with"),)
     return (
         Choice("evaluate.every", steps, "once, at the end"),
-        Choice("evaluate.reference", "held-out", f"the {counted(held_out, 'image')} that training does not see"),
+        Choice("evaluate.reference", "held-out", f"{counted(held_out, 'image')} that training does not see"),
         Choice("evaluate.num", judged, "images are sampled and compared"),
         Choice("evaluate.labels", "equal", "each class as often"),
     )
@@ -407,7 +467,7 @@ FEWEST_JUDGED, MOST_JUDGED, EVALUATIONS = 64, 1_000, 2
 FEWEST_STEPS = 20
 
 
-def _round(number: float) -> int:
+def rounded(number: float) -> int:
     """Rounded down to two significant digits."""
     if number < 1:
         return 0
