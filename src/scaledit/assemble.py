@@ -152,7 +152,7 @@ def decoder(config: LatentConfig, dataset: TrainingSet, device: torch.device) ->
 
 
 def held_out(config: DataConfig) -> TrainingSet:
-    """The images of a set that training does not see. Raises UsageError if the set has none."""
+    """The images of a set that training does not see. Raises NothingHeldOut if the set has none."""
     return data_part(config).held_out()
 
 

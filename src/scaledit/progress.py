@@ -220,9 +220,11 @@ class TrainingProgress:
                 metrics = [f"{title} {value}" for title, value in event.result.shown()]
                 self._inform(f"step {event.step}  {'  '.join(metrics[:SHOWN_METRICS])}")
             case Reconstructed():
+                fd = "" if event.fd is None else f"FD {event.fd:.3g}  "
+                kind = "training" if event.held_out == 0 else "held-out"
                 self._inform(
-                    f"step {event.step}  PSNR {event.psnr:.2f} dB  SSIM {event.ssim:.3f}  "
-                    f"({event.images} held-out images)"
+                    f"step {event.step}  PSNR {event.psnr:.2f} dB  SSIM {event.ssim:.3f}  {fd}"
+                    f"({counted(event.images, f'{kind} image')})"
                 )
             case Exported():
                 self._inform(

@@ -6,7 +6,7 @@ recipe with trains = "autoencoder"  +  section.key=value overrides  ->  Autoenco
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from scaledit.config import (
     CheckpointConfig,
@@ -18,8 +18,14 @@ from scaledit.config import (
     TrainConfig,
     check,
 )
+from scaledit.config.tables import Table
 from scaledit.errors import UsageError
+from scaledit.part import Allowed
 from scaledit.values import field as bounded
+
+HOLDOUT = 0.1
+"""data.holdout of images in files, unless it is set: without held-out images, nothing would show that an
+autoencoder only remembers its images."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,9 @@ class LossConfig:
     gradient_weight: float = bounded(
         0.0, ge=0, doc="weight of the error in differences between neighboring pixels"
     )
+    perceptual_weight: float = bounded(
+        0.0, ge=0, doc='weight of the distance of EfficientNet-Lite0\'s features; needs "scaledit[features]"'
+    )
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,9 @@ class AutoencoderTrainConfig(TrainConfig):
     steps: int = bounded(10_000, ge=1, doc="optimizer steps")
     batch_size: int = bounded(16, ge=1, doc="images per step over all ranks")
     crop: int = bounded(0, ge=0, doc="side in pixels of the random crop of each image; 0: full images")
-    init: str = bounded("", doc="a folder or hub id of an autoencoder of the same shape to start from")
+    init: str = bounded(
+        "", doc="a folder or hub id of an autoencoder with latents of the same shape to start from"
+    )
     decoder_only: bool = bounded(
         False,
         doc="train only the decoder: the encoder and the scale of init, and so its latents, stay as they are",
@@ -66,7 +77,7 @@ class AutoencoderTrainConfig(TrainConfig):
 
 @dataclass(frozen=True)
 class ReconstructionConfig:
-    """The evaluation of the run on held-out images."""
+    """The evaluation of the run on held-out images; on training images, labeled so, if none are held out."""
 
     every: int = bounded(0, ge=0, doc="steps between evaluations; 0: only at the end")
     num: int = bounded(96, ge=1, doc="number of held-out images, evenly spaced in their list")
@@ -88,6 +99,26 @@ class AutoencoderRun(Config):
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluate: ReconstructionConfig = field(default_factory=ReconstructionConfig)
     log: LogConfig = field(default_factory=LogConfig)
+
+    @classmethod
+    def of(cls, table: Table, name: object, allowed: Allowed) -> AutoencoderRun:
+        """As for all configs; data.holdout of images in files is HOLDOUT unless it is set."""
+        data = table.get("data", {})
+        if data.get("name") == "images":
+            table = {**table, "data": {"holdout": HOLDOUT, **data}}
+        return super().of(table, name, allowed)
+
+    def to_json(self) -> dict[str, Any]:
+        """As for all configs; data.holdout of images in files is always there, since its default is not 0."""
+        value = super().to_json()
+        if self.data.name == "images":
+            value["data"]["holdout"] = self.data.holdout
+        return value
+
+    @property
+    def downsampling(self) -> int:
+        """f: pixels per latent along one side."""
+        return 2 ** (len(self.model.widths) - 1)
 
     def __post_init__(self) -> None:
         check(self)

@@ -115,14 +115,17 @@ class EfficientNetLite0(nn.Module):
         self._bn1 = nn.BatchNorm2d(FEATURES, EPSILON)
         self._fc = nn.Linear(FEATURES, CLASSES)
 
-    def stages(self, x: Tensor) -> list[Tensor]:
-        """The feature maps after each stage, at 1/2, 1/4, 1/8, 1/16, 1/16, 1/32 and 1/32 of the side."""
+    def stages(self, x: Tensor, count: int = len(STAGES)) -> list[Tensor]:
+        """The feature maps after the first `count` stages; all are at 1/2, 1/4, 1/8, 1/16, 1/16, 1/32 and
+        1/32 of the side."""
         x = relu6(self._bn0(self._conv_stem(x)))
         maps, ends = [], np.cumsum([stage.blocks for stage in STAGES])
         for number, block in enumerate(self._blocks, 1):
             x = block(x)
             if number in ends:
                 maps.append(x)
+            if len(maps) == count:
+                break
         return maps
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

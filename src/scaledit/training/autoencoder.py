@@ -9,8 +9,10 @@ out/autoencoder/    the result in diffusers' format: config.json and diffusion_p
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,15 +21,17 @@ from torch import Tensor
 from scaledit import assemble, checkpoint, images
 from scaledit.autoencoders import kl
 from scaledit.autoencoders.config import AutoencoderRun
+from scaledit.data.datasets import NothingHeldOut
 from scaledit.data.order import samples_at
 from scaledit.data.posterior import split
 from scaledit.data.sets import TrainingSet
-from scaledit.errors import RunError, UsageError
-from scaledit.evaluation.fidelity import psnr, ssim
+from scaledit.errors import RunError, UsageError, counted
+from scaledit.evaluation import reconstruction
+from scaledit.evaluation.efficientnet import EfficientNetExtractor
 from scaledit.files.atomic import atomic_folder
 from scaledit.files.manifest import sha256_of
-from scaledit.training.autoencoder_state import AutoencoderState, build
-from scaledit.training.events import Event, Exported, Fitted, Reconstructed
+from scaledit.training.autoencoder_state import AutoencoderState, in_words, opened
+from scaledit.training.events import Event, Exported, Fitted, Reconstructed, Remarked
 from scaledit.training.folder import SAMPLES, with_background
 from scaledit.training.loop import Run, RunContext, due, locked
 from scaledit.training.ranks import Ranks
@@ -52,36 +56,65 @@ def train(
     """Trains `config` in the run folder `out`, yielding events; the result is out/autoencoder.
 
     resume, context, errors: as in `scaledit.training.dit.train`. dataset, held_out: replace the images that
-    config.data names; held_out must not mirror its images at random.
+    config.data names; held_out must not mirror its images at random. A set that is too small to hold anything
+    out is evaluated on its training images, and every message, log line and report says so.
     """
     context = context or RunContext(Ranks(assemble.device(device)))
     config = with_background(config, out)
     ranks = context.ranks
     ranks.share(config.train.batch_size)
     dataset = assemble.dataset(config.data) if dataset is None else dataset
-    held_out = assemble.held_out(config.data) if held_out is None else held_out
+    start = opened(config)
+    held_out, remarks = _held_out(config, dataset) if held_out is None else (held_out, ())
+    if start is not None and start.config != config.model:
+        config = replace(config, model=start.config)
+        remarks = (*remarks, f"the autoencoder has the shape of {start.name}: {in_words(config.model)}")
     _check_fits(config, dataset)
-    state = AutoencoderState.create(config, dataset, ranks)
+    state = AutoencoderState.create(config, dataset, ranks, start)
     data = SameData(dataset, config.data.changed)
     with locked(config, out, resume, context, data.check) as latest:
         params = sum(parameter.numel() for parameter in state.net.parameters())
         macs = multiply_adds(state.net, dataset.shape)
         manifest = {"class_names": dataset.class_names}
 
+        evaluated = EvaluationSet(dataset if held_out is None else held_out, held_out is not None)
+        judge = cache(lambda: reconstruction.judge(ranks.device))
+
         def hooks(last: bool) -> Iterator[Event]:
             if due(state.step, config.evaluate.every) or last:
-                yield from context.first_only(state.step, lambda: iter([reconstruct(state, held_out, out)]))
+                yield from context.first_only(
+                    state.step, lambda: iter([reconstruct(state, evaluated, judge(), out)])
+                )
 
         def after() -> Iterator[Event]:
             yield from context.first_only(state.step, lambda: iter([export(state, dataset, out / FOLDER)]))
 
+        if remarks and ranks.first:
+            yield Remarked(remarks)
         run = Run(state, out, context, macs, manifest, Fitted, hooks, data)
         yield from run.run(latest, params, after)
 
 
+class EvaluationSet(NamedTuple):
+    """The images that a run is evaluated on, and whether training does not see them."""
+
+    images: TrainingSet
+    held_out: bool
+
+
+def _held_out(config: AutoencoderRun, dataset: TrainingSet) -> tuple[TrainingSet | None, tuple[str, ...]]:
+    """The held-out images, or None if the set has none; and what a user should know about that."""
+    try:
+        held_out = assemble.held_out(config.data)
+    except NothingHeldOut as reason:
+        return None, (f"{reason}; until then, quality is measured on training images",)
+    seen = f"training sees the other {counted(len(dataset), 'image')}"
+    return held_out, (f"{counted(len(held_out), 'image')} held out to measure quality; {seen}",)
+
+
 def _check_fits(config: AutoencoderRun, dataset: TrainingSet) -> None:
     channels, height, width = dataset.shape
-    f = 2 ** (len(config.model.widths) - 1)
+    f = config.downsampling
     if channels != 3:
         raise UsageError(
             f"autoencoders need images with 3 channels, but data.name={config.data.name} has {channels}"
@@ -99,10 +132,13 @@ def _check_fits(config: AutoencoderRun, dataset: TrainingSet) -> None:
         )
 
 
-def reconstruct(state: AutoencoderState, held_out: TrainingSet, out: Path) -> Reconstructed:
+def reconstruct(
+    state: AutoencoderState, evaluated: EvaluationSet, judge: EfficientNetExtractor, out: Path
+) -> Reconstructed:
     """Encodes and decodes evaluate.num evenly spaced held-out images; saves a grid of PAIRS of them."""
-    num = min(state.config.evaluate.num, len(held_out))
-    x = held_out.batch(np.arange(num) * len(held_out) // num, range(num), seed=0).x0
+    source = evaluated.images
+    num = min(state.config.evaluate.num, len(source))
+    x = source.batch(np.arange(num) * len(source) // num, range(num), seed=0).x0
     state.net.eval()
     with torch.no_grad():
         xhat = torch.cat([_mode(state, part) for part in x.split(state.config.train.batch_size)])
@@ -113,8 +149,9 @@ def reconstruct(state: AutoencoderState, held_out: TrainingSet, out: Path) -> Re
     path = out / SAMPLES / f"{checkpoint.folder_name(state.step)}.png"
     origin = {"run": state.config.name, "step": state.step, "shows": "original, reconstruction, ..."}
     images.save_png(path, images.grid(pairs, 2 * PAIRS_PER_ROW), origin)
-    quality = float(psnr(originals, reconstructions).mean()), float(ssim(originals, reconstructions).mean())
-    return Reconstructed(state.step, *quality, num, path)
+    found = reconstruction.quality(originals, reconstructions, judge)
+    held_out = len(source) if evaluated.held_out else 0
+    return Reconstructed(state.step, found.psnr, found.ssim, num, path, *found[2:], held_out)
 
 
 def _mode(state: AutoencoderState, x: Tensor) -> Tensor:
@@ -142,9 +179,10 @@ def measured_scale(state: AutoencoderState, dataset: TrainingSet) -> float:
 def export(state: AutoencoderState, dataset: TrainingSet, folder: Path) -> Exported:
     """Writes the autoencoder in diffusers' format, atomically, with the scale in its config.json."""
     scale = measured_scale(state, dataset) if state.scale is None else state.scale
-    net = build(state.config.model, dataset.shape[1], seed=0)
-    net.load_state_dict({name: value.cpu() for name, value in state.net.state_dict().items()})
-    net.register_to_config(scaling_factor=scale)
+    with torch.device("meta"):
+        net = type(state.net).from_config({**state.net.config, "scaling_factor": scale})
+    weights = {name: value.cpu().contiguous() for name, value in state.net.state_dict().items()}
+    net.load_state_dict(weights, assign=True)
     try:
         with atomic_folder(folder) as partial:
             net.save_pretrained(partial)

@@ -17,14 +17,16 @@ from torch import Tensor, nn
 from scaledit import assemble
 from scaledit.autoencoders import kl
 from scaledit.autoencoders.config import AutoencoderConfig, AutoencoderRun
-from scaledit.autoencoders.losses import losses
+from scaledit.autoencoders.losses import FeatureMaps, losses
 from scaledit.config import EngineConfig
+from scaledit.config.recipes import toml
 from scaledit.data.loader import PATIENCE, Loader
 from scaledit.data.order import samples_at
 from scaledit.data.posterior import sample
 from scaledit.data.sets import TrainingSet
 from scaledit.diffusion.noise import Stream, generator, normal
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, counted
+from scaledit.evaluation import efficientnet, reconstruction
 from scaledit.training.learner import Learner, LossTerms, autocast, make_optimizer
 from scaledit.training.parallel import Parallel
 from scaledit.training.ranks import Ranks
@@ -60,6 +62,62 @@ def architecture(net: Any) -> AutoencoderConfig:
         groups=config.norm_num_groups,
         attention=config.get("mid_block_add_attention", True),
     )
+
+
+@dataclass(frozen=True)
+class Start:
+    """The autoencoder that training starts from: `train.init`. config: the [model] that describes it."""
+
+    name: str
+    net: Any
+    config: AutoencoderConfig
+    scale: float
+
+
+def opened(config: AutoencoderRun) -> Start | None:
+    """The autoencoder that `train.init` names, or None if it names none.
+
+    The shape of its latents must be that of [model]: the model of these latents depends on it. The inside may
+    differ, since weights have only one shape. Raises UsageError if the latents differ, and as
+    `KLAutoencoder.open` does.
+    """
+    if not config.train.init:
+        return None
+    start = kl.KLAutoencoder.open(config.train.init)
+    model, asked = architecture(start.net), config.model
+    if (model.channels, len(model.widths)) != (asked.channels, len(asked.widths)):
+        keys = ("channels", "widths", "layers", "groups", "attention")
+        differing = [key for key in keys if getattr(model, key) != getattr(asked, key)]
+        overrides = " ".join(f"model.{key}={toml(getattr(model, key)).replace(' ', '')}" for key in differing)
+        raise UsageError(
+            f"{config.train.init} has latents of {_latents(model)}, but [model] describes latents of "
+            f"{_latents(asked)}; to train this autoencoder, add {overrides}"
+        )
+    return Start(config.train.init, start.net, model, start.scale)
+
+
+def _latents(model: AutoencoderConfig) -> str:
+    return f"{counted(model.channels, 'channel')} at 1/{2 ** (len(model.widths) - 1)} of the side"
+
+
+def in_words(model: AutoencoderConfig) -> str:
+    """[model] as a sentence's end."""
+    attention = "with" if model.attention else "without"
+    widths = ", ".join(map(str, model.widths))
+    return f"widths {widths}, {counted(model.layers, 'block')} per resolution, {attention} attention"
+
+
+def perceptual_maps(weight: float, device: torch.device) -> FeatureMaps | None:
+    """The frozen network of the perceptual loss, or None if the loss has no weight. Raises UsageError if the
+    network's weights are not installed."""
+    if not weight:
+        return None
+    try:
+        network = efficientnet.pretrained()
+    except UsageError as error:
+        raise UsageError(f"{error}, or set loss.perceptual_weight=0") from None
+    network.requires_grad_(False).to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return reconstruction.feature_maps(network)
 
 
 def cropped(x: Tensor, side: int, positions: range, seed: int) -> Tensor:
@@ -113,41 +171,33 @@ class Reader:
 @dataclass(eq=False, kw_only=True)
 class AutoencoderState(Learner[Read]):
     """An AutoencoderKL in training. scale: that of `train.init` if the encoder is frozen; otherwise None, and
-    measured at the end."""
+    measured at the end. maps: of the perceptual loss, the same frozen network on every rank."""
 
     config: AutoencoderRun  # pyright: ignore[reportIncompatibleVariableOverride]
     net: Any
     scale: float | None = None
+    maps: FeatureMaps | None = None
 
     @classmethod
-    def create(cls, config: AutoencoderRun, dataset: TrainingSet, ranks: Ranks) -> AutoencoderState:
-        """A fresh state. Raises UsageError if train.init is missing or differs from [model], and for shards
-        and other settings of [engine], which these small networks do not need."""
+    def create(
+        cls, config: AutoencoderRun, dataset: TrainingSet, ranks: Ranks, start: Start | None
+    ) -> AutoencoderState:
+        """A fresh state; start: as `opened` gives, with the shape of config.model. Raises UsageError for
+        shards and other settings of [engine], which these small networks do not need, and for a perceptual
+        loss without its network."""
         if config.engine != EngineConfig(timeout=config.engine.timeout):
             raise UsageError(
                 "the training of an autoencoder supports only timeout in [engine]; leave the other keys out"
             )
-        scale = None
-        if config.train.init:
-            start = kl.KLAutoencoder.open(config.train.init)
-            net, model = start.net, architecture(start.net)
-            if model != config.model:
-                key = next(key for key in vars(model) if getattr(model, key) != getattr(config.model, key))
-                value = getattr(model, key)
-                raise UsageError(
-                    f"{config.train.init} has another model.{key}; set model.{key}="
-                    f"{list(value) if isinstance(value, tuple) else str(value).lower()}"
-                )
-            scale = start.scale if config.train.decoder_only else None
-        else:
-            net = build(config.model, dataset.shape[1], config.train.seed)
+        net = build(config.model, dataset.shape[1], config.train.seed) if start is None else start.net
+        scale = start.scale if start is not None and config.train.decoder_only else None
         for name, parameter in net.named_parameters():
             parameter.requires_grad_(name.startswith(DECODER_PARTS) or not config.train.decoder_only)
         # On a CPU convolutions are faster in this layout.
         net = net.to(ranks.device, memory_format=torch.channels_last).train()
         train, model = config.train, config.model
         module = Autoencoding(net, decoder_only=train.decoder_only)
-        reader = Reader(dataset, train.seed, train.crop, model.channels, 2 ** (len(model.widths) - 1))
+        reader = Reader(dataset, train.seed, train.crop, model.channels, config.downsampling)
         workers = 0 if assemble.data_part(config.data).in_memory else config.data.workers
         return cls(
             config=config,
@@ -158,14 +208,17 @@ class AutoencoderState(Learner[Read]):
             loader=Loader(reader, train.batch_size, workers, PATIENCE * config.engine.timeout),
             samples=len(dataset),
             scale=scale,
+            maps=perceptual_maps(config.loss.perceptual_weight, ranks.device),
         )
 
     def compute_loss(self, item: Read, part: slice, positions: range) -> LossTerms:
         x = item.x[part].to(self.ranks.device, memory_format=torch.channels_last)
         with autocast(self.config.train.precision, self.ranks.device):
             xhat, moments = self.parallel(x, item.eps[part].to(self.ranks.device))
-        terms = losses(self.config.loss, x, xhat, moments)._asdict()
-        return LossTerms(terms.pop("total"), terms)
+        found = losses(self.config.loss, x, xhat, moments, self.maps)
+        total, *_ = found
+        terms = found._asdict().items()
+        return LossTerms(total, {name: term for name, term in terms if name != "total" and term is not None})
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         return {"model": dict(self.net.state_dict()), "optimizer": self.optimizer_state()}

@@ -64,7 +64,8 @@ class Stepped(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """`Stepped` for an autoencoder. terms: l1, kl and gradient, before weighting."""
+    """`Stepped` for an autoencoder. terms: l1, kl and gradient, before weighting, and perceptual if it has
+    a weight."""
 
     step: int
     loss: float
@@ -169,14 +170,23 @@ class Evaluated(NamedTuple):
 
 
 class Reconstructed(NamedTuple):
-    """Mean PSNR (dB) and SSIM over held-out images, encoded (to the mean, without noise) and decoded. path: a
-    grid with each original beside its reconstruction."""
+    """Mean PSNR (dB) and SSIM over held-out images, encoded (to the mean, without noise) and decoded.
+
+    images: their number. path: a grid with each original beside its reconstruction. perceptual, fd: distances
+    of the features of `extractor` (scaledit.evaluation.reconstruction). held_out: the number of images that
+    are held out; 0 means that the set is too small for that, so that these are training images. Logs of
+    earlier versions lack the last four.
+    """
 
     step: int
     psnr: float
     ssim: float
     images: int
     path: Path
+    perceptual: float | None = None
+    fd: float | None = None
+    extractor: str = ""
+    held_out: int | None = None
 
 
 class Exported(NamedTuple):

@@ -24,7 +24,11 @@ from scaledit.part import Part
 if TYPE_CHECKING:
     from scaledit.data.sets import TrainingSet
 
-__all__ = ["DataSet"]
+__all__ = ["DataSet", "NothingHeldOut"]
+
+
+class NothingHeldOut(UsageError):
+    """A set has no images that training does not see."""
 
 
 class DataSet(Part, kind="data set", home="scaledit.data.datasets", needs=("open",)):
@@ -42,8 +46,8 @@ class DataSet(Part, kind="data set", home="scaledit.data.datasets", needs=("open
         raise NotImplementedError
 
     def held_out(self) -> TrainingSet:
-        """Images that training does not see. Raises UsageError if the set has none."""
-        raise UsageError(f'data.name="{self.part_name()}" has no held-out images')
+        """Images that training does not see. Raises NothingHeldOut if the set has none."""
+        raise NothingHeldOut(f'data.name="{self.part_name()}" has no held-out images')
 
     def floor(self) -> TrainingSet:
         """Images whose distance to the training split is that of a perfect model."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scaledit.data.datasets import DataSet
+from scaledit.data.datasets import DataSet, NothingHeldOut
 from scaledit.errors import UsageError
 from scaledit.part import field
 
@@ -63,7 +63,7 @@ class ImagesInFiles(DataSet, name="images"):
         held_out = split(self._source(), self.holdout).held_out
         if not len(held_out):
             few = "its classes are too small" if self.holdout else "data.holdout is 0"
-            raise UsageError(
+            raise NothingHeldOut(
                 f"{self.path} has no held-out images: {few}; set a share, such as data.holdout=0.1"
             )
         return self._files(held_out, flip=False)
