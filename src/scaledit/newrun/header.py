@@ -9,7 +9,7 @@ from pathlib import Path
 
 from scaledit.autoencoders.config import AutoencoderRun
 from scaledit.config import RunConfig, read_toml
-from scaledit.newrun import recipe
+from scaledit.newrun import recipe, rules
 from scaledit.newrun.plan import Plan
 
 WRITTEN_BY = "written by: "
@@ -33,7 +33,7 @@ def texts(plan: Plan, request: str, commands: tuple[str, ...]) -> tuple[str, str
         f"{WRITTEN_BY}{request}",
         f"takes: about {plan.minutes:.0f} min on the machine that wrote it",
         "",
-        f"The same command with --run runs, and resumes: {'these commands' if len(commands) > 1 else ''}",
+        f"With --run, that command runs, or resumes, {'these' if len(commands) > 1 else 'this one'}:",
         *numbered,
         "",
         "Change any value: the reason beside it says what it follows from.",
@@ -42,7 +42,7 @@ def texts(plan: Plan, request: str, commands: tuple[str, ...]) -> tuple[str, str
     model = recipe.text(RunConfig, plan.choices, top)
     if not plan.autoencoder:
         return model, None
-    base = f"images-ae-f{plan.draft.factor}"
+    base = rules.autoencoder_recipe(plan.draft.factor)
     above = [
         f"The autoencoder of {plan.places.recipe}, whose comment says how to use it.",
         f"Whatever is not here is as in the recipe {base} (scaledit recipes {base}).",

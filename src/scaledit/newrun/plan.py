@@ -29,8 +29,6 @@ STARTUP = 8.0
 """Seconds in which a command loads PyTorch, opens its data and writes its report, on 2 CPU cores."""
 MARGIN = 0.08
 """Of the minutes, left free: other programs slow a machine down."""
-AUTOENCODER_SHARE = 0.35
-"""Of the minutes, for training the autoencoder."""
 TRAIN_PASSES = 6
 """A training step of an autoencoder is three passes of its encoder and decoder; encoding is half of one."""
 LATENT_BYTES = 2
@@ -97,7 +95,7 @@ class Plan:
         if not self.autoencoder:
             return None
         values = [override(one.key, one.value) for one in self.autoencoder]
-        return load(f"images-ae-f{self.draft.factor}", values, AutoencoderRun)
+        return load(rules.autoencoder_recipe(self.draft.factor), values, AutoencoderRun)
 
     @property
     def minutes(self) -> float:
@@ -117,8 +115,9 @@ def make(
     """Plans the run: chooses, measures the speed of what was chosen, and divides the time. overrides:
     section.key=value for the model's recipe. began: `time.monotonic()` of the command's start. say: told what
     is measured. Raises UsageError if the wish or an override cannot be met."""
-    draft = rules.draft(facts, machine, wish)
     pinned = recipe.given(RunConfig, overrides)
+    rules.check_given(pinned)
+    draft = rules.draft(facts, machine, wish).given(pinned)
     names = tuple(name for name, _ in facts.classes)
     autoencoder: tuple[Choice, ...] = ()
     seconds: dict[str, float] = {}
@@ -203,7 +202,7 @@ def _autoencoder(
     facts: Facts, draft: Draft, wish: Wish, device: str
 ) -> tuple[tuple[Choice, ...], dict[str, float]]:
     """The choices of the autoencoder's recipe, and the seconds of its training and of encoding."""
-    name, side = f"images-ae-f{draft.factor}", draft["data.image_size"].value
+    name, side = rules.autoencoder_recipe(draft.factor), draft["data.image_size"].value
     choices = (
         Choice("data.path", str(facts.path), facts.in_words()),
         draft["data.image_size"],
@@ -216,7 +215,7 @@ def _autoencoder(
         choices = (*choices, Choice("train.crop", side, "the whole image"))
         config = load(name, [*values, f"train.crop={side}"], AutoencoderRun)
     step = timing.autoencoder_speed(config, device)
-    seconds = AUTOENCODER_SHARE * 60 * wish.minutes
+    seconds = rules.AUTOENCODER_SHARE * 60 * wish.minutes
     steps = max(rules.FEWEST_STEPS, rules.rounded((seconds - STARTUP) / step))
     crop = config.train.crop or side
     per_image = step / config.train.batch_size / TRAIN_PASSES * (side / crop) ** 2

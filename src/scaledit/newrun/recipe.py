@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from scaledit.config import Config, toml
-from scaledit.config.recipes import parsed
+from scaledit.config import Config
+from scaledit.config.recipes import parsed, toml
 from scaledit.config.tables import Assignment, Table, assign, section_types
 from scaledit.errors import printable
 from scaledit.newrun.rules import Choice
@@ -65,7 +65,7 @@ def text(
     """The recipe. header: lines of the comment at its top. before: lines of TOML above the sections."""
     lines = [f"# {printable(line)}".rstrip() for line in header]
     lines += ["", *before] if before else []
-    for section in section_types(kind):
+    for section in sorted(section_types(kind), key=lambda section: section != "data"):
         own = [one for one in choices if one.key.partition(".")[0] == section]
         if own:
             lines += ["", f"[{section}]"]

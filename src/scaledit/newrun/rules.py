@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from scaledit.config import RunConfig
+from scaledit.autoencoders.config import AutoencoderRun
+from scaledit.config import RunConfig, load
 from scaledit.errors import UsageError, counted
 from scaledit.models import flops
 from scaledit.models.config import DiTConfig
@@ -80,10 +82,19 @@ UTILIZATION = 0.4
 """Of the measured peak, before the model's own speed is measured."""
 TRAINING_SHARE = {True: 0.45, False: 0.8}
 """Of the minutes, for training the model: with an autoencoder to train before, and without."""
-LARGEST_PIXELS = 96
-"""Above this side, latents of an autoencoder are much cheaper than pixels."""
-FACTORS = ((128, 4), (512, 8))
+LARGEST_PIXELS = 48
+"""Above this side the model learns latents of an autoencoder: in a few minutes, patches of pixels become
+mosaics and latents become pictures."""
+FACTORS = ((64, 4), (512, 8))
 """(largest side, downsampling of its autoencoder); f16 above."""
+SMALL = "images of this size are small enough to be learned as they are"
+AUTOENCODER_WORK = {4: 3.6e13, 8: 1.2e14, 16: 4e14}
+"""FLOP, of the measured peak, in which an autoencoder of image files learns enough: f4 is that of the recipe
+photos-ae, 240 s on 2 CPU cores of 150 GFLOP/s."""
+AUTOENCODER_SHARE = 0.35
+"""Of the minutes, for training the autoencoder."""
+ENOUGH = 0.5
+"""Share of what is needed from which on a size is tried: other programs may have slowed the measurement."""
 FEW_IMAGES = 10_000
 """With fewer images than this, models larger than DiT-S only memorize faster."""
 BATCH = {"cpu": 32, "mps": 64, "cuda": 128}
@@ -152,6 +163,28 @@ class Draft:
     def __getitem__(self, key: str) -> Choice:
         return next(choice for choice in self.choices if choice.key == key)
 
+    def given(self, pinned: Mapping[str, Choice]) -> Draft:
+        """With the values that the user gave, by key."""
+        return replace(self, choices=tuple(pinned.get(choice.key, choice) for choice in self.choices))
+
+
+FOLLOWS = {
+    "data.name": "--latents",
+    "data.path": "the images that you pass",
+    "data.image_size": "--image-size",
+    "model.input_size": "--image-size and --latents",
+    "model.in_channels": "--latents",
+    "model.num_classes": "the classes of the images",
+}
+"""Keys that cannot be given alone, because others depend on what they follow from."""
+
+
+def check_given(pinned: Iterable[str]) -> None:
+    """Raises UsageError for a key that cannot be given alone."""
+    for key in pinned:
+        if key in FOLLOWS:
+            raise UsageError(f"{key} follows from {FOLLOWS[key]}; change that instead")
+
 
 def draft(facts: Facts, machine: Machine, wish: Wish) -> Draft:
     """All choices but the times of training. Raises UsageError if the wish cannot be met."""
@@ -190,28 +223,42 @@ def image_size(facts: Facts, machine: Machine, wish: Wish) -> Choice:
     if wish.image_size is not None:
         return Choice(key, wish.image_size, "as you asked")
     fits = [size for size in SIZES if size <= ENLARGED * facts.side] or [SIZES[0]]
-    for size in reversed(fits):
-        factor = space(size, machine, wish)[0]
-        config = _config(SHAPES[0], min(GRIDS), size, factor, 1)
-        if _sees_enough(config, macs_within(machine, training_seconds(factor, wish))):
-            if size == fits[-1]:
-                why = f"the largest of {_words(SIZES)} that the images (median side {facts.side:,}) have"
-            else:
-                why = f"larger images need more than {wish.minutes:g} minutes on this machine"
-            return Choice(key, size, why)
-    return Choice(key, fits[0], f"the smallest size, since {wish.minutes:g} minutes are little time")
+    timely = [size for size in fits if _has_time(size, machine, wish)]
+    if not timely:
+        return Choice(key, fits[0], f"the smallest size: {wish.minutes:g} minutes are little on this machine")
+    if timely[-1] < fits[-1]:
+        why = f"larger ones need more than {wish.minutes:g} minutes on this machine"
+    else:
+        why = f"the largest of {_words(SIZES)} that the images have without being enlarged much"
+    return Choice(key, timely[-1], why)
+
+
+def _has_time(side: int, machine: Machine, wish: Wish) -> bool:
+    """Whether the smallest model sees enough images of that size, and its autoencoder learns enough."""
+    factor = space(side, machine, wish)[0]
+    if side > LARGEST_PIXELS and factor == 1 and wish.latents == "auto":
+        return False
+    work = machine.flops * AUTOENCODER_SHARE * 60 * wish.minutes
+    macs = macs_within(machine, training_seconds(factor, wish))
+    config = _config(SHAPES[0], min(GRIDS), side, factor, 1)
+    return work >= ENOUGH * AUTOENCODER_WORK.get(factor, 0) and _sees_enough(config, macs / ENOUGH)
 
 
 def space(side: int, machine: Machine, wish: Wish) -> tuple[int, str]:
     """The downsampling of the autoencoder, 1 for none, and why."""
-    if wish.latents != "auto":
-        return (1 if wish.latents == "none" else int(wish.latents[1:])), "as you asked"
-    if side <= LARGEST_PIXELS:
-        return 1, f"up to {LARGEST_PIXELS} pixels an autoencoder's time is better spent on the model"
+    if wish.latents == "none":
+        return 1, "as you asked"
     if not machine.has_autoencoders:
-        return 1, 'autoencoders need diffusers, which is not installed (pip install "scaledit[diffusers]")'
+        missing = 'diffusers is not installed (pip install "scaledit[diffusers]")'
+        if wish.latents != "auto":
+            raise UsageError(f"--latents {wish.latents} needs an autoencoder, and {missing}")
+        return 1, f"latents need an autoencoder, and {missing}" if side > LARGEST_PIXELS else SMALL
+    if wish.latents != "auto":
+        return int(wish.latents[1:]), "as you asked"
+    if side <= LARGEST_PIXELS:
+        return 1, SMALL
     factor = next((factor for largest, factor in FACTORS if side <= largest), 16)
-    return factor, f"{side}x{side} pixels cost {factor**2} times as much as latents of 1/{factor} of the side"
+    return factor, f"an autoencoder of 1/{factor} of the side learns the details, the model what they show"
 
 
 def network(facts: Facts, side: int, factor: int, macs: float) -> tuple[Choice, ...]:
@@ -248,7 +295,7 @@ def network(facts: Facts, side: int, factor: int, macs: float) -> tuple[Choice, 
     one = "one class: an unconditional model, without guidance"
     return (
         Choice("model.input_size", side // factor, "pixels" if factor == 1 else f"latents of f{factor}"),
-        Choice("model.in_channels", 3 if factor == 1 else 4, "colors" if factor == 1 else "of the latents"),
+        Choice("model.in_channels", channels(factor), "colors" if factor == 1 else "of the latents"),
         Choice("model.patch_size", config.patch_size, f"{grid}x{grid} patches, {grid**2} tokens per image"),
         Choice("model.hidden_size", shape.width, f"{params / 1e6:.3g} M parameters: {why}"),
         Choice("model.depth", shape.depth, "blocks"),
@@ -263,6 +310,17 @@ def network(facts: Facts, side: int, factor: int, macs: float) -> tuple[Choice, 
     )
 
 
+def autoencoder_recipe(factor: int) -> str:
+    """The recipe of the autoencoder with that downsampling."""
+    return f"images-ae-f{factor}"
+
+
+@lru_cache
+def channels(factor: int) -> int:
+    """Of the model's input: colors, or the latents of the autoencoder's recipe."""
+    return 3 if factor == 1 else load(autoencoder_recipe(factor), kind=AutoencoderRun).model.channels
+
+
 def _sees_enough(config: DiTConfig, macs: float) -> bool:
     counts = flops.count(config)
     return macs / counts.macs >= SEEN * math.sqrt(max(1.0, counts.params / SEEN_PARAMS))
@@ -273,7 +331,7 @@ def _config(shape: Shape, grid: int, side: int, factor: int, classes: int) -> Di
     return DiTConfig(
         input_size=inputs,
         patch_size=max(1, inputs // grid),
-        in_channels=3 if factor == 1 else 4,
+        in_channels=channels(factor),
         hidden_size=shape.width,
         depth=shape.depth,
         num_heads=shape.heads,
@@ -405,8 +463,8 @@ def pace(
     judged = min(MOST_JUDGED, max(FEWEST_JUDGED, held_out)) if held_out else 0
     left = max(0.0, seconds - EVALUATIONS * judged * speed.image)
     most = given_steps or left / speed.step
-    every = min(most / GRIDS, FIRST_GRID * EARLY / speed.step)
-    shown = min(left * GRIDS_SHARE, grid * (most / max(1, every) + 3))
+    every = min(most / SHEETS, FIRST_GRID * EARLY / speed.step)
+    shown = min(left * SHEETS_SHARE, grid * (most / max(1, every) + 3))
     steps = given_steps or max(FEWEST_STEPS, rounded((left - shown) / speed.step))
     every = max(1, min(steps, rounded(every)))
     first = max(1, every // EARLY) * speed.step
@@ -458,7 +516,7 @@ def evaluation(judged: int, held_out: int, steps: int) -> tuple[Choice, ...]:
 
 FIRST_GRID, BETWEEN_SAVES, BETWEEN_LOGS = 40.0, 60.0, 2.0
 """Seconds."""
-GRIDS, GRIDS_SHARE = 6, 0.1
+SHEETS, SHEETS_SHARE = 6, 0.1
 """Grids of samples during training, more if it is long, and the share of its time that they may take."""
 EARLY = 8
 """Before the first `sample.every` steps there are early grids, the first one after an eighth of them."""
