@@ -36,8 +36,8 @@ EXAMPLES = (
 )
 LATENTS = ("auto", "none", "f4", "f8", "f16")
 SHORTEST, MOST_MINUTES = 1.0, 60.0 * 24 * 365
-LATE = 1.25
-"""Times the planned seconds, above which a stage is called late."""
+LATE, SLACK = 1.25, 20.0
+"""A stage is called late if it takes this many times the planned seconds, and as many more."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -177,7 +177,7 @@ def _run(args: argparse.Namespace, images: Path, places: Places, plan: Plan | No
 def _tell_late(name: str, seconds: float, planned: Any) -> None:
     """Says so if a stage took much longer than planned."""
     before = planned.get(name)
-    if before and seconds > LATE * before:
+    if before and seconds > LATE * before + SLACK:
         terminal.inform(
             f"{name} took {seconds / 60:.1f} min instead of {before / 60:.1f}: this machine was slower than "
             "when its speed was measured"
