@@ -129,7 +129,10 @@ def _planned(args: argparse.Namespace, images: Path, places: Places, request: st
     terminal.inform(*facts.remarks)
     wish = Wish(args.minutes, args.image_size, args.latents)
     machine = timing.this_machine(args.device)
-    made = plan.make(facts, machine, wish, places, args.overrides, args.device, began, terminal.inform)
+    outline = plan.outlined(facts, machine, wish, places, args.overrides)
+    speeds = plan.measured(facts, outline, args.device, terminal.inform)
+    spent = time.monotonic() - began
+    made = plan.planned(facts, wish, places, outline, speeds, args.overrides, spent)
     commands = stages.commands(places, made.autoencoder_config, args.device)
     model, autoencoder = header.texts(made, request, commands)
     if autoencoder is not None:

@@ -1,6 +1,6 @@
 """A run that is planned: its recipes, the time of each stage, and what they cost.
 
-Facts, Machine, Wish --rules, timing--> Plan --write--> NAME.toml (and NAME-autoencoder.toml)
+Facts, Machine, Wish --outlined--> Outline --measured--> Speeds --planned--> Plan --header--> NAME.toml
 
 runs/pictures.toml    the recipe       runs/pictures-autoencoder.toml                     for latents only
 runs/pictures/        the model        runs/pictures-autoencoder/, runs/pictures-latents/
@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,8 +30,8 @@ MARGIN = 0.08
 """Of the minutes, left free: other programs slow a machine down."""
 TRAIN_PASSES = 6
 """A training step of an autoencoder is three passes of its encoder and decoder; encoding is half of one."""
-LATENT_BYTES = 2
-"""float16."""
+LATENT_BYTES, CHECKPOINT_BYTES = 2, 16
+"""Of a number in float16, and of a parameter: its weight, EMA and two moments of AdamW in float32."""
 
 
 class Places(NamedTuple):
@@ -67,20 +66,19 @@ def _with(path: Path, ending: str) -> Path:
 @dataclass(frozen=True)
 class Plan:
     """choices: of the model's recipe. autoencoder: of the autoencoder's recipe, empty for pixels. seconds: of
-    each stage, by name. bytes: of memory in training, and on the disk."""
+    each stage, by name. memory: bytes in training, beside PyTorch's own. disk: bytes. notes: what a user
+    should know about the images."""
 
     facts: Facts
-    machine: Machine
     wish: Wish
     places: Places
     draft: Draft
     choices: tuple[Choice, ...]
     autoencoder: tuple[Choice, ...]
-    speed: Speed
     seconds: Mapping[str, float]
     memory: int
     disk: int
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...]
 
     def __getitem__(self, key: str) -> Choice:
         return next(choice for choice in self.choices if choice.key == key)
@@ -92,87 +90,100 @@ class Plan:
     @property
     def autoencoder_config(self) -> AutoencoderRun | None:
         """None for pixels."""
-        if not self.autoencoder:
-            return None
-        values = [override(one.key, one.value) for one in self.autoencoder]
-        return load(rules.autoencoder_recipe(self.draft.factor), values, AutoencoderRun)
+        return _autoencoder_config(self.draft.factor, self.autoencoder) if self.autoencoder else None
 
     @property
     def minutes(self) -> float:
         return sum(self.seconds.values()) / 60
 
 
-def make(
-    facts: Facts,
-    machine: Machine,
-    wish: Wish,
-    places: Places,
-    overrides: Sequence[str],
-    device: str,
-    began: float,
-    say: Callable[[str], None] = lambda text: None,
-) -> Plan:
-    """Plans the run: chooses, measures the speed of what was chosen, and divides the time. overrides:
-    section.key=value for the model's recipe. began: `time.monotonic()` of the command's start. say: told what
-    is measured. Raises UsageError if the wish or an override cannot be met."""
+class Outline(NamedTuple):
+    """What is known before the machine is measured. model, autoencoder: choices of their recipes, the latter
+    empty for pixels."""
+
+    draft: Draft
+    model: tuple[Choice, ...]
+    autoencoder: tuple[Choice, ...]
+
+
+class Speeds(NamedTuple):
+    """model: of its training and sampling. autoencoder: seconds of a step of its training."""
+
+    model: Speed
+    autoencoder: float = 0.0
+
+
+def outlined(
+    facts: Facts, machine: Machine, wish: Wish, places: Places, overrides: Sequence[str] = ()
+) -> Outline:
+    """What the rules choose. overrides: section.key=value for the model's recipe. Raises UsageError if the
+    wish or an override cannot be met."""
     pinned = recipe.given(RunConfig, overrides)
     rules.check_given(pinned)
     draft = rules.draft(facts, machine, wish).given(pinned)
+    model = (*_data(facts, draft, places), *(one for one in draft.choices if not one.key.startswith("data.")))
+    autoencoder = () if draft.factor == 1 else _autoencoder(facts, draft)
+    return Outline(draft, recipe.overridden(RunConfig, model, overrides), autoencoder)
+
+
+def measured(facts: Facts, outline: Outline, device: str, say: Callable[[str], None]) -> Speeds:
+    """The speeds of what was chosen, on this machine. say: told what is measured."""
     names = tuple(name for name, _ in facts.classes)
-    autoencoder: tuple[Choice, ...] = ()
-    seconds: dict[str, float] = {}
-    if draft.factor > 1:
+    config = recipe.config(RunConfig, "speed", outline.model)
+    autoencoder, stand_in = 0.0, None
+    if outline.autoencoder:
         say("measuring the speed of the autoencoder")
-        autoencoder, more = _autoencoder(facts, draft, wish, device)
-        seconds |= more
-    data = _data(facts, draft, places)
-    choices = recipe.overridden(RunConfig, (*data, *_of_recipe(draft)), overrides)
-    draft_config = recipe.config(RunConfig, places.recipe.stem, choices)
+        run = _autoencoder_config(outline.draft.factor, outline.autoencoder)
+        autoencoder = timing.autoencoder_speed(run, device)
+        stand_in = timing.latents_like(config, names)
     say("measuring the speed of the model")
-    stand_in = timing.latents_like(draft_config, names) if draft.factor > 1 else None
-    speed = timing.model_speed(draft_config, names, device, stand_in)
-    seconds = {"planning": time.monotonic() - began, **seconds}
-    left = 60 * wish.minutes * (1 - MARGIN) - sum(seconds.values()) - STARTUP
-    shown = draft_config.sample
-    held_out = round(draft["data.holdout"].value * facts.images)
-    paced = rules.pace(
-        min(shown.classes, len(names)),
-        shown.per_class,
-        speed,
-        left,
-        held_out,
-        pinned["train.steps"].value if "train.steps" in pinned else None,
-    )
-    choices = recipe.overridden(RunConfig, (*data, *_of_recipe(draft), *paced), overrides)
+    return Speeds(timing.model_speed(config, names, device, stand_in), autoencoder)
+
+
+def planned(
+    facts: Facts,
+    wish: Wish,
+    places: Places,
+    outline: Outline,
+    speeds: Speeds,
+    overrides: Sequence[str] = (),
+    spent: float = 0.0,
+) -> Plan:
+    """The run with its steps, so that it fits into the minutes. spent: seconds of planning."""
+    draft, speed = outline.draft, speeds.model
+    seconds, autoencoder = {"planning": spent}, outline.autoencoder
+    if autoencoder:
+        autoencoder = (*autoencoder, *rules.autoencoder_pace(speeds.autoencoder, wish))
+        steps = next(one.value for one in autoencoder if one.key == "train.steps")
+        seconds["autoencoder"] = steps * speeds.autoencoder + STARTUP
+        run = _autoencoder_config(draft.factor, autoencoder)
+        passes = (run.data.image_size / (run.train.crop or run.data.image_size)) ** 2 / run.train.batch_size
+        images = facts.images * (1 + draft["data.flip"].value)
+        seconds["encoding"] = images * passes * speeds.autoencoder / TRAIN_PASSES + STARTUP
+    config = recipe.config(RunConfig, places.recipe.stem, outline.model)
+    left = 60 * wish.minutes * (1 - MARGIN) - sum(seconds.values()) - 2 * STARTUP
+    held_out = rules.held_out(facts, draft["data.holdout"].value)
+    steps = recipe.given(RunConfig, overrides).get("train.steps")
+    paced = rules.pace(config, speed, left, held_out, steps.value if steps else None)
+    choices = recipe.overridden(RunConfig, (*outline.model, *paced), overrides)
     config = recipe.config(RunConfig, places.recipe.stem, choices)
     seconds["training"] = config.train.steps * speed.step + STARTUP
-    seconds["samples and evaluation"] = rules.sampled(config, held_out) * speed.image + STARTUP
+    seconds["samples and evaluation"] = rules.sampled(config) * speed.image + STARTUP
     cost = cost_of(config, Hardware())
-    checkpoint = 4 * 4 * cost.params
-    encoded = (
-        LATENT_BYTES * 2 * math.prod(config.model.shape) * facts.images * (1 + draft["data.flip"].value)
-        if draft.factor > 1
-        else 0
-    )
+    images = facts.images * (1 + draft["data.flip"].value) * (draft.factor > 1)
+    latents = images * 2 * math.prod(config.model.shape) * LATENT_BYTES
     return Plan(
         facts,
-        machine,
         wish,
         places,
         draft,
         choices,
         autoencoder,
-        speed,
         seconds,
-        cost.state_bytes + cost.activation_bytes,
-        (config.checkpoint.keep + 1) * checkpoint + encoded,
-        (*rules.too_little(facts), *facts.changes(draft["data.image_size"].value)),
+        memory=cost.state_bytes + cost.activation_bytes,
+        disk=(config.checkpoint.keep + 1) * CHECKPOINT_BYTES * cost.params + latents,
+        notes=(*rules.too_little(facts), *facts.changes(draft["data.image_size"].value)),
     )
-
-
-def _of_recipe(draft: Draft) -> tuple[Choice, ...]:
-    """The choices of the model's recipe; those of [data] differ for pixels and latents (`_data`)."""
-    return tuple(choice for choice in draft.choices if not choice.key.startswith("data."))
 
 
 def _data(facts: Facts, draft: Draft, places: Places) -> tuple[Choice, ...]:
@@ -198,35 +209,23 @@ def workers() -> int:
     return max(1, min(4, (os.cpu_count() or 1) // 4))
 
 
-def _autoencoder(
-    facts: Facts, draft: Draft, wish: Wish, device: str
-) -> tuple[tuple[Choice, ...], dict[str, float]]:
-    """The choices of the autoencoder's recipe, and the seconds of its training and of encoding."""
-    name, side = rules.autoencoder_recipe(draft.factor), draft["data.image_size"].value
+def _autoencoder(facts: Facts, draft: Draft) -> tuple[Choice, ...]:
+    """The choices of the autoencoder's recipe, without the length of its training."""
+    side = draft["data.image_size"]
     choices = (
         Choice("data.path", str(facts.path), facts.in_words()),
-        draft["data.image_size"],
+        side,
         draft["data.flip"],
         draft["data.holdout"],
     )
+    if _autoencoder_config(draft.factor, choices).train.crop > side.value:
+        return (*choices, Choice("train.crop", side.value, "the whole image"))
+    return choices
+
+
+def _autoencoder_config(factor: int, choices: Sequence[Choice]) -> AutoencoderRun:
     values = [override(one.key, one.value) for one in choices]
-    config = load(name, values, AutoencoderRun)
-    if config.train.crop > side:
-        choices = (*choices, Choice("train.crop", side, "the whole image"))
-        config = load(name, [*values, f"train.crop={side}"], AutoencoderRun)
-    step = timing.autoencoder_speed(config, device)
-    seconds = rules.AUTOENCODER_SHARE * 60 * wish.minutes
-    steps = max(rules.FEWEST_STEPS, rules.rounded((seconds - STARTUP) / step))
-    crop = config.train.crop or side
-    per_image = step / config.train.batch_size / TRAIN_PASSES * (side / crop) ** 2
-    encoding = facts.images * (1 + draft["data.flip"].value) * per_image
-    half = max(1, steps // 3)
-    return (
-        *choices,
-        Choice("train.steps", steps, f"{step:.3g} s each, measured on this machine"),
-        Choice("checkpoint.every", max(1, min(steps, rules.rounded(60 / step))), "about every 60 s"),
-        Choice("evaluate.every", half, "three times"),
-    ), {"autoencoder": steps * step + STARTUP, "encoding": encoding + STARTUP}
+    return load(rules.autoencoder_recipe(factor), values, AutoencoderRun)
 
 
 def rows(plan: Plan) -> list[tuple[str, str]]:

@@ -455,16 +455,16 @@ class Speed(NamedTuple):
 
 
 def pace(
-    rows: int, per_class: int, speed: Speed, seconds: float, held_out: int, given_steps: int | None = None
+    config: RunConfig, speed: Speed, seconds: float, held_out: int, given_steps: int | None = None
 ) -> tuple[Choice, ...]:
-    """The choices that depend on measured times. rows, per_class: of a grid of samples. seconds: for training
-    with its samples and the evaluation. held_out: number of held-out images. given_steps: by the user."""
-    grid = rows * per_class * speed.image
+    """The choices that depend on measured times. config: the other choices. seconds: for training with its
+    samples and the evaluation. held_out: number of held-out images. given_steps: by the user."""
+    grid = len(config.sample.grid_classes(config.model.num_classes)) * speed.image
     judged = min(MOST_JUDGED, max(FEWEST_JUDGED, held_out)) if held_out else 0
     left = max(0.0, seconds - EVALUATIONS * judged * speed.image)
     most = given_steps or left / speed.step
     every = min(most / SHEETS, FIRST_GRID * EARLY / speed.step)
-    shown = min(left * SHEETS_SHARE, grid * (most / max(1, every) + 3))
+    shown = min(left * SHEETS_SHARE, grid * (most / max(1, every) + EARLY_GRIDS))
     steps = given_steps or max(FEWEST_STEPS, rounded((left - shown) / speed.step))
     every = max(1, min(steps, rounded(every)))
     first = max(1, every // EARLY) * speed.step
@@ -485,7 +485,26 @@ def pace(
     )
 
 
-def sampled(config: RunConfig, held_out: int) -> int:
+def autoencoder_pace(step: float, wish: Wish) -> tuple[Choice, ...]:
+    """The same for the autoencoder. step: seconds of a step of its training, measured."""
+    steps = max(FEWEST_STEPS, rounded(AUTOENCODER_SHARE * 60 * wish.minutes / step))
+    return (
+        Choice("train.steps", steps, f"{step:.3g} s each, measured on this machine"),
+        Choice(
+            "checkpoint.every",
+            max(1, min(steps, rounded(BETWEEN_SAVES / step))),
+            f"about every {BETWEEN_SAVES:g} s",
+        ),
+        Choice("evaluate.every", max(1, steps // 3), "three times"),
+    )
+
+
+def held_out(facts: Facts, share: float) -> int:
+    """The number of images that data.holdout=share holds out (data.holdout.split)."""
+    return sum(math.floor(share * count + 0.5) for _, count in facts.classes)
+
+
+def sampled(config: RunConfig) -> int:
     """Images that are sampled during training and for its report."""
     sample, evaluate = config.sample, config.evaluate
     grid = len(sample.grid_classes(config.model.num_classes))
@@ -518,7 +537,7 @@ FIRST_GRID, BETWEEN_SAVES, BETWEEN_LOGS = 40.0, 60.0, 2.0
 """Seconds."""
 SHEETS, SHEETS_SHARE = 6, 0.1
 """Grids of samples during training, more if it is long, and the share of its time that they may take."""
-EARLY = 8
+EARLY, EARLY_GRIDS = 8, 3
 """Before the first `sample.every` steps there are early grids, the first one after an eighth of them."""
 FEWEST_JUDGED, MOST_JUDGED, EVALUATIONS = 64, 1_000, 2
 """Images of an evaluation; it is done at the end of training, and by the report with and without guidance."""
