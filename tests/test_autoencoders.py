@@ -379,7 +379,7 @@ def test_data_and_starting_points_that_do_not_fit_are_refused(folder: Path, tmp_
         start("data.name=digits")
     with pytest.raises(UsageError, match="does not divide images of 16x16"):
         start("model.widths=[8,8,8,8,8,8]", "train.crop=0", dataset=pictures(4), held_out=pictures(4))
-    with pytest.raises(UsageError, match=r"another model.widths; set model.widths=\[8, 16, 16\]"):
+    with pytest.raises(UsageError, match=r"add model.widths=\[8,16,16\] model.groups=4 model.attention=true"):
         start(f"train.init={folder}", dataset=pictures(4), held_out=pictures(4))
     for crop in (7, 18):
         with pytest.raises(

@@ -107,6 +107,7 @@ def test_the_examples_that_take_minutes_run(
 ):
     monkeypatch.chdir(tmp_path)
     Path("docs").symlink_to(REPOSITORY / "docs")
+    pictures.tree(Path("pictures"))
     for folder in ("digits", "photos-ae"):
         recipe = ["train", "digits", *SHORT]
         if folder == "photos-ae":

@@ -39,7 +39,7 @@ from scaledit.training.same_data import SameData
 
 FOLDER = kl.SUBFOLDERS[0]
 SCALE_IMAGES = 1024
-"""Training images that the scale is measured on."""
+"""The most training images that the scale is measured on; smaller sets are read twice, for their flips."""
 PAIRS, PAIRS_PER_ROW = 48, 6
 
 
@@ -161,12 +161,12 @@ def _mode(state: AutoencoderState, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def measured_scale(state: AutoencoderState, dataset: TrainingSet) -> float:
-    """1 / standard deviation of the drawn latents, over all channels of the first SCALE_IMAGES training
-    images."""
+    """1 / standard deviation of the drawn latents, over all channels of the first training images."""
+    images = min(SCALE_IMAGES, 2 * len(dataset))
     seed, size = state.config.train.seed, state.config.train.batch_size
     count, total, squares = 0, 0.0, 0.0
-    for first in range(0, SCALE_IMAGES, size):
-        positions = range(first, min(first + size, SCALE_IMAGES))
+    for first in range(0, images, size):
+        positions = range(first, min(first + size, images))
         x = dataset.batch(samples_at(positions, len(dataset), seed), positions, seed).x0
         mean, log_variance = split(state.net.encode(x.to(state.ranks.device)).latent_dist.parameters)
         mean, log_variance = mean.double(), log_variance.double()
