@@ -27,19 +27,8 @@ from tiny import TINY
 
 REPOSITORY = Path(__file__).parent.parent
 ORDER = (
-    *(
-        "recipes",
-        "train",
-        "encode",
-        "data",
-        "sample",
-        "compare",
-        "generate",
-        "evaluate",
-        "reference",
-        "convert",
-    ),
-    *("plan", "models", "paper", "completion", "autoencoder", "study"),
+    *("recipes", "train", "encode", "data", "sample", "generate", "evaluate", "reference", "convert"),
+    *("compare", "plan", "models", "paper", "completion", "autoencoder", "study"),
 )
 """In which examples run: later ones use what earlier ones wrote."""
 MINUTES = ("autoencoder train", "study", "--study docs/studies", "--to program")

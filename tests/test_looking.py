@@ -27,7 +27,13 @@ from scaledit.training.log import JsonLog, read
 from tiny import TINY, tiny
 
 STEPS, EVERY = 9, 8
-QUICK = (f"train.steps={STEPS}", f"sample.every={EVERY}", "sample.classes=3", "checkpoint.every=4")
+QUICK = (
+    f"train.steps={STEPS}",
+    f"sample.every={EVERY}",
+    "sample.classes=3",
+    "checkpoint.every=4",
+    "sample.sampler.times=karras",
+)
 
 
 def trained(out: Path, *overrides: str) -> Path:
@@ -159,6 +165,14 @@ def test_cells_are_the_images_of_separate_calls(run: Path, tmp_path: Path, monke
         made = made[:2] if cell["class"] == 3 else made[2:]
         assert np.array_equal(cut(tmp_path / "two.png", cell["box"]), images.grid(made, 2))
         assert chosen["sampler"]["steps"] == chosen["steps"]
+    assert main([*words, "--sampler", "euler,dpm", "--out", str(tmp_path / "samplers.png")]) == 0
+    cells = json.loads(Image.open(tmp_path / "samplers.png").text["scaledit"])["cells"]
+    for k, sampler in enumerate(("euler", "dpm")):  # dpm with the run's times, which euler does not have
+        made = pipeline([3, 3, 8, 8], seed=5, sampler=sampler)
+        drawn = [cut(tmp_path / "samplers.png", cell["box"]) for cell in cells if cell["settings"] == k]
+        assert all(
+            np.array_equal(a, images.grid(b, 2)) for a, b in zip(drawn, (made[:2], made[2:]), strict=True)
+        )
     first = {}
     for name, scales in (("a", "1.5,9"), ("b", "1.5,0.5,2")):
         out = tmp_path / f"{name}.png"

@@ -29,8 +29,8 @@ GAP = 2
 """Pixels between the images of a cell, as in `images.grid`."""
 BETWEEN = 12
 """Pixels between columns of cells and between blocks; half of it between a name and its cells."""
-SMALLEST_TYPE, SHARE = 13, 8
-"""Pixels of the type, which grows with the images: an eighth of their height."""
+SMALLEST_TYPE, SHARE = 13, 10
+"""Pixels of the type, which grows with the images: a tenth of their height."""
 LONGEST = 14
 """Width of the longest name in units of the type's size; longer ones are shortened."""
 EDGE = 6

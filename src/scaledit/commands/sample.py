@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 LISTS = ("sampler", "steps", "cfg_scale")
-"""Options that may be lists."""
+"""Options that may be lists. Of two, the first one in this order gives the rows."""
 
 
 def _opened(args: argparse.Namespace) -> Pipeline:
@@ -152,7 +152,7 @@ def _grid(args: argparse.Namespace, out: Path, lists: dict[str, tuple[Any, ...]]
         raise UsageError(f"{first} is a list, whose grid has one row per class: use --per-class, not --num")
     combinations = settings.combinations(axes)
     asked = [argparse.Namespace(**{**vars(args), **values}) for values in combinations]
-    opened = _opened(asked[0])
+    opened = _opened(_as_trained(args))
     configs = [common.as_asked(opened.config, one) for one in asked]
     pipelines = [replace(opened, config=replace(c, autoencoder=opened.config.autoencoder)) for c in configs]
     chosen = [pipeline.settings(args.seed) for pipeline in pipelines]
@@ -182,6 +182,14 @@ def _grid(args: argparse.Namespace, out: Path, lists: dict[str, tuple[Any, ...]]
         drawn = settings.grid(axes, made, opened.class_names, model.num_classes)
         images.save_png(out, drawn.sheet.image, drawn.origin)
     _say(args, len(made) * requests[0].n, seconds, drawn.origin)
+
+
+def _as_trained(args: argparse.Namespace) -> argparse.Namespace:
+    """The arguments without those that say how the model is sampled, which each cell changes anew: a sampler
+    keeps fields of the one that it replaces, which must be the run's, not that of another cell."""
+    common.check_overrides(args.overrides, common.SECTIONS)
+    kept = [word for word in args.overrides if word.startswith("autoencoder.")]
+    return argparse.Namespace(**{**vars(args), **dict.fromkeys(common.SHORT), "overrides": kept})
 
 
 def _kept(out: Path, n: int) -> str:

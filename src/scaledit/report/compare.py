@@ -155,8 +155,19 @@ class Comparison(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """Numbers as numbers, under the labels of the runs."""
+        evaluated = {
+            run.label: None if run.result is None else {"step": run.evaluated_at, **run.result.to_json()}
+            for run in self.runs
+        }
         return {
-            "runs": {run.label: {"folder": str(run.folder), **_numbers(run)} for run in self.runs},
+            "runs": {
+                run.label: {
+                    "folder": str(run.folder),
+                    **Numbers.of(run).to_json(),
+                    "evaluated": evaluated[run.label],
+                }
+                for run in self.runs
+            },
             "differences": {
                 key: dict(zip((run.label for run in self.runs), values, strict=True))
                 for key, values in differing([run.config for run in self.runs]).items()
@@ -191,7 +202,8 @@ def _metrics(runs: Sequence[ComparedRun]) -> Table:
         [title, *(columns[run.label][i] if run.label in columns else "" for run in runs)]
         for i, title in enumerate(titles[1:])
     ]
-    rows.append(["measured after step", *(_number(run.evaluated_at) for run in runs)])
+    steps = ["" if run.evaluated_at is None else f"{run.evaluated_at:,}" for run in runs]
+    rows.append(["measured after step", *steps])
     return Table("Metrics", header, rows, _metric_warnings(runs))
 
 
@@ -227,51 +239,75 @@ def _words(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
-def _numbers(run: ComparedRun) -> dict[str, Any]:
-    """What a run cost and reached, as numbers; None for what its files do not say."""
-    counts, config = flops.count(run.config.model), run.config
-    logged = run.stepped[-1] if run.stepped else {}
-    seen = run.step * config.train.batch_size
-    seconds = float(logged["seconds"]) if logged else None
-    started = [event for event in run.events if event["event"] == "started"]
-    result = run.result
-    return {
-        "state": run.state,
-        "step": run.step,
-        "steps": config.train.steps,
-        "batch_size": config.train.batch_size,
-        "images": seen,
-        "parameters": counts.params,
-        "macs_per_image": counts.macs,
-        "training_macs": flops.train_macs(counts.macs, seen),
-        "seconds": seconds,
-        "images_per_second": logged["step"] * config.train.batch_size / seconds if seconds else None,
-        "device": started[-1]["device"] if started else None,
-        "skipped_steps": sum(event["event"] == "skipped" for event in run.events),
-        "loss": run.loss if run.loss is None or math.isfinite(run.loss) else str(run.loss),
-        "evaluated": None if result is None else {"step": run.evaluated_at, **result.to_json()},
-    }
+class Numbers(NamedTuple):
+    """What a run has cost and reached; None for what its files do not say. images: seen in training. macs:
+    multiply-adds, of one forward pass and of all training so far. seconds: of training."""
+
+    state: str
+    step: int
+    steps: int
+    batch_size: int
+    images: int
+    parameters: int
+    macs_per_image: int
+    training_macs: int
+    seconds: float | None
+    images_per_second: float | None
+    device: str | None
+    skipped_steps: int
+    loss: float | None
+
+    @classmethod
+    def of(cls, run: ComparedRun) -> Numbers:
+        counts, batch = flops.count(run.config.model), run.config.train.batch_size
+        last = run.stepped[-1] if run.stepped else None
+        seconds = None if last is None else float(last["seconds"])
+        devices = [event["device"] for event in run.events if event["event"] == "started"]
+        return cls(
+            state=run.state,
+            step=run.step,
+            steps=run.config.train.steps,
+            batch_size=batch,
+            images=run.step * batch,
+            parameters=counts.params,
+            macs_per_image=counts.macs,
+            training_macs=flops.train_macs(counts.macs, run.step * batch),
+            seconds=seconds,
+            images_per_second=last["step"] * batch / seconds if last and seconds else None,
+            device=devices[-1] if devices else None,
+            skipped_steps=sum(event["event"] == "skipped" for event in run.events),
+            loss=run.loss,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        values = self._asdict()
+        if self.loss is not None and not math.isfinite(self.loss):
+            values["loss"] = str(self.loss)  # JSON has no nan
+        return values
 
 
 def _costs(runs: Sequence[ComparedRun]) -> Table:
-    columns = [_numbers(run) for run in runs]
+    columns = [Numbers.of(run) for run in runs]
 
-    def row(title: str, text: Callable[[Mapping[str, Any]], str]) -> list[str]:
+    def row(title: str, text: Callable[[Numbers], str]) -> list[str]:
         return [title, *map(text, columns)]
 
     rows = [
-        row("state", lambda one: "under way" if one["state"] == "running" else one["state"]),
-        row("steps", lambda one: f"{one['step']:,} of {one['steps']:,}"),
-        row("batch size", lambda one: f"{one['batch_size']:,}"),
-        row("training images", lambda one: f"{one['images']:,}"),
-        row("loss, mean of the last tenth", lambda one: _number(one["loss"])),
-        row("parameters", lambda one: f"{one['parameters'] / 1e6:.2f} M"),
-        row("multiply-adds per image", lambda one: _scientific(one["macs_per_image"])),
-        row("multiply-adds of training", lambda one: _scientific(one["training_macs"])),
-        row("training time", lambda one: "" if one["seconds"] is None else duration(one["seconds"])),
-        row("images/s", lambda one: _number(one["images_per_second"], "{:,.0f}")),
-        row("device", lambda one: one["device"] or ""),
-        row("skipped steps", lambda one: str(one["skipped_steps"])),
+        row("state", lambda one: one.state),
+        row("steps", lambda one: f"{one.step:,} of {one.steps:,}"),
+        row("batch size", lambda one: f"{one.batch_size:,}"),
+        row("training images", lambda one: f"{one.images:,}"),
+        row("loss, mean of the last tenth", lambda one: "" if one.loss is None else f"{one.loss:.4g}"),
+        row("parameters", lambda one: f"{one.parameters / 1e6:.2f} M"),
+        row("multiply-adds per image", lambda one: _prefixed(one.macs_per_image)),
+        row("multiply-adds of training", lambda one: _prefixed(one.training_macs)),
+        row("training time", lambda one: "" if one.seconds is None else duration(one.seconds)),
+        row(
+            "images/s",
+            lambda one: "" if one.images_per_second is None else f"{one.images_per_second:,.0f}",
+        ),
+        row("device", lambda one: one.device or ""),
+        row("skipped steps", lambda one: f"{one.skipped_steps:,}"),
     ]
     return Table("Speed and cost", ["", *(run.label for run in runs)], rows, _loss_warnings(runs))
 
@@ -289,20 +325,15 @@ def _loss_warnings(runs: Sequence[ComparedRun]) -> list[str]:
     return [f"the losses are not comparable: {listed(keys, 'and')} differ"] if keys else []
 
 
-def _number(value: float | str | None, form: str = "{:,.4g}") -> str:
-    if value is None or isinstance(value, str):
-        return value or ""
-    return f"{value:,}" if isinstance(value, int) else form.format(value)
+def _prefixed(number: int) -> str:
+    """11.3 M, 1.74 T"""
+    for unit, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G")):
+        if number >= unit:
+            return f"{number / unit:,.3g} {prefix}"
+    return f"{number / 1e6:,.3g} M"
 
 
-def _scientific(value: float) -> str:
-    for unit, name in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G")):
-        if value >= unit:
-            return f"{value / unit:,.3g} {name}"
-    return f"{value / 1e6:,.3g} M"
-
-
-class Samples(NamedTuple):
+class ComparedSamples(NamedTuple):
     """sheets: a grid of each run that could be sampled, by its label. steps: of its checkpoint. names: of the
     rows. notes: what is missing or not equal, in sentences. settings: with which all were sampled."""
 
@@ -323,11 +354,12 @@ def sample(
     device: str = "auto",
     allow_import: Iterable[str] = (),
     progress: Progress = lambda done, total: None,
-) -> Samples:
+) -> ComparedSamples:
     """Samples each run's newest checkpoint with the same settings, from the noise of the same indices.
 
-    classes: as for `parse_classes`, of the first run; by default those of its grids. A run whose classes have
-    other names is asked for them by name. What cannot be loaded or sampled is left out, with a note.
+    classes: as for `parse_classes`, of the first run that has a checkpoint; by default those of its grids. A
+    run whose classes have other names is asked for them by name. What cannot be loaded or sampled is left
+    out, with a note. Raises UsageError for a class that the first run does not have.
     """
     allowed = tuple(allow_import)
     per_class = per_class or min(settings.per_class, PER_CLASS)
@@ -336,35 +368,36 @@ def sample(
     notes: list[str] = []
     shapes: dict[tuple[int, ...], list[str]] = {}
     chosen: list[int] = []
-    of_first: tuple[str, ...] = ()
+    names: tuple[str, ...] | None = None
     for number, run in enumerate(runs):
+
+        def on_row(done: int, total: int, before: int = number) -> None:
+            progress(before * total + done, len(runs) * total)
+
         try:
             pipeline = load(run.folder, device, allow_import=allowed)
-            if not sheets:
-                of_first = pipeline.class_names
-                chosen = _chosen(pipeline, classes, settings)
-            labels = [_label(pipeline, c, of_first) for c in chosen]
-
-            def on_row(done: int, total: int, before: int = number) -> None:
-                progress(before * total + done, len(runs) * total)
-
-            steps[run.label] = pipeline.origin["step"]
-            sheets[run.label] = _grid(pipeline, labels, settings, per_class, batch_size, on_row)
         except (UsageError, RunError) as error:
-            if classes is not None and not sheets and isinstance(error, UsageError) and not chosen:
-                raise
             notes.append(f"{run.label} could not be sampled: {error}")
             continue
-        missing = [_name(of_first, c) for c, label in zip(chosen, labels, strict=True) if label is None]
-        if missing:
-            notes.append(f"{run.label} has no class {listed(missing, 'and')}, so these rows are empty")
+        if names is None:
+            names = pipeline.class_names
+            chosen = _chosen(pipeline, classes, settings)
+        labels = [_label(pipeline, c, names) for c in chosen]
+        try:
+            sheets[run.label] = _grid(pipeline, labels, settings, per_class, batch_size, on_row)
+        except (UsageError, RunError) as error:
+            notes.append(f"{run.label} could not be sampled: {error}")
+            continue
+        steps[run.label] = pipeline.origin["step"]
         shapes.setdefault(pipeline.config.model.shape, []).append(run.label)
+        if missing := [_name(names, c) for c, label in zip(chosen, labels, strict=True) if label is None]:
+            notes.append(f"{run.label} has no class {listed(missing, 'and')}, so these rows are empty")
     if len(shapes) > 1:
         each = "; ".join(
             f"{'x'.join(map(str, shape))} for {listed(of, 'and')}" for shape, of in shapes.items()
         )
         notes.insert(0, f"samples of different shapes cannot start from the same noise: {each}")
-    return Samples(sheets, steps, [_name(of_first, c) for c in chosen], notes, settings, per_class)
+    return ComparedSamples(sheets, steps, [_name(names or (), c) for c in chosen], notes, settings, per_class)
 
 
 def _chosen(pipeline: Pipeline, classes: str | None, settings: SampleConfig) -> list[int]:
@@ -409,7 +442,7 @@ def _grid(
     return images.grid(np.concatenate([blank if row is None else row for row in rows]), per_class)
 
 
-def write(comparison: Comparison, samples: Samples, out: Path, command: str) -> Path:
+def write(comparison: Comparison, samples: ComparedSamples, out: Path, command: str) -> Path:
     """Writes the page. command: what makes it again. Raises OSError, which names `out`."""
     runs = comparison.runs
     html = page.render(
@@ -429,7 +462,7 @@ def write(comparison: Comparison, samples: Samples, out: Path, command: str) -> 
     return out
 
 
-def _shown(samples: Samples, runs: Sequence[ComparedRun]) -> dict[str, object]:
+def _shown(samples: ComparedSamples, runs: Sequence[ComparedRun]) -> dict[str, object]:
     small = {run.label: np.max(run.config.model.input_size) < images.SMALLEST_SHOWN for run in runs}
     widest = WIDEST if len(runs) <= 3 else NARROWER
     sheets: dict[str, Sheet] = {

@@ -11,24 +11,27 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from scaledit.captions import images_in
 from scaledit.config import RunConfig
 from scaledit.errors import reason
+from scaledit.evaluation.result import Result
 from scaledit.files.atomic import atomic_bytes
 from scaledit.files.reading import picture_in
 from scaledit.report import page
 from scaledit.report.page import Card
-from scaledit.report.run import REPORT, Events, curves, duration, over_training, read_events
+from scaledit.report.run import REPORT, Events, duration, loss_curve, read_events
 from scaledit.training.events import Event, Sampled, Saved, Started, Stopped
 
 RELOADED = 20
 """Seconds after which a browser reloads the page."""
 WIDEST = 720
 """CSS pixels of the grid."""
+MOST_ROWS = 20
+"""Evaluations that the page shows."""
 State = Literal["running", "stopped", "failed"]
 
 
@@ -83,8 +86,8 @@ def render(config: RunConfig, run: Path, step: int, state: State) -> str:
         headline=_headline(config, events, step),
         foreign=foreign,
         newest=_newest(run, events),
-        curves=curves(events),
-        over_training=over_training(events),
+        loss=loss_curve(events),  # drawing is most of the page's cost: the other charts wait for the end
+        evaluated=_evaluated(events),
         config=json.dumps(config.to_json(), indent=1),
     )
 
@@ -93,17 +96,31 @@ def _headline(config: RunConfig, events: Events, step: int) -> list[Card]:
     steps = config.train.steps
     cards = [Card("Step", f"{step:,}", f"of {steps:,}, {step / steps:.0%}")]
     stepped = [event for event in events if event["event"] == "stepped"]
-    if not stepped:
-        return cards
-    seconds = float(stepped[-1]["seconds"])
-    cards += [
-        Card("Loss", f"{float(stepped[-1]['loss']):.4g}", f"of the batch of step {stepped[-1]['step']:,}"),
-        Card("Training time", duration(seconds), "without sampling and saving"),
-    ]
-    if step < steps and stepped[-1]["step"]:
-        left = seconds / stepped[-1]["step"] * (steps - step)
-        cards.append(Card("Time left", f"about {duration(left)}", "at the mean speed so far"))
+    if stepped:
+        last, seconds = stepped[-1], float(stepped[-1]["seconds"])
+        cards += [
+            Card("Loss", f"{float(last['loss']):.4g}", f"of the batch of step {last['step']:,}"),
+            Card("Training time", duration(seconds), "without sampling and saving"),
+        ]
+        if step < steps and last["step"]:
+            left = duration(seconds / last["step"] * (steps - step))
+            cards.append(Card("Time left", f"about {left}", "at the mean speed so far"))
+    started = [event for event in events if event["event"] == "started"]
+    if started and "params" in started[-1]:
+        cards.append(
+            Card("Parameters", f"{started[-1]['params'] / 1e6:.2f} M", f"on {started[-1]['device']}")
+        )
     return cards
+
+
+def _evaluated(events: Events) -> page.Results | None:
+    """The metrics of the newest evaluations, one row per step; None if there are none."""
+    results = [
+        replace(Result.from_json(event), name=f"step {event['step']:,}")
+        for event in events
+        if event["event"] == "evaluated"
+    ]
+    return page.results(results[-MOST_ROWS:]) if results else None
 
 
 def _newest(run: Path, events: Events) -> dict[str, Any] | None:

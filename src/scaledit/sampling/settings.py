@@ -20,8 +20,6 @@ from scaledit.captions import Block, Sheet, class_labels
 from scaledit.errors import UsageError, counted
 from scaledit.sampling.request import Samples
 
-OPTIONS = ("sampler", "steps", "cfg_scale")
-"""The settings that may be lists. Of two, the first one gives the rows."""
 MOST_CELLS = 64
 """Combinations of values that a grid shows at most."""
 MOST_PER_CLASS = 4
@@ -29,7 +27,7 @@ MOST_PER_CLASS = 4
 
 
 class Axis(NamedTuple):
-    """A setting (one of OPTIONS) and its values in the order of the grid."""
+    """An option (sampler, steps or cfg_scale) and its values in the order of the grid."""
 
     option: str
     values: tuple[Any, ...]
@@ -89,12 +87,11 @@ def grid(axes: Sequence[Axis], made: Sequence[Samples], names: Sequence[str], nu
     cells = np.stack([s.images.reshape(len(classes), s.columns, *s.images.shape[1:]) for s in made])
     if len(axes) == 1:
         blocks = [Block(cells.swapaxes(0, 1), labels if any(labels) else (), axes[0].labels())]
-        order = [(c, k) for c in range(len(classes)) for k in range(len(made))]
     else:
         rows, columns = (axis.labels() for axis in axes)
         shape = (len(rows), len(columns), *cells.shape[2:])
         blocks = [Block(cells[:, i].reshape(shape), rows, columns, name) for i, name in enumerate(labels)]
-        order = [(c, k) for c in range(len(classes)) for k in range(len(made))]
+    order = [(c, k) for c in range(len(classes)) for k in range(len(made))]  # that of the cells in both cases
     drawn = captions.sheet(blocks)
     every = {key: value for key, value in made[0].origin.items() if key not in ("sampler", "guidance")}
     settings = [
