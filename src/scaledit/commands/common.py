@@ -31,6 +31,9 @@ CLASSES = (
     "names or numbers of the classes to sample, separated by commas; write number:2 or name:2 if 2 is both a "
     "number and a name (default: all classes)"
 )
+BACKGROUND_HELP = (
+    'the color behind transparent images: white, black, "#rrggbb", or drop to ignore the transparency'
+)
 NOTHING_WRITTEN = "nothing was written"
 RESUMES = "run the same command again to resume"
 MOST_IMAGES = 10_000_000
@@ -250,6 +253,12 @@ def as_asked(config: RunConfig, args: argparse.Namespace, section: str = "sample
 def extractor(parser: argparse.ArgumentParser) -> None:
     """Which network turns images into features, and where its weights are."""
     add = parser.add_argument
+    network = (
+        "the network whose features are compared: inception, dinov2, efficientnet-lite0, "
+        "efficientnet-lite0-random, or MODULE:CLASS of your own (default: that of the reference file, else "
+        "the first of inception and efficientnet-lite0 whose weights are found)"
+    )
+    add("--extractor", metavar="NAME", help=network)
     weights = "the file pt_inception-2015-12-05-6726825d.pth (default: see docs/evaluation.md)"
     add("--inception", metavar="WEIGHTS", help=weights)
     other = "accept Inception weights whose hash is unknown; the protocol records the hash"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from scaledit import terminal
 from scaledit.commands import common
-from scaledit.commands.encode import BACKGROUND_HELP
 from scaledit.commands.parsing import Example
 from scaledit.data.background import background_color
 from scaledit.errors import RunError, UsageError, counted
@@ -38,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     common.which_images(parser)
     add("--headers", action="store_true", help="read the headers of image files only, which is faster")
-    add("--background", default="white", metavar="COLOR", help=BACKGROUND_HELP)
+    add("--background", default="white", metavar="COLOR", help=common.BACKGROUND_HELP)
     add(
         "--workers",
         type=int,

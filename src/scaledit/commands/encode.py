@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from scaledit.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from scaledit.autoencoders.cache import Encoded
+    from scaledit.data.held_out import HeldOut
 
 SUMMARY = "encode images into latents once, so that training need not"
 DESCRIPTION = """Images are encoded by an autoencoder into a folder that data.path=FOLDER of a recipe reads.
@@ -31,14 +33,14 @@ EXAMPLES = (
         "Store the images themselves, without an autoencoder",
     ),
     Example(
+        "scaledit encode pictures --image-size 64 --autoencoder runs/photos-ae --holdout 0.3 --out judged",
+        "Keep a share of the images out, with which runs on the latents evaluate themselves",
+    ),
+    Example(
         "scaledit encode imagenet/train --autoencoder stabilityai/sd-vae-ft-ema --out latents --shard 0/8",
         "Encode ImageNet on 8 devices; the others run the same with --shard 1/8 to 7/8",
         needs="ImageNet and a download from the Hugging Face Hub",
     ),
-)
-
-BACKGROUND_HELP = (
-    'the color behind transparent images: white, black, "#rrggbb", or drop to ignore the transparency'
 )
 
 
@@ -60,9 +62,14 @@ def _how_encoded(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     size = "the side in pixels that images are resized and cropped to (default: 256)"
     add("--image-size", type=int, metavar="S", help=size)
-    background = f"{BACKGROUND_HELP} (default: white, or the color with which --out was begun)"
+    background = f"{common.BACKGROUND_HELP} (default: white, or the color with which --out was begun)"
     add("--background", metavar="COLOR", help=background)
     add("--no-flip", action="store_true", help="store no mirrored images, which halves the size")
+    share = (
+        "hold out this share of each class: it is not encoded, but stored as pixels beside the latents, at "
+        "most 1,000 images evenly over the classes, for evaluate.reference=held-out (default: 0)"
+    )
+    add("--holdout", type=float, metavar="SHARE", help=share)
     dtypes, precisions = ["float16", "bfloat16", "float32"], ["fp32", "bf16", "fp16"]
     dtype = "the number format of the stored latents (default: float16)"
     add("--dtype", choices=dtypes, default="float16", help=dtype)
@@ -101,11 +108,16 @@ def run(args: argparse.Namespace) -> None:
     from scaledit.autoencoders import open_autoencoder
     from scaledit.autoencoders.cache import Encoding, begun_with, encode
     from scaledit.data.files import BuiltIn, ImageFiles, Readable
+    from scaledit.data.held_out import write
+    from scaledit.data.holdout import split
     from scaledit.data.sets import Images
     from scaledit.data.sources import open_source
     from scaledit.files.shards import Shard
 
     shard = Shard.parse(args.shard)
+    if args.holdout is not None and not 0 <= args.holdout < 1:
+        raise UsageError(f"--holdout must be at least 0 and less than 1, got {args.holdout:g}")
+    held_out: ImageFiles | None = None
     source: Readable
     if in_memory is not None:
         images = in_memory.open()
@@ -117,12 +129,26 @@ def run(args: argparse.Namespace) -> None:
         if args.background is not None:
             raise UsageError(f"the images of {args.images} are not transparent; leave --background out")
         common.reject_image_options(args, f"the images of {args.images} are built in")
+        if args.holdout:
+            raise UsageError(
+                f"{args.images} has held-out images of its own (evaluate.reference={args.images}); leave "
+                "--holdout out"
+            )
     else:
         files = open_source(args.images, args.split, args.image_key)
         for remark in () if terminal.is_quiet() else files.remarks():
             print(printable(remark), file=sys.stderr)
         size, background = args.image_size or 256, args.background or begun_with(args.out)
         source = ImageFiles(files, size, threads=args.workers, behind=background)
+        if args.holdout:
+            halves = split(files, args.holdout)
+            if not len(halves.held_out):
+                raise UsageError(
+                    f"--holdout {args.holdout:g} holds no image out, because all classes are too small; "
+                    "choose a larger share"
+                )
+            held_out = replace(source, source=halves.held_out)
+            source = replace(source, source=halves.training)
     device = str(assemble.device(args.device))
     name = args.autoencoder if args.autoencoder == "pixels" else common.absolute(args.autoencoder)
     autoencoder = open_autoencoder(name, device=device, precision=args.precision)
@@ -134,10 +160,17 @@ def run(args: argparse.Namespace) -> None:
         common.progress_bar("encoding") as progress,
     ):
         result = encode(source, autoencoder, args.out, encoding, shard, args.repair, progress)
+        # After `encode`, which refuses a folder that holds something else; shards write it once.
+        kept = None
+        if held_out is not None and shard.i == 0:
+            kept = write(args.out, held_out, args.holdout, args.on_bad)
     if args.json:
-        terminal.say_json({**result._asdict(), "out": str(result.out)})
+        record = {} if kept is None else {"held_out": kept.held_out, "held_out_stored": kept.images}
+        terminal.say_json({**result._asdict(), "out": str(result.out), **record})
         return
     _tell(result)
+    if kept is not None:
+        _tell_held_out(kept, result.out)
 
 
 def _tell(result: Encoded) -> None:
@@ -156,6 +189,14 @@ def _tell(result: Encoded) -> None:
     else:
         done = f"{common.images(result.images)} in {result.out} so far"
         terminal.say(f"this shard is done; {done}, and other shards encode the rest")
+
+
+def _tell_held_out(kept: HeldOut, out: Path) -> None:
+    from scaledit.data.held_out import ARRAYS
+
+    stored = f"{kept.images} of {kept.held_out}" if kept.images < kept.held_out else str(kept.images)
+    terminal.inform(*(f"skipped: {name}" for name in kept.skipped))
+    terminal.say(f"stored {stored} held-out images as pixels in {out / ARRAYS}; they were not encoded")
 
 
 def _kept(args: argparse.Namespace, images: int) -> str:

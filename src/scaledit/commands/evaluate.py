@@ -47,7 +47,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("samples", metavar="SAMPLES", nargs="*", help=samples)
     reference = (
-        "the real images: ADM's .npz, a folder of images, or one of the built-in sets digits and photos"
+        "the real images: ADM's .npz, a folder of images, one of the built-in sets digits and photos, or "
+        "held-out for the images of a run's own data that training does not see (default: the run's)"
     )
     add("--reference", metavar="REF", help=reference)
     common.extractor(parser)
@@ -119,7 +120,7 @@ def _check(args: argparse.Namespace) -> None:
                 "SAMPLES first, or --json last"
             )
         raise UsageError("nothing to evaluate; pass SAMPLES --reference REF, or --compare with results")
-    if args.samples and not args.reference:
+    if args.samples and not args.reference and not any(map(_is_run, args.samples)):
         raise UsageError("--reference is missing: ADM's .npz, a folder of real images, or digits")
     if file is not None and not args.samples:
         raise UsageError(
@@ -156,22 +157,23 @@ def _save(result: Result, path: Path) -> None:
         raise RunError(f"{error}; its content was printed instead, so keep the output") from error
 
 
+def _is_run(path: Path) -> bool:
+    from scaledit.checkpoint import MANIFEST
+
+    return (path / "checkpoints").is_dir() or (path / MANIFEST).is_file()
+
+
 def _evaluate(args: argparse.Namespace) -> Result:
     from scaledit import assemble
-    from scaledit.checkpoint import MANIFEST
     from scaledit.config import EvaluateConfig
-    from scaledit.evaluation.judge import Judge, open_judge, sample_sets
+    from scaledit.evaluation.judge import open_judge, open_run_judge, sample_sets
     from scaledit.evaluation.samples import open_samples
-    from scaledit.part import YOURS, Allowed
+    from scaledit.part import Allowed
 
     device = assemble.device(args.device)
     judging = common.passed(args, JUDGING)
 
-    def judge_of(config: EvaluateConfig, allowed: Allowed = YOURS) -> Judge:
-        with common.progress_bar("reading the reference") as progress:
-            return open_judge(config, device, args.allow_jpeg, progress, allowed)
-
-    runs = [path for path in args.samples if (path / "checkpoints").is_dir() or (path / MANIFEST).is_file()]
+    runs = [path for path in args.samples if _is_run(path)]
     if runs and len(args.samples) > 1:
         raise UsageError(
             f"{runs[0]} is a run: pass it alone; --seeds says how many sample sets to sample from it"
@@ -181,27 +183,38 @@ def _evaluate(args: argparse.Namespace) -> Result:
         config = replace(pipeline.config.evaluate, **judging, **common.passed(args, DRAWING))
         settings = pipeline.settings(config.seed, guidance=config.guidance)
         # Modules named on the command line may be imported, those in the run's config only if allowed.
-        named = [word.partition(":")[0] for word in (args.reference, *(args.metrics or "").split(","))]
-        allowed = [*named, *(args.allow_import or ())]
-        judge = judge_of(config, Allowed.only(allowed, f"the config of {runs[0]}"))
+        words = (args.reference, args.extractor, *(args.metrics or "").split(","))
+        named = [word.partition(":")[0] for word in words if word]
+        allowed = Allowed.only([*named, *(args.allow_import or ())], f"the config of {runs[0]}")
+        with common.progress_bar("reading the reference") as progress:
+            judge = open_run_judge(
+                replace(pipeline.config, evaluate=config),
+                pipeline.class_names,
+                device,
+                pipeline.decoder,
+                progress=progress,
+                allowed=allowed,
+                allow_jpeg=args.allow_jpeg,
+            )
         sets = sample_sets(judge, pipeline, config, settings)
     else:
         options = [f"--{name.replace('_', '-')}" for name in common.passed(args, (*DRAWING, *SAMPLING))]
         if rejected := [*options, *args.overrides]:
             raise UsageError(f"{rejected[0]} is for a run; {args.samples[0]} contains samples already")
         sets = [open_samples(path, args.allow_jpeg) for path in args.samples]
-        judge = judge_of(EvaluateConfig(**judging))
+        with common.progress_bar("reading the reference") as progress:
+            judge = open_judge(EvaluateConfig(**judging), device, args.allow_jpeg, progress)
     with common.progress_bar("evaluating") as progress:
         return judge.evaluate(sets, progress)
 
 
-JUDGING = ("reference", "inception", "any_inception", "dinov2", "metrics", "precision")
+JUDGING = ("reference", "extractor", "inception", "any_inception", "dinov2", "metrics", "precision")
 DRAWING = ("num", "seeds", "seed", "labels")
 SAMPLING = (*common.SHORT, "decoder", "decoder_precision", "tiled")
 
 
 def _show(results: list[Result], compared: bool) -> None:
-    from scaledit.evaluation.protocol import readable
+    from scaledit.evaluation.protocol import readable, real_name
     from scaledit.evaluation.result import side_by_side
     from scaledit.scaling import paper
 
@@ -214,11 +227,13 @@ def _show(results: list[Result], compared: bool) -> None:
         header = ["", result.name]
         rows = list(map(list, result.shown()))
         if any(figure.real is not None for figure in result.metrics.values()):
-            header.append("real, held out")
+            header.append(real_name(result.protocol))
             for row, column in zip(rows, result.columns.values(), strict=True):
                 real = result.metrics[column.key].real
                 row.append("" if real is None else f"{real:.{column.digits}g}")
     terminal.table(header, rows)
+    if not compared:
+        _show_classes(results[0])
     terminal.say("")
     protocol = {} if compared else readable(results[0].protocol)
     facts = {
@@ -227,3 +242,18 @@ def _show(results: list[Result], compared: bool) -> None:
     terminal.facts(facts.items(), width=20)
     for warning in dict.fromkeys(warning for result in results for warning in result.warnings):
         terminal.warn(warning)
+
+
+def _show_classes(result: Result) -> None:
+    """Prints a table of the classes, the least accurate ones if there are many."""
+    from scaledit.evaluation.result import class_table
+
+    header, rows, left_out = class_table(result.by_class, MOST_CLASSES)
+    if rows:
+        terminal.say("")
+        terminal.table(header, rows)
+        terminal.inform(*left_out)
+
+
+MOST_CLASSES = 24
+"""Classes that are shown on the terminal; --json has all."""

@@ -237,7 +237,17 @@ class EvaluateConfig:
     """How the run is evaluated, during training and by `scaledit evaluate RUN`, with [sample]'s sampler."""
 
     every: int = field(0, ge=0, doc="steps between evaluations during training; 0: none")
-    reference: str = field("", doc="a built-in set (digits, photos), ADM's .npz, or real images")
+    reference: str = field(
+        "",
+        doc='a built-in set (digits, photos), ADM\'s .npz, or real images; "held-out": the images of this '
+        "run's own data that training does not see",
+    )
+    extractor: str = field(
+        "",
+        doc="the network whose features are compared, unless the reference is a built-in set; empty: "
+        "inception where its weights are found, else efficientnet-lite0 where it is installed, else "
+        "efficientnet-lite0-random",
+    )
     inception: str = field(
         "", doc="file with the Inception weights; empty: the places that the page on evaluation lists"
     )

@@ -16,6 +16,7 @@ import numpy as np
 
 from scaledit.data.names import encoded
 from scaledit.data.sources import Source
+from scaledit.diffusion.noise import Stream, generator
 from scaledit.errors import UsageError
 
 
@@ -42,3 +43,23 @@ def split(source: Source, share: float) -> Split:
             )
         is_held_out[sorted(members, key=lambda i: hashes[i])[:count]] = True
     return Split(source.subset(np.flatnonzero(~is_held_out)), source.subset(np.flatnonzero(is_held_out)))
+
+
+ORDER_SEED = 2013
+"""Of the order of `class_ranks`."""
+
+
+def class_ranks(labels: np.ndarray) -> np.ndarray:
+    """The place (N,) of each image in a random order of the images of its class, from 0. The order is always
+    the same for as many images of a class, so that judges of the same data choose the same images."""
+    ranks = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        order = generator(ORDER_SEED, int(label), Stream.DATA_ORDER).permutation(len(members))
+        ranks[members] = order
+    return ranks
+
+
+def evenly(labels: np.ndarray, most: int) -> np.ndarray:
+    """The indices, sorted, of at most `most` images, spread evenly over the classes."""
+    return np.sort(np.lexsort((labels, class_ranks(labels)))[:most])

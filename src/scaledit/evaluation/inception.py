@@ -253,15 +253,23 @@ def find_weights(path: str | Path | None = None) -> Path:
             return file
         source = "--inception" if path else f"the environment variable {VARIABLE}"
         raise UsageError(f"{source} is set to {file}, which does not exist; download it from {SOURCE}")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    places = [cache / "scaledit" / FILE_NAME, Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME]
-    for place in places:
+    for place in _places():
         if place.is_file():
             return place
     raise UsageError(
         "FID, sFID and the Inception Score need the Inception weights, which are missing: download "
-        f"{SOURCE} (96 MB) to {places[0]}, or name the file with --inception"
+        f"{SOURCE} (96 MB) to {_places()[0]}, or name the file with --inception"
     )
+
+
+def is_found() -> bool:
+    """Whether the weights are in one of the places where they are looked for without being named."""
+    return any(place.is_file() for place in _places())
+
+
+def _places() -> list[Path]:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return [cache / "scaledit" / FILE_NAME, Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME]
 
 
 def load(

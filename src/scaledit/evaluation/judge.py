@@ -11,22 +11,22 @@ from __future__ import annotations
 import hashlib
 import numbers
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from scaledit import images, part
+from scaledit.autoencoders.decoder import Decoder
 from scaledit.callbacks import Progress
-from scaledit.config import EvaluateConfig, SampleConfig
+from scaledit.config import EvaluateConfig, RunConfig, SampleConfig
 from scaledit.data.datasets import DataSet
-from scaledit.data.sets import Images
+from scaledit.data.sets import Images, TrainingSet
 from scaledit.errors import UsageError, counted, did_you_mean, shown
+from scaledit.evaluation.choice import choose
 from scaledit.evaluation.extractors import Extractor
-from scaledit.evaluation.extractors.dinov2 import DINOv2Features
-from scaledit.evaluation.extractors.inception import InceptionFeatures
 from scaledit.evaluation.features import FeatureNetwork, Features, extract
 from scaledit.evaluation.metric import (
     METRICS,
@@ -40,9 +40,11 @@ from scaledit.evaluation.metric import (
     is_key,
     to_protocol,
 )
+from scaledit.evaluation.metrics.class_means import ClassResult, NearestMean, by_class, class_means
 from scaledit.evaluation.metrics.frechet import FrechetDistance
-from scaledit.evaluation.protocol import describe, warnings
-from scaledit.evaluation.reference import Reference, open_reference
+from scaledit.evaluation.own import HELD_OUT, OwnImages, check_own_reference, own_images
+from scaledit.evaluation.protocol import describe, few_images, warnings
+from scaledit.evaluation.reference import Reference, open_reference, recorded_extractor
 from scaledit.evaluation.result import MetricValue, Result
 from scaledit.evaluation.samples import InMemory, PipelineSamples, SampleSet
 from scaledit.part import YOURS, Allowed
@@ -67,19 +69,25 @@ class View:
 
 @dataclass(frozen=True)
 class Judge:
-    """real, held_out: real images that are not the reference's, and their metrics (built-in sets only)."""
+    """real: held-out real images (of built-in sets and of a run's own data). held_out: the metrics of real
+    images that are not the reference's. facts: further entries of the protocol. remarks: further warnings.
+    own: the run's own images, if they are the reference."""
 
     views: tuple[View, ...]
     precision: DistancePrecision = "fp32"
     device: str = "cpu"
     held_out: Mapping[str, float] | None = None
     real: InMemory | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+    own: OwnImages | None = None
 
     def evaluate(self, sets: Sequence[SampleSet], progress: Progress | None = None) -> Result:
         """The metrics, with their protocol, of one or several sample sets (several seeds of one sampler)."""
         networks = [view.network for view in self.views]
         total, done = sum(samples.n for samples in sets), 0
         values: list[dict[str, float]] = []
+        of_classes: list[tuple[np.ndarray, np.ndarray]] = []
         sizes: list[tuple[int, tuple[int, int]]] = []
         for samples in sets:
 
@@ -89,10 +97,12 @@ class Judge:
 
             features = extract(samples, networks, on_batch)
             values.append(self.compute_metrics(features))
+            if features[0].labels is not None:
+                of_classes.append((features[0].pool, features[0].labels))
             sizes.append((features[0].n, features[0].size))
             done += samples.n
         reference = self.views[0].reference
-        protocol = describe(sets, *sizes[0], reference, networks, self.precision)
+        protocol = {**describe(sets, *sizes[0], reference, networks, self.precision), **self.facts}
         computed = [pair for view in self.views for pair in view.columns()]
         built_in = built_in_metrics()
         if own := {c.key: to_protocol(metric, c) for metric, c in computed if metric not in built_in}:
@@ -110,7 +120,20 @@ class Judge:
             for metric in view.metrics
         )
         sentences = warnings(list(metrics), protocol, sets, reference, small, left_out)
-        return Result(sets[0].name, metrics, protocol, sentences)
+        if self.own is not None:
+            sentences += few_images(protocol["n"], reference, self.views[0].extractor)
+        classes = self._by_class(of_classes) if len(of_classes) == len(sets) else []
+        return Result(sets[0].name, metrics, protocol, [*sentences, *self.remarks], classes)
+
+    def _by_class(self, sets: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[ClassResult]:
+        """The accuracy of each class, if its metric was chosen. sets: features and labels."""
+        view = self.views[0]
+        if self.own is None or not any(isinstance(metric, NearestMean) for metric in view.metrics):
+            return []
+        reference = view.reference
+        assert reference.class_means is not None and reference.pool is not None
+        held_out = reference.pool, self.own.held_out.labels
+        return by_class(self.own.class_names, reference.class_means, held_out, sets)
 
     def compute_metrics(self, features: Sequence[Features]) -> dict[str, float]:
         """The metrics of one sample set, by the keys of their columns. features: one for each view."""
@@ -143,29 +166,119 @@ def open_judge(
 ) -> Judge:
     """The judge that `config` describes, with loaded extractors, reference and metrics of held-out images.
 
-    The extractors follow from the reference: a data set names its own; for a path it is DINOv2 if
-    config.dinov2 names a folder, else Inception. allowed: the user's modules that may be imported because the
-    config names them. Raises UsageError for missing or unknown weights, a reference without what the metrics
-    need, or an unknown metric.
+    A data set has its own extractors; for a path and for held-out images see `choose`. allowed: the user's
+    modules that may be imported because the config names them. Raises UsageError for missing or unknown
+    weights, a reference without what the metrics need, or an unknown metric. `open_run_judge` opens the judge
+    of a run, which may have a reference of its own.
     """
     if is_data_set(config.reference):
+        if config.extractor:
+            raise UsageError(
+                f"{config.reference} has extractors of its own, so evaluate.extractor={config.extractor} "
+                "cannot be used with it; leave it out"
+            )
         return _judge_of_data_set(config, allowed)
+    if config.reference == HELD_OUT:
+        raise UsageError(
+            f"the reference {HELD_OUT} is the held-out share of a run's data, so pass the run, not samples"
+        )
     if not config.reference:
         raise UsageError(
             "evaluate.reference is empty; pass a reference .npz, a folder of real images, or "
             f"{' or '.join(_reference_sets())}"
         )
-    extractor = chosen_extractor(config)
-    [metrics] = _chosen_metrics(config.metrics, [extractor], allowed)
     path = Path(config.reference)
     if not path.exists():
         raise UsageError(f"there is no reference {path}")
+    choice = choose(config, recorded_extractor(path), allowed)
+    extractor = choice.extractor
+    [metrics] = _chosen_metrics(config.metrics, [extractor], allowed).metrics
     network = extractor.load(device)
     needs_images = any("pool" in metric.of_reference for metric in metrics)
     reference = open_reference(path, network, needs_images, allow_jpeg, progress)
     view = View(extractor, network, reference, metrics)
     check_reference(view)
-    return Judge((view,), config.precision, str(device))
+    facts, remarks = {"extractor_choice": choice.why}, tuple(choice.remarks)
+    return Judge((view,), config.precision, str(device), facts=facts, remarks=remarks)
+
+
+def open_run_judge(
+    config: RunConfig,
+    class_names: Sequence[str],
+    device: str | torch.device = "cpu",
+    decoder: Decoder | None = None,
+    dataset: TrainingSet | None = None,
+    progress: Progress | None = None,
+    allowed: Allowed = YOURS,
+    allow_jpeg: bool = False,
+) -> Judge:
+    """The judge that config.evaluate describes, for a model with `class_names` that was trained as `config`
+    says; its reference may be the held-out images of its own data.
+
+    decoder: of the model's latents. dataset: the open training set, if there is one. Raises UsageError as
+    `open_judge` does, and if a built-in set is named whose classes are not those of the data.
+    """
+    if config.evaluate.reference == HELD_OUT:
+        own = own_images(config, class_names, decoder, dataset, allowed)
+        return _judge_of_own(config.evaluate, own, device, progress, allowed)
+    if is_data_set(config.evaluate.reference):
+        data_set = part.build(DataSet, config.evaluate.reference, "evaluate.reference", allowed)
+        check_own_reference(config, data_set, class_names)
+    return open_judge(config.evaluate, device, allow_jpeg, progress, allowed)
+
+
+def _judge_of_own(
+    config: EvaluateConfig,
+    own: OwnImages,
+    device: str | torch.device,
+    progress: Progress | None,
+    allowed: Allowed,
+) -> Judge:
+    """Compares with held-out images; as many training images give the floor."""
+    choice = choose(config, allowed=allowed)
+    few = min(len(own.held_out), config.num)
+    [metrics], too_few = _chosen_metrics(config.metrics, [choice.extractor], allowed, OWN, few)
+    network = choice.extractor.load(device)
+    like_held_out, more = own.training_like_held_out()
+    [features] = extract(own.held_out.samples(), [network], progress)
+    trained = [
+        extract(images.samples(), [network], progress)[0]
+        for images in (like_held_out, more)
+        if len(images) > 1
+    ]
+    held_out = InMemory(own.held_out.name, own.held_out.read(np.arange(features.n)), own.held_out.labels, {})
+    sha256 = hashlib.sha256(held_out.images.tobytes()).hexdigest()
+    labels = [one.labels for one in trained if one.labels is not None]
+    means = class_means(
+        np.concatenate([features.pool[:0], *(one.pool for one in trained)]),
+        np.concatenate([own.held_out.labels[:0], *labels]),
+        len(own.class_names),
+    )
+    reference = replace(Reference.of(held_out.name, sha256, features), class_means=means)
+    view = View(choice.extractor, network, reference, metrics)
+    check_reference(view)
+    facts = {
+        "extractor_choice": choice.why,
+        "reference_images": f"{features.n} of {own.all} held-out images, not trained on",
+        "real": f"{len(like_held_out)} training images, {own.training_made}",
+        "class_means_n": sum(map(len, labels)),
+    }
+    remarks = list(choice.remarks)
+    if features.n < own.all:
+        remarks.append(f"{features.n} of the {own.all} held-out images are used, evenly over the classes")
+    if too_few:
+        remarks.append(f"left out, because they need more than {few} images: {', '.join(too_few)}")
+    judge = Judge((view,), config.precision, str(device), None, held_out, facts, tuple(remarks), own)
+    if len(like_held_out) < 2:
+        return judge
+    # The means are of training images, so the ceiling of this metric is that of held-out ones.
+    of_held_out = replace(view, metrics=tuple(one for one in metrics if isinstance(one, NearestMean)))
+    ceiling = replace(judge, views=(of_held_out,)).compute_metrics([features])
+    return replace(judge, held_out={**judge.compute_metrics(trained[:1]), **ceiling})
+
+
+OWN = ("statistics", "spatial", "pool", "class_means")
+"""What the reference "held-out" has; others have no class means."""
 
 
 def _reference_sets() -> list[str]:
@@ -179,13 +292,23 @@ def is_data_set(reference: str) -> bool:
 
 
 def check_reference_fits(
-    config: EvaluateConfig, size: tuple[int, int], num_classes: int, allowed: Allowed = YOURS
+    run: RunConfig,
+    size: tuple[int, int],
+    class_names: Sequence[str],
+    decoder: Decoder | None = None,
+    dataset: TrainingSet | None = None,
+    allowed: Allowed = YOURS,
 ) -> None:
-    """Raises UsageError if the data set that config.reference names cannot evaluate images of this size
-    (height, width) and of this many classes. Loads no network."""
+    """Raises UsageError if the reference of a run is a data set that cannot evaluate images of this size
+    (height, width) and of these classes, or is the run's own data without held-out images. Loads no
+    network. decoder, dataset: as in `open_run_judge`."""
+    config, num_classes = run.evaluate, run.model.num_classes
+    if config.reference == HELD_OUT:
+        own_images(run, class_names, decoder, dataset, allowed)
     if not is_data_set(config.reference):
         return  # the extractors of a path resize images, and it has no classes
     data_set = part.build(DataSet, config.reference, "evaluate.reference", allowed)
+    check_own_reference(run, data_set, class_names)
     fix = "choose another reference, or turn evaluation off with evaluate.every=0 evaluate.reference="
     for name in data_set.extractors:
         side = part.find(Extractor, name, allowed).side
@@ -204,20 +327,25 @@ def check_reference_fits(
             )
 
 
-def chosen_extractor(config: EvaluateConfig) -> Extractor:
-    """DINOv2 if config.dinov2 names a folder, else Inception."""
-    if config.dinov2:
-        return DINOv2Features(config.dinov2)
-    return InceptionFeatures(config.inception, verify=not config.any_inception)
+class Chosen(NamedTuple):
+    """metrics: for each extractor. too_few: names of default metrics that need more images."""
+
+    metrics: list[tuple[Metric, ...]]
+    too_few: list[str]
 
 
 def _chosen_metrics(
-    names: str | Sequence[str | Mapping[str, Any]], extractors: Sequence[Extractor], allowed: Allowed
-) -> list[tuple[Metric, ...]]:
-    """For each extractor, the metrics that `names` names, or the default ones. A metric whose name does not
-    depend on the extractor is computed with the first that gives what it reads.
+    names: str | Sequence[str | Mapping[str, Any]],
+    extractors: Sequence[Extractor],
+    allowed: Allowed,
+    given: Sequence[str] = OWN[:-1],
+    few: int | None = None,
+) -> Chosen:
+    """The metrics that `names` names, or the default ones. A metric whose name does not depend on the
+    extractor is computed with the first that gives what it reads.
 
-    names: separated by commas, or a list of names and of tables with a name and fields.
+    names: separated by commas, or a list of names and of tables with a name and fields. given: what the
+    reference has. few: number of images on the smaller side, if that is known.
     """
     if isinstance(names, str):
         names = [name.strip() for name in names.split(",") if name.strip()]
@@ -226,8 +354,16 @@ def _chosen_metrics(
         for metric in built_in_metrics():
             if metric.applies(extractor):
                 built_in.setdefault(metric.columns(extractor)[0].key, (i, metric))
+    default = {
+        key: metric
+        for key, (i, metric) in built_in.items()
+        if metric.by_default(extractors[i]) and set(metric.of_reference) <= set(given)
+    }
+    too_few = [
+        key for key, metric in default.items() if few is not None and few < metric.fewest and not names
+    ]
     chosen: dict[str, tuple[int, Metric]] = {}
-    for item in names or [key for key, (i, m) in built_in.items() if m.by_default(extractors[i])]:
+    for item in names or [key for key in default if key not in too_few]:
         table = item if isinstance(item, Mapping) else {"name": item}
         name = str(table.get("name"))
         if ":" in name:
@@ -237,13 +373,21 @@ def _chosen_metrics(
         elif name in built_in:
             i, metric = built_in[name]
             chosen[name] = i, part.build(Metric, {**table, "name": metric.NAME}, f"metrics.{name}")
+        elif name in built_in_columns():
+            used = " and ".join(extractor.part_name() for extractor in extractors)
+            raise UsageError(
+                f"the metric {name} cannot be computed on the features of {used}; choose another extractor "
+                f"(--extractor), or one of {', '.join(built_in)}"
+            )
         else:
             raise UsageError(
                 f"unknown metric {name!r} with this reference (write MODULE:CLASS for one of your own)"
                 f"{did_you_mean(name, built_in)}"
             )
     in_order = sorted(chosen.values(), key=lambda pair: pair[1].order)
-    return [tuple(metric for at, metric in in_order if at == i) for i in range(len(extractors))]
+    return Chosen(
+        [tuple(metric for at, metric in in_order if at == i) for i in range(len(extractors))], too_few
+    )
 
 
 def _place(metric: Metric, name: str, extractors: Sequence[Extractor]) -> tuple[int, str]:
@@ -289,7 +433,7 @@ def _judge_of_data_set(config: EvaluateConfig, allowed: Allowed) -> Judge:
         raise UsageError(f"{config.reference} defines no feature extractors; set `extractors` in its class")
     name = data_set.part_name()
     every = [part.find(Extractor, extractor, allowed)() for extractor in data_set.extractors]
-    chosen = zip(every, _chosen_metrics(config.metrics, every, allowed), strict=True)
+    chosen = zip(every, _chosen_metrics(config.metrics, every, allowed).metrics, strict=True)
     used = [(extractor, metrics) for extractor, metrics in chosen if metrics]
     networks = [extractor.load() for extractor, _ in used]
     train = _in_memory(f"{name}, training split", data_set.open())

@@ -81,8 +81,9 @@ class Metric(Part, kind="metric", home="scaledit.evaluation.metrics", needs=("co
 
     reads: the features it needs, by the extractor's names, and "labels", the requested classes; the metric is
     left out for a sample set without labels. of_reference: what it reads of the reference: "statistics"
-    (mean and covariance of "pool"), "spatial" (those of "spatial"), "pool" (single images). by_request:
-    computed only if it is named. order: its position in tables; by default after all built-in metrics.
+    (mean and covariance of "pool"), "spatial" (those of "spatial"), "pool" (single images), "class_means" (of
+    training images; only the reference "held-out" has them). by_request: computed only if it is named. order:
+    its position in tables; by default after all built-in metrics.
     """
 
     title: ClassVar[str] = ""
@@ -95,6 +96,11 @@ class Metric(Part, kind="metric", home="scaledit.evaluation.metrics", needs=("co
     of_reference: ClassVar[tuple[str, ...]] = ("statistics", "pool")
     by_request: ClassVar[bool] = False
     order: ClassVar[int] = 100
+
+    @property
+    def fewest(self) -> int:
+        """The smallest number of samples, and of reference images, that it can be computed from."""
+        return 2
 
     def compute(
         self, reference: Reference, samples: Features, context: MetricContext
@@ -124,8 +130,10 @@ class Metric(Part, kind="metric", home="scaledit.evaluation.metrics", needs=("co
 
 
 def _snake(title: str) -> str:
-    """ "FD-DINOv2-infinity" -> "fd_dinov2_infinity", "MeanDistance" -> "mean_distance"."""
-    return re.sub(r"[\s,-]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "_", title)).lower()
+    """ "FD-EfficientNet-Lite0" -> "fd_efficientnet_lite0", "MeanDistance" -> "mean_distance"."""
+    if title.isidentifier():
+        title = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "_", title)
+    return re.sub(r"[\s,-]+", "_", title).lower()
 
 
 def built_in_metrics() -> list[Metric]:
@@ -177,7 +185,7 @@ def _from_protocol(key: object, value: object) -> Column:
     return Column(key, title, better, **flags)
 
 
-RESERVED = ("name", "protocol", "warnings", "event", "step", "time", "seconds")
+RESERVED = ("name", "protocol", "warnings", "by_class", "event", "step", "time", "seconds")
 """The other keys of a result and of its line in a log."""
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from scaledit import __version__
+from scaledit import __version__, part
 from scaledit.diffusion.samplers import DDPM
+from scaledit.evaluation.extractors import Extractor
 from scaledit.evaluation.features import FeatureNetwork
 from scaledit.evaluation.metric import METRICS, DistancePrecision
 from scaledit.evaluation.metrics.neighbors import K_DENSITY, K_PRECISION
@@ -142,6 +143,48 @@ def warnings(
     if any(getattr(samples, "allow_jpeg", False) for samples in sets):
         sentences.append("lossily compressed images were allowed; do not compare these metrics with others")
     return sentences
+
+
+def real_name(protocol: Mapping[str, Any]) -> str:
+    """The heading of the metrics of real images, beside those of samples with this protocol."""
+    return "real, training" if protocol.get("real") else "real, held out"
+
+
+FEW = 50
+"""Below this many held-out images, only gross failures can be seen."""
+
+
+def few_images(n: int, reference: Reference, extractor: Extractor) -> list[str]:
+    """What can and cannot be concluded from a comparison of `n` samples with few held-out images."""
+    assert reference.pool is not None
+    (held_out, dimensions), distance = reference.pool.shape, extractor.distance()
+    sentences = []
+    if held_out <= dimensions:
+        sentences.append(
+            f"{held_out} held-out images are no more than the {dimensions} features, so the covariance is "
+            f"singular and {distance} too large: compare it only between models, with equal held-out images "
+            f"and equal numbers of samples; {extractor.distance('K')} is unbiased"
+        )
+    if held_out < FEW:
+        sentences.append(
+            f"only {held_out} held-out images: these metrics show gross failures, compared with the column "
+            "of real images, but not which of two good models is better"
+        )
+    if n != held_out:
+        sentences.append(
+            f"{n} samples are compared, but the column of real images is of at most {held_out}; {distance} "
+            f"is comparable with it at equal numbers: evaluate.num={held_out} (--num {held_out})"
+        )
+    return sentences
+
+
+def is_conclusive(protocol: Mapping[str, Any]) -> bool:
+    """Whether a verdict may use the metrics of a result with this protocol: not if its main extractor has
+    random weights that know nothing about images."""
+    names = protocol.get("extractor")
+    main = names[0] if isinstance(names, list | tuple) and names else names
+    extractor = part.members(Extractor).get(str(main))
+    return extractor is None or extractor.conclusive
 
 
 def _unlike_the_paper(protocol: Mapping[str, Any]) -> list[str]:

@@ -18,6 +18,7 @@ import numpy as np
 from scaledit.callbacks import Progress
 from scaledit.errors import UsageError, shown
 from scaledit.evaluation.features import FeatureNetwork, Features, extract
+from scaledit.evaluation.inception import InceptionExtractor
 from scaledit.evaluation.samples import (
     SampleSet,
     arrays_of,
@@ -40,7 +41,8 @@ SMALLEST, LARGEST = 1e-30, 1e30
 @dataclass(frozen=True)
 class Reference:
     """Features of the real images. pool: of single images (a part of them, in ADM's files). size: of the
-    images, if known. sha256: of the file, or of the images' names and bytes."""
+    images, if known. sha256: of the file, or of the images' names and bytes. class_means: (classes, D)
+    float64, the mean features of the training images of each class, nan without any."""
 
     name: str
     sha256: str
@@ -48,6 +50,8 @@ class Reference:
     spatial: Statistics | None = None
     pool: np.ndarray | None = None
     size: tuple[int, int] | None = None
+
+    class_means: np.ndarray | None = None
 
     @classmethod
     def of(cls, name: str, sha256: str, features: Features) -> Reference:
@@ -57,6 +61,19 @@ class Reference:
     def n(self) -> int | None:
         """The number of images behind the statistics, if known."""
         return None if self.statistics is None else self.statistics.n
+
+
+def recorded_extractor(path: Path) -> str | None:
+    """The name of the network that a file of features was made with; None for images. A file that does not
+    say it is ADM's, made with Inception."""
+    if path.suffix != ".npz" or not path.is_file():
+        return None
+    with arrays_of(path) as archive:
+        files = archive.namelist()
+        if not any(f"{name}.npy" in files for name in STATISTICS):
+            return None
+        origin = origin_of(small_array(archive, "origin", path), path) if "origin.npy" in files else {}
+    return str(origin.get("extractor", InceptionExtractor.name))
 
 
 def open_reference(

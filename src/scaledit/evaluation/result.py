@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from scaledit.config import old
 from scaledit.errors import UsageError, shown
 from scaledit.evaluation.metric import Column, columns
+from scaledit.evaluation.metrics.class_means import ClassResult
 from scaledit.files.reading import read_json
 
 DIGITS = 4
@@ -52,12 +53,14 @@ def _short(value: float, digits: int) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """name: of the samples. metrics: by the keys of `columns`, in their order."""
+    """name: of the samples. metrics: by the keys of `columns`, in their order. by_class: one for each class,
+    if the reference knows the means of the classes."""
 
     name: str
     metrics: Mapping[str, MetricValue]
     protocol: Mapping[str, Any]
     warnings: Sequence[str]
+    by_class: Sequence[ClassResult] = ()
 
     @property
     def columns(self) -> dict[str, Column]:
@@ -73,6 +76,8 @@ class Result:
         for key, metric in self.metrics.items():
             numbers = zip(("", "_std", "_real"), metric, strict=True)
             flat |= {f"{key}{suffix}": number for suffix, number in numbers if number is not None}
+        if self.by_class:
+            flat["by_class"] = [one._asdict() for one in self.by_class]
         return {**flat, "protocol": dict(self.protocol), "warnings": list(self.warnings)}
 
     @classmethod
@@ -97,7 +102,11 @@ class Result:
         size = protocol.get("image_size", [0, 0])
         if not isinstance(size, list | tuple) or not all(type(side) is int for side in size):
             raise UsageError(f"its image_size is {shown(size)}")
-        return cls(value["name"], metrics, old.protocol(protocol), warnings)
+        by_class = value.get("by_class", ())
+        if not isinstance(by_class, list | tuple):
+            raise UsageError(f"its by_class is {shown(by_class)}")
+        classes = tuple(ClassResult.of(one) for one in by_class)
+        return cls(value["name"], metrics, old.protocol(protocol), warnings, classes)
 
     @classmethod
     def read(cls, path: Path) -> Result:
@@ -140,3 +149,30 @@ def side_by_side(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]
         for result in results
     ]
     return ["", *(column.title for column in used)], rows
+
+
+class ClassTable(NamedTuple):
+    """left_out: a sentence on classes that are not shown, if there are any."""
+
+    header: list[str]
+    rows: list[list[str]]
+    left_out: list[str]
+
+
+def class_table(classes: Sequence[ClassResult], most: int) -> ClassTable:
+    """The accuracy of each class; of more than `most` classes, those of the lowest accuracy."""
+    header = ["class", "held out", "real accuracy", "samples", "accuracy"]
+    shown, left_out = list(classes), []
+    if len(classes) > most:
+        lowest = sorted(classes, key=lambda one: math.inf if one.accuracy is None else one.accuracy)
+        shown = lowest[:most]
+        left_out.append(f"the {most} classes of the lowest accuracy are shown, of {len(classes)}")
+    rows = [
+        [one.name, str(one.held_out), _share(one.real), str(one.samples), _share(one.accuracy)]
+        for one in shown
+    ]
+    return ClassTable(header, rows, left_out)
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"

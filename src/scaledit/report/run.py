@@ -15,15 +15,17 @@ from scaledit import images
 from scaledit.callbacks import Progress
 from scaledit.captions import images_in
 from scaledit.config import scaled
-from scaledit.errors import counted
-from scaledit.evaluation.judge import Judge, is_data_set, open_judge, sample_sets
-from scaledit.evaluation.result import Result
+from scaledit.errors import RunError, UsageError, counted
+from scaledit.evaluation.judge import Judge, is_data_set, open_run_judge, sample_sets
+from scaledit.evaluation.own import HELD_OUT
+from scaledit.evaluation.protocol import is_conclusive, real_name
+from scaledit.evaluation.result import Result, class_table
 from scaledit.files.atomic import atomic_bytes
 from scaledit.files.reading import picture_in
 from scaledit.models import flops
 from scaledit.part import Allowed, in_words
 from scaledit.pipeline import Pipeline, load
-from scaledit.report import page
+from scaledit.report import nearest, page
 from scaledit.report.page import Card, Chart, Sheet
 from scaledit.report.reproduce import reproduce
 from scaledit.training import log
@@ -37,6 +39,8 @@ MAX_EVENTS = 1_000_000
 MAX_TERMS = 8
 """Terms of a loss that a page plots."""
 MAX_PLOTTED = 1e30
+MOST_CLASSES = 100
+"""Classes that a page lists."""
 FILM = 5
 """Grids of samples during training that a page shows."""
 SHEET, SMALL_SHEET, FRAME = 500, 398, 160
@@ -59,21 +63,21 @@ def write(
     """
     pipeline = load(run, device, allow_import=allow_import)
     events, foreign = read_events(run)
-    sections: dict[str, object] = {"samples": None, "quality": None, "decoders": None}
+    sections: dict[str, object] = dict.fromkeys(("samples", "quality", "nearest", "decoders"))
     headline = _headline(pipeline, events)
-    if is_data_set(pipeline.config.evaluate.reference):
-        allowed = Allowed.only(allow_import, str(run))
-        judge = open_judge(pipeline.config.evaluate, pipeline.device, allowed=allowed)
+    judge, reasons = _judge(pipeline, Allowed.only(allow_import, str(run)))
+    if judge is not None:
         results = _evaluated(pipeline, judge, events, progress)
         headline += _quality_cards(results)
         sections |= {"samples": _samples(pipeline, judge), "quality": _quality(pipeline, results)}
+        sections |= {"nearest": nearest.section(pipeline, judge)}
         if pipeline.config.autoencoder.compare:
             sections["decoders"] = _decoders(pipeline, judge, results[0], run, device)
     html = page.render(
         "run.html",
         title=pipeline.config.name,
         headline=headline,
-        foreign=foreign,
+        foreign=[*foreign, *reasons],
         over_training=over_training(events),
         curves=curves(events),
         film=_film(run, events, pipeline),
@@ -83,6 +87,23 @@ def write(
     path = run / REPORT
     atomic_bytes(path, html.encode())
     return path
+
+
+def _judge(pipeline: Pipeline, allowed: Allowed) -> tuple[Judge | None, list[str]]:
+    """The judge of a built-in reference or of held-out images, or why there is none: the data of a run may be
+    elsewhere, or be another set's."""
+    config = pipeline.config
+    if not is_data_set(config.evaluate.reference) and config.evaluate.reference != HELD_OUT:
+        return None, []
+    try:
+        judge = open_run_judge(
+            config, pipeline.class_names, pipeline.device, pipeline.decoder, allowed=allowed
+        )
+    except (UsageError, RunError) as error:
+        if config.data.name in ("images", "latents"):
+            return None, [f"the evaluation ({error})"]
+        raise
+    return judge, []
 
 
 def read_events(run: Path) -> tuple[Events, list[str]]:
@@ -157,7 +178,11 @@ def _quality_cards(results: list[Result]) -> list[Card]:
     """The first metric of samples without guidance."""
     key, column = next(iter(results[0].columns.items()))
     metric = results[0].metrics[key]
-    real = "" if metric.real is None else f"; held-out real images: {metric.real:.3g}"
+    protocol = results[0].protocol
+    if not is_conclusive(protocol):
+        return []
+    images = "training images" if "real" in protocol else "held-out real images"
+    real = "" if metric.real is None else f"; {images}: {metric.real:.3g}"
     return [Card(column.title, metric.text(column.digits), f"without guidance{real}")]
 
 
@@ -233,7 +258,9 @@ def _evaluated(pipeline: Pipeline, judge: Judge, events: Events, progress: Progr
 
 def _quality(pipeline: Pipeline, results: list[Result]) -> dict[str, object]:
     return {
-        "results": page.results(results, real="real, held out"),
+        "results": page.results(results, real=real_name(results[0].protocol)),
+        "own": pipeline.config.evaluate.reference == HELD_OUT,
+        "classes": class_table(results[0].by_class, MOST_CLASSES),
         "evaluate": pipeline.config.evaluate,
         "sampler": in_words(pipeline.config.sample.sampler.to_json()),
         "about": " ".join(column.about for column in results[0].columns.values() if column.about),
@@ -259,7 +286,7 @@ def _decoders(
     }
     return {
         **_sheets(sheets, pipeline),
-        "results": page.results(results, real="real, held out"),
+        "results": page.results(results, real=real_name(result.protocol)),
     }
 
 
@@ -279,7 +306,8 @@ def over_training(events: Events) -> dict[str, object] | None:
     )
     if f"{key}_real" in evaluated[0]:
         real = evaluated[0][f"{key}_real"]
-        axes.axhline(real, color=page.REAL, linestyle="--", label="real, held out")
+        label = real_name(evaluated[0]["protocol"])
+        axes.axhline(real, color=page.REAL, linestyle="--", label=label)
         axes.legend(frameon=False, labelcolor=page.INK)
     axes.set_yscale("log")
     axes.yaxis.set_minor_formatter("{x:g}")

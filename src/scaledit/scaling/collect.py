@@ -16,6 +16,7 @@ from scaledit import assemble, machine
 from scaledit.config import RunConfig, old
 from scaledit.errors import shown
 from scaledit.evaluation.metric import columns
+from scaledit.evaluation.protocol import is_conclusive
 from scaledit.evaluation.result import Result
 from scaledit.models import flops
 from scaledit.scaling.plan import evaluations
@@ -74,7 +75,8 @@ def collect(study: Study, queue: Queue, command: str) -> tuple[Table, list[Job]]
             rows.append(_row(run, measurement.part, measurement.config, result, loss_at[run.name], key))
     rows.sort(key=lambda row: row.part != FINAL)  # stable: final results come first
     metrics = columns(*protocols.values())
-    main = next((key for row in rows for key in metrics if key in row.metrics), "")
+    conclusive = any(is_conclusive(protocol) for protocol in protocols.values())
+    main = next((key for row in rows for key in metrics if key in row.metrics), "") if conclusive else ""
     made = {**machine.described(), "hours": round(seconds / 3600, 2)}
     del made["threads"]  # of this process; every worker has one
     about = About(
@@ -109,7 +111,8 @@ def _row(
     protocol: str,
 ) -> Row:
     result, counts, model = Result.from_json(values), flops.count(config.model), config.model
-    main = next((result.metrics[key] for key in result.columns), None)
+    # No verdict of a study is based on an extractor with random weights.
+    main = next((result.metrics[key] for key in result.columns if is_conclusive(result.protocol)), None)
     step, batch_size = int(values["step"]), config.train.batch_size
     metrics: dict[str, float] = {}
     for key, metric in result.metrics.items():

@@ -22,7 +22,8 @@ import torch
 from scaledit import assemble
 from scaledit.config import EvaluateConfig, RunConfig
 from scaledit.errors import RunError, UsageError
-from scaledit.evaluation.judge import Judge, open_judge, sample_sets
+from scaledit.evaluation.judge import Judge, open_judge, open_run_judge, sample_sets
+from scaledit.evaluation.own import HELD_OUT
 from scaledit.models import flops
 from scaledit.pipeline import load
 from scaledit.scaling.plan import evaluations
@@ -191,7 +192,12 @@ def measure(
     config = measurement.config
     run = queue.out / RUNS / measurement.run.key
     pipeline = load(run, device, config.autoencoder, allow_import=config.modules())
-    judge = _judge(replace(config.evaluate, num=2, seeds=1, seed=0, every=0), str(pipeline.device))
+    evaluate = replace(config.evaluate, num=2, seeds=1, seed=0, every=0)
+    judge = (
+        open_run_judge(config, pipeline.class_names, pipeline.device, pipeline.decoder)
+        if config.evaluate.reference == HELD_OUT
+        else _judge(evaluate, str(pipeline.device))
+    )
     reported = 0.0
 
     def progress(done: int, total: int) -> None:

@@ -22,7 +22,7 @@ from scaledit.config import RunConfig, check_guidance
 from scaledit.data.latents import Latents
 from scaledit.data.sets import TrainingSet, check_fits
 from scaledit.errors import UsageError
-from scaledit.evaluation.judge import Judge, check_reference_fits, open_judge, sample_sets
+from scaledit.evaluation.judge import Judge, check_reference_fits, open_run_judge, sample_sets
 from scaledit.models import flops
 from scaledit.pipeline import BYTES_OF_A_NUMBER, Pipeline
 from scaledit.sampling.request import BYTES_OF_A_LABEL
@@ -76,8 +76,11 @@ def train(
     if config.evaluate.every or reported:
         scale = 1 if decoder is None else decoder.autoencoder_info.downsampling
         _, height, width = config.model.shape
-        check_reference_fits(config.evaluate, (scale * height, scale * width), config.model.num_classes)
-    judge = open_judge(config.evaluate, ranks.device) if config.evaluate.every and ranks.first else None
+        size = scale * height, scale * width
+        check_reference_fits(config, size, dataset.class_names, decoder, dataset)
+    judge = None
+    if config.evaluate.every and ranks.first:
+        judge = open_run_judge(config, dataset.class_names, ranks.device, decoder, dataset)
     if isinstance(dataset, Latents) and config.data.verify:
         yield from context.first_only(0, lambda: _verified(dataset, context))
 

@@ -62,9 +62,12 @@ class ImagesInFiles(DataSet, name="images"):
 
         held_out = split(self._source(), self.holdout).held_out
         if not len(held_out):
-            few = "its classes are too small" if self.holdout else "data.holdout is 0"
+            few, share = (
+                ("its classes are too small", "larger ") if self.holdout else ("data.holdout is 0", "")
+            )
             raise NothingHeldOut(
-                f"{self.path} has no held-out images: {few}; set a share, such as data.holdout=0.1"
+                f"{self.path} has no held-out images: {few}; set a {share}share, such as data.holdout="
+                f"{0.3 if self.holdout else 0.1}"
             )
         return self._files(held_out, flip=False)
 

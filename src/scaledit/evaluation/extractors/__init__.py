@@ -25,14 +25,15 @@ class Extractor(Part, kind="extractor", home="scaledit.evaluation.extractors", n
     """suffix: of the distance's name, by default the extractor's name. outputs: the features that metrics may
     read (every extractor gives "pool"; only statistics of "spatial" are kept). classifies: "logits" are over
     the classes of the data. small: a network for one small set, whose distances are reported over several
-    sample seeds. side: of the only images that it accepts, in pixels; None if it resizes them. about: a
-    sentence for reports."""
+    sample seeds. side: of the only images that it accepts, in pixels; None if it resizes them. conclusive:
+    whether conclusions may be based on its distances alone. about: a sentence for reports."""
 
     suffix: ClassVar[str] = ""
     outputs: ClassVar[tuple[str, ...]] = ("pool",)
     classifies: ClassVar[bool] = False
     small: ClassVar[bool] = False
     side: ClassVar[int | None] = None
+    conclusive: ClassVar[bool] = True
     about: ClassVar[str] = ""
 
     def load(self, device: torch.device | str = "cpu") -> FeatureNetwork:

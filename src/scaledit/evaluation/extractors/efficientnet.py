@@ -40,6 +40,7 @@ class EfficientNetTwin(Extractor, name="efficientnet-lite0-random"):
 
     suffix = "EfficientNet-Lite0-random"
     outputs = ("pool", "logits")
+    conclusive = False
     about = (
         "FD-EfficientNet-Lite0-random: on the same network with random weights, which knows nothing about "
         "what images show. Do not base a verdict on it."

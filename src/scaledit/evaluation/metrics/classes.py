@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from scaledit.evaluation.extractors import Extractor
+from scaledit.evaluation.extractors.inception import InceptionFeatures
 from scaledit.evaluation.metric import Column, Metric, MetricContext
 from scaledit.evaluation.statistics import check_features
 from scaledit.lazy import np
@@ -50,6 +51,12 @@ class InceptionScore(Metric, name="inception_score"):
     order = 11
 
     split_size: int = field(5000, ge=2, doc="samples per split; the score is averaged over splits")
+
+    def applies(self, extractor: Extractor) -> bool:
+        """Another network's logits over ImageNet's classes would give another score under the same name."""
+        return super().applies(extractor) and (
+            extractor.classifies or isinstance(extractor, InceptionFeatures)
+        )
 
     def columns(self, extractor: Extractor) -> tuple[Column, ...]:
         if not extractor.classifies:

@@ -43,10 +43,18 @@ class _Neighbors(Metric):
 
     k: int = field(K_PRECISION, ge=1, doc="neighborhoods reach to the k-th nearest neighbor")
 
+    @property
+    def ks(self) -> tuple[int, int]:
+        """The k of precision and recall, and that of density and coverage, in one pass over the distances."""
+        return (self.k, K_DENSITY) if self.value in ("precision", "recall") else (K_PRECISION, self.k)
+
+    @property
+    def fewest(self) -> int:
+        return max(self.ks) + 1
+
     def compute(self, reference: Reference, samples: Features, context: MetricContext) -> float:
-        pool = reference.pool
+        pool, ks = reference.pool, self.ks
         assert pool is not None
-        ks = (self.k, K_DENSITY) if self.value in ("precision", "recall") else (K_PRECISION, self.k)
         values = context.once(
             ("neighbours", ks),
             lambda: neighborhoods(
