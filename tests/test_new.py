@@ -215,6 +215,8 @@ def test_values_given_on_the_command_line_win_and_are_marked(tmp_path: Path):
     assert config.sample.sampler.steps == 5 and config.train.steps == 70 and not config.data.flip
     assert result.autoencoder_config is not None and not result.autoencoder_config.data.flip
     text, _ = header.texts(result, "x", ())
+    (tmp_path / "x.toml").write_text(text)
+    assert load(str(tmp_path / "x.toml")) == config
     assert f"steps = 70  # {recipe.GIVEN}" in text
     for key in ("data.image_size=64", "model.num_classes=3"):
         with pytest.raises(UsageError, match="follows from"):

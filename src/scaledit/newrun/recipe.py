@@ -39,9 +39,8 @@ def overridden(kind: type[Config], choices: Sequence[Choice], overrides: Sequenc
     that was chosen."""
     changed = given(kind, overrides)
     final = {one.key: one for one in _choices(_table(kind, choices, overrides), GIVEN)}
-    kept = [final[one.key] if one.key in changed else one for one in choices]
-    keys = {one.key for one in choices}
-    return (*kept, *(final[key] for key in changed if key not in keys))
+    chosen = {one.key: one for one in choices}
+    return tuple((chosen | {key: final[key] for key in changed}).values())
 
 
 def _table(kind: type[Config], choices: Iterable[Choice], overrides: Sequence[str] = ()) -> Table:

@@ -539,8 +539,8 @@ SHEETS, SHEETS_SHARE = 6, 0.1
 """Grids of samples during training, more if it is long, and the share of its time that they may take."""
 EARLY, EARLY_GRIDS = 8, 3
 """Before the first `sample.every` steps there are early grids, the first one after an eighth of them."""
-FEWEST_JUDGED, MOST_JUDGED, EVALUATIONS = 64, 1_000, 2
-"""Images of an evaluation; it is done at the end of training, and by the report with and without guidance."""
+FEWEST_JUDGED, MOST_JUDGED, EVALUATIONS = 48, 1_000, 4
+"""Images of an evaluation, which is done at the end of training and by the report at three guidance scales."""
 FEWEST_STEPS = 20
 
 
