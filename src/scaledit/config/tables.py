@@ -315,7 +315,7 @@ def modules(value: Any) -> frozenset[str]:
         value = {"name": value.name}
     elif isinstance(value, EvaluateConfig):
         metrics = value.metrics.split(",") if isinstance(value.metrics, str) else value.metrics
-        names = [value.reference, *map(name_of, metrics)]
+        names = [value.reference, value.extractor, *map(name_of, metrics)]
         value = [{"name": name.strip()} for name in names] + list(value.guidance)
     elif dataclasses.is_dataclass(value):
         value = [getattr(value, item.name) for item in dataclasses.fields(value)]

@@ -38,7 +38,8 @@ class HeldOut:
 
     share: of each class. held_out: images that training does not see; images: those of them that are stored.
     counts: stored images per class. image_size: (height, width). source: fingerprint of the held-out images'
-    names and classes. skipped: images that could not be used, with the reason. file_size, file_sha256: of the .npz.
+    names and classes. skipped: images that could not be used, with the reason. file_size, file_sha256: of the
+    .npz.
     """
 
     share: float

@@ -105,7 +105,11 @@ class Judge:
         protocol = {**describe(sets, *sizes[0], reference, networks, self.precision), **self.facts}
         computed = [pair for view in self.views for pair in view.columns()]
         built_in = built_in_metrics()
-        if own := {c.key: to_protocol(metric, c) for metric, c in computed if metric not in built_in}:
+        if own := {
+            column.key: to_protocol(metric, column)
+            for metric, column in computed
+            if metric not in built_in or column.key not in built_in_columns()
+        }:
             protocol[METRICS] = own
         metrics = {}
         for key in columns(protocol):

@@ -80,7 +80,11 @@ def train(
         check_reference_fits(config, size, dataset.class_names, decoder, dataset)
     judge = None
     if config.evaluate.every and ranks.first:
-        judge = open_run_judge(config, dataset.class_names, ranks.device, decoder, dataset)
+
+        def on_reference(done: int, total: int) -> None:
+            context.heartbeat("reading the reference", 0)
+
+        judge = open_run_judge(config, dataset.class_names, ranks.device, decoder, dataset, on_reference)
     if isinstance(dataset, Latents) and config.data.verify:
         yield from context.first_only(0, lambda: _verified(dataset, context))
 
