@@ -152,7 +152,8 @@ def process(out: Path, step: int, what: str, *overrides: str, **env: str) -> sub
 def test_a_run_that_was_killed_twice_has_every_step_once(tmp_path: Path):
     """The first time before W&B has written a line, then after it has written more than was saved."""
     out = tmp_path / "run"
-    overrides = (*BOTH, "train.steps=30", "checkpoint.every=10", "sample.every=10", "sample.classes=2")
+    overrides = (*BOTH, "train.steps=30", "checkpoint.every=10", "sample.every=10")
+    overrides = (*overrides, "sample.early=false", "sample.classes=2")
     died = process(out, 13, DIES.format(saved="step-00000010", written=-1), *overrides, **NEVER)
     assert died.returncode == -9, died.stderr
     assert last_steps(out) == [-1]
