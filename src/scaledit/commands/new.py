@@ -1,4 +1,4 @@
-"""scaledit new: from a folder of images to a recipe of one's own, and with --run to samples."""
+"""scaledit new: from a folder of images to a recipe for them, and with --run to samples."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DESCRIPTION = """Chooses everything that a run of your own images needs: their s
 model, the length of training within --minutes, and what to hold out. It measures the speed of this machine,
 writes a recipe in which each value has its reason, and says what it chose and what it will cost.
 
---run trains it, too: the autoencoder where one pays, the latents, the model, and a picture of samples beside
+--run trains it, too: the autoencoder where one pays, the latents, the model, and an image of samples beside
 your images. If it is interrupted, run the same command again: it resumes."""
 EXAMPLES = (
     Example("scaledit new pictures", "Write runs/pictures.toml for the images in the folder pictures"),
@@ -153,7 +153,7 @@ def _tell_next(args: argparse.Namespace, places: Places, plan: Plan) -> None:
 
 
 def _run(args: argparse.Namespace, images: Path, places: Places, plan: Plan | None, began: float) -> int:
-    """The stages that are not finished, each in a process of its own, and the picture at the end."""
+    """The stages that are not finished, each in a process of its own, and the image at the end."""
     from scaledit.newrun import stages
 
     todo = stages.stages(places, args.device)

@@ -1,4 +1,4 @@
-"""A run of one's own images, from a folder to samples: what `scaledit new` does.
+"""A run of your own images, from a folder to samples: what `scaledit new` does.
 
     folder --look_at--> Facts --rules--> Draft (every choice with its reason)
     Draft --timing: measured steps--> Plan: steps, and seconds of each stage

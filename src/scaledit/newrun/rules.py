@@ -1,4 +1,4 @@
-"""How a run of one's own images is chosen: one small function for each decision, with its reason.
+"""How a run of your own images is chosen: one small function for each decision, with its reason.
 
     Facts, Machine, Wish --draft--> Draft          what does not depend on measured times
     Draft, Speed, seconds --pace--> choices        steps, and how often to sample, save, log and evaluate
@@ -406,7 +406,7 @@ def holdout(facts: Facts) -> Choice:
         why = f"none: a class has only {counted(facts.smallest_class, 'image')}, which training needs"
         return Choice(key, 0.0, why)
     share = float(f"{min(HOLDOUT, MOST_HELD_OUT / facts.images):.2g}")
-    return Choice(key, share, "of each class is kept from training, to judge the model with")
+    return Choice(key, share, "of each class is kept from training, to evaluate the model with")
 
 
 def sampling(facts: Facts) -> tuple[Choice, ...]:
@@ -540,7 +540,7 @@ SHEETS, SHEETS_SHARE = 6, 0.1
 EARLY, EARLY_GRIDS = 8, 3
 """Before the first `sample.every` steps there are early grids, the first one after an eighth of them."""
 FEWEST_JUDGED, MOST_JUDGED, EVALUATIONS = 48, 1_000, 4
-"""Images of an evaluation, which is done at the end of training and by the report at three guidance scales."""
+"""Images of an evaluation, done at the end of training and by the report at three scales of guidance."""
 FEWEST_STEPS = 20
 
 
