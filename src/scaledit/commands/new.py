@@ -85,6 +85,11 @@ def run(args: argparse.Namespace) -> int:
     return _run(args, images, places, plan, began) if args.run else 0
 
 
+def _note(line: str) -> None:
+    """Says on stderr what happens; nothing with --quiet."""
+    terminal.inform_on(terminal.console(stderr=True), line)
+
+
 def _request(args: argparse.Namespace) -> str:
     """The command line without what does not change the recipe."""
     words = ["scaledit", "new", str(args.images)]
@@ -126,11 +131,12 @@ def _planned(args: argparse.Namespace, images: Path, places: Places, request: st
 
     with common.progress_bar("looking at the images") as progress:
         facts = looking.look_at(images, progress=progress)
-    terminal.inform(*facts.remarks)
+    for remark in facts.remarks:
+        _note(remark)
     wish = Wish(args.minutes, args.image_size, args.latents)
     machine = timing.this_machine(args.device)
     outline = plan.outlined(facts, machine, wish, places, args.overrides)
-    speeds = plan.measured(facts, outline, args.device, terminal.inform)
+    speeds = plan.measured(facts, outline, args.device, _note)
     spent = time.monotonic() - began
     made = plan.planned(facts, wish, places, outline, speeds, args.overrides, spent)
     commands = stages.commands(places, made.autoencoder_config, args.device)
@@ -160,17 +166,17 @@ def _run(args: argparse.Namespace, images: Path, places: Places, plan: Plan | No
     if plan is None:
         left = [stage.name for stage in todo if not stage.done]
         where = f"resuming with {left[0]}" if left else "all stages are finished"
-        terminal.inform(f"{places.recipe} is there already: {where}")
+        _note(f"{places.recipe} is there already: {where}")
     planned = {} if plan is None else plan.seconds
     taken: dict[str, float] = {}
     for stage in todo:
         if stage.done:
             continue
-        terminal.inform(f"{stage.name}: {stage.command}")
+        _note(f"{stage.name}: {stage.command}")
         options = ["--quiet"] if args.quiet else []
         ended = stages.run(stage, options, silent=args.json)
         if ended.code:
-            terminal.inform(f"{stage.name} is not finished; {common.RESUMES}")
+            _note(f"{stage.name} is not finished; {common.RESUMES}")
             return ended.code
         taken[stage.name] = ended.seconds
         _tell_late(stage.name, ended.seconds, planned)
@@ -181,7 +187,7 @@ def _tell_late(name: str, seconds: float, planned: Any) -> None:
     """Says so if a stage took much longer than planned."""
     before = planned.get(name)
     if before and seconds > LATE * before + SLACK:
-        terminal.inform(
+        _note(
             f"{name} took {seconds / 60:.1f} min instead of {before / 60:.1f}: this machine was slower than "
             "when its speed was measured"
         )
