@@ -3,37 +3,56 @@
     python -m benchmarks.autoencoders own       f4 and f8 on 144 image files: results/own-autoencoders.json
     python -m benchmarks.autoencoders losses    photos-ae with and without: results/autoencoder-losses.json
 
-The folder holds parts of scikit-image's twelve photographs, 3 x 4 of each, with sides from 63 to 470 pixels,
-as PNG, JPEG, WebP and BMP, some of them gray. Every run has the learning rate of its full length (linear to
-0), so the quality after m minutes is that of a run that was planned for m minutes.
+The image files are parts of scikit-image's twelve photographs, 3 x 4 of each, with sides from 63 to 470
+pixels, as PNG, JPEG, WebP and BMP, some of them gray.
+
+Runs have one thread each, two at a time, and are timed by the CPU seconds of that thread, which other work on
+the machine changes little. `seconds` scales them to two cores by the recipe photos-ae: its network and crops,
+which images-ae-f4 shares, took 236 s for 2,600 steps on two idle cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
 from scaledit.autoencoders import open_autoencoder
+from scaledit.autoencoders.config import AutoencoderRun
+from scaledit.config import load
 from scaledit.data.photos import PHOTOGRAPHS, photos
 from scaledit.data.posterior import split
 from scaledit.evaluation.metrics import frechet_distance
 from scaledit.evaluation.photos import trained
 from scaledit.images import to_uint8
 from scaledit.machine import described
+from scaledit.training.autoencoder import train
+from scaledit.training.events import Fitted, Reconstructed, Started
 
 RESULTS = Path(__file__).parent / "results"
 ROWS, COLUMNS = 3, 4
 FORMATS = (("png", {}), ("jpg", {"quality": 92}), ("webp", {"quality": 90}), ("bmp", {}))
+SECONDS_PER_STEP = 236 / 2600
+"""Of photos-ae on two idle cores, from the header of the recipe."""
+QUALITY = ("psnr", "ssim", "perceptual", "fd", "extractor", "images")
+
+
+class Job(NamedTuple):
+    """A run: recipe and overrides. out: its folder."""
+
+    out: Path
+    words: tuple[str, ...]
 
 
 def cut_photographs(folder: Path) -> Path:
@@ -53,93 +72,90 @@ def cut_photographs(folder: Path) -> Path:
     return folder
 
 
-def train(out: Path, *words: str) -> list[dict[str, Any]]:
-    """The lines of the log of `scaledit autoencoder train`."""
-    command = [
-        sys.executable,
-        "-m",
-        "scaledit.cli",
-        "autoencoder",
-        "train",
-        *words,
-        "--out",
-        str(out),
-        "--json",
-    ]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+def measured(job: Job) -> dict[str, Any]:
+    """Trains; returns the CPU seconds per step of the training process and the quality on the way."""
+    recipe, *overrides = job.words
+    config = load(recipe, [*overrides, "train.log_every=10", "data.workers=0"], AutoencoderRun)
+    began, cpu, steps = 0.0, 0.0, 0
+    quality: list[dict[str, Any]] = []
+    for event in train(config, job.out, device="cpu"):
+        now = time.process_time()
+        if isinstance(event, Started):
+            began = now
+        elif isinstance(event, Fitted):
+            cpu, steps = cpu + now - began, event.step
+            began = now
+        elif isinstance(event, Reconstructed):
+            values = {key: value for key, value in event._asdict().items() if key in QUALITY}
+            quality.append({"step": event.step, **values})
+            began = time.process_time()  # evaluating is not training
+    return {"steps": steps, "cpu_per_step": cpu / steps, "quality": quality}
 
 
-def measured(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The speed of a run, and its quality on held-out images at the end and on the way."""
-    fitted = [line for line in lines if line["event"] == "fitted"]
-    seconds = {line["step"]: line["seconds"] for line in fitted}
-    points = [line for line in lines if line["event"] == "reconstructed"]
-    keys = ("psnr", "ssim", "perceptual", "fd", "extractor")
-    steady = fitted[len(fitted) // 2]  # after the first steps, which allocate memory
-    rate = (fitted[-1]["seconds"] - steady["seconds"]) / (fitted[-1]["step"] - steady["step"])
-    return {
-        "steps": fitted[-1]["step"],
-        "seconds": round(fitted[-1]["seconds"], 1),
-        "seconds_per_step": round(rate, 4),
-        "waiting_for_data": round(fitted[-1]["data_wait"], 3),
-        "held_out_images": points[-1]["images"],
-        "quality": [
-            {"step": line["step"], "seconds": round(seconds[line["step"]], 1)}
-            | {key: line[key] for key in keys if key in line}
-            for line in points
-        ],
-    }
+def in_parallel(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    with ProcessPoolExecutor(2, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        return list(pool.map(measured, jobs))
 
 
 OWN = {
     "f4, 64 pixels": ("images-ae-f4", "data.image_size=64", "train.crop=32", "train.batch_size=8"),
-    "f4, 128 pixels": ("images-ae-f4", "data.image_size=128", "train.crop=32", "train.batch_size=8"),
-    "f8, 64 pixels": ("images-ae-f8", "data.image_size=64", "train.crop=48", "train.batch_size=4"),
     "f8, 128 pixels": ("images-ae-f8", "data.image_size=128", "train.crop=64", "train.batch_size=4"),
+    "f8, 64 pixels": ("images-ae-f8", "data.image_size=64", "train.crop=48", "train.batch_size=4"),
+    "f4, 128 pixels": ("images-ae-f4", "data.image_size=128", "train.crop=32", "train.batch_size=8"),
 }
+STEPS = {"f4": 1320, "f8": 660}
+"""About two minutes on two cores."""
 
 
-def own(scratch: Path, minutes: Sequence[float], only: Sequence[str]) -> dict[str, Any]:
-    """Each of OWN trained for each number of minutes, by the speed that a short run finds."""
+def own(scratch: Path, only: Sequence[str]) -> dict[str, Any]:
+    """Each of OWN, evaluated after a quarter, half and all of STEPS."""
     folder = cut_photographs(scratch / "photographs")
-    found: dict[str, Any] = {}
-    for name, words in OWN.items():
-        if only and name not in only:
-            continue
-        common = (*words, f"data.path={folder}", "evaluate.every=0", "train.log_every=10")
-        trial = measured(train(scratch / f"trial {name}", *common, "train.steps=60"))
-        speed = trial["seconds_per_step"]
-        runs = {}
-        for count in minutes:
-            steps = round(60 * count / speed)
-            runs[f"{count:g}"] = measured(train(scratch / f"{name} {count}", *common, f"train.steps={steps}"))
-            print(name, count, json.dumps(runs[f"{count:g}"]), file=sys.stderr, flush=True)
-        found[name] = {"command": " ".join(words), "minutes": runs}
+    names = [name for name in OWN if not only or name in only]
+    jobs = []
+    for name in names:
+        steps = STEPS[name[:2]]
+        words = (*OWN[name], f"data.path={folder}", f"train.steps={steps}", f"evaluate.every={steps // 4}")
+        jobs.append(Job(scratch / name.replace(" ", ""), words))
+    found = dict(zip(names, in_parallel(jobs), strict=True))
+    reference = min(run["cpu_per_step"] for name, run in found.items() if name.startswith("f4"))
+    for name, run in found.items():
+        run["seconds_per_step"] = SECONDS_PER_STEP * run["cpu_per_step"] / reference
+        for point in run["quality"]:
+            point["seconds"] = round(point["step"] * run["seconds_per_step"], 1)
+        run["command"] = " ".join(OWN[name])
     return {"images": len(PHOTOGRAPHS) * ROWS * COLUMNS, "classes": len(PHOTOGRAPHS), "runs": found}
 
 
-WEIGHTS = (0.0, 0.05, 0.2)
+WEIGHT = 0.1
 """Of the perceptual loss."""
 
 
 def losses(scratch: Path, steps: int, seeds: int) -> dict[str, Any]:
-    """photos-ae, shortened, with each of WEIGHTS: for `steps` steps, and for as long as without the term."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    base = ("photos-ae", "evaluate.every=0", "train.log_every=10")
-    for seed in range(seeds):
-        speeds: dict[float, float] = {}
-        for weight in WEIGHTS:
-            for kind in ("equal steps", "equal time") if weight else ("equal steps",):
-                count = steps if kind == "equal steps" else round(steps * speeds[0.0] / speeds[weight])
-                out = scratch / f"{weight} {seed} {kind}"
-                words = (f"train.seed={seed}", f"train.steps={count}", f"loss.perceptual_weight={weight}")
-                run = measured(train(out, *base, *words))
-                speeds.setdefault(weight, run["seconds_per_step"])
-                name = f"weight {weight:g}" + (f", {kind}" if weight else "")
-                found.setdefault(name, []).append({"seed": seed, **run, **judged(out)})
-                print(name, json.dumps(found[name][-1]), file=sys.stderr, flush=True)
-    return {"steps": steps, "runs": found}
+    """photos-ae, shortened: without the perceptual loss, with it, and with it for as long as without."""
+
+    def jobs(weight: float, count: int) -> list[Job]:
+        words = ("photos-ae", "evaluate.every=0", f"loss.perceptual_weight={weight}", f"train.steps={count}")
+        return [
+            Job(scratch / f"{weight}-{count}-{seed}", (*words, f"train.seed={seed}")) for seed in range(seeds)
+        ]
+
+    def results(weight: float, count: int) -> list[dict[str, Any]]:
+        which = jobs(weight, count)
+        runs = in_parallel(which)
+        found = [run | judged(job.out) for job, run in zip(which, runs, strict=True)]
+        print(weight, count, json.dumps(found), file=sys.stderr, flush=True)
+        return found
+
+    without, equal_steps = results(0.0, steps), results(WEIGHT, steps)
+    ratio = sum(run["cpu_per_step"] for run in without) / sum(run["cpu_per_step"] for run in equal_steps)
+    equal_time = results(WEIGHT, round(steps * ratio))
+    return {
+        "recipe": "photos-ae",
+        "weight": WEIGHT,
+        "without": without,
+        "with, equal steps": equal_steps,
+        "with, equal time": equal_time,
+    }
 
 
 def judged(run: Path) -> dict[str, float]:
@@ -150,9 +166,9 @@ def judged(run: Path) -> dict[str, float]:
     for x in held_out.split(64):
         mean, _ = split(autoencoder.encode(x))
         parts.append(autoencoder.decode(autoencoder.scale * mean))
-    pairs = [torch.from_numpy(to_uint8(x)).permute(0, 3, 1, 2) for x in (held_out, torch.cat(parts))]
+    pair = [torch.from_numpy(to_uint8(x)).permute(0, 3, 1, 2) for x in (held_out, torch.cat(parts))]
     network = trained()
-    a, b = (network(images)["pool"].numpy() for images in pairs)
+    a, b = (network(images)["pool"].numpy() for images in pair)
     return {"fd_photos": frechet_distance(a, b)}
 
 
@@ -161,15 +177,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=["own", "losses"])
-    parser.add_argument("--minutes", type=float, nargs="+", default=[1, 2, 4])
     parser.add_argument("--only", nargs="*", default=[], choices=[*OWN])
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         if given.what == "own":
-            found = own(Path(scratch), given.minutes, given.only)
+            found = own(Path(scratch), given.only)
         else:
             found = losses(Path(scratch), given.steps, given.seeds)
     names = {"own": "own-autoencoders.json", "losses": "autoencoder-losses.json"}
