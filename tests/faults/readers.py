@@ -232,6 +232,35 @@ def _cache(folder: Path) -> None:
     shutil.copytree(made / "out", folder, dirs_exist_ok=True)
 
 
+def _with_held_out(folder: Path) -> None:
+    from scaledit.data import held_out
+    from scaledit.data.files import ImageFiles
+    from scaledit.data.sources import open_source
+
+    pictures.tree(folder / "images")
+    held_out.write(folder, ImageFiles(open_source(folder / "images"), 16), 0.5)
+
+
+def _held_out(folder: Path) -> Value:
+    from scaledit.evaluation.own import stored_images
+
+    found = stored_images(folder)
+    if found is None:
+        raise RunError("there is no record")
+    return digests({"record": found.record, "images": found.images, "labels": found.labels})
+
+
+def _held_out_resealed(folder: Path) -> Value:
+    """A corrupt file of images of which the record says that it is right."""
+    record = json.loads((folder / "held-out.json").read_bytes())
+    del record["sha256"]
+    path = folder / "held-out.npz"
+    if path.is_file():
+        record["file_size"], record["file_sha256"] = path.stat().st_size, sha256_of(path)
+    (folder / "held-out.json").write_bytes(sealed(record))
+    return _held_out(folder)
+
+
 def _half_encoded(folder: Path) -> None:
     shutil.copytree(shared(folder, "cache", _images_and_cache), folder, dirs_exist_ok=True)
     (folder / "out/index.json").unlink()
@@ -945,6 +974,12 @@ READERS: dict[str, Reader] = {
     "a latent cache, index resealed": Reader(_cache, {"index.json": RESEALED}, _latents, 250),
     "a latent cache, shards resealed": Reader(
         _cache, {"*.safetensors": SAFETENSORS}, _latents_resealed, 120, same="none"
+    ),
+    "held-out images": Reader(
+        _with_held_out, {"held-out.json": MAYBE_SEALED, "held-out.npz": BYTES}, _held_out, 200, same="none"
+    ),
+    "held-out images, resealed": Reader(
+        _with_held_out, {"held-out.npz": NPZ}, _held_out_resealed, 120, same="none"
     ),
     "parts of scaledit encode": Reader(
         _half_encoded,

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ MOST = 1000
 """Images that are stored, and that a judge reads: 49 MB at 128x128."""
 FORMAT = 1
 MADE = "center crop, scaled to the side (ADM's), 8 bits"
+AGAIN = "run scaledit encode again with --holdout"
 BATCH = 64
 
 
@@ -62,7 +64,7 @@ class HeldOut:
         path = folder / RECORD
         if not path.is_file():
             return None
-        what, fix = "a record of held-out images", "run scaledit encode again with --holdout"
+        what, fix = "a record of held-out images", AGAIN
         with reading(path, what, fix):
             value, intact = read_sealed(path, what, fix)
             if not intact or value.pop("format", None) != FORMAT:
@@ -84,6 +86,7 @@ class HeldOut:
             and len(self.counts) == len(self.class_names)
             and sum(self.counts) == self.images <= self.held_out
             and len(self.image_size) == 2
+            and math.prod(self.image_size) * 3 * self.images <= self.file_size
             and is_sha256(self.file_sha256)
         )
         if not possible:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -174,23 +175,45 @@ def _decoded(latents: Latents, decoder: Decoder) -> Callable[[np.ndarray], np.nd
 def _beside_latents(latents: Latents, class_names: Sequence[str]) -> tuple[Readable, int]:
     """The held-out images in a folder of latents, and how many there were to choose from."""
     folder = latents.folder
-    record = HeldOut.read(folder)
-    if record is None:
+    found = stored_images(folder)
+    if found is None:
         raise UsageError(
             f"{folder} has no held-out images, because it was encoded without --holdout: encode the images "
             f"again into another folder with --holdout 0.1, {FIX}"
         )
+    record, pixels, labels = found
     if record.image_size != latents.index.image_size:
         sizes = ["x".join(map(str, size[::-1])) for size in (record.image_size, latents.index.image_size)]
         raise RunError(f"{folder}: the held-out images have {sizes[0]} pixels, the encoded ones {sizes[1]}")
+    labels = _renumbered(labels, record.class_names, class_names, str(folder))
+    return Readable(f"{folder}, held out", labels, lambda numbers: pixels[numbers]), record.held_out
+
+
+class Stored(NamedTuple):
+    """Held-out images in a folder: images (N, H, W, 3) uint8, labels (N,) int64 into record.class_names."""
+
+    record: HeldOut
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def stored_images(folder: Path) -> Stored | None:
+    """What `scaledit encode --holdout` stored in a folder; None if it stored nothing. Raises RunError or
+    UsageError if a file is corrupt or the files do not agree."""
+    record = HeldOut.read(folder)
+    if record is None:
+        return None
     path = folder / stored.ARRAYS
     batches = list(npz_samples(path).batches()) if record.images else []
-    pixels = np.concatenate([batch.images for batch in batches]) if batches else np.empty((0, 1, 1, 3))
-    labels = np.concatenate([np.asarray(batch.labels, np.int64) for batch in batches] or [np.empty(0, int)])
-    if len(labels) and not 0 <= labels.min() <= labels.max() < len(record.class_names):
-        raise RunError(f"{path} is corrupt (labels outside 0..{len(record.class_names) - 1})")
-    labels = _renumbered(labels, record.class_names, class_names, str(path))
-    return Readable(f"{folder}, held out", labels, lambda numbers: pixels[numbers]), record.held_out
+    empty = np.empty((0, *record.image_size, 3), np.uint8)
+    pixels = np.concatenate([empty, *(batch.images for batch in batches)])
+    labels = np.concatenate(
+        [np.empty(0, np.int64), *(batch.labels for batch in batches if batch.labels is not None)]
+    )
+    counts = tuple(int((labels == label).sum()) for label in range(len(record.class_names)))
+    if len(pixels) != record.images or counts != record.counts or pixels.shape[1:3] != record.image_size:
+        raise RunError(f"{path} has other images than {stored.RECORD} lists; {stored.AGAIN}")
+    return Stored(record, pixels, labels)
 
 
 def _renumbered(
