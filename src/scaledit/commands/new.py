@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from scaledit import terminal
 from scaledit.commands import common
 from scaledit.commands.parsing import Example
-from scaledit.errors import UsageError
+from scaledit.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from scaledit.newrun.plan import Places, Plan
@@ -58,6 +58,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "(default: auto, by the size)"
     )
     add("--latents", choices=LATENTS, default="auto", help=latents)
+    common.which_images(parser)
     add("--run", action="store_true", help="also train, sample and write the report")
     common.device(parser)
     common.output(parser)
@@ -70,6 +71,9 @@ def run(args: argparse.Namespace) -> int:
     images = args.images.expanduser()
     if not images.exists():
         raise UsageError(f"{images} does not exist; give the folder of your images")
+    for path in filter(None, (images, args.out)):
+        if printable(path) != str(path):
+            raise UsageError(f"the name {path} has characters that a recipe cannot hold; rename it")
     with common.interruptible():
         from scaledit.newrun import header
         from scaledit.newrun.plan import Places
@@ -97,6 +101,8 @@ def _request(args: argparse.Namespace) -> str:
     words += ["--minutes", f"{args.minutes:g}"]
     words += ["--image-size", str(args.image_size)] if args.image_size else []
     words += ["--latents", args.latents] if args.latents != "auto" else []
+    words += ["--split", args.split] if args.split else []
+    words += ["--image-key", args.image_key] if args.image_key else []
     return shlex.join([*words, *args.overrides])
 
 
@@ -130,7 +136,7 @@ def _planned(args: argparse.Namespace, images: Path, places: Places, request: st
     from scaledit.newrun.rules import Wish
 
     with common.progress_bar("looking at the images") as progress:
-        facts = looking.look_at(images, progress=progress)
+        facts = looking.look_at(images, args.split, args.image_key, progress=progress)
     for remark in facts.remarks:
         _note(remark)
     wish = Wish(args.minutes, args.image_size, args.latents)

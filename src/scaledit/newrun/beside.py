@@ -45,11 +45,17 @@ def draw(run: Path, real: ImagesInFiles, device: str = "auto") -> Path:
 
 def real(config: RunConfig, path: Path, places: Places) -> ImagesInFiles:
     """The images at `path` as the run of `config` sees them."""
-    if config.data.name == "images":
-        data = config.data
-    else:
+    data = config.data
+    if data.name != "images":
         data = load(str(places.autoencoder_recipe), kind=AutoencoderRun).data
-    return ImagesInFiles(str(path), data.image_size, holdout=data.holdout)
+    return ImagesInFiles(
+        str(path),
+        data.image_size,
+        background=data.background,
+        split=data.split,
+        image_key=data.image_key,
+        holdout=data.holdout,
+    )
 
 
 def _origin(run: Path, pipeline: Pipeline) -> dict[str, object]:

@@ -14,7 +14,7 @@ import numpy as np
 from scaledit.callbacks import Progress
 from scaledit.data import inspection
 from scaledit.data.decode import Header
-from scaledit.data.sources import Source, open_source
+from scaledit.data.sources import open_source
 from scaledit.errors import RunError, UsageError, and_more, counted
 
 MOST_DECODED, MOST_LOOKED_AT = 5_000, 20_000
@@ -28,7 +28,8 @@ NAMED = 5
 class Facts:
     """path: of the set. kind: how it is stored. classes: (name, number of images) each. sides: the shorter
     side of each image that was looked at, in pixels, ascending. decoded: every pixel of every image was.
-    remarks: what a user should know about how the set is read. headers: of the images looked at."""
+    remarks: what a user should know about how the set is read. headers: of the images looked at. split,
+    image_key: as passed to `open_source`."""
 
     path: Path
     kind: str
@@ -37,6 +38,8 @@ class Facts:
     decoded: bool = True
     remarks: tuple[str, ...] = ()
     headers: tuple[Header, ...] = ()
+    split: str = ""
+    image_key: str = ""
 
     @property
     def name(self) -> str:
@@ -75,29 +78,31 @@ class Facts:
         return f"{counted(self.images, 'image')} {classes}, shorter sides of {sides}{looked}"
 
 
-def look_at(path: Path, workers: int = 2, progress: Progress | None = None) -> Facts:
-    """The facts about the images at `path`. workers: threads. Raises UsageError if there are none or `path`
-    is something else, RunError if some of them cannot be used, which would end training."""
+def look_at(
+    path: Path, split: str = "", image_key: str = "", workers: int = 2, progress: Progress | None = None
+) -> Facts:
+    """The facts about the images at `path`. split, image_key: see `open_source`. workers: threads.
+
+    Raises UsageError if there are none or `path` is something else, RunError if some of them cannot be used,
+    which would end training."""
     _check_kind(path)
-    source = open_source(path)
+    source = open_source(path, split, image_key)
     decoded = len(source) <= MOST_DECODED
     indices = range(len(source)) if decoded else _spaced(len(source), MOST_LOOKED_AT)
     looked = inspection.look(source, indices, not decoded, workers, progress)
     if looked.refused:
         _refuse(path, looked.refused)
-    return of_source(source, looked.headers, decoded)
-
-
-def of_source(source: Source, headers: Sequence[Header], decoded: bool) -> Facts:
     counts = np.bincount(source.labels, minlength=len(source.class_names)).tolist()
     return Facts(
         source.path,
         source.kind,
         tuple(zip(source.class_names, counts, strict=True)),
-        tuple(sorted(min(image.width, image.height) for image in headers)),
+        tuple(sorted(min(image.width, image.height) for image in looked.headers)),
         decoded,
         source.remarks(),
-        tuple(headers),
+        tuple(looked.headers),
+        split,
+        image_key,
     )
 
 

@@ -191,16 +191,25 @@ def _data(facts: Facts, draft: Draft, places: Places) -> tuple[Choice, ...]:
     if draft.factor == 1:
         return (
             Choice("data.name", "images", draft.why_space),
-            Choice("data.path", str(facts.path), facts.in_words()),
-            draft["data.image_size"],
-            draft["data.flip"],
-            draft["data.holdout"],
+            *_which(facts, draft),
             Choice("data.workers", workers(), "processes that read images, beside those that compute"),
         )
     return (
         Choice("data.name", "latents", draft.why_space),
         Choice("data.path", str(places.latents), f"{facts.path} at {draft['data.image_size'].value} pixels"),
         draft["data.flip"],
+    )
+
+
+def _which(facts: Facts, draft: Draft) -> tuple[Choice, ...]:
+    """Which images are read, and how: for the model on pixels, or for the autoencoder."""
+    given = {"data.split": facts.split, "data.image_key": facts.image_key}
+    return (
+        Choice("data.path", str(facts.path), facts.in_words()),
+        *(Choice(key, value, recipe.GIVEN) for key, value in given.items() if value),
+        draft["data.image_size"],
+        draft["data.flip"],
+        draft["data.holdout"],
     )
 
 
@@ -211,13 +220,7 @@ def workers() -> int:
 
 def _autoencoder(facts: Facts, draft: Draft) -> tuple[Choice, ...]:
     """The choices of the autoencoder's recipe, without the length of its training."""
-    side = draft["data.image_size"]
-    choices = (
-        Choice("data.path", str(facts.path), facts.in_words()),
-        side,
-        draft["data.flip"],
-        draft["data.holdout"],
-    )
+    choices, side = _which(facts, draft), draft["data.image_size"]
     if _autoencoder_config(draft.factor, choices).train.crop > side.value:
         return (*choices, Choice("train.crop", side.value, "the whole image"))
     return choices

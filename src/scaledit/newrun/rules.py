@@ -169,6 +169,8 @@ class Draft:
 
 
 FOLLOWS = {
+    "data.split": "--split",
+    "data.image_key": "--image-key",
     "data.name": "--latents",
     "data.path": "the images that you pass",
     "data.image_size": "--image-size",
@@ -406,6 +408,8 @@ def holdout(facts: Facts) -> Choice:
         why = f"none: a class has only {counted(facts.smallest_class, 'image')}, which training needs"
         return Choice(key, 0.0, why)
     share = float(f"{min(HOLDOUT, MOST_HELD_OUT / facts.images):.2g}")
+    if held_out(facts, share) < len(facts.classes):  # a little of many small classes would be nothing
+        share = HOLDOUT
     return Choice(key, share, "of each class is kept from training, to evaluate the model with")
 
 

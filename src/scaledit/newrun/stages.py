@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from scaledit import children, launch
+from scaledit import children
 from scaledit.autoencoders.config import AutoencoderRun
 from scaledit.config import load
 from scaledit.errors import reading
@@ -70,6 +70,8 @@ def arguments(
         ),
         *("--out", str(places.latents), *(() if data.flip else ("--no-flip",))),
         *(("--holdout", f"{data.holdout:g}") if data.holdout else ()),
+        *(("--split", data.split) if data.split else ()),
+        *(("--image-key", data.image_key) if data.image_key else ()),
     )
     return [
         (AUTOENCODER, (*learn, "--resume", "auto", *where)),
@@ -102,9 +104,7 @@ class Ended(NamedTuple):
 def run(stage: Stage, options: Sequence[str] = (), *, silent: bool = False) -> Ended:
     """Runs a stage as a child process. Signals reach it; it saves its work and says so. options: further
     ones. silent: what it prints as its result goes nowhere."""
-    typed = launch.command()
-    environment = {**os.environ, **({launch.COMMAND: typed} if typed else {})}
     began = time.monotonic()
-    with children.started([*stage.arguments, *options], [environment], silent=silent) as [child]:
+    with children.started([*stage.arguments, *options], [os.environ], silent=silent) as [child]:
         code = child.wait()
     return Ended(128 - code if code < 0 else code, time.monotonic() - began)
