@@ -66,7 +66,7 @@ def _with(path: Path, ending: str) -> Path:
 @dataclass(frozen=True)
 class Plan:
     """choices: of the model's recipe. autoencoder: of the autoencoder's recipe, empty for pixels. seconds: of
-    each stage, by name. memory: bytes in training, beside PyTorch's own. disk: bytes. notes: what a user
+    each stage, by name; training includes its samples, evaluations and report. memory: bytes in training, beside PyTorch's own. disk: bytes. notes: what a user
     should know about the images."""
 
     facts: Facts
@@ -167,8 +167,8 @@ def planned(
     paced = rules.pace(config, speed, left, held_out, steps.value if steps else None)
     choices = recipe.overridden(RunConfig, (*outline.model, *paced), overrides)
     config = recipe.config(RunConfig, places.recipe.stem, choices)
-    seconds["training"] = config.train.steps * speed.step + STARTUP
-    seconds["samples and evaluation"] = rules.sampled(config) * speed.image + STARTUP
+    looking = rules.sampled(config) * speed.image  # grids of samples and evaluations
+    seconds["training"] = STARTUP + config.train.steps * speed.step + looking + STARTUP
     cost = cost_of(config, Hardware())
     images = facts.images * (1 + draft["data.flip"].value) * (draft.factor > 1)
     latents = images * 2 * math.prod(config.model.shape) * LATENT_BYTES
