@@ -1,9 +1,9 @@
-"""A folder of 96 pictures as people have them: four subjects in parts of scikit-image's photographs, of mixed
-sizes and formats, some gray, some transparent. And the figure of "Your own images".
+"""A folder of 96 images as people have them: four subjects in parts of scikit-image's photographs, of mixed
+sizes and formats, some gray, some transparent. The figure of "Your own images" is made from it:
 
-    python docs/figures/own_images.py pictures                 writes the folder
-    scaledit new pictures --out runs/own --minutes 15 --run    trains on it (docs/how-to/own-images.md)
-    python docs/figures/own_images.py pictures runs/own        draws docs/figures/own-images.png
+    python docs/figures/own_images.py pictures
+    scaledit new pictures --out runs/own --minutes 15 --run
+    cp runs/own/beside-real.png docs/figures/own-images.png
 
 The docstring of scikit-image's function states the author and license of a photograph.
 """

@@ -66,8 +66,8 @@ def _with(path: Path, ending: str) -> Path:
 @dataclass(frozen=True)
 class Plan:
     """choices: of the model's recipe. autoencoder: of the autoencoder's recipe, empty for pixels. seconds: of
-    each stage, by name; training includes its samples, evaluations and report. memory: bytes in training, beside PyTorch's own. disk: bytes. notes: what a user
-    should know about the images."""
+    each stage, by name; training includes its samples, evaluations and report. memory: bytes in training,
+    beside PyTorch's own. disk: bytes. notes: what a user should know about the images."""
 
     facts: Facts
     wish: Wish
