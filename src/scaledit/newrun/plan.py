@@ -123,7 +123,7 @@ def outlined(
     draft = rules.draft(facts, machine, wish).given(pinned)
     model = (*_data(facts, draft, places), *(one for one in draft.choices if not one.key.startswith("data.")))
     autoencoder = () if draft.factor == 1 else _autoencoder(facts, draft)
-    return Outline(draft, recipe.overridden(RunConfig, model, overrides), autoencoder)
+    return Outline(draft, recipe.overridden(RunConfig, model, _of_model(draft, overrides)), autoencoder)
 
 
 def measured(facts: Facts, outline: Outline, device: str, say: Callable[[str], None]) -> Speeds:
@@ -151,27 +151,24 @@ def planned(
 ) -> Plan:
     """The run with its steps, so that it fits into the minutes. spent: seconds of planning."""
     draft, speed = outline.draft, speeds.model
+    images = facts.images * (1 + draft["data.flip"].value)
     seconds, autoencoder = {"planning": spent}, outline.autoencoder
     if autoencoder:
         autoencoder = (*autoencoder, *rules.autoencoder_pace(speeds.autoencoder, wish))
-        steps = next(one.value for one in autoencoder if one.key == "train.steps")
-        seconds["autoencoder"] = steps * speeds.autoencoder + STARTUP
         run = _autoencoder_config(draft.factor, autoencoder)
-        passes = (run.data.image_size / (run.train.crop or run.data.image_size)) ** 2 / run.train.batch_size
-        images = facts.images * (1 + draft["data.flip"].value)
-        seconds["encoding"] = images * passes * speeds.autoencoder / TRAIN_PASSES + STARTUP
+        seconds["autoencoder"] = run.train.steps * speeds.autoencoder + STARTUP
+        seconds["encoding"] = images * _encoding_seconds(run, speeds.autoencoder) + STARTUP
     config = recipe.config(RunConfig, places.recipe.stem, outline.model)
     left = 60 * wish.minutes * (1 - MARGIN) - sum(seconds.values()) - 2 * STARTUP
     held_out = rules.held_out(facts, draft["data.holdout"].value)
     steps = recipe.given(RunConfig, overrides).get("train.steps")
     paced = rules.pace(config, speed, left, held_out, steps.value if steps else None)
-    choices = recipe.overridden(RunConfig, (*outline.model, *paced), overrides)
+    choices = recipe.overridden(RunConfig, (*outline.model, *paced), _of_model(draft, overrides))
     config = recipe.config(RunConfig, places.recipe.stem, choices)
     looking = rules.sampled(config) * speed.image  # grids of samples and evaluations
     seconds["training"] = STARTUP + config.train.steps * speed.step + looking + STARTUP
     cost = cost_of(config, Hardware())
-    images = facts.images * (1 + draft["data.flip"].value) * (draft.factor > 1)
-    latents = images * 2 * math.prod(config.model.shape) * LATENT_BYTES
+    latents = images * 2 * math.prod(config.model.shape) * LATENT_BYTES * (draft.factor > 1)
     return Plan(
         facts,
         wish,
@@ -184,6 +181,17 @@ def planned(
         disk=(config.checkpoint.keep + 1) * CHECKPOINT_BYTES * cost.params + latents,
         notes=(*rules.too_little(facts), *facts.changes(draft["data.image_size"].value)),
     )
+
+
+def _of_model(draft: Draft, overrides: Sequence[str]) -> list[str]:
+    """Those that are keys of the model's recipe: what is held out of latents is said where they are made."""
+    return [one for one in overrides if draft.factor == 1 or not one.startswith("data.holdout=")]
+
+
+def _encoding_seconds(run: AutoencoderRun, step: float) -> float:
+    """Of one image. step: seconds of a step of training."""
+    per_crop = step / run.train.batch_size / TRAIN_PASSES
+    return per_crop * (run.data.image_size / (run.train.crop or run.data.image_size)) ** 2
 
 
 def _data(facts: Facts, draft: Draft, places: Places) -> tuple[Choice, ...]:
