@@ -282,7 +282,10 @@ def _held_out(plan: Plan) -> str:
 def _time(plan: Plan) -> str:
     """12.9 of 15 min: autoencoder 5.1, training 6.2, ..."""
     parts = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in plan.seconds.items())
-    over = "" if plan.minutes <= plan.wish.minutes else " (more than you allow: the least that is useful)"
+    over = ""
+    if plan.minutes > plan.wish.minutes:
+        given = plan["train.steps"].why == recipe.GIVEN
+        over = f" (more than you allow: {'for the steps that you gave' if given else 'the least that is useful'})"
     return f"{plan.minutes:.1f} of {plan.wish.minutes:g} min{over}: {parts}, by the measured speed"
 
 
