@@ -285,7 +285,8 @@ def _time(plan: Plan) -> str:
     over = ""
     if plan.minutes > plan.wish.minutes:
         given = plan["train.steps"].why == recipe.GIVEN
-        over = f" (more than you allow: {'for the steps that you gave' if given else 'the least that is useful'})"
+        why = "for the steps that you gave" if given else "the least that is useful"
+        over = f" (more than you allow: {why})"
     return f"{plan.minutes:.1f} of {plan.wish.minutes:g} min{over}: {parts}, by the measured speed"
 
 
