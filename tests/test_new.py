@@ -49,6 +49,7 @@ def made(
     [
         ("3 images in each class", LAPTOP, 15, 64, 4, 64),
         ("photographs", LAPTOP, 15, 64, 4, 64),
+        ("photographs", LAPTOP, 45, 128, 8, 64),
         ("photographs", LAPTOP, 2, 32, 1, 64),
         ("photographs", LAPTOP, 600, 256, 8, 256),
         ("photographs", GPU, 30, 256, 8, 256),
@@ -205,6 +206,24 @@ def test_the_plan_keeps_within_the_minutes(minutes: float, step: float, image: f
         assert result.minutes <= 1.05 * minutes
     first = result.config.sample.every // rules.EARLY
     assert first * step <= 1.1 * rules.FIRST_GRID or first <= 1
+
+
+def test_a_size_that_turns_out_too_slow_gives_way_to_a_smaller_one(monkeypatch: pytest.MonkeyPatch):
+    tried: list[int] = []
+
+    def measured(_: Facts, outline: plan.Outline, *__: object) -> Speeds:
+        tried.append(outline.draft["data.image_size"].value)
+        return Speeds(Speed(2.0, 0.5), 1.0) if tried[-1] > 32 else SECONDS
+
+    monkeypatch.setattr(plan, "measured", measured)
+    said: list[str] = []
+    places, some = Places.of(Path("runs/x")), facts(50, 50)
+    result = plan.made(some, LAPTOP, Wish(45), places, (), "cpu", lambda: 9.0, said.append)
+    assert tried == [128, 64, 32] and len(said) == 2
+    assert "larger ones need more than 45 minutes" in result["data.image_size"].why
+    tried.clear()
+    asked = plan.made(some, LAPTOP, Wish(45, 128), places, (), "cpu", lambda: 9.0, said.append)
+    assert tried == [128] and asked.config.model.input_size == 16
 
 
 def test_values_given_on_the_command_line_win_and_are_marked(tmp_path: Path):

@@ -141,10 +141,8 @@ def _planned(args: argparse.Namespace, images: Path, places: Places, request: st
         _note(remark)
     wish = Wish(args.minutes, args.image_size, args.latents)
     machine = timing.this_machine(args.device)
-    outline = plan.outlined(facts, machine, wish, places, args.overrides)
-    speeds = plan.measured(facts, outline, args.device, _note)
-    spent = time.monotonic() - began
-    made = plan.planned(facts, wish, places, outline, speeds, args.overrides, spent)
+    spent = lambda: time.monotonic() - began  # noqa: E731
+    made = plan.made(facts, machine, wish, places, args.overrides, args.device, spent, _note)
     commands = stages.commands(places, made.autoencoder_config, args.device)
     model, autoencoder = header.texts(made, request, commands)
     if autoencoder is not None:

@@ -126,6 +126,30 @@ def outlined(
     return Outline(draft, recipe.overridden(RunConfig, model, _of_model(draft, overrides)), autoencoder)
 
 
+def made(
+    facts: Facts,
+    machine: Machine,
+    wish: Wish,
+    places: Places,
+    overrides: Sequence[str],
+    device: str,
+    spent: Callable[[], float],
+    say: Callable[[str], None],
+) -> Plan:
+    """The plan of a run on this machine. If what was chosen turns out too slow, smaller images are chosen.
+    spent: returns the seconds since the command began. say: told what is measured."""
+    outline = outlined(facts, machine, wish, places, overrides)
+    speeds = measured(facts, outline, device, say)
+    plan = planned(facts, wish, places, outline, speeds, overrides, spent())
+    side = outline.draft["data.image_size"].value
+    is_final = wish.image_size is not None or side == rules.SIZES[0] or bool(overrides)
+    if is_final or not rules.is_too_short(plan.config, plan.autoencoder_config):
+        return plan
+    say(f"{side}x{side} pixels would be too slow here; trying smaller ones")
+    smaller = wish._replace(largest=side - 1)
+    return made(facts, machine, smaller, places, overrides, device, spent, say)
+
+
 def measured(facts: Facts, outline: Outline, device: str, say: Callable[[str], None]) -> Speeds:
     """The speeds of what was chosen, on this machine. say: told what is measured."""
     names = tuple(name for name, _ in facts.classes)

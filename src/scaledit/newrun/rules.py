@@ -37,11 +37,13 @@ class Machine(NamedTuple):
 
 
 class Wish(NamedTuple):
-    """What the user asked for. latents: "auto", "none", "f4", "f8" or "f16"."""
+    """What the user asked for. latents: "auto", "none", "f4", "f8" or "f16". largest: size that was not found
+    to be too slow; not asked for."""
 
     minutes: float = 30.0
     image_size: int | None = None
     latents: str = "auto"
+    largest: int = 1 << 30
 
 
 class Choice(NamedTuple):
@@ -62,7 +64,7 @@ class Shape(NamedTuple):
 
 SIZES = (32, 64, 128, 256)
 """Sides of images that are chosen without a wish."""
-ENLARGED = 1.25
+ENLARGED = 1.1
 """A size is not chosen if the median image would be enlarged by more than this."""
 SHAPES = (
     Shape(96, 6, 3),
@@ -75,9 +77,11 @@ SHAPES = (
 )
 GRIDS = (16, 8)
 """Patches per side of an image: 256 or 64 tokens, whatever its size."""
-SEEN, SEEN_PARAMS = 64_000, 1e6
-"""Training images that the recipe `photos`, a model of SEEN_PARAMS parameters, needed to show its classes. A
-larger model is assumed to need more of them, with the square root of its parameters."""
+LARGEST_PATCH = 2
+"""Of latents, where another grid allows it: larger patches lose what the autoencoder keeps."""
+SEEN, SEEN_PARAMS, SEEN_TOKENS = 64_000, 1e6, 64
+"""Training images that the recipe `photos`, a model of SEEN_PARAMS parameters on SEEN_TOKENS tokens, needed
+to show its classes. It is assumed that more parameters and tokens need more, with their square roots."""
 UTILIZATION = 0.4
 """Of the measured peak, before the model's own speed is measured."""
 TRAINING_SHARE = {True: 0.5, False: 0.8}
@@ -93,8 +97,11 @@ AUTOENCODER_WORK = {4: 3.6e13, 8: 1.2e14, 16: 4e14}
 photos-ae, 240 s on 2 CPU cores of 150 GFLOP/s. f8 and f16: assumed from the sizes of their crops."""
 AUTOENCODER_SHARE = 0.3
 """Of the minutes, for training the autoencoder."""
-ENOUGH = 0.5
-"""Share of what is needed from which on a size is tried: other programs may have slowed the measurement."""
+AUTOENCODER_PIXELS = 2e7
+"""Pixels of training crops in which photos-ae learned: 2,600 steps of 8 crops of 32x32."""
+PROMISING, ENOUGH = 0.75, 0.5
+"""Shares of what is needed: a size is tried from the first on, and kept from the second on, once its speed is
+measured."""
 FEW_IMAGES = 10_000
 """With fewer images than this, models larger than DiT-S only memorize faster."""
 BATCH = {"cpu": 32, "mps": 64, "cuda": 128}
@@ -189,7 +196,7 @@ def image_size(facts: Facts, machine: Machine, wish: Wish) -> Choice:
     if wish.image_size is not None:
         return Choice(key, wish.image_size, "as you asked")
     fits = [size for size in SIZES if size <= ENLARGED * facts.side] or [SIZES[0]]
-    timely = [size for size in fits if _has_time(size, machine, wish)]
+    timely = [size for size in fits if size <= wish.largest and _has_time(size, machine, wish)]
     if not timely:
         return Choice(key, fits[0], f"the smallest size: {wish.minutes:g} minutes are little on this machine")
     if timely[-1] < fits[-1]:
@@ -206,8 +213,8 @@ def _has_time(side: int, machine: Machine, wish: Wish) -> bool:
         return False
     work = machine.flops * AUTOENCODER_SHARE * 60 * wish.minutes
     macs = macs_within(machine, training_seconds(factor, wish))
-    config = _config(SHAPES[0], min(GRIDS), side, factor, 1)
-    return work >= ENOUGH * AUTOENCODER_WORK.get(factor, 0) and _sees_enough(config, macs / ENOUGH)
+    config = _config(SHAPES[0], _grids(side, factor)[-1], side, factor, 1)
+    return work >= PROMISING * AUTOENCODER_WORK.get(factor, 0) and _sees_enough(config, macs / PROMISING)
 
 
 def space(side: int, machine: Machine, wish: Wish) -> tuple[int, str]:
@@ -232,14 +239,7 @@ def network(facts: Facts, side: int, factor: int, macs: float) -> tuple[Choice, 
     passes that training can afford."""
     classes = len(facts.classes)
     shapes = [shape for shape in SHAPES if shape.width <= 384 or facts.images >= FEW_IMAGES]
-    grids = [grid for grid in GRIDS if side % (grid * factor) == 0]
-    if not grids:
-        unit = min(GRIDS) * factor
-        low = max(unit, side // unit * unit)
-        raise UsageError(
-            f"the image size {side} must be a multiple of {unit}, so that {min(GRIDS)} patches fit into each "
-            f"side; choose {low} or {low + unit}"
-        )
+    grids = _grids(side, factor)
     grid, shape = next(
         (
             (grid, shape)
@@ -287,9 +287,27 @@ def channels(factor: int) -> int:
     return 3 if factor == 1 else load(autoencoder_recipe(factor), kind=AutoencoderRun).model.channels
 
 
+def _grids(side: int, factor: int) -> list[int]:
+    """The numbers of patches per side that are possible, finest first. Raises UsageError if none is."""
+    grids = [grid for grid in GRIDS if side % (grid * factor) == 0]
+    if not grids:
+        unit = min(GRIDS) * factor
+        low = max(unit, side // unit * unit)
+        raise UsageError(
+            f"the image size {side} must be a multiple of {unit}, so that {min(GRIDS)} patches fit into each "
+            f"side; choose {low} or {low + unit}"
+        )
+    fine = [grid for grid in grids if factor > 1 and side // (grid * factor) <= LARGEST_PATCH]
+    return fine or grids
+
+
 def _sees_enough(config: DiTConfig, macs: float) -> bool:
-    counts = flops.count(config)
-    return macs / counts.macs >= SEEN * math.sqrt(max(1.0, counts.params / SEEN_PARAMS))
+    return macs / flops.count(config).macs >= enough_images(config)
+
+
+def enough_images(config: DiTConfig) -> float:
+    """Training images after which a model is assumed to show its classes."""
+    return SEEN * math.sqrt(max(1.0, flops.count(config).params / SEEN_PARAMS) * config.tokens / SEEN_TOKENS)
 
 
 def _config(shape: Shape, grid: int, side: int, factor: int, classes: int) -> DiTConfig:
@@ -451,6 +469,16 @@ def pace(
         Choice("sample.every", every, f"and at 1/8, 1/4 and 1/2 of it: the first grid after {first:.0f} s"),
         *evaluation(judged, held_out, steps),
     )
+
+
+def is_too_short(config: RunConfig, autoencoder: AutoencoderRun | None) -> bool:
+    """Whether a planned run is shorter, at the measured speed, than what shows the classes."""
+    if config.train.steps * config.train.batch_size < ENOUGH * enough_images(config.model):
+        return True
+    if autoencoder is None:
+        return False
+    side = autoencoder.train.crop or autoencoder.data.image_size
+    return autoencoder.train.steps * autoencoder.train.batch_size * side**2 < ENOUGH * AUTOENCODER_PIXELS
 
 
 def autoencoder_pace(step: float, wish: Wish) -> tuple[Choice, ...]:
