@@ -142,7 +142,7 @@ def made(
     speeds = measured(facts, outline, device, say)
     plan = planned(facts, wish, places, outline, speeds, overrides, spent())
     side = outline.draft["data.image_size"].value
-    is_final = wish.image_size is not None or side == rules.SIZES[0] or bool(overrides)
+    is_final = wish.image_size is not None or side < rules.LEAST_GIVEN_UP or bool(overrides)
     if is_final or not rules.is_too_short(plan.config, plan.autoencoder_config):
         return plan
     say(f"{side}x{side} pixels would be too slow here; trying smaller ones")
