@@ -220,7 +220,7 @@ def test_a_size_that_turns_out_too_slow_gives_way_to_a_smaller_one(monkeypatch: 
     places, some = Places.of(Path("runs/x")), facts(50, 50)
     result = plan.made(some, LAPTOP, Wish(45), places, (), "cpu", lambda: 9.0, said.append)
     assert tried == [128, 64] and len(said) == 1
-    assert "larger ones need more than 45 minutes" in result["data.image_size"].why
+    assert "larger ones need more than 45 minutes" in result.draft["data.image_size"].why
     tried.clear()
     asked = plan.made(some, LAPTOP, Wish(45, 128), places, (), "cpu", lambda: 9.0, said.append)
     assert tried == [128] and asked.config.model.input_size == 16
