@@ -39,7 +39,8 @@ INK = (40, 46, 52)
 PAPER = 255
 FONT, BOLD = "DejaVuSans.ttf", "DejaVuSans-Bold.ttf"
 """Fonts that are installed with matplotlib."""
-ELLIPSIS = "…"
+ELLIPSIS, MISSING = "…", "\uffff"
+"""MISSING: a character that no font has."""
 BOX = "images"
 """The key of a PNG's origin with the box of all its images: left, top, right, bottom."""
 LARGEST = 1 << 26
@@ -83,57 +84,106 @@ class Sheet(NamedTuple):
 def sheet(blocks: Sequence[Block]) -> Sheet:
     """Blocks of images of equal sizes below each other, on white, with their names. Names are shortened to
     LONGEST."""
-    first = np.concatenate([block.cells[:1, 0] for block in blocks])
-    cell = images.grid(first[0], first.shape[1], GAP)
-    tall, wide = cell.shape[:2]
-    size = max(SMALLEST_TYPE, tall // SHARE)
-    blocks = [_shortened(block, size) for block in blocks]
-    margin = max((_width(name, FONT, size) for block in blocks for name in block.rows), default=0)
-    margin = max([margin, *(_width(block.title, BOLD, size) for block in blocks)])
-    margin += EDGE if margin else 0
-    left = margin + BETWEEN // 2 if margin else 0
-    names = max((_width(name, FONT, size) for block in blocks for name in block.columns), default=0)
-    across = max(wide - GAP, names) + BETWEEN
-    line = round(1.5 * size)
-    drawn: list[tuple[tuple[float, float], str, str, str]] = []
-    pasted: list[tuple[Box, np.ndarray]] = []
-    y = 0
+    look = _Look.of(blocks)
+    cells: list[tuple[Box, np.ndarray]] = []
+    texts: list[_Text] = []
+    bottom = 0
     for block in blocks:
-        y += BETWEEN if pasted else 0
-        columns = block.cells.shape[1]
-        pitch = across if block.columns else wide - GAP
-        if block.columns or block.title:
-            drawn.append(((EDGE, y + line / 2), block.title, "lm", BOLD))
-            centers = [left + j * pitch + wide / 2 for j in range(columns)]
-            if names > wide:  # names that are wider than the cells begin where these do
-                centers = [left + j * pitch + names / 2 for j in range(columns)]
-            drawn += [
-                ((x, y + line / 2), name, "mm", FONT) for x, name in zip(centers, block.columns, strict=False)
-            ]
-            y += line
-        down = tall - GAP + (line if block.below else 0)
-        for i, row in enumerate(block.cells):
-            name = block.rows[i] if block.rows else ""
-            drawn.append(((margin, y + i * down + tall / 2), name, "rm", FONT))
-            for j, inside in enumerate(row):
-                x, top = left + j * pitch, y + i * down
-                pasted.append((Box(x, top, x + wide, top + tall), images.grid(inside, len(inside), GAP)))
-                if block.below:
-                    name = shortened(block.below[i * columns + j], wide, FONT, size)
-                    drawn.append(((x + wide / 2, top + tall + line / 2 - GAP), name, "mm", FONT))
-        y += len(block.cells) * down + GAP
-    right = max(box.right for box, _ in pasted)
-    right = max([right, *(left + len(b.columns) * across - BETWEEN for b in blocks)])
-    canvas = np.full((y, right, 3), PAPER, np.uint8)
-    picture = Image.fromarray(canvas)
+        bottom = _lay_out(look.shortened(block), look, bottom + (BETWEEN if cells else 0), cells, texts)
+    right = max(box.right for box, _ in cells)
+    right = max([right, *(look.left + len(block.columns) * look.across - BETWEEN for block in blocks)])
+    picture = Image.new("RGB", (right, bottom), (PAPER,) * 3)
     pen = ImageDraw.Draw(picture)
-    for place, name, anchor, face in drawn:
-        if name:
-            pen.text(place, name, fill=INK, font=_font(face, size), anchor=anchor)
+    for text in texts:
+        font = _font(text.face, look.size)
+        pen.text((text.x, text.y), text.text, fill=INK, font=font, anchor=text.anchor)
     canvas = np.array(picture)
-    for box, pixels in pasted:
+    for box, pixels in cells:
         canvas[box.top : box.bottom, box.left : box.right] = pixels
-    return Sheet(canvas, tuple(box for box, _ in pasted))
+    return Sheet(canvas, tuple(box for box, _ in cells))
+
+
+class _Text(NamedTuple):
+    """A name at a point of the sheet; anchor: as Pillow has it."""
+
+    x: float
+    y: float
+    text: str
+    anchor: str
+    face: str = FONT
+
+
+class _Look(NamedTuple):
+    """Measures of a sheet in pixels. size: of the type. tall, wide: of a cell. left: where the cells begin.
+    across: from a named column of cells to the next one. names: width of the longest name of a column."""
+
+    size: int
+    tall: int
+    wide: int
+    left: int
+    across: int
+    names: int
+
+    @property
+    def line(self) -> int:
+        return round(1.5 * self.size)
+
+    @classmethod
+    def of(cls, blocks: Sequence[Block]) -> _Look:
+        first = blocks[0].cells[0, 0]
+        tall, wide = images.grid(first, len(first), GAP).shape[:2]
+        size = max(SMALLEST_TYPE, tall // SHARE)
+        look = cls(size, tall, wide, 0, 0, 0)
+        blocks = [look.shortened(block) for block in blocks]
+        margin = max(
+            max((_width(name, face, size) for name in names), default=0)
+            for block in blocks
+            for names, face in ((block.rows, FONT), ([block.title], BOLD))
+        )
+        names = max((_width(name, FONT, size) for block in blocks for name in block.columns), default=0)
+        return look._replace(
+            left=EDGE + margin + BETWEEN // 2 if margin else 0,
+            across=max(wide - GAP, names) + BETWEEN,
+            names=names,
+        )
+
+    def shortened(self, block: Block) -> Block:
+        widest = LONGEST * self.size
+        return block._replace(
+            rows=[shortened(name, widest, FONT, self.size) for name in block.rows],
+            columns=[shortened(name, widest, FONT, self.size) for name in block.columns],
+            title=shortened(block.title, widest, BOLD, self.size),
+            below=[shortened(name, self.wide, FONT, self.size) for name in block.below],
+        )
+
+
+def _lay_out(
+    block: Block, look: _Look, top: int, cells: list[tuple[Box, np.ndarray]], texts: list[_Text]
+) -> int:
+    """Appends the cells and the names of a block that begins at `top`; returns where it ends."""
+    columns: int = block.cells.shape[1]
+    pitch = look.across if block.columns else look.wide - GAP
+    if block.columns or block.title:
+        texts.append(_Text(EDGE, top + look.line / 2, block.title, "lm", BOLD))
+        for j, name in enumerate(block.columns):
+            middle = (
+                max(look.wide, look.names) / 2
+            )  # a name that is wider than its cell begins where that does
+            texts.append(_Text(look.left + j * pitch + middle, top + look.line / 2, name, "mm"))
+        top += look.line
+    down = look.tall - GAP + (look.line if block.below else 0)
+    for i, row in enumerate(block.cells):
+        y = top + i * down
+        if block.rows:
+            texts.append(_Text(look.left - BETWEEN // 2, y + look.tall / 2, block.rows[i], "rm"))
+        for j, inside in enumerate(row):
+            x = look.left + j * pitch
+            box = Box(x, y, x + look.wide, y + look.tall)
+            cells.append((box, images.grid(inside, len(inside), GAP)))
+            if block.below:
+                name = block.below[i * columns + j]
+                texts.append(_Text(x + look.wide / 2, box.bottom + look.line / 2 - GAP, name, "mm"))
+    return top + len(block.cells) * down + GAP
 
 
 def rows(made: np.ndarray, columns: int, names: Sequence[str]) -> Sheet:
@@ -176,11 +226,18 @@ def _has(character: str) -> bool:
         return True
     if unicodedata.category(character)[0] in "MC" or unicodedata.bidirectional(character) in ("R", "AL"):
         return False
-    font = _font(FONT, SMALLEST_TYPE)
     try:
-        return bytes(font.getmask(character)) != bytes(font.getmask("\uffff"))
+        return _drawn(character) != _drawn(MISSING)
     except (UnicodeError, OSError):  # a bitmap font of Latin letters
         return character.isascii()
+
+
+def _drawn(character: str) -> bytes:
+    """The pixels of a character; those of MISSING if the font does not have it."""
+    picture = Image.new("L", (4 * SMALLEST_TYPE, 2 * SMALLEST_TYPE))
+    place = (SMALLEST_TYPE, SMALLEST_TYPE // 2)
+    ImageDraw.Draw(picture).text(place, character, fill=255, font=_font(FONT, SMALLEST_TYPE))
+    return picture.tobytes()
 
 
 @functools.cache
@@ -207,15 +264,6 @@ def shortened(text: str, widest: float, face: str = FONT, size: int = SMALLEST_T
     while kept and _width(f"{text[:kept].rstrip()}{mark}", face, size) > widest:
         kept -= 1
     return f"{text[:kept].rstrip()}{mark}"
-
-
-def _shortened(block: Block, size: int) -> Block:
-    widest = LONGEST * size
-    return block._replace(
-        rows=[shortened(name, widest, FONT, size) for name in block.rows],
-        columns=[shortened(name, widest, FONT, size) for name in block.columns],
-        title=shortened(block.title, widest, BOLD, size),
-    )
 
 
 def images_in(png: bytes) -> np.ndarray:

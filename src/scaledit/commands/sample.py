@@ -185,8 +185,8 @@ def _grid(args: argparse.Namespace, out: Path, lists: dict[str, tuple[Any, ...]]
 
 
 def _as_trained(args: argparse.Namespace) -> argparse.Namespace:
-    """The arguments without those that say how the model is sampled, which each cell changes anew: a sampler
-    keeps fields of the one that it replaces, which must be the run's, not that of another cell."""
+    """The arguments without those that say how the model is sampled, which each cell changes for itself: a
+    sampler keeps fields of the one that it replaces, which must be the run's, not that of another cell."""
     common.check_overrides(args.overrides, common.SECTIONS)
     kept = [word for word in args.overrides if word.startswith("autoencoder.")]
     return argparse.Namespace(**{**vars(args), **dict.fromkeys(common.SHORT), "overrides": kept})
