@@ -2,7 +2,7 @@
 
 python benchmarks/features.py  ->  benchmarks/results/features.json
 
-The reference is 12 x 8 training crops. Compared with it are 12 x 8 images each: other training crops, fresh
+The reference is 12 x 4 training crops. Compared with it are 12 x 4 images each: other training crops, fresh
 crops of the training regions, held-out crops of other regions, and the fresh crops blurred or with noise.
 """
 
@@ -25,7 +25,7 @@ from scaledit.evaluation.features import FeatureNetwork
 from scaledit.evaluation.metrics import frechet_distance, kid
 
 RESULTS = Path(__file__).parent / "results" / "features.json"
-EACH = 8
+EACH = 4
 """Crops per photograph."""
 NOISE = (10, 30, 60)
 """Standard deviations in levels of 0..255."""

@@ -340,7 +340,7 @@ def test_results_of_0_1_are_read_with_every_key_and_title_they_had():
 
 def test_directions_and_fractions_of_metrics():
     columns = built_in_columns()
-    fractions = {"class_accuracy", "precision", "recall", "coverage"}
+    fractions = {"class_accuracy", "nearest_mean_accuracy", "precision", "recall", "coverage"}
     assert {key for key, column in columns.items() if column.fraction} == fractions
     higher = {key for key, column in columns.items() if column.better == "higher"}
     assert higher == {*fractions, "density", "inception_score", "class_score"}

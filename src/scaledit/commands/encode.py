@@ -163,7 +163,7 @@ def run(args: argparse.Namespace) -> None:
         # After `encode`, which refuses a folder that holds something else; shards write it once.
         kept = None
         if held_out is not None and shard.i == 0:
-            kept = write(args.out, held_out, args.holdout, args.on_bad)
+            kept = write(args.out, held_out, args.holdout or 0.0, args.on_bad)
     if args.json:
         record = {} if kept is None else {"held_out": kept.held_out, "held_out_stored": kept.images}
         terminal.say_json({**result._asdict(), "out": str(result.out), **record})

@@ -63,7 +63,7 @@ def write(
     """
     pipeline = load(run, device, allow_import=allow_import)
     events, foreign = read_events(run)
-    sections: dict[str, object] = dict.fromkeys(("samples", "quality", "nearest", "decoders"))
+    sections: dict[str, object] = {"samples": None, "quality": None, "nearest": None, "decoders": None}
     headline = _headline(pipeline, events)
     judge, reasons = _judge(pipeline, Allowed.only(allow_import, str(run)))
     if judge is not None:

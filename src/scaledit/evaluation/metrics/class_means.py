@@ -58,15 +58,16 @@ class ClassResult(NamedTuple):
     def of(cls, value: object) -> ClassResult:
         """The inverse of `_asdict`. Raises UsageError for another value."""
         table: Mapping[str, Any] = value if isinstance(value, Mapping) else {}
-        counts = [table.get("held_out"), table.get("samples")]
-        shares = [table.get("real"), table.get("accuracy")]
+        one = cls(*(table.get(name) for name in cls._fields))  # pyright: ignore[reportArgumentType]
         if not (
-            isinstance(table.get("name"), str)
-            and all(type(count) is int and count >= 0 for count in counts)
-            and all(x is None or (isinstance(x, int | float) and 0 <= x <= 1) for x in shares)
+            isinstance(one.name, str)
+            and all(type(count) is int and count >= 0 for count in (one.held_out, one.samples))
+            and all(
+                x is None or (isinstance(x, int | float) and 0 <= x <= 1) for x in (one.real, one.accuracy)
+            )
         ):
             raise UsageError(f"its by_class holds {shown(value)}")
-        return cls(table["name"], counts[0], shares[0], counts[1], shares[1])
+        return one
 
 
 def class_means(pool: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -80,7 +81,8 @@ def class_means(pool: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarra
 def nearest_mean(pool: np.ndarray, means: np.ndarray) -> np.ndarray:
     """The class (N,) whose mean is nearest to each of (N, D) features, in Euclidean distance; classes without
     a mean (nan) are never the nearest."""
-    x, known = pool.astype(np.float64), np.isfinite(means).all(axis=1)
+    x = pool.astype(np.float64)
+    known = np.isfinite(means.sum(axis=1))
     centers = np.where(known[:, None], means, 0)
     squares = (x**2).sum(1)[:, None] - 2 * x @ centers.T + (centers**2).sum(1)
     return np.where(known, squares, np.inf).argmin(axis=1)
@@ -96,8 +98,8 @@ def by_class(
 
     def counted(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
         labels = np.concatenate([labels for _, labels in pairs])
-        right = np.concatenate([nearest_mean(pool, means) == labels for pool, labels in pairs])
-        n = np.bincount(labels, minlength=len(class_names))
+        found = np.concatenate([nearest_mean(pool, means) for pool, _ in pairs])
+        n, right = np.bincount(labels, minlength=len(class_names)), np.equal(found, labels)
         return n, np.bincount(labels[right], minlength=len(class_names))
 
     (n_real, right_real), (n, right) = counted([held_out]), counted(sets)
