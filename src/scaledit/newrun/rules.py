@@ -92,9 +92,10 @@ samples are still mosaics of tiles (docs/log.md)."""
 FACTORS = ((64, 4), (512, 8))
 """(largest side, downsampling of its autoencoder); f16 above."""
 SMALL = "images of this size are small enough to be learned as they are"
-AUTOENCODER_WORK = {4: 3.6e13, 8: 1.2e14, 16: 4e14}
+AUTOENCODER_WORK = {4: 3.6e13, 8: 7.2e13, 16: 1.4e14}
 """FLOP, of the measured peak, in which an autoencoder of image files learns enough. f4: that of the recipe
-photos-ae, 240 s on 2 CPU cores of 150 GFLOP/s. f8 and f16: assumed from the sizes of their crops."""
+photos-ae, 240 s on 2 CPU cores of 150 GFLOP/s. A pixel costs f8 and f16 about as much as f4
+(benchmarks/results/autoencoder-speed.json); it is assumed that they need two and four times as many."""
 AUTOENCODER_SHARE = 0.3
 """Of the minutes, for training the autoencoder."""
 AUTOENCODER_PIXELS = 2e7
