@@ -267,7 +267,8 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
     """What was chosen, why, and what it will cost: labels and sentences."""
     facts, config = plan.facts, plan.config
     side = plan.draft["data.image_size"]
-    epochs = config.train.steps * config.train.batch_size / max(1, facts.images)
+    training = facts.images - rules.held_out(facts, plan.draft["data.holdout"].value)
+    epochs = config.train.steps * config.train.batch_size / training
     model = config.model
     return [
         ("images", facts.in_words()),
