@@ -32,9 +32,16 @@ ORDER = (
     *("compare", "plan", "models", "paper", "completion", "autoencoder", "study"),
 )
 """In which examples run: later ones use what earlier ones wrote."""
-MINUTES = ("autoencoder train", "study", "--study docs/studies", "--to program")
+MINUTES = ("scaledit new", "autoencoder train", "study", "--study docs/studies", "--to program")
 """What examples say that take long."""
 SHORT = (*TINY, "train.steps=2", "evaluate.num=20", "evaluate.seeds=1")
+SHORT_NEW = (
+    "model.hidden_size=16",
+    "model.depth=1",
+    "model.num_heads=2",
+    "train.steps=2",
+    "evaluate.every=0",
+)
 SHORT_AUTOENCODER = ("model.widths=[8,8]", "train.batch_size=4", "train.steps=2", "evaluate.num=6")
 
 
@@ -65,6 +72,8 @@ def shortened(example: Example) -> list[str]:
         return ["4" if before == "--until" else word for before, word in itertools.pairwise(["", *words])]
     if words[0] == "train":
         return [*words, *SHORT]
+    if words[0] == "new":
+        return [*words, *SHORT_NEW]
     return [*words, *SHORT_AUTOENCODER] if words[:2] == ["autoencoder", "train"] else words
 
 

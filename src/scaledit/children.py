@@ -16,11 +16,12 @@ from scaledit.posix import STOP_SIGNALS, require
 
 @contextlib.contextmanager
 def started(
-    arguments: Sequence[str], environments: Iterable[Mapping[str, str]]
+    arguments: Sequence[str], environments: Iterable[Mapping[str, str]], *, silent: bool = False
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Starts `scaledit *arguments` once for each environment. Ctrl-C and stop signals sent to this process
     reach each child once, and so does Ctrl-Z: the children stop, then this process, and they continue with
-    it. Children that still run at the end of the block are killed. Raises UsageError on Windows."""
+    it. Children that still run at the end of the block are killed. silent: what they print on standard output
+    goes nowhere. Raises UsageError on Windows."""
     require("running several processes")
     command = [sys.executable, "-m", "scaledit.cli", *arguments]
     children: list[subprocess.Popen[bytes]] = []
@@ -49,7 +50,10 @@ def started(
             # they can handle it (scaledit.cli).
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
             try:
-                child = subprocess.Popen(command, env=dict(environment), start_new_session=True)
+                output = subprocess.DEVNULL if silent else None
+                child = subprocess.Popen(
+                    command, env=dict(environment), start_new_session=True, stdout=output
+                )
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             children.append(child)

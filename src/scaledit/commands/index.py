@@ -22,6 +22,7 @@ from scaledit.commands import (
     evaluate,
     generate,
     models,
+    new,
     paper,
     plan,
     recipes,
@@ -33,7 +34,7 @@ from scaledit.commands import (
 from scaledit.commands.parsing import Example, Formatter, Parser, layout
 
 GROUPS: Mapping[str, Mapping[str, ModuleType]] = {
-    "Train": {"recipes": recipes, "train": train, "autoencoder": autoencoder},
+    "Train": {"new": new, "recipes": recipes, "train": train, "autoencoder": autoencoder},
     "Sample": {"sample": sample, "generate": generate},
     "Evaluate": {"evaluate": evaluate, "compare": compare, "reference": reference},
     "Data": {"data": data, "encode": encode},

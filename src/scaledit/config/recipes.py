@@ -170,7 +170,12 @@ def override(key: str, value: Any) -> str:
 def toml(value: Any) -> str:
     """A plain value as one line of TOML. Raises TypeError or ValueError if that is impossible."""
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{json.dumps(key)} = {toml(inner)}' for key, inner in value.items())}}}"
+        return f"{{{', '.join(f'{_key(key)} = {toml(inner)}' for key, inner in value.items())}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(toml, value))}]"
-    return json.dumps(value)  # JSON and TOML write strings, numbers and booleans alike
+    # JSON and TOML write strings, numbers and booleans alike, except that TOML has no surrogate pairs.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else toml(key)

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from scaledit.data.decode import BadImage, crop, decode
 from scaledit.data.sets import Batch, Images, flipped_at
 from scaledit.data.sources import Source
 from scaledit.errors import RunError
+
+KEPT = 1 << 28
+"""Bytes per process: the crops of a set that fits are made once, not at each step."""
 
 
 @dataclass(frozen=True)
@@ -77,20 +80,35 @@ class ImageFiles:
             return [self._read(i) for i in indices]
         return list(_pool(self.threads).map(self._read, indices))
 
-    def _read(self, i: int) -> Tensor | BadImage:
+    @cached_property
+    def _kept(self) -> dict[int, np.ndarray] | None:
+        """The crops that this process has made, (S, S, 3) uint8; None if not all of the set would fit."""
+        return {} if 3 * self.side**2 * len(self) <= KEPT else None
+
+    def _read(self, i: int, keep: bool = False) -> Tensor | BadImage:
         try:
-            color = background_color(self.behind)
-            pixels = crop(decode(self.source.read(i), self.names[i], color), self.side)
+            pixels = self._kept_pixels(i) if keep and self._kept is not None else self._pixels(i)
         except BadImage as error:
             return error
         except OSError as error:
             return BadImage(f"{self.names[i]} cannot be read: {error.strerror or error}")
         return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1
 
+    def _kept_pixels(self, i: int) -> np.ndarray:
+        assert self._kept is not None
+        if i not in self._kept:
+            self._kept[i] = self._pixels(i)
+        return self._kept[i]
+
+    def _pixels(self, i: int) -> np.ndarray:
+        color = background_color(self.behind)
+        return crop(decode(self.source.read(i), self.names[i], color), self.side)
+
     def batch(self, indices: np.ndarray, positions: range, seed: int) -> Batch:
         """Raises RunError naming an image that cannot be used."""
         images = []
-        for image in self.read(indices.tolist()):
+        for i in indices.tolist():
+            image = self._read(i, keep=True)
             if isinstance(image, BadImage):
                 raise RunError(f"{image}; scaledit data inspect {self.source.path} lists all such images")
             images.append(image)

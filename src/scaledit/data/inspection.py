@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from scaledit.callbacks import Progress
-from scaledit.data.background import DEFAULT, Color, background_color
+from scaledit.data.background import DEFAULT, NAMED, Color, background_color
 from scaledit.data.decode import EXTREME, BadImage, Header, crop, decode, header
 from scaledit.data.latents import Index
 from scaledit.data.sources import Source, open_source
@@ -26,6 +26,7 @@ from scaledit.data.unused import Unused
 from scaledit.errors import counted, printable
 from scaledit.files.manifest import mismatch
 
+WHITE = NAMED["white"]
 THUMBNAIL, A_ROW, ROWS, MARGIN = 64, 8, 40, 150
 SHOWN = 20
 """Lines of a list in the terminal; --json lists everything."""
@@ -89,17 +90,7 @@ def images(
     image_key: see `open_source`. Raises UsageError if there are no images."""
     color = background_color(background)
     source = open_source(path, split, image_key)
-    headers: list[Header] = []
-    refused: list[str] = []
-    with ThreadPoolExecutor(workers) as pool:
-        results = pool.map(lambda i: _look(source, i, headers_only, color), range(len(source)))
-        for done, result in enumerate(results, 1):
-            if isinstance(result, Header):
-                headers.append(result)
-            else:
-                refused.append(str(result))
-            if progress is not None:
-                progress(done, len(source))
+    headers, refused = look(source, range(len(source)), headers_only, workers, progress, color)
     side = image_size or usual_side(headers)
     chosen = f"{side}" if image_size else f"{side}, which 9 in 10 images reach; --image-size sets another"
     counts = np.bincount(source.labels, minlength=len(source.class_names)).tolist()
@@ -118,7 +109,7 @@ def images(
         },
         classes=dict(zip(source.class_names, counts, strict=True)),
         refused=tuple(refused),
-        warnings=(*source.notes, *_warnings(headers, side, background)),
+        warnings=(*source.notes, *changes(headers, side, background)),
         sheet=_sheet(source, color),
         unused=source.unused,
     )
@@ -139,7 +130,36 @@ def usual_side(headers: Sequence[Header]) -> int:
     return max((side for side in SIDES if side <= reached), default=reached)
 
 
-def _warnings(headers: list[Header], image_size: int, background: str) -> list[str]:
+class Looked(NamedTuple):
+    """headers: of the images that can be used. refused: the others, each with its name and the reason."""
+
+    headers: list[Header]
+    refused: list[str]
+
+
+def look(
+    source: Source,
+    indices: Sequence[int],
+    headers_only: bool,
+    workers: int,
+    progress: Progress | None = None,
+    color: Color | None = WHITE,
+) -> Looked:
+    """Looks at the images of `source` at `indices`. workers: threads. color: behind transparent images."""
+    looked = Looked([], [])
+    with ThreadPoolExecutor(workers) as pool:
+        results = pool.map(lambda i: _look(source, i, headers_only, color), indices)
+        for done, result in enumerate(results, 1):
+            if isinstance(result, Header):
+                looked.headers.append(result)
+            else:
+                looked.refused.append(str(result))
+            if progress is not None:
+                progress(done, len(indices))
+    return looked
+
+
+def changes(headers: Sequence[Header], image_size: int, background: str = DEFAULT) -> list[str]:
     """A line for each kind of image that is changed more than by scaling down and cropping."""
     dropped = background_color(background) is None
     alpha = "alpha is ignored" if dropped else f"composited on {background}"
