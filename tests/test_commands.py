@@ -28,7 +28,7 @@ from tiny import TINY
 
 REPOSITORY = Path(__file__).parent.parent
 ORDER = (
-    *("recipes", "train", "encode", "data", "sample", "generate", "evaluate", "reference", "convert"),
+    *("recipes", "train", "new", "encode", "data", "sample", "generate", "evaluate", "reference", "convert"),
     *("compare", "plan", "models", "paper", "completion", "autoencoder", "study"),
 )
 """In which examples run: later ones use what earlier ones wrote."""
