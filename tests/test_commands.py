@@ -28,7 +28,7 @@ from tiny import TINY
 REPOSITORY = Path(__file__).parent.parent
 ORDER = (
     *("recipes", "train", "encode", "data", "sample", "generate", "evaluate", "reference", "convert"),
-    *("compare", "plan", "models", "paper", "completion", "autoencoder", "study"),
+    *("compare", "plan", "models", "paper", "completion", "autoencoder", "study", "new"),
 )
 """In which examples run: later ones use what earlier ones wrote."""
 MINUTES = ("scaledit new", "autoencoder train", "study", "--study docs/studies", "--to program")
