@@ -200,10 +200,17 @@ def open_judge(
     network = extractor.load(device)
     needs_images = any("pool" in metric.of_reference for metric in metrics)
     reference = open_reference(path, network, needs_images, allow_jpeg, progress)
+    few = None if reference.pool is None else len(reference.pool)
+    [metrics], too_few = _chosen_metrics(config.metrics, [extractor], allowed, few=few)
     view = View(extractor, network, reference, metrics)
     check_reference(view)
-    facts, remarks = {"extractor_choice": choice.why}, tuple(choice.remarks)
+    facts, remarks = {"extractor_choice": choice.why}, (*choice.remarks, *_left_out(too_few, few))
     return Judge((view,), config.precision, str(device), facts=facts, remarks=remarks)
+
+
+def _left_out(names: Sequence[str], few: int | None) -> list[str]:
+    """A sentence on the metrics that need more than `few` images, if there are any."""
+    return [f"left out, because they need more than {few} images: {', '.join(names)}"] if names else []
 
 
 def open_run_judge(
@@ -270,8 +277,7 @@ def _judge_of_own(
     remarks = list(choice.remarks)
     if features.n < own.all:
         remarks.append(f"{features.n} of the {own.all} held-out images are used, evenly over the classes")
-    if too_few:
-        remarks.append(f"left out, because they need more than {few} images: {', '.join(too_few)}")
+    remarks += _left_out(too_few, few)
     judge = Judge((view,), config.precision, str(device), None, held_out, facts, tuple(remarks), own)
     if len(like_held_out) < 2:
         return judge
