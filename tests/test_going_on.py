@@ -101,7 +101,7 @@ def test_a_run_extended_from_30_to_60_steps_is_one_of_60(tmp_path: Path):
     run(tmp_path / "whole", "train.steps=60", *every)
     run(tmp_path / "longer", "train.steps=30", *every)
     events = list(events_of(asked(tmp_path / "longer", "--until", "60").config, tmp_path / "longer"))
-    assert events[0]._replace(step=0) == Started("digits", 0, 60, "cpu", 1, 15344, 35584, 1438)
+    assert events[0]._replace(step=0) == Started("digits", 0, 60, "cpu", 1, 15344, 35584, 1438, trained=15344)
     assert events[1] == Changed(30, ["train.steps: 30 -> 60"], 16)
     assert identical(weights(tmp_path / "longer"), weights(tmp_path / "whole"))
     assert losses(tmp_path / "longer") == losses(tmp_path / "whole")
