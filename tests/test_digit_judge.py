@@ -48,6 +48,7 @@ def test_the_shipped_classifier_generalizes_to_held_out_digits():
     assert accuracy(judge.trained().network, digits(held_out=True)) >= 0.99
 
 
+@pytest.mark.slow
 def test_retraining_gives_a_similar_classifier():
     """Not the same bits on every machine: processors sum in different orders, and 600 steps follow."""
     again, x = judge.train(), digits(held_out=True)

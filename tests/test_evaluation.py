@@ -254,6 +254,7 @@ def test_weights_with_nan_are_reported(tmp_path: Path, weights: Path, capsys):
 # References and results
 
 
+@pytest.mark.slow
 def test_all_forms_of_a_reference_give_the_same_metrics(tmp_path: Path, weights: Path):
     """Statistics written by `scaledit reference`, ADM's own file, and the images themselves."""
     real = folder(tmp_path / "real", formulas.images("real", 10, 64))

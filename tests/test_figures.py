@@ -546,6 +546,7 @@ def test_guidance_of_the_paper_is_its_tables_2_and_3(rendered: dict[str, figures
     ]
 
 
+@pytest.mark.slow
 def test_the_same_table_gives_the_same_bytes(tables: dict[str, Table], rendered: dict[str, figures.Plot]):
     again = (figures.best(study()), figures.compute(study(), FIT, FIT), figures.samples(study()))
     for plot in again:

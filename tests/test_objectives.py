@@ -112,6 +112,7 @@ def off(a: Trained, b: Trained, prefix: str = "") -> float:
     return max(found)
 
 
+@pytest.mark.slow
 def test_two_ranks_train_an_objective_as_one_process(tmp_path: Path):
     """Copies, shards, uneven shards with micro-batches; at the paper's rate, as in test_ranks."""
     paper = (

@@ -170,6 +170,7 @@ def test_a_spike_is_only_told_of_without_rollback_or_a_checkpoint(tmp_path: Path
         assert isinstance(events[-1], Finished)
 
 
+@pytest.mark.slow
 def test_two_ranks_go_back_together(tmp_path: Path):
     jobs = {
         "copies": poisoned(tmp_path / "copies"),

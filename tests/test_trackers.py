@@ -149,6 +149,7 @@ def process(out: Path, step: int, what: str, *overrides: str, **env: str) -> sub
     return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_twice_has_every_step_once(tmp_path: Path):
     """The first time before W&B has written a line, then after it has written more than was saved."""
     out = tmp_path / "run"
