@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from scaledit import terminal
 from scaledit.commands import common
 from scaledit.commands.parsing import Example
-from scaledit.errors import UsageError, printable
+from scaledit.errors import UsageError, no_such, printable
 
 if TYPE_CHECKING:
     from scaledit.newrun.plan import Places, Plan
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--minutes must be at least {SHORTEST:g} and at most a year, got {args.minutes:g}")
     images = args.images.expanduser()
     if not images.exists():
-        raise UsageError(f"{images} does not exist; give the folder of your images")
+        raise UsageError(no_such(images))
     for path in filter(None, (images, args.out)):
         if printable(path) != str(path):
             raise UsageError(f"the name {path} has characters that a recipe cannot hold; rename it")
@@ -203,7 +203,7 @@ def _finish(
     """Draws samples beside real images, and says where everything is."""
     from scaledit.config import load
     from scaledit.newrun import beside
-    from scaledit.report.run import REPORT
+    from scaledit.report.page import REPORT
 
     config = load(str(places.recipe))
     with common.interruptible(f"the model is trained; {common.RESUMES}"):
