@@ -92,14 +92,15 @@ samples are still mosaics of tiles (docs/log.md)."""
 FACTORS = ((64, 4), (512, 8))
 """(largest side, downsampling of its autoencoder); f16 above."""
 SMALL = "images of this size are small enough to be learned as they are"
-AUTOENCODER_WORK = {4: 3.6e13, 8: 7.2e13, 16: 1.4e14}
-"""FLOP, of the measured peak, in which an autoencoder of image files learns enough. f4: that of the recipe
-photos-ae, 240 s on 2 CPU cores of 150 GFLOP/s. A pixel costs f8 and f16 about as much as f4
-(benchmarks/results/autoencoder-speed.json); it is assumed that they need two and four times as many."""
+AUTOENCODER_PIXELS = {4: 2e7, 8: 6e7, 16: 1.2e8}
+"""Pixels of training crops in which an autoencoder of image files learns enough. f4: those of the recipe
+photos-ae, 2,600 steps of 8 crops of 32x32. At half of that, f4 reached 24.0 dB, and f8 20.1 dB with samples
+of dull colors (docs/log.md). It is assumed that f8 and f16 need three and six times as many."""
+AUTOENCODER_WORK = 1.8e6
+"""FLOP, of the measured peak, for each of these pixels: photos-ae took 240 s on 2 CPU cores of 150 GFLOP/s.
+A pixel costs f8 and f16 about as much as f4 (benchmarks/results/autoencoder-speed.json)."""
 AUTOENCODER_SHARE = 0.3
 """Of the minutes, for training the autoencoder."""
-AUTOENCODER_PIXELS = 2e7
-"""Pixels of training crops in which photos-ae learned: 2,600 steps of 8 crops of 32x32."""
 PROMISING, ENOUGH = 0.75, 0.5
 """Shares of what is needed: a size is tried from the first on, and kept from the second on, once its speed is
 measured."""
@@ -217,7 +218,8 @@ def _has_time(side: int, machine: Machine, wish: Wish) -> bool:
     work = machine.flops * AUTOENCODER_SHARE * 60 * wish.minutes
     macs = macs_within(machine, training_seconds(factor, wish))
     config = _config(SHAPES[0], _grids(side, factor)[-1], side, factor, 1)
-    return work >= PROMISING * AUTOENCODER_WORK.get(factor, 0) and _sees_enough(config, macs / PROMISING)
+    needed = AUTOENCODER_WORK * AUTOENCODER_PIXELS.get(factor, 0)
+    return work >= PROMISING * needed and _sees_enough(config, macs / PROMISING)
 
 
 def space(side: int, machine: Machine, wish: Wish) -> tuple[int, str]:
@@ -480,8 +482,9 @@ def is_too_short(config: RunConfig, autoencoder: AutoencoderRun | None) -> bool:
         return True
     if autoencoder is None:
         return False
-    side = autoencoder.train.crop or autoencoder.data.image_size
-    return autoencoder.train.steps * autoencoder.train.batch_size * side**2 < ENOUGH * AUTOENCODER_PIXELS
+    train, factor = autoencoder.train, 2 ** (len(autoencoder.model.widths) - 1)
+    side = train.crop or autoencoder.data.image_size
+    return train.steps * train.batch_size * side**2 < ENOUGH * AUTOENCODER_PIXELS[factor]
 
 
 def autoencoder_pace(step: float, wish: Wish) -> tuple[Choice, ...]:
