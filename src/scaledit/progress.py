@@ -247,7 +247,8 @@ class TrainingProgress:
     def _verifying(self, event: Verifying) -> None:
         done, total = (count // 1_000_000 for count in event)
         if not self.has_bar:
-            self.verified(done, total)
+            if total:  # at least a megabyte
+                self.verified(done, total)
             return
         self.progress.start()
         self.progress.start_task(self.task)
