@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scaledit import assemble, config
+from scaledit import assemble, config, images
 from scaledit.autoencoders.decoder import Decoder, autoencoder_info
 from scaledit.cli import main
 from scaledit.config import EvaluateConfig, RunConfig
@@ -189,6 +189,15 @@ def test_the_report_shows_classes_and_nearest_training_images(trained: Path):
     ):
         assert text in page
     assert page.count("a sample of green and its nearest training image") == 2  # sample.per_class
+
+
+@pytest.mark.parametrize("n", [0, 2, 3, 5])
+def test_each_class_has_a_row_of_its_own_whatever_is_held_out(n: int):
+    """Beside the names of the rows, a class with few images must not share one with the next class."""
+    pictures = np.stack([picture(0, i) for i in range(5)])
+    line = images.row(pictures[:n], 3)
+    assert len(line) == 3
+    assert np.array_equal(line[:n], pictures[: min(n, 3)]) and (line[n:] == 255).all()
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,12 @@ def grid(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
     return sheet
 
 
+def row(images: np.ndarray, columns: int) -> np.ndarray:
+    """The first `columns` of (N, H, W, 3) uint8, followed by white images if there are fewer."""
+    missing = max(0, columns - len(images))
+    return np.concatenate([images[:columns], np.full((missing, *images.shape[1:]), 255, np.uint8)])
+
+
 def save_png(path: Path, image: np.ndarray, origin: Mapping[str, Any]) -> None:
     """Writes (H, W, 3) uint8 as a PNG, atomically. origin: how to reproduce it, stored as JSON in the text
     chunk ORIGIN. Makes the folder of `path`. Raises OSError, which names `path`."""

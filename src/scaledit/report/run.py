@@ -227,13 +227,13 @@ def _samples(pipeline: Pipeline, judge: Judge) -> dict[str, object]:
     settings, real = pipeline.config.sample, judge.real
     assert real is not None and real.labels is not None  # true of every built-in reference
     classes = settings.grid_classes(pipeline.config.model.num_classes)
-    rows = [np.flatnonzero(real.labels == c)[: settings.per_class] for c in dict.fromkeys(classes)]
+    rows = [images.row(real.images[real.labels == c], settings.per_class) for c in dict.fromkeys(classes)]
     sheets = {
         f"Samples, {_title(scale)}": pipeline(
             classes, seed=settings.seed, guidance=scaled(settings.guidance, scale)
         )
         for scale in _scales(pipeline)
-    } | {"Real images (held out)": real.images[np.concatenate(rows)]}
+    } | {"Real images (held out)": np.concatenate(rows)}
     return _sheets(sheets, pipeline)
 
 
