@@ -64,12 +64,10 @@ def _origin(run: Path, pipeline: Pipeline) -> dict[str, object]:
 
 def _real(real: ImagesInFiles, classes: int) -> np.ndarray:
     """(classes, EACH, H, W, 3) uint8: images of each class, evenly spaced; white where there are fewer."""
-    files = real.open()
-    _, height, width = files.shape
-    shown = np.full((classes, EACH, height, width, 3), 255, np.uint8)
+    files, rows = real.open(), []
     for label in range(classes):
         members = np.flatnonzero(files.labels.numpy() == label)
         chosen = np.unique(np.linspace(0, len(members) - 1, EACH).round().astype(int))
         pixels = files.batch(members[chosen], range(len(chosen)), seed=0).x0
-        shown[label, : len(chosen)] = images.to_uint8(pixels)
-    return shown
+        rows.append(images.row(images.to_uint8(pixels), EACH))
+    return np.stack(rows)

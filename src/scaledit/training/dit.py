@@ -53,8 +53,8 @@ def train(
     reported: a report that evaluates the model follows, so that evaluate.reference must fit. changes:
     "accept" lets a resumed run change the keys that may change on the way; a `Changed` event tells of them.
     Raises UsageError before anything is written if the folder holds another run, or if the data or the model
-    of train.init does not fit;
-    RunError if no checkpoint is intact or losses are not finite train.max_skips times in a row.
+    of train.init does not fit; RunError if no checkpoint is intact or losses are not finite train.max_skips
+    times in a row.
     """
     context = context or RunContext(Ranks(assemble.device(device)))
     config = with_background(config, out)
