@@ -59,6 +59,8 @@ class Config:
         for key in ("background", "split", "image_key", "holdout", "changed"):
             if value["data"].get(key) == getattr(DataConfig, key) and key not in self.data.own:
                 value["data"].pop(key, None)
+        if not self.optimizer.base_width:
+            del value["optimizer"]["base_width"]
         if value.get("sample", {}).get("early") is SampleConfig.early:
             del value["sample"]["early"]
         return value

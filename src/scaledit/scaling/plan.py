@@ -4,7 +4,7 @@
     train_flops = 2 train_macs                             vendors count a multiply-add as two
     hours       = train_flops / (peak * devices * utilization) / 3600
     state       = 8 bytes per parameter                    float32: weight, EMA
-                  and 4 and the optimizer's (AdamW: 8) per trained parameter
+                  and 4 and the optimizer's (AdamW: 8; Muon: 4 in matrices) per trained parameter
     activations = micro-batch (4 wide + b narrow)          see `activation_bytes`; b = 4, or 2 in bf16
     sampling    = macs * evaluations                       twice that with guidance
 
@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaledit.config import RunConfig, trained
+from scaledit.config.updates import matrix_weights
 from scaledit.diffusion import Guidance, Sampler
 from scaledit.errors import UsageError, counted
 from scaledit.models import flops
@@ -128,7 +129,9 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
     """
     train, model, devices = config.train, config.model, hardware.devices
     counts, parameters = flops.count(model), trained.count(config)
-    bytes_per_trained = BYTES_PER_TRAINED_PARAMETER + config.optimizer.algorithm.bytes_of_state
+    algorithm = config.optimizer.algorithm
+    state_bytes = BYTES_PER_PARAMETER * parameters.all + BYTES_PER_TRAINED_PARAMETER * parameters.trained
+    state_bytes += algorithm.state_bytes(parameters.trained, matrix_weights(config))
     flops_per_step = flops.train_macs(counts.macs, train.batch_size) * FLOPS_PER_MAC
     speed, utilization = _speed(hardware, flops_per_step, iterations_per_second)
     if train.batch_size % (devices * train.accumulate):
@@ -160,7 +163,7 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
         price=hardware.price,
         cost=None if device_hours is None or hardware.price is None else device_hours * hardware.price,
         micro_batch=micro_batch,
-        state_bytes=BYTES_PER_PARAMETER * parameters.all + bytes_per_trained * parameters.trained,
+        state_bytes=state_bytes,
         activation_bytes=activation_bytes(model, micro_batch, train.precision),
         sampling_evaluations=passes,
         sampling_macs=passes * counts.macs,

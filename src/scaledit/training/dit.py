@@ -19,6 +19,7 @@ from scaledit import assemble, captions, checkpoint, images, machine
 from scaledit.autoencoders.decoder import Decoder
 from scaledit.callbacks import Progress
 from scaledit.config import RunConfig, check_guidance
+from scaledit.config.updates import updates
 from scaledit.data.latents import Latents
 from scaledit.data.sets import TrainingSet, check_fits
 from scaledit.errors import UsageError, counted
@@ -60,6 +61,7 @@ def train(
     config = with_background(config, out)
     ranks = context.ranks
     _check_sizes(config, len(ranks.share(config.train.batch_size)), ranks.device)
+    updates(config)  # raises, before anything is written
     check_guidance(config.model, config.sample.guidance, "sample.guidance")
     check_guidance(config.model, config.evaluate.guidance, "evaluate.guidance")
     if dataset is None:

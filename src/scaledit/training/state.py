@@ -20,6 +20,7 @@ from scaledit import assemble
 from scaledit.autoencoders.encoded import EncodedImages
 from scaledit.conditions.labels import Labels
 from scaledit.config import RunConfig
+from scaledit.config.updates import updates
 from scaledit.data.loader import PATIENCE, Loader
 from scaledit.data.order import samples_at
 from scaledit.data.sets import Batch, TrainingSet
@@ -104,7 +105,7 @@ class TrainState(Learner[Read]):
             ema=average.eval(),
             parallel=parallel,
             replicated=own,
-            optimizer=make_optimizer(net, config.optimizer, own),
+            optimizer=make_optimizer(net, config.optimizer, own, updates(config)),
             objective=objective,
             times=assemble.times(config.diffusion),
             ranks=ranks,
