@@ -4,6 +4,7 @@ That ranks and resumed runs agree is in tests/test_ranks.py and tests/test_train
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from scaledit import part
+from saved import identical
+from scaledit import assemble, part
+from scaledit.autoencoders.config import AutoencoderRun
+from scaledit.config import RunConfig, load
 from scaledit.config.updates import matrix_weights, updates
 from scaledit.data.sets import digits
 from scaledit.errors import UsageError
@@ -27,6 +31,7 @@ from tiny import tiny
 
 ALONE = Ranks(torch.device("cpu"))
 MUON = "optimizer.algorithm=muon"
+BLOCK_MATRICES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "modulation")
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -162,3 +167,89 @@ def test_frozen_matrices_are_left_out_and_muon_without_any_is_refused(tmp_path: 
 def test_fields_out_of_bounds_are_refused(values: dict[str, Any], message: str):
     with pytest.raises(UsageError, match=message):
         part.build(Optimizer, {"name": "muon", **values}, "optimizer.algorithm")
+
+
+def wide(width: int, *overrides: str) -> RunConfig:
+    """Heads of one width, as muP asks for."""
+    sizes = (f"model.hidden_size={width}", f"model.num_heads={width // 24}", "train.batch_size=8")
+    return tiny(*sizes, "optimizer.warmup_steps=0", *overrides)
+
+
+def test_rates_and_initial_weights_follow_the_table():
+    """Yang et al. 2022, table 8, at four times the base width; at the base width nothing changes."""
+    hidden = {f"blocks.{i}.{name}.weight" for i in (0, 1) for name in BLOCK_MATRICES}
+    rest = {"time_embed.fc2.weight", "final.linear.weight", "final.modulation.weight"}
+    config = wide(192, "optimizer.base_width=48", "optimizer.algorithm.weight_decay=0.1")
+    scales = {name: update.lr_scale for name, update in updates(config).items()}
+    assert scales == dict.fromkeys(hidden | rest, 0.25)
+    muon = updates(wide(192, "optimizer.base_width=48", MUON))
+    assert {name: update.lr_scale for name, update in muon.items()} == {
+        **dict.fromkeys(hidden, 0.5),
+        **dict.fromkeys(rest, 0.25),
+    }
+    state = TrainState.create(config, digits(), ALONE)
+    base = assemble.trainable(wide(48)).state_dict()
+    for name, value in state.net.state_dict().items():
+        expected = base[name].std() * (0.5 if name in hidden | rest else 1)  # the final linear is zero
+        # Of n numbers the standard deviation is off by 1 / sqrt(2 n) of itself, a little less if uniform.
+        assert float((value.std() - expected).abs()) <= 4 * float(expected) / math.sqrt(
+            2 * base[name].numel()
+        )
+    state.train_step()
+    decayed = {(group["lr"], group["lr"] * group["weight_decay"]) for group in state.optimizer.param_groups}
+    assert decayed == {(5e-3, 5e-4), (1.25e-3, 5e-4)}
+    plain, same = (TrainState.create(wide(48, f"optimizer.base_width={b}"), digits(), ALONE) for b in (0, 48))
+    assert plain.train_step().loss == same.train_step().loss
+    assert identical(plain.state_dict()["model"], same.state_dict()["model"])
+
+
+def changes(config: RunConfig, steps: int) -> Tensor:
+    """(2 + steps, 3): the mean absolute value of the states after both blocks and of the output at the start,
+    and how far they have changed after each step."""
+    state = TrainState.create(config, digits(), ALONE)
+    x, t, y = normal(8, 1, 8, 8), torch.linspace(50, 950, 8), torch.arange(8)
+
+    @torch.no_grad()
+    def seen() -> list[Tensor]:
+        out: Any = state.net(x, t, y, hidden=(0, 1))
+        return [*out.hidden.values(), out.out]
+
+    start = seen()
+    rows = [[float(value.abs().mean()) for value in start]]
+    for _ in range(steps):
+        state.train_step()
+        rows.append([float((a - b).abs().mean()) for a, b in zip(seen(), start, strict=True)])
+    return torch.tensor(rows)
+
+
+def spread(algorithm: str, base: int, widths: Sequence[int]) -> Tensor:
+    """(2 + steps, 3): the largest of `changes` over the widths, divided by the smallest."""
+    settings = (f"optimizer.algorithm={algorithm}", f"optimizer.base_width={base}")
+    found = torch.stack([changes(wide(width, *settings), 3) for width in widths])
+    return found.amax(0) / found.amin(0)
+
+
+def test_activations_change_equally_at_all_widths():
+    """The coordinate check (Yang et al. 2022, appendix D.1): equal with muP, within the noise of random
+    weights; without it they grow with the width from the first step that can change them."""
+    for algorithm, widths in (("adamw", (48, 96, 192, 384)), ("muon", (48, 192))):
+        # 0 / 0: gates and output that are still zero.
+        assert float(spread(algorithm, 48, widths).nan_to_num(1.0).max()) < 1.15, algorithm
+    without = spread("adamw", 0, (48, 384))
+    assert float(without[1, 2]) > 8  # the output, after one step
+    assert float(without[3, :2].min()) > 10  # the states, after three
+    square, more = scale(48, 48), scale(192, 192) * Muon().width_scale(4, 1)
+    assert more == pytest.approx(square)  # the largest singular value of an update stays
+
+
+def test_a_base_width_without_meaning_is_refused():
+    with pytest.raises(UsageError, match=r"optimizer.base_width must be at least 0, got -1"):
+        tiny("optimizer.base_width=-1")
+    with pytest.raises(UsageError, match=r"base_width .* lora.rank .*leave optimizer.base_width out"):
+        tiny("optimizer.base_width=48", "lora.rank=4", "train.init=runs/x")
+    for override in (MUON, "optimizer.base_width=48"):
+        with pytest.raises(UsageError, match=r"an autoencoder has none"):
+            load("photos-ae", [override], kind=AutoencoderRun)
+    assert "base_width" not in tiny().to_json()["optimizer"]  # configs of earlier versions stay equal
+    config = tiny("optimizer.base_width=48")
+    assert RunConfig.from_json(config.to_json()) == config
