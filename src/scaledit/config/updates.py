@@ -40,7 +40,7 @@ class Update(NamedTuple):
 
 class _Matrix(NamedTuple):
     """A weight that multiplies vectors. inputs_grow, outputs_grow: with the width. normal: whether it starts
-    as N(0, 0.02), else Xavier-uniform. zero: whether it starts at zero. count: as in `Layer.matrices`."""
+    as N(0, 0.02), else Xavier-uniform. zero: whether it starts at zero. stacked: as in `Layer.matrices`."""
 
     name: str
     outputs: int
@@ -49,7 +49,7 @@ class _Matrix(NamedTuple):
     inputs_grow: bool
     normal: bool
     zero: bool
-    count: int
+    stacked: int
 
 
 def updates(config: RunConfig) -> dict[str, Update]:
@@ -61,7 +61,7 @@ def updates(config: RunConfig) -> dict[str, Update]:
         if matrix.name not in names:
             continue
         split = algorithm.splits_matrices and matrix.name.startswith(BLOCKS)
-        count = matrix.count if split else 0
+        count = matrix.stacked if split else 0
         ratio = _ratio(config) if matrix.inputs_grow else 1.0
         update = Update(1.0 if ratio == 1 else algorithm.width_scale(ratio, count), count)
         if update != Update():

@@ -41,7 +41,7 @@ class Muon(Optimizer, name="muon"):
     precision: Literal["auto", "fp32", "bf16"] = field(
         "auto", doc="precision of the Newton-Schulz steps; auto: bf16 on CUDA, fp32 elsewhere"
     )
-    betas: tuple[float, float] = field((0.9, 0.999), doc="of AdamW, for the other weights: as AdamW's")
+    betas: tuple[float, float] = field((0.9, 0.999), doc="of AdamW, which updates the other weights")
     weight_decay: float = field(0.0, ge=0, doc="decoupled, times the learning rate, of all weights")
 
     def check(self, where: str = "") -> None:

@@ -13,7 +13,7 @@ import abc
 import gc
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -135,6 +135,12 @@ class Learner(abc.ABC, Generic[Item]):
             for name, parameter in self.trained_parameters().items()
             for kind, value in self.optimizer.state[parameter].items()
         }
+
+    @property
+    def last_rate(self) -> float:
+        """The learning rate of the last step, without the factors of groups."""
+        group = self.optimizer.param_groups[0]
+        return group["lr"] / group.get(LR_SCALE, 1.0)
 
     def positions(self, step: int) -> range:
         """The positions in the stream of training samples that step `step` sees, on all ranks: the next step,
@@ -392,9 +398,9 @@ def make_optimizer(
     return config.algorithm.make(made, config.learning_rate)
 
 
-def _group(weights: list[Tensor], update: Update) -> dict[str, Any]:
+def _group(weights: Sequence[Tensor], update: Update) -> dict[str, Any]:
     """A group as `scaledit.optimizers.base` describes it."""
-    group: dict[str, Any] = {"params": weights}
+    group: dict[str, Any] = {"params": list(weights)}
     if update.lr_scale != 1:
         group[LR_SCALE] = update.lr_scale
     if update.matrices:
