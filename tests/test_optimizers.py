@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from saved import identical
 from scaledit import assemble, part
@@ -113,7 +114,7 @@ DESIGNS = {
 @pytest.mark.parametrize("design", DESIGNS)
 def test_matrices_are_those_of_the_blocks(design: str):
     """The names and how each is split; the rest follows AdamW, whose first step has the size of the rate; and
-    the plan counts the bytes."""
+    the plan counts bytes and multiply-adds."""
     config = tiny(MUON, f"model.conditioning={design}", "optimizer.warmup_steps=0")
     found = updates(config)
     assert all(name.startswith("blocks.") and update.matrices for name, update in found.items())
@@ -133,7 +134,11 @@ def test_matrices_are_those_of_the_blocks(design: str):
     tensors += [weight.grad for weight in state.net.parameters() if weight.grad is not None]
     kept = [item for kinds in state.optimizer.state.values() for item in kinds.items()]
     tensors += [value for kind, value in kept if kind != "step"]
-    assert plan(config, Hardware(), 1.0).state_bytes == sum(tensor.nbytes for tensor in tensors)
+    planned = plan(config, Hardware(), 1.0)
+    assert planned.state_bytes == sum(tensor.nbytes for tensor in tensors)
+    with FlopCounterMode(display=False) as counter:
+        state.optimizer.step()
+    assert 2 * planned.optimizer_macs == counter.get_total_flops()
 
 
 def test_frozen_matrices_are_left_out_and_muon_without_any_is_refused(tmp_path: Path):

@@ -82,6 +82,17 @@ def matrix_weights(config: RunConfig) -> int:
     return sum(math.prod(shapes[name]) for name, update in updates(config).items() if update.matrices)
 
 
+def update_macs(config: RunConfig) -> int:
+    """Multiply-adds of the matrix products in one step of the optimizer, on all ranks together; 0 for AdamW.
+    Raises as `updates` does."""
+    shapes, algorithm, total = trained.shapes(config), config.optimizer.algorithm, 0
+    for name, update in updates(config).items():
+        if update.matrices:
+            rows, columns = shapes[name]
+            total += update.matrices * algorithm.matrix_macs(rows // update.matrices, columns)
+    return total
+
+
 def initial_scales(config: RunConfig) -> dict[str, float]:
     """{name: factor} of the initial weights that change with optimizer.base_width; {} without it."""
     ratio = _ratio(config)

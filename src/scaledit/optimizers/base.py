@@ -50,6 +50,10 @@ class Optimizer(Part, kind="optimizer", home="scaledit.optimizers", needs=("make
         times one of them. Another optimizer overrides this."""
         return 1 / ratio
 
+    def matrix_macs(self, rows: int, columns: int) -> int:
+        """Multiply-adds of the products of matrices in the update of one matrix."""
+        return 0
+
     def state_bytes(self, weights: int, in_matrices: int) -> int:
         """Bytes of state for `weights` float32 weights, of which `in_matrices` are in groups of matrices."""
         if not self.splits_matrices:

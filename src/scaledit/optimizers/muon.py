@@ -53,6 +53,11 @@ class Muon(Optimizer, name="muon"):
         should not depend on the width (Yang, Simon & Bernstein 2023, condition 1): 1 / sqrt(ratio)."""
         return ratio**-0.5 if matrices else super().width_scale(ratio, matrices)
 
+    def matrix_macs(self, rows: int, columns: int) -> int:
+        """X X^T, A A and A X per step, with A on the smaller side."""
+        small, large = min(rows, columns), max(rows, columns)
+        return self.iterations * small**2 * (2 * large + small)
+
     def make(self, groups: Sequence[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
         """Raises UsageError if no group has "matrices"."""
         if not any(isinstance(group, dict) and group.get(MATRICES) for group in groups):

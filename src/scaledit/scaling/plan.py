@@ -11,7 +11,9 @@
 If weights are frozen (train.freeze, LoRA), a step costs less than 3 forward passes, since their gradients are
 not computed; train_macs is then an upper bound.
 
-Not included: encoding images, decoding samples, reading data, the optimizer's arithmetic.
+Muon's matrix products are counted apart and make the hours longer; they are divided over the ranks.
+
+Not included: encoding images, decoding samples, reading data, the rest of the optimizer's arithmetic.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaledit.config import RunConfig, trained
-from scaledit.config.updates import matrix_weights
+from scaledit.config.updates import matrix_weights, update_macs
 from scaledit.diffusion import Guidance, Sampler
 from scaledit.errors import UsageError, counted
 from scaledit.models import flops
@@ -82,7 +84,8 @@ class Plan:
     """The cost of a run.
 
     params: of the model; trained_params: of those and LoRA's, the trained ones. macs: multiply-adds of one
-    forward pass at batch 1; train_macs and train_flops: of the full training.
+    forward pass at batch 1; train_macs and train_flops: of the full training. optimizer_macs: of the matrix
+    products in one step of the optimizer, on all devices together, which train_macs does not include.
     peak: as in `Hardware`. utilization: the share of it, None without a peak. iterations_per_second, hours,
     device_hours: None if no speed is known. cost: device_hours * price, None without either. micro_batch:
     images per device and forward pass. state_bytes: per device, exact. activation_bytes: per device, an
@@ -100,6 +103,7 @@ class Plan:
     precision: str
     train_macs: int
     train_flops: int
+    optimizer_macs: int
     devices: int
     peak: float | None
     utilization: float | None
@@ -132,7 +136,8 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
     algorithm = config.optimizer.algorithm
     state_bytes = BYTES_PER_PARAMETER * parameters.all + BYTES_PER_TRAINED_PARAMETER * parameters.trained
     state_bytes += algorithm.state_bytes(parameters.trained, matrix_weights(config))
-    flops_per_step = flops.train_macs(counts.macs, train.batch_size) * FLOPS_PER_MAC
+    in_update = update_macs(config)
+    flops_per_step = (flops.train_macs(counts.macs, train.batch_size) + in_update) * FLOPS_PER_MAC
     speed, utilization = _speed(hardware, flops_per_step, iterations_per_second)
     if train.batch_size % (devices * train.accumulate):
         raise UsageError(
@@ -154,6 +159,7 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
         precision=train.precision,
         train_macs=train_macs,
         train_flops=train_macs * FLOPS_PER_MAC,
+        optimizer_macs=in_update,
         devices=devices,
         peak=hardware.peak,
         utilization=utilization,
@@ -246,6 +252,8 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
             f"({counted(plan.steps, 'step')} of batch {plan.batch_size:,}{bound})",
         ),
     ]
+    if plan.optimizer_macs:
+        rows.append(("optimizer", f"{prefixed(plan.optimizer_macs)} multiply-adds per step, on all devices"))
     if plan.iterations_per_second is None or plan.hours is None:
         rows.append(("speed", "unknown: pass --gpu, --peak or --iterations-per-second for the hours"))
     else:
