@@ -2,7 +2,7 @@
 
     widths 48, 96, 192, 384  x  six rates  x  base_width = 48 or none        at width 48 both are the same run
 
-The model is that of the recipe digits with two blocks, and heads of 24 channels, as many as fit. All runs
+The model is that of the recipe digits with two blocks, patches of 4x4 and heads of 24 channels. All runs
 have 250 steps of 16 images, the same data, times and noise, and a linear decay of the rate to zero. What is
 compared is the loss of the last weights (not averaged) on the held-out digits, at equal times and noise.
 
@@ -12,7 +12,7 @@ best loss at that width. The rate carries over if its cost at width 384 is at mo
 scaling.
 
 python benchmarks/learning_rates.py [FOLDER] [--minutes M]     writes results/learning-rates.json when all
-                                                               runs are done (10 minutes on one idle core)
+                                                               runs are done (6 minutes on one idle core)
 
 Finished runs are kept in FOLDER (default: runs/learning-rates). --minutes: begins no run after that time.
 """
@@ -58,6 +58,7 @@ class Run(NamedTuple):
                 f"model.hidden_size={self.width}",
                 f"model.num_heads={self.width // HEAD}",
                 "model.depth=2",
+                "model.patch_size=4",
                 f"train.steps={STEPS}",
                 f"train.batch_size={BATCH}",
                 f"optimizer.algorithm={self.algorithm}",
