@@ -112,14 +112,18 @@ def guided(inside: diffusion.Denoiser, guidance: Sequence[diffusion.Guidance]) -
     return diffusion.guided(inside, guidance)
 
 
-def times(config: DiffusionConfig) -> diffusion.TimeDistribution:
-    """A fresh time distribution, whose state is its initial one."""
-    return dataclasses.replace(config.times)  # pyright: ignore[reportArgumentType]
+def times(config: DiffusionConfig, shape: Sequence[int]) -> diffusion.TimeDistribution:
+    """A fresh time distribution for inputs (C, H, W), whose state is its initial one."""
+    return dataclasses.replace(config.times).chosen_for(shape)  # pyright: ignore[reportArgumentType]
 
 
-def sampler_json(sampler: diffusion.Sampler, schedule: diffusion.Schedule) -> dict[str, Any]:
-    """A sampler with all of its fields, for protocols, with the times that it chooses on this schedule."""
-    return dataclasses.replace(sampler, times=sampler.times.chosen(schedule)).to_json()
+def sampler_json(
+    sampler: diffusion.Sampler, schedule: diffusion.Schedule, shape: Sequence[int]
+) -> dict[str, Any]:
+    """A sampler with all of its fields, for protocols, with the times that it chooses on this schedule for
+    inputs (C, H, W)."""
+    chosen = sampler.times.chosen(schedule).chosen_for(shape)
+    return dataclasses.replace(sampler, times=chosen).to_json()
 
 
 def data_part(config: DataConfig, allowed: part.Allowed = part.YOURS) -> DataSet:

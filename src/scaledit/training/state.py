@@ -106,7 +106,7 @@ class TrainState(Learner[Read]):
             replicated=own,
             optimizer=make_optimizer(net, config.optimizer, own),
             objective=objective,
-            times=assemble.times(config.diffusion),
+            times=assemble.times(config.diffusion, config.model.shape),
             ranks=ranks,
             loader=Loader(reader, config.train.batch_size, workers, PATIENCE * config.engine.timeout),
             samples=len(dataset),
