@@ -1,7 +1,7 @@
 """The shift of times towards noise, the same in training and in sampling.
 
     t' = s t / (1 + (s - 1) t)                                              (Esser et al. 2024, eq. 23)
-    s  = max(1, sqrt(C H W / 4096))  for "auto"                             (Zheng et al. 2025, arXiv:2510.11690)
+    s  = max(1, sqrt(C H W / 4096))  for "auto"             (Zheng et al. 2025, arXiv:2510.11690)
 
 On the linear flow it divides alpha / sigma by s: the more numbers an image has, the less of it the same noise
 hides. The rule was made for inputs of more than 4,096 numbers, so smaller ones are not shifted towards the

@@ -148,8 +148,8 @@ class Shifted(Times, name="shifted"):
     shift: Shift = field(
         3.0,
         gt=0,
-        doc="s: more steps at high noise above 1, at little noise below 1; auto: max(1, sqrt(C H W / 4096)) of "
-        "the inputs, as in training",
+        doc="s: more steps at high noise above 1, at little noise below 1; auto: max(1, sqrt(C H W / 4096)) "
+        "of the inputs, as in training",
     )
 
     def check(self, where: str = "") -> None:

@@ -39,7 +39,7 @@ class VelocityLoss(OfOneOutput, name="velocity"):
         inside = parameterization.mean if isinstance(parameterization, LearnedRange) else parameterization
         if isinstance(inside, Epsilon):
             raise UsageError(
-                "the velocity objective needs the image that the network sees, which a prediction of the noise "
+                "the velocity objective needs the image that an output stands for, which predicted noise "
                 "does not determine near t = 1; set diffusion.prediction=x0"
             )
 
