@@ -1,5 +1,5 @@
-"""Samplers, objectives, terms, block designs and guidance of a user: the files of examples/, copied into a folder
-and named on the command line. (Metrics and data sets: test_own_judging.py.)"""
+"""Samplers, objectives, terms of the loss, block designs and guidance of a user: the files of examples/,
+copied into a folder and named on the command line. (Metrics and data sets: test_own_judging.py.)"""
 
 from __future__ import annotations
 

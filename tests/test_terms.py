@@ -25,12 +25,22 @@ from scaledit.diffusion import X0, LinearFlow, NetDenoiser, Simple, Velocity, Ve
 from scaledit.diffusion.noise import training_draws
 from scaledit.diffusion.objectives import Context, Objective
 from scaledit.diffusion.teachers import Teacher
-from scaledit.diffusion.terms import Alignment, Contrastive, Early, Seen, Term, logged_names, losses
+from scaledit.diffusion.terms import (
+    Alignment,
+    Contrastive,
+    Early,
+    Seen,
+    Term,
+    extra_macs,
+    logged_names,
+    losses,
+)
 from scaledit.errors import UsageError
 from scaledit.evaluation import efficientnet
 from scaledit.evaluation.teachers.dinov2 import DINOv2Teacher
 from scaledit.evaluation.teachers.efficientnet import EfficientNetTeacher
 from scaledit.models.dit import DiT
+from scaledit.scaling.plan import Hardware, describe, plan
 from scaledit.training.dit import train
 from scaledit.training.events import Saved, Stepped
 from scaledit.training.state import TrainState
@@ -424,8 +434,16 @@ def test_an_aligned_run_saves_the_projector_and_not_the_teacher(monkeypatch: pyt
         torch.equal(value, before[name]) for name, value in state.state_dict()["objective"].items()
     )
     assert [set(result.terms) for result in results[10:]] == [{"mse", "alignment"}] * 2 + [{"mse"}]
-    extra = assemble.extra_macs(state.config)
-    assert extra == 12 * state.config.diffusion.terms[0].extra_macs(state.config.model) > 0
+    config, term = state.config, state.config.diffusion.terms[0]
+    step = term.extra_macs(config.model)
+    assert extra_macs([term], config.model, 100) == 12 * step > 0
+    settings, planned = config.train, plan(config, Hardware())
+    assert settings.steps > 12
+    network = 3 * planned.macs * settings.batch_size * settings.steps
+    assert planned.train_macs == network + settings.batch_size * 12 * step
+    rows = dict(describe(planned))
+    assert rows["loss terms"].endswith("of the multiply-adds (teachers and projectors)")
+    assert "loss terms" not in dict(describe(plan(plain.config, Hardware())))
     monkeypatch.setattr(efficientnet, "weights_file", lambda: None)
     with pytest.raises(UsageError, match=r"^the weights of EfficientNet-Lite0 are not installed"):
         next(train(state.config, Path("nowhere"), device="cpu"))

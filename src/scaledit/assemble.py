@@ -157,16 +157,6 @@ PIXEL_CHANNELS = (1, 3)
 """Gray and color."""
 
 
-def extra_macs(config: RunConfig) -> int:
-    """Multiply-adds per image that the terms of the loss add to all steps of the run together, teachers'
-    included; those of the network are `models.flops.train_macs`."""
-    steps = config.train.steps
-    return sum(
-        term.extra_macs(config.model) * sum(term.active(step) for step in range(steps))
-        for term in config.diffusion.terms
-    )
-
-
 def guided(inside: diffusion.Denoiser, guidance: Sequence[diffusion.Guidance]) -> diffusion.Denoiser:
     """`inside` with guidance; guidance that changes nothing costs nothing. Raises UsageError if `inside` is a
     DiT whose null label was never trained."""

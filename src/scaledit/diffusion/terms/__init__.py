@@ -13,7 +13,7 @@ from scaledit.diffusion.terms.alignment import Alignment
 from scaledit.diffusion.terms.base import Partner, Seen, Term
 from scaledit.diffusion.terms.contrastive import Contrastive
 from scaledit.diffusion.terms.early import Early
-from scaledit.diffusion.terms.total import Recording, all_draws, logged_names, losses
+from scaledit.diffusion.terms.total import Recording, all_draws, extra_macs, logged_names, losses
 
 __all__ = [
     "Alignment",
@@ -24,6 +24,7 @@ __all__ = [
     "Seen",
     "Term",
     "all_draws",
+    "extra_macs",
     "logged_names",
     "losses",
 ]

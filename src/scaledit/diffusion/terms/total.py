@@ -41,6 +41,12 @@ def all_draws(objective: Objective, terms: Sequence[Term]) -> dict[str, str]:
     return found
 
 
+def extra_macs(terms: Sequence[Term], config: Any, steps: int) -> int:
+    """Multiply-adds that the terms add to `steps` steps of one image each, forward and backward, teachers'
+    included; those of the network are `scaledit.models.flops.train_macs`. config: the DiTConfig."""
+    return sum(term.extra_macs(config) * sum(map(term.active, range(steps))) for term in terms)
+
+
 class Call(NamedTuple):
     """An evaluation of the network: its arguments, and its result with all that was asked for."""
 
