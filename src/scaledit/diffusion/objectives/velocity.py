@@ -24,7 +24,7 @@ class VelocityLoss(OfOneOutput, name="velocity"):
     """The velocity's squared error for a network that predicts the image (diffusion.prediction=x0), on the
     linear flow.
 
-    With the velocity parameterization it is the simple objective, but for its weight (t / clamp)^2 below the
+    With the velocity parameterization it is the simple objective, with the weight (t / clamp)^2 below the
     clamp. Noise does not determine the image at t = 1, so epsilon is refused.
     """
 
