@@ -1,7 +1,6 @@
 """The cost of a run, from its config alone: multiply-adds, hours, money, memory; imports no torch.
 
     train_macs  = macs * batch * steps * 3                 a backward pass is two forward ones (section 4)
-                  + term_macs                              teachers and projectors (scaledit.diffusion.terms)
     train_flops = 2 train_macs                             vendors count a multiply-add as two
     hours       = train_flops / (peak * devices * utilization) / 3600
     state       = 8 bytes per parameter                    float32: weight, EMA
@@ -25,7 +24,6 @@ from typing import Any
 
 from scaledit.config import RunConfig, trained
 from scaledit.diffusion import Guidance, Sampler
-from scaledit.diffusion.terms import extra_macs
 from scaledit.errors import UsageError, counted
 from scaledit.models import flops
 from scaledit.models.config import DiTConfig
@@ -83,8 +81,7 @@ class Plan:
     """The cost of a run.
 
     params: of the model; trained_params: of those and LoRA's, the trained ones. macs: multiply-adds of one
-    forward pass at batch 1; train_macs and train_flops: of the full training. term_macs: those of train_macs
-    that terms of the loss add beside the network.
+    forward pass at batch 1; train_macs and train_flops: of the full training.
     peak: as in `Hardware`. utilization: the share of it, None without a peak. iterations_per_second, hours,
     device_hours: None if no speed is known. cost: device_hours * price, None without either. micro_batch:
     images per device and forward pass. state_bytes: per device, exact. activation_bytes: per device, an
@@ -116,7 +113,6 @@ class Plan:
     sampling_evaluations: int
     sampling_macs: int
     warnings: tuple[str, ...] = ()
-    term_macs: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "warnings": list(self.warnings)}
@@ -133,9 +129,7 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
     train, model, devices = config.train, config.model, hardware.devices
     counts, parameters = flops.count(model), trained.count(config)
     bytes_per_trained = BYTES_PER_TRAINED_PARAMETER + config.optimizer.algorithm.bytes_of_state
-    term_macs = train.batch_size * extra_macs(config.diffusion.terms, model, train.steps)
-    train_macs = flops.train_macs(counts.macs, train.batch_size * train.steps) + term_macs
-    flops_per_step = train_macs // train.steps * FLOPS_PER_MAC
+    flops_per_step = flops.train_macs(counts.macs, train.batch_size) * FLOPS_PER_MAC
     speed, utilization = _speed(hardware, flops_per_step, iterations_per_second)
     if train.batch_size % (devices * train.accumulate):
         raise UsageError(
@@ -143,6 +137,7 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
             f"train.accumulate {train.accumulate}; change one of the three"
         )
     micro_batch = train.batch_size // (devices * train.accumulate)
+    train_macs = flops.train_macs(counts.macs, train.batch_size * train.steps)
     hours = None if speed is None else train.steps / speed / 3600
     device_hours = None if hours is None else hours * devices
     passes = evaluations(config.sample.sampler, config.sample.guidance)
@@ -170,7 +165,6 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
         sampling_evaluations=passes,
         sampling_macs=passes * counts.macs,
         warnings=hardware.warnings(train.precision),
-        term_macs=term_macs,
     )
 
 
@@ -249,9 +243,6 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
             f"({counted(plan.steps, 'step')} of batch {plan.batch_size:,}{bound})",
         ),
     ]
-    if plan.term_macs:
-        share_of_terms = plan.term_macs / plan.train_macs
-        rows.append(("loss terms", f"{share_of_terms:.1%} of the multiply-adds (teachers and projectors)"))
     if plan.iterations_per_second is None or plan.hours is None:
         rows.append(("speed", "unknown: pass --gpu, --peak or --iterations-per-second for the hours"))
     else:
