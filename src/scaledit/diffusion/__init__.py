@@ -8,7 +8,7 @@ Small parts that compose. Each is a frozen dataclass and therefore its own confi
 """
 
 from scaledit.diffusion.denoiser import Denoiser, NetDenoiser, Network
-from scaledit.diffusion.guidance import ClassifierFree, Guidance, guided
+from scaledit.diffusion.guidance import ClassifierFree, Guidance, Interval, guided
 from scaledit.diffusion.noise import Noise, OfficialNoise
 from scaledit.diffusion.objectives import Context, Hybrid, Losses, Objective, Simple, diffuse
 from scaledit.diffusion.parameterization import (
@@ -71,6 +71,7 @@ __all__ = [
     "Guidance",
     "Heun",
     "Hybrid",
+    "Interval",
     "Job",
     "Karras",
     "LearnedRange",
