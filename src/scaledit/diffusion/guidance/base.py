@@ -3,24 +3,56 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
 from scaledit.conditions import Condition
-from scaledit.diffusion.denoiser import Denoiser
-from scaledit.diffusion.parameterization import Prediction
+from scaledit.diffusion.denoiser import Denoiser, NetDenoiser
+from scaledit.diffusion.parameterization import LearnedRange, Prediction
 from scaledit.diffusion.schedule import Schedule, broadcast_like
 from scaledit.errors import UsageError
 from scaledit.lazy import Tensor, torch
 from scaledit.part import Part, field
 
+ROUNDING = 1e-9
+"""Of fractions of a schedule, so that a step at an end of a range is on the side that exact numbers say."""
+
 
 class Guided(NamedTuple):
-    """A guided prediction, and what the innermost denoiser predicts without guidance."""
+    """A guided prediction. plain: returns what the innermost denoiser predicts without guidance, which most
+    parts have at no cost."""
 
     prediction: Prediction
-    plain: Prediction
+    plain: Callable[[], Prediction]
+
+
+class Target(NamedTuple):
+    """What guidance must fit. guided: whether other guidance is inside. learns_variance: whether the network
+    predicts a variance. early: the number of blocks before its early head; 0: it has none, None: unknown."""
+
+    schedule: Schedule
+    guided: bool
+    learns_variance: bool
+    early: int | None
+
+    @classmethod
+    def of(cls, denoiser: Denoiser) -> Target:
+        guided = isinstance(denoiser, Guidance)
+        inner = denoiser.innermost if isinstance(denoiser, Guidance) else denoiser
+        if not isinstance(inner, NetDenoiser):
+            return cls(inner.schedule, guided, False, None)
+        early = getattr(getattr(inner.net, "config", None), "early_output", None)
+        return cls(inner.schedule, guided, isinstance(inner.parameterization, LearnedRange), early)
+
+
+class Opened(NamedTuple):
+    """Another model that guidance needs. sha256: of its weights. has_null: whether its null label was
+    trained."""
+
+    denoiser: Denoiser
+    sha256: str
+    has_null: bool = True
 
 
 @dataclass(frozen=True)
@@ -30,7 +62,8 @@ class Guidance(Part, kind="guidance", home="scaledit.diffusion.guidance", needs=
     BY_ROW: names of fields that may be a float64 tensor (N,), one value per row, so that images with
     different values can be sampled in one batch. uses_null: whether it needs predictions for the null label,
     which must then have been trained. modifies: whether it only changes what the parts before it do, so that
-    it does nothing on its own.
+    it does nothing on its own. reads_plain: whether it needs the unguided prediction of the parts that it
+    wraps.
 
     A part defines `__call__`, or `guide` if it has the unguided prediction at no cost.
     """
@@ -38,8 +71,22 @@ class Guidance(Part, kind="guidance", home="scaledit.diffusion.guidance", needs=
     BY_ROW: ClassVar[tuple[str, ...]] = ()
     uses_null: ClassVar[bool] = False
     modifies: ClassVar[bool] = False
+    reads_plain: ClassVar[bool] = False
 
     inside: Denoiser | None = field(None, doc="the denoiser that is guided", inner=True)
+
+    def check(self, where: str = "") -> None:
+        super().check(where)
+        if self.inside is not None and (obstacle := self.obstacle(Target.of(self.inside))):
+            raise UsageError(f"{self.label()}: {obstacle}")
+
+    def obstacle(self, target: Target) -> str:
+        """Why it cannot guide such a model, with the fix; "" if it can."""
+        return ""
+
+    def opened(self, open_model: Callable[[str], Opened]) -> Self:
+        """The same guidance with the other models that it names, for parts that need any."""
+        return self
 
     @property
     def denoiser(self) -> Denoiser:
@@ -93,7 +140,7 @@ class Guidance(Part, kind="guidance", home="scaledit.diffusion.guidance", needs=
 
     def guide(self, x_t: Tensor, t: Tensor, y: Tensor | Condition | None) -> Guided:
         """The guided prediction with the unguided one; arguments as in `Denoiser`."""
-        return Guided(self(x_t, t, y), self.innermost(x_t, t, y))
+        return Guided(self(x_t, t, y), lambda: self.innermost(x_t, t, y))
 
     def __call__(self, x_t: Tensor, t: Tensor, y: Tensor | Condition | None) -> Prediction:
         return self.guide(x_t, t, y).prediction
@@ -104,7 +151,24 @@ def guide(denoiser: Denoiser, x_t: Tensor, t: Tensor, y: Tensor | Condition | No
     if isinstance(denoiser, Guidance):
         return denoiser.guide(x_t, t, y)
     prediction = denoiser(x_t, t, y)
-    return Guided(prediction, prediction)
+    return Guided(prediction, lambda: prediction)
+
+
+class Pair(NamedTuple):
+    """The two predictions of classifier-free guidance; plain as in `Guided`."""
+
+    conditional: Prediction
+    null: Prediction
+    plain: Callable[[], Prediction]
+
+
+def conditional_and_null(denoiser: Denoiser, x_t: Tensor, t: Tensor, y: Tensor | Condition) -> Pair:
+    """From one batch of 2N rows where the denoiser is a network."""
+    if isinstance(denoiser, NetDenoiser):
+        conditional, null = denoiser.conditional_and_null(x_t, t, y)
+        return Pair(conditional, null, lambda: conditional)
+    conditional, plain = guide(denoiser, x_t, t, y)
+    return Pair(conditional, denoiser(x_t, t, None), plain)
 
 
 def guide_where(
@@ -123,7 +187,10 @@ def guide_where(
         here = index.to(x_t.device)
         inner = inner.rows(index) if isinstance(inner, Guidance) else inner
         parts.append(guide(inner, x_t[here], t[index], None if y is None else y[here]))
-    return Guided(*(_joined(both, rows) for both in zip(*parts, strict=True)))
+    return Guided(
+        _joined([part.prediction for part in parts], rows),
+        lambda: _joined([part.plain() for part in parts], rows),
+    )
 
 
 def _joined(predictions: Sequence[Prediction], rows: Sequence[Tensor]) -> Prediction:
@@ -186,9 +253,10 @@ def guided(denoiser: Denoiser, parts: Sequence[Guidance]) -> Denoiser:
 
 def spent(parts: Sequence[Guidance], schedule: Schedule, t: Tensor) -> Tensor:
     """Evaluations of networks for one image at each of the times t (n,), (n,) float64."""
-    total = torch.ones(len(t), dtype=torch.float64)
+    total, free = torch.ones(len(t), dtype=torch.float64), True
     for part in active(parts):
-        total = part.spent(total, schedule, t)
+        total = part.spent(total, schedule, t) + (0 if free or not part.reads_plain else 1)
+        free = free and type(part).guide is not Guidance.guide
     return total
 
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from scaledit.conditions import Condition
-from scaledit.diffusion.denoiser import NetDenoiser
-from scaledit.diffusion.guidance.base import Guidance, Guided, extrapolated, guide
+from scaledit.diffusion.guidance.base import Guidance, Guided, conditional_and_null, extrapolated, guide
 from scaledit.lazy import Tensor
 from scaledit.part import field
 
@@ -35,13 +34,7 @@ class ClassifierFree(Guidance, name="classifier_free"):
         return isinstance(self.scale, int | float) and self.scale == 1
 
     def guide(self, x_t: Tensor, t: Tensor, y: Tensor | Condition | None) -> Guided:
-        denoiser = self.denoiser
         if y is None:
-            return guide(denoiser, x_t, t, None)
-        if isinstance(denoiser, NetDenoiser):
-            conditional, null = denoiser.conditional_and_null(x_t, t, y)
-            plain = conditional
-        else:
-            conditional, plain = guide(denoiser, x_t, t, y)
-            null = denoiser(x_t, t, None)
+            return guide(self.denoiser, x_t, t, None)
+        conditional, null, plain = conditional_and_null(self.denoiser, x_t, t, y)
         return Guided(extrapolated(conditional, null, self.scale, self.channels), plain)

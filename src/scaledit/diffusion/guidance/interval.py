@@ -1,8 +1,8 @@
-"""Guidance in an interval of times (Kynkaanniemi et al. 2024).
+"""Guidance in an interval of times (Kynkäänniemi et al. 2024).
 
     guided where low < u(t) <= high, unguided elsewhere      u: fraction of the schedule, 0 clean, 1 noise
 
-The paper's equation 5 gives the interval as noise levels; here it is in the schedule's own time.
+The paper gives the interval as noise levels; here it is in the schedule's own time.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from scaledit.conditions import Condition
-from scaledit.diffusion.guidance.base import Guidance, Guided, guide_where
+from scaledit.diffusion.guidance.base import ROUNDING, Guidance, Guided, guide_where
 from scaledit.diffusion.schedule import Schedule
 from scaledit.errors import UsageError
 from scaledit.lazy import Tensor, torch
@@ -21,7 +21,7 @@ from scaledit.part import field
 @dataclass(frozen=True)
 class Interval(Guidance, name="interval"):
     """Limits the guidance before it in the list to the times low < t <= high, as fractions of the schedule: 0
-    is the clean image, 1 is noise (Kynkaanniemi et al. 2024, arXiv 2404.07724, eq. 5).
+    is the clean image, 1 is noise (Kynkäänniemi et al. 2024, arXiv 2404.07724).
 
     Outside of the interval only the unguided prediction is evaluated, in each row of a batch on its own.
     """
@@ -44,7 +44,7 @@ class Interval(Guidance, name="interval"):
 
     def contains(self, schedule: Schedule, t: Tensor) -> Tensor:
         """Whether each of the times t (n,) is in the interval, (n,) bool on the CPU."""
-        u = schedule.fraction(t)
+        u = schedule.fraction(t) - ROUNDING
         return (self.low < u) & (u <= self.high)
 
     def spent(self, inside: Tensor, schedule: Schedule, t: Tensor) -> Tensor:
