@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from scaledit import load
+from scaledit.cli import main
 from scaledit.diffusion import (
     Adaptive,
     Batch,
@@ -27,6 +32,7 @@ from scaledit.diffusion import (
 )
 from scaledit.diffusion.schedule import broadcast_like
 from scaledit.errors import UsageError
+from scaledit.evaluation.samples import open_samples
 
 SHAPE = (2, 4, 4)
 MEANS = torch.tensor([-1.5, 0.5, 1.0, 0.0], dtype=torch.float64)
@@ -166,3 +172,41 @@ def test_what_cannot_be_sampled_is_an_error():
         sample(Broken(LinearFlow()), Adaptive(), noise, y)
     with pytest.raises(UsageError, match="steps: adaptive chooses its own steps; set rtol and atol"):
         Adaptive(50)
+
+
+RUN = Path(__file__).parent / "made_by_0_1" / "run-flow"
+
+
+def test_a_tolerance_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """--tolerance in place of steps; the evaluations of the images are in the result, in files and their
+    parts, and in the protocol."""
+
+    def ran(*words: str) -> dict[str, Any]:
+        assert main([words[0], str(RUN), *words[1:]]) == 0, capsys.readouterr().err
+        return json.loads(capsys.readouterr().out)
+
+    out, images = str(tmp_path / "x.png"), ("--classes", "1,4", "--per-class", "2")
+    coarse = ran("sample", *images, "--out", out, "--json", "--tolerance", "0.3")
+    assert coarse["sampler"] == Adaptive(rtol=0.3, atol=0.3).to_json()
+    fine = ran("sample", *images, "--out", out, "--json", "--tolerance", "0.01")
+    assert fine["evaluations"]["min"] > coarse["evaluations"]["max"] >= coarse["evaluations"]["mean"]
+    pipeline = load(RUN)
+    assert pipeline.settings(tolerance=0.3).sampler == Adaptive(rtol=0.3, atol=0.3)
+    spent: list[Tensor] = []
+    pipeline.sample([1, 1, 4, 4], pipeline.settings(tolerance=0.3), on_evaluations=spent.append)
+    assert coarse["evaluations"]["mean"] == float(spent[0].double().mean())
+    made = tmp_path / "x.npz"
+    for _ in range(2):  # the second time it is there already
+        ran("generate", "--num", "300", "--tolerance", "0.5", "--out", str(made), "--json")
+    samples = open_samples(made)
+    assert set(samples.origin["evaluations"]) == {"mean", "min", "max"}
+    result = tmp_path / "x.json"
+    words = ("--num", "40", "--seeds", "1", "--tolerance", "0.5", "--reference", "digits")
+    assert main(["evaluate", str(RUN), *words, "--json", str(result)]) == 0
+    protocol = json.loads(result.read_text())["protocol"]
+    assert protocol["sampler"] == Adaptive(rtol=0.5, atol=0.5).to_json()
+    assert protocol["evaluations"]["min"] >= 3
+    assert "per image" in capsys.readouterr().out
+    chosen = ("sample", str(RUN), "--out", out, "--tolerance", "0.1", "--steps", "5")
+    assert main([*chosen]) == 2
+    assert "adaptive has the fields rtol, atol" in capsys.readouterr().err

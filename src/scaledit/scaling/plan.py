@@ -165,8 +165,17 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
         activation_bytes=activation_bytes(model, micro_batch, train.precision),
         sampling_evaluations=passes,
         sampling_macs=passes * counts.macs,
-        warnings=hardware.warnings(train.precision),
+        warnings=(*hardware.warnings(train.precision), *_sampling_warnings(config.sample.sampler)),
     )
+
+
+def _sampling_warnings(sampler: Sampler) -> list[str]:
+    if not sampler.paced:
+        return []
+    return [
+        f"the sampler {sampler.part_name()} decides its steps for each image, so the forward passes of "
+        f"sampling are the most that it may take, {sampler.total_evaluations():,} evaluations"
+    ]
 
 
 def _speed(

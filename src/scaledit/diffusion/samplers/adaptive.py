@@ -51,7 +51,7 @@ class Adaptive(Sampler, name="adaptive"):
     arXiv 2105.14080). Two evaluations per step, one more per rejected step.
 
     Each image has its own steps and leaves the batch when it is finished; samples state the evaluations that
-    were spent. The error of the images is about proportional to the tolerance. On a beta schedule steps are
+    were spent. The error of the images is about proportional to the tolerance. On a beta schedule steps end at
     whole times, and a step from a time to the next one is always accepted.
     """
 
@@ -79,7 +79,8 @@ class Adaptive(Sampler, name="adaptive"):
         return self.max_evaluations
 
     def evaluated(self, schedule):
-        return Even().grid(schedule, min(self.max_evaluations, schedule.steps))[:-1]
+        starts = Even().grid(schedule, min(self.max_evaluations, schedule.steps))[:-1]
+        return starts[torch.linspace(0, len(starts) - 1, self.max_evaluations).long()]
 
     def init(self, x):
         zeros, no = torch.zeros(len(x), dtype=torch.float64), torch.zeros(len(x), dtype=torch.bool)
@@ -120,7 +121,7 @@ class Adaptive(Sampler, name="adaptive"):
         x = torch.where(row_mask(accepted, x) | broken, end, x)
         now = torch.where(accepted, torch.where(done, clean, state.s), now)
 
-        # The others: an Euler step from x, of the prediction just made or of the one before.
+        # The others: an Euler step from x, of this prediction, or of that at t.
         arrived = row_mask(~trying, x)
         x0, eps = torch.where(arrived, x0, state.x0), torch.where(arrived, eps, state.eps)
         tries = ~accepted
