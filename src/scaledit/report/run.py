@@ -64,7 +64,8 @@ def write(
     config: whose [sample] and [evaluate] say what the report shows; by default that of the checkpoint. Raises
     UsageError if the run names another module.
     """
-    pipeline, made_from = load(run, device, allow_import=allow_import), page.state_of(run)
+    pipeline = load(run, device, allow_import=allow_import, average=0)  # the log has evaluations of the EMA
+    made_from = page.state_of(run)
     if config is not None:
         shown = replace(pipeline.config, sample=config.sample, evaluate=config.evaluate)
         pipeline = replace(pipeline, config=shown)
@@ -301,7 +302,7 @@ def _decoders(
     decoder."""
     config = pipeline.config
     compared = replace(config.autoencoder, path=config.autoencoder.compare)
-    other = load(run, device, compared, allow_import=config.modules())
+    other = load(run, device, compared, allow_import=config.modules(), average=0)
     assert pipeline.decoder is not None and other.decoder is not None  # only runs on latents compare decoders
     name, other_name = Path(pipeline.decoder.where).name, Path(other.decoder.where).name
     result = judge.evaluate(sample_sets(judge, other, replace(config.evaluate, guidance=())))
