@@ -14,7 +14,7 @@ from torch import Tensor
 from scaledit import DiT, DiTConfig, assemble, part
 from scaledit.cli import main
 from scaledit.config import SampleConfig, load, with_values
-from scaledit.diffusion import sample
+from scaledit.diffusion import LinearBeta, sample
 from scaledit.errors import UsageError
 from scaledit.models.blocks import Block
 from scaledit.scaling import devices, paper
@@ -230,13 +230,13 @@ def test_sampling_cost_is_what_the_sampler_runs(sampler: str, scale: float):
             return self.initial()
 
     sample(denoiser, settings.sampler, Zero(), torch.tensor([3]))
-    assert evaluations(settings.sampler, settings.guidance) == seen
+    assert evaluations(settings.sampler, settings.guidance, config.diffusion.schedule) == seen
     planned = plan(config, Hardware(), 1.0)
     assert planned.sampling_macs == seen * planned.macs
 
 
 def test_sampling_cost_of_the_paper():
-    assert evaluations(SampleConfig().sampler, ()) == 250
+    assert evaluations(SampleConfig().sampler, (), LinearBeta()) == 250
 
 
 def test_state_is_20_bytes_per_parameter():

@@ -8,7 +8,17 @@ Small parts that compose. Each is a frozen dataclass and therefore its own confi
 """
 
 from scaledit.diffusion.denoiser import Denoiser, NetDenoiser, Network
-from scaledit.diffusion.guidance import ClassifierFree, Guidance, guided
+from scaledit.diffusion.guidance import (
+    Autoguidance,
+    CFGZeroStar,
+    ClassifierFree,
+    Guidance,
+    Internal,
+    Interval,
+    Rescale,
+    Scheduled,
+    guided,
+)
 from scaledit.diffusion.noise import Noise, OfficialNoise
 from scaledit.diffusion.objectives import Context, Hybrid, Losses, Objective, Simple, diffuse
 from scaledit.diffusion.parameterization import (
@@ -59,7 +69,9 @@ __all__ = [
     "EDM",
     "X0",
     "Auto",
+    "Autoguidance",
     "Batch",
+    "CFGZeroStar",
     "ClassifierFree",
     "Context",
     "CosineBeta",
@@ -71,6 +83,8 @@ __all__ = [
     "Guidance",
     "Heun",
     "Hybrid",
+    "Internal",
+    "Interval",
     "Job",
     "Karras",
     "LearnedRange",
@@ -92,8 +106,10 @@ __all__ = [
     "Prediction",
     "Quadratic",
     "QuadraticBeta",
+    "Rescale",
     "Sampler",
     "Schedule",
+    "Scheduled",
     "Shifted",
     "Simple",
     "Sine",

@@ -280,12 +280,14 @@ class Embedding(Layer):
 
 class Description(NamedTuple):
     """All layers of `DiT(config)`. ends: submodules of the network itself, before the blocks. block: of each
-    of `depth` blocks. final: after the blocks. between: what the forward passes of all blocks and the final
-    layer keep besides their layers."""
+    of `depth` blocks. final: after the blocks. early: the second final layer (model.early_output), or
+    nothing; it is counted although only some calls use it. between: what the forward passes of all blocks and
+    the final layers keep besides their layers."""
 
     ends: Layers
     block: Layers
     final: Layers
+    early: Layers
     depth: int
     between: Activations
 
@@ -300,14 +302,18 @@ class Description(NamedTuple):
             **config.conditioner_part.layers(config),
             **config.position_part.layers(config),
         }
-        between = block.final_activations(config).plus(block.activations(config), config.depth)
-        return cls(ends, block.layers(config), block.final_layers(config), config.depth, between)
+        final = block.final_layers(config)
+        early = final if config.early_output else {}
+        between = Activations().plus(block.final_activations(config), 2 if early else 1)
+        between = between.plus(block.activations(config), config.depth)
+        return cls(ends, block.layers(config), final, early, config.depth, between)
 
     def multiplicities(self) -> Iterator[tuple[Layer, int]]:
         """Each distinct layer, and how often it occurs."""
         yield from ((layer, 1) for layer in self.ends.values())
         yield from ((layer, self.depth) for layer in self.block.values())
         yield from ((layer, 1) for layer in self.final.values())
+        yield from ((layer, 1) for layer in self.early.values())
 
     def named(self) -> Iterator[tuple[str, Layer]]:
         """Each layer with the name of its submodule ("blocks.0.attn"), in the order of the state dict."""
@@ -315,6 +321,7 @@ class Description(NamedTuple):
         for i in range(self.depth):
             yield from ((f"blocks.{i}.{name}", layer) for name, layer in self.block.items())
         yield from ((f"final.{name}", layer) for name, layer in self.final.items())
+        yield from ((f"early_final.{name}", layer) for name, layer in self.early.items())
 
     def shapes(self) -> Shapes:
         """{name: shape} of the state dict, in its order."""

@@ -21,6 +21,7 @@ from scaledit import assemble, checks, images, machine
 from scaledit.callbacks import Progress
 from scaledit.captions import class_labels
 from scaledit.config import SampleConfig
+from scaledit.diffusion.guidance import active
 from scaledit.diffusion.noise import Stream, uniform
 from scaledit.errors import UsageError, counted, printable
 from scaledit.pipeline import MOST_IMAGES, Pipeline, near_classes
@@ -90,7 +91,7 @@ class Request:
             "start": self.start,
             "seed": settings.seed,
             "sampler": assemble.sampler_json(settings.sampler, pipeline.config.diffusion.schedule),
-            "guidance": [part.to_json() for part in settings.guidance if not part.idle],
+            "guidance": [part.to_json() for part in active(pipeline.opened(settings.guidance))],
             "precision": "fp32",
             "decoder": pipeline.decoder_name,
             "rounding": images.ROUNDING,

@@ -157,7 +157,7 @@ def _row(
         sampler=cell(assemble.sampler_json(sampler, config.diffusion.schedule)),
         guidance=cell([part.to_json() for part in evaluate.guidance]),
         decoder=str(values["protocol"].get("decoder") or ""),
-        sampling_macs=evaluations(sampler, evaluate.guidance) * counts.macs,
+        sampling_macs=evaluations(sampler, evaluate.guidance, config.diffusion.schedule) * counts.macs,
         num=evaluate.num,
         sample_sets=evaluate.seeds,
         protocol=protocol,

@@ -55,6 +55,11 @@ class Sampler(Part, kind="sampler", home="scaledit.diffusion.samplers", needs=("
         """Evaluations of the denoiser in all steps together."""
         return self.evaluations * self.steps
 
+    def evaluated(self, schedule: Schedule) -> Tensor:
+        """The times at which it evaluates the denoiser, float64 on the CPU, which say what guidance that
+        depends on the time costs. By default the start of each step, `evaluations` times."""
+        return self.grid(schedule)[:-1].repeat_interleave(self.evaluations)
+
     def grid(self, schedule: Schedule) -> Tensor:
         """(steps + 1,) float64 on the CPU: descending times, the last one clean. Raises UsageError if the
         schedule does not have that many steps."""

@@ -23,7 +23,6 @@ from scaledit.diffusion.schedule import Schedule
 from scaledit.errors import RunError
 from scaledit.lazy import Tensor, torch
 from scaledit.part import Part
-from scaledit.values import own_fields
 
 
 class NonFiniteError(RunError):
@@ -188,7 +187,7 @@ def kind(job: _Running) -> tuple[Any, ...]:
     """What jobs must have in common to share a batch."""
 
     def fields(part: Part, excluded: tuple[str, ...]) -> tuple[Any, ...]:
-        values = [getattr(part, f.name) for f in own_fields(type(part)) if f.name not in excluded]
+        values = [getattr(part, f.name) for f in dataclasses.fields(part) if f.name not in excluded]  # pyright: ignore
         return (type(part), *values)
 
     y = job.job.y
@@ -197,7 +196,7 @@ def kind(job: _Running) -> tuple[Any, ...]:
         condition = (type(y), *(value for value in values if not isinstance(value, torch.Tensor)))
     else:
         condition = None if y is None else (y.dtype, y.device)
-    guidance = tuple(fields(part, part.BY_ROW) for part in job.job.guidance)
+    guidance = tuple(fields(part, ("inside", *part.BY_ROW)) for part in job.job.guidance)
     image = (job.x.shape[1:], job.x.dtype, job.x.device)
     return (fields(job.job.sampler, ("steps", "times")), guidance, condition, image)
 
