@@ -165,7 +165,11 @@ class Pipeline:
         makes latents and their decoder cannot be opened."""
         if self.decoder is not None:
             _ = self.decoder.autoencoder  # raises before the work if it is missing
-        x = self.latents(classes, settings, start, batch_size, progress)
+        return self.decoded(self.latents(classes, settings, start, batch_size, progress), start)
+
+    def decoded(self, x: Tensor, start: int = 0) -> np.ndarray:
+        """The images (N, H, W, 3) uint8 of the model's samples (N, C, H, W). start: index of the first, for
+        messages. Raises RunError if the decoder's numbers are not finite."""
         if self.decoder is None:
             return images.to_uint8(x)
         decoded = []

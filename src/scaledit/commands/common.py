@@ -230,10 +230,11 @@ def average(parser: Arguments) -> None:
         "use the weights averaged over this share of the training, such as 0.1, or 0.1@STEP up to an earlier "
         "step, of a run trained with ema.power; 0 is the EMA (default: the run's)"
     )
-    parser.add_argument("--average", type=_average, metavar="LENGTH", help=which)
+    parser.add_argument("--average", type=average_text, metavar="LENGTH", help=which)
 
 
-def _average(text: str) -> str:
+def average_text(text: str) -> str:
+    """The type of an option that names an average."""
     try:
         averages.asked(text)
     except UsageError as error:

@@ -29,7 +29,7 @@ TRAIN_WITH = "train with ema.power=[0.05,0.1]"
 
 class Averaged(NamedTuple):
     """An average that was computed. step: of training, at which it ends. error: the relative residual of its
-    profile. snapshots: how many tracks it was computed from."""
+    profile. snapshots: how many it was computed from."""
 
     length: float
     step: int
@@ -103,7 +103,7 @@ def compute(path: Path, folder: Path, average: Average, allow_nonfinite: bool = 
     names = [(x, track.kept, track.sha256) for x, track in used]
     return Computed(
         {name: _combined([(x, track.tensors[name]) for x, track in used]) for name in tracks[0].tensors},
-        Averaged(average.length, end, found.error, len(used)),
+        Averaged(average.length, end, found.error, len({track.kept.step for _, track in used})),
         hashlib.sha256(json.dumps(names).encode()).hexdigest(),
         tuple(notes),
     )

@@ -26,7 +26,7 @@ from scaledit.files.reading import picture_in
 from scaledit.models import flops
 from scaledit.part import Allowed, in_words
 from scaledit.pipeline import Pipeline, load
-from scaledit.report import nearest, page
+from scaledit.report import nearest, page, settings
 from scaledit.report.breaks import Break, as_text, batches, breaks_of, images_seen
 from scaledit.report.page import REPORT, Card, Chart, Sheet
 from scaledit.report.reproduce import reproduce
@@ -93,6 +93,7 @@ def write(
         curves=curves(events, breaks=breaks),
         film=_film(run, events, pipeline),
         started_from=_started_from(events),
+        settings=settings.section(run),
         reproduce=reproduce(pipeline.config, run, events, pipeline.origin),
         **sections,
     )
