@@ -25,7 +25,7 @@ from scaledit.training.dit import train
 from scaledit.tuning import found as maps
 from scaledit.tuning.cells import Axes, Cell
 from scaledit.tuning.found import is_alike
-from scaledit.tuning.judged import Judged, _drop, judge_cells
+from scaledit.tuning.judged import Judged, _alone, _drop, judge_cells
 from tiny import tiny
 
 SCALES, INTERVALS = (1.0, 1.5, 2.0, 3.0, 4.0), ((0.0, 1.0), (0.2, 0.8), (0.3, 0.6))
@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained run whose outputs are not zero, with snapshots of two averages."""
     out = tmp_path_factory.mktemp("map") / "run"
     config = tiny(
-        "train.steps=40", "ema.power=[0.05,0.1]", "ema.snapshots=20", "optimizer.learning_rate=5e-3"
+        "train.steps=20", "ema.power=[0.05,0.1]", "ema.snapshots=10", "optimizer.learning_rate=5e-3"
     )
     for _ in train(config, out, device="cpu"):
         pass
@@ -69,36 +69,32 @@ def sections(pipeline: Pipeline, sampler: str, steps: tuple[int, ...]) -> list[S
     return [cell.section(pipeline.config, sampler=sampler) for cell in cells]
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "dpm", "heun", "euler", "unipc", "ddpm"])
-def test_a_map_evaluates_nothing_twice(run: Path, sampler: str):
+@pytest.mark.parametrize(
+    ("sampler", "averages"),
+    [
+        ("dpm", ("0.05", "0.08", "0.13")),
+        *((name, ("0.1",)) for name in ("ddim", "heun", "euler", "unipc", "ddpm")),
+    ],
+)
+def test_a_map_evaluates_nothing_twice(run: Path, sampler: str, averages: tuple[str, ...]):
     """3 averages x 5 scales x 3 intervals, and two numbers of steps."""
     labels = [0, 3, 7]
-    for average in ("0.05", "0.08", "0.13"):
+    for average in averages:
         pipeline, rows = counting(run, average)
-        chosen = sections(pipeline, sampler, (4, 7))
+        chosen = sections(pipeline, sampler, (3, 5))
         shared = Shared(pipeline, chosen)
         [(_, drawn)] = shared.batches(labels, 8)
         assert max(rows.values()) == 1  # no image at any time under any label passes twice
         assert rows.total() == shared.evaluated
         members = sorted(member for one in drawn for member in one.members)
         assert members == list(range(len(chosen)))
-        alone = sum(round(_alone(pipeline, section)) for section in chosen) * len(labels)
+        assert len(drawn) > 10
+        alone = sum(_alone(pipeline, section) for section in chosen) * len(labels)
         assert shared.evaluated < 0.75 * alone
-        if average != "0.05":
-            continue
-        for one in drawn:
-            assert one.images is not None
-            for member in one.members[:1]:
-                apart = pipeline.sample(labels, chosen[member]).astype(int) - one.images
-                assert abs(apart).max() <= 1  # rounding at another batch size
-    different = {one.images.tobytes() for one in drawn if one.images is not None}
-    assert len(different) == len(drawn) > 10
-
-
-def _alone(pipeline: Pipeline, section: SampleConfig) -> float:
-    from scaledit.tuning import judged
-
-    return judged._alone(pipeline, section)
+    for one in drawn[::5]:
+        assert one.images is not None
+        apart = pipeline.sample(labels, chosen[one.members[-1]]).astype(int) - one.images
+        assert abs(apart).max() <= 1  # rounding at another batch size
 
 
 def judge_of(pipeline: Pipeline, **changes: Any) -> tuple[Judge, Any]:
