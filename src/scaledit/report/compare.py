@@ -376,7 +376,7 @@ def sample(
             progress(before * total + done, len(runs) * total)
 
         try:
-            pipeline = load(run.folder, device, allow_import=allowed)
+            pipeline = load(run.folder, device, allow_import=allowed, average=0)
         except (UsageError, RunError) as error:
             notes.append(f"{run.label} could not be sampled: {error}")
             continue

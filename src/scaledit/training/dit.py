@@ -3,6 +3,7 @@
 for event in train(config, out, resume="auto"): ...
 
 out/config.json   out/log.jsonl   out/checkpoints/step-XXXXXXXX/   out/samples/step-XXXXXXXX.png
+out/averages/step-XXXXXXXX/ with ema.power
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ from scaledit.evaluation.judge import Judge, check_reference_fits, open_run_judg
 from scaledit.models import flops
 from scaledit.pipeline import BYTES_OF_A_NUMBER, Pipeline, open_other
 from scaledit.sampling.request import BYTES_OF_A_LABEL
-from scaledit.training.events import Evaluated, Event, Sampled, Stepped, Verifying
+from scaledit.training.events import Evaluated, Event, Remarked, Sampled, Stepped, Verifying
 from scaledit.training.folder import CHECKPOINTS, CONFIG, SAMPLES, Changes, with_background
 from scaledit.training.loop import Run, RunContext, due, locked
+from scaledit.training.power import Snapshots, remark
 from scaledit.training.ranks import Ranks
 from scaledit.training.same_data import SameData, as_recorded
 from scaledit.training.start import Start, opened
@@ -109,7 +111,8 @@ def train(
     with locked(config, out, resume, context, check, changes) as latest:
         context.heartbeat("building the model", 0)
         state = TrainState.create(config, dataset, ranks, start)
-        hooks = Hooks(state, out, context, dataset.class_names, decoder, judge)
+        snapshots = Snapshots(state.power, config, out, ranks)
+        hooks = Hooks(state, out, context, dataset.class_names, decoder, judge, snapshots)
         counts = flops.count(config.model)
         manifest = {
             "class_names": dataset.class_names,
@@ -118,6 +121,8 @@ def train(
         }
         if start is not None and ranks.first:
             yield start.event
+        if config.ema.power and ranks.first:
+            yield Remarked((remark(config, out),))
         run = Run(state, out, context, counts.macs, manifest, hooks.stepped, hooks.due, data)
         yield from run.run(latest, counts.params)
 
@@ -132,12 +137,14 @@ class Hooks:
     class_names: tuple[str, ...]
     decoder: Decoder | None
     judge: Judge | None
+    snapshots: Snapshots
 
     def stepped(self, **fields: Any) -> Stepped:
         return Stepped(**fields, ema_distance=self.state.ema_distance())
 
     def due(self, last: bool) -> Iterator[Event]:
         step, config = self.state.step, self.state.config
+        self.snapshots.keep(step, last)
         sampled = config.sample.due(step, last)
         judged = due(step, config.evaluate.every, last)
         if not (sampled or judged):
