@@ -62,6 +62,8 @@ class Config:
         for key in ("early", "average"):
             if key in value.get("sample", {}) and value["sample"][key] == getattr(SampleConfig, key):
                 del value["sample"][key]
+        if not self.optimizer.base_width:
+            del value["optimizer"]["base_width"]
         return value
 
     def sections(self) -> dict[str, dict[str, Any]]:
@@ -122,8 +124,8 @@ class RunConfig(Config):
         check_run(self)
 
     def to_json(self) -> dict[str, Any]:
-        """As for all configs, without the keys of fine-tuning, of loss terms and of power-function averages at
-        their defaults."""
+        """As for all configs, without the keys of fine-tuning, of loss terms and of power-function averages
+        at their defaults."""
         value = super().to_json()
         for key in ("power", "snapshots", "snapshot_precision"):
             if getattr(self.ema, key) == getattr(EMAConfig, key):

@@ -151,6 +151,12 @@ class OptimizerConfig:
         "constant", doc="course of the learning rate after the warm-up; cosine and linear end at 0"
     )
     clip: float = field(0.0, ge=0, doc="largest norm of the gradient; 0: no clipping")
+    base_width: int = field(
+        0,
+        ge=0,
+        doc="the hidden_size that learning_rate was found at; at any other, rates and initial weights are "
+        "scaled so that it stays the best one (muP, Yang et al. 2022, table 8); 0: no scaling",
+    )
 
 
 @dataclass(frozen=True)

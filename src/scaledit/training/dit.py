@@ -21,6 +21,7 @@ from scaledit.autoencoders.decoder import Decoder
 from scaledit.callbacks import Progress
 from scaledit.config import RunConfig, check_guidance
 from scaledit.config.tables import modules
+from scaledit.config.updates import updates
 from scaledit.data.latents import Latents
 from scaledit.data.sets import TrainingSet, check_fits
 from scaledit.errors import UsageError, counted
@@ -63,6 +64,7 @@ def train(
     config = with_background(config, out)
     ranks = context.ranks
     _check_sizes(config, len(ranks.share(config.train.batch_size)), ranks.device)
+    updates(config)  # raises, before anything is written
     for key, guidance in (("sample", config.sample.guidance), ("evaluate", config.evaluate.guidance)):
         check_guidance(config.model, config.diffusion.schedule, guidance, f"{key}.guidance")
     if dataset is None:
