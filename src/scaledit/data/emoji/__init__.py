@@ -18,8 +18,8 @@ from torch import Tensor
 
 from scaledit import machine
 from scaledit.data.emoji import drawing
+from scaledit.data.emoji.catalog import Picture, pictures
 from scaledit.data.emoji.classes import CLASS_NAMES
-from scaledit.data.emoji.pictures import Picture, pictures
 from scaledit.data.sets import Images
 
 Classes = Literal["category", "subcategory"]

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from scaledit import terminal
-from scaledit.data.emoji.pictures import Picture, pictures, versions
+from scaledit.data.emoji.catalog import Picture, pictures, versions
 from scaledit.errors import RunError, UsageError
 from scaledit.files.atomic import atomic_write
 from scaledit.files.cache import user_cache
