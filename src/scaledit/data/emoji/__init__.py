@@ -3,8 +3,8 @@
     emoji(size=(32, 32), classes="category")       3,542 for training
     emoji(..., held_out=True)                      411 of other subjects
 
-The pictures are vectors, so every size and shape shows the truth. They are by OpenMoji, under CC BY-SA 4.0;
-wherever pictures of them go, `attribution("emoji")` goes too (scaledit.data.datasets).
+The images are vector graphics, so every size and shape shows the truth. They are by OpenMoji, under CC BY-SA
+4.0; wherever they go, `attribution("emoji")` goes too (scaledit.data.datasets).
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ QUIET_FOR, EVERY = 2.0, 5.0
 
 
 def draw(picture: Picture, height: int, width: int) -> np.ndarray:
-    """The picture as (height, width, 3) uint8: as large as fits, centered on white. Raises RunError if its
-    file cannot be drawn."""
+    """A drawing of an emoji, (height, width, 3) uint8: as large as fits, centered on white. Raises RunError
+    if its file cannot be drawn."""
     import resvg_py
     from PIL import Image
 
