@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn.functional import affine_grid, dropout, gelu, grid_sample
 
 from scaledit import images
-from scaledit.data.emoji import SIDE, Classes, EmojiImages, emoji
-from scaledit.data.emoji.classes import CATEGORIES, CATEGORY_OF, CLASS_NAMES
+from scaledit.data.emoji import SIDE, EmojiImages, emoji
+from scaledit.data.emoji.classes import CATEGORIES, CATEGORY_OF, CLASS_NAMES, Classes
 from scaledit.evaluation.small import SmallExtractor, fit, load_shipped, randomize, write_shipped
 
 FEATURES = 64

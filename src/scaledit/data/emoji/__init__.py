@@ -10,7 +10,6 @@ The images are vector graphics, so every size and shape shows the truth. They ar
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,10 +18,9 @@ from torch import Tensor
 from scaledit import machine
 from scaledit.data.emoji import drawing
 from scaledit.data.emoji.catalog import Picture, pictures
-from scaledit.data.emoji.classes import CLASS_NAMES
+from scaledit.data.emoji.classes import CLASS_NAMES, Classes
 from scaledit.data.sets import Images
 
-Classes = Literal["category", "subcategory"]
 SIDE = 32
 """Pixels, unless another size is asked for."""
 BYTES_OF_A_VALUE = 5

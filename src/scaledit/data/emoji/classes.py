@@ -5,6 +5,9 @@ This order numbers the classes. It is fixed here, so that a new version of a pac
 
 from __future__ import annotations
 
+from typing import Literal
+
+Classes = Literal["category", "subcategory"]
 SUBCATEGORIES: dict[str, tuple[str, ...]] = {
     "Smileys & Emotion": (
         "face-smiling",
@@ -131,7 +134,7 @@ SUBCATEGORIES: dict[str, tuple[str, ...]] = {
 CATEGORIES = tuple(SUBCATEGORIES)
 CATEGORY_OF = {inner: category for category, names in SUBCATEGORIES.items() for inner in names}
 """The category of each subcategory."""
-CLASS_NAMES = {"category": CATEGORIES, "subcategory": tuple(CATEGORY_OF)}
+CLASS_NAMES: dict[Classes, tuple[str, ...]] = {"category": CATEGORIES, "subcategory": tuple(CATEGORY_OF)}
 """The names of the classes, by data.classes."""
 
 LATER = {

@@ -96,7 +96,7 @@ def _read(path: Path, key: str, shape: Sequence[int]) -> np.ndarray | None:
     except Exception:  # whatever the parser raises for damaged bytes: the drawings can be made again
         return None
     is_ours = about.get("key") == key and pixels.shape == tuple(shape) and pixels.dtype == np.uint8
-    return pixels if is_ours and hashlib.sha256(pixels).hexdigest() == about.get("sha256") else None
+    return pixels if is_ours and hashlib.sha256(pixels.data).hexdigest() == about.get("sha256") else None
 
 
 def _alone(path: Path, key: str, shape: Sequence[int]) -> np.ndarray:
@@ -120,11 +120,11 @@ def _alone(path: Path, key: str, shape: Sequence[int]) -> np.ndarray:
 def _kept(path: Path, key: str, height: int, width: int) -> np.ndarray:
     """Draws all emoji and writes them to the file; says so if it cannot be written."""
     pixels = _draw_all(height, width)
-    about = {"key": key, "sha256": hashlib.sha256(pixels).hexdigest()}
+    about = {"key": key, "sha256": hashlib.sha256(pixels.data).hexdigest()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as file:
-            write(file, [(NAME, "U8", pixels.shape, pixels.nbytes)], [memoryview(pixels).cast("B")], about)
+            write(file, [(NAME, "U8", pixels.shape, pixels.nbytes)], [pixels.reshape(-1).data], about)
     except OSError as error:
         terminal.complain(
             f"the drawn emoji could not be kept in {path} ({error.strerror or error}), so they are drawn "
