@@ -8,8 +8,8 @@
 
 Training scales, turns, moves and mirrors the drawings, so that an image of another size or shape, which is
 blurred or smaller once it fits, is still recognized. `python -m scaledit.evaluation.emoji` retrains the
-shipped weights in 4 minutes on one core, and `python -m scaledit.evaluation.emoji accuracy` prints their accuracy
-on held-out emoji.
+shipped weights in 4 minutes on one core, and `python -m scaledit.evaluation.emoji accuracy` prints their
+accuracy on held-out emoji.
 """
 
 from __future__ import annotations
