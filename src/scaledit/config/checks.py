@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from scaledit import checks
 from scaledit.config.sections import DiffusionConfig, SampleConfig
 from scaledit.diffusion.guidance import Guidance
+from scaledit.diffusion.parameterization import network_times
 from scaledit.errors import UsageError, shown
 from scaledit.models.config import DiTConfig
 from scaledit.values import check_bounds
@@ -49,6 +50,8 @@ def check_run(config: RunConfig) -> None:
                 f"name; got {shown(item)}"
             )
     check_learned(config.model, config.diffusion)
+    low, high = network_times(config.diffusion.parameterization) or (None, None)
+    config.model.time_embedding_part.fits_times(low, high)
     check_lora(config)
     check_sampling(config.sample, config.diffusion, "sample.")
 

@@ -3,6 +3,9 @@
 tokens  =  patchify(x) W + b + pos              (paper, section 3.2, "Patchify")
 gamma(t) = [cos(t w_k), sin(t w_k)],  w_k = 10000^(-k/128),  k = 0..127
 Attn(q, k, v) = softmax(q k^T / sqrt(head)) v
+
+The alternatives of a DiT's parts (RMSNorm, SwiGLU, ...) are here as well; the parts' own files hold their
+sources.
 """
 
 from __future__ import annotations
@@ -18,8 +21,11 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scaledit.errors import UsageError
-from scaledit.models.description import TIME_FREQUENCIES
+from scaledit.models.description import LAYER_NORM_EPS, TIME_FREQUENCIES
 from scaledit.models.positions import Places
+
+FIRST_MIX = 0.5
+"""The first value of l in a value residual."""
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
@@ -125,19 +131,76 @@ def _rederive_after_loading(module: nn.Module, keys: object) -> None:
 
 
 class TimestepEmbedder(Derived):
-    """t (N,) -> (N, D): sinusoid, Linear, SiLU, Linear."""
+    """t (N,) -> (N, D): cosines and sines, Linear, SiLU, Linear. frequencies: makes the angles per unit of t,
+    (128,) float32; the paper's by default."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, frequencies: Callable[[], Tensor] = time_frequencies):
         super().__init__()
         self.fc1 = nn.Linear(TIME_FREQUENCIES, width)
         self.fc2 = nn.Linear(width, width)
         # Exact, since rounded frequencies would be a different function.
-        self.derive("frequencies", time_frequencies, exact=True)
+        self.derive("frequencies", frequencies, exact=True)
         self.frequencies: Tensor
 
     def forward(self, t: Tensor) -> Tensor:
         embedding = timestep_embedding(t, self.frequencies)
         return self.fc2(F.silu(self.fc1(embedding.to(self.fc1.weight.dtype))))
+
+
+class TimeTable(nn.Module):
+    """t (N,) -> (N, D): the entry of a learned table, whose entries are evenly spaced from t = 0 to `last`,
+    or the line between two entries. NaN for other times, since no entry stands for them."""
+
+    def __init__(self, entries: int, width: int, last: float):
+        super().__init__()
+        self.last, self.per_unit = last, (entries - 1) / last
+        self.weight = nn.Parameter(torch.randn(entries, width))
+
+    def forward(self, t: Tensor) -> Tensor:
+        t = t if t.dtype == torch.float64 else t.float()
+        place = t * self.per_unit
+        below = place.detach().nan_to_num().clamp(0, len(self.weight) - 2).floor()
+        share = torch.where((t >= 0) & (t <= self.last), place - below, torch.nan)
+        share = share.to(self.weight.dtype).unsqueeze(1)
+        below = below.long()
+        return (1 - share) * F.embedding(below, self.weight) + share * F.embedding(below + 1, self.weight)
+
+
+class Learned(nn.Module):
+    """A learned tensor of this shape, returned by a call."""
+
+    def __init__(self, *shape: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(shape))
+
+    def forward(self) -> Tensor:
+        return self.weight
+
+
+class Bottleneck(nn.Module):
+    """Two linears without an activation function in between: x A^T W^T + b. The first has no bias, since W
+    times it would be a part of b."""
+
+    def __init__(self, inputs: int, width: int, outputs: int):
+        super().__init__()
+        self.reduce = nn.Linear(inputs, width, bias=False)
+        self.expand = nn.Linear(width, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.expand(self.reduce(x))
+
+
+class RMSNorm(nn.RMSNorm):
+    """x / sqrt(mean(x^2) + eps), times a scale per channel if it is affine; computed in float32, or in
+    float64 for float64, and returned in x's dtype."""
+
+    def __init__(self, width: int, affine: bool = True):
+        super().__init__(width, eps=LAYER_NORM_EPS, elementwise_affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x if x.dtype == torch.float64 else x.float()
+        weight = None if self.weight is None else self.weight.to(wide.dtype)
+        return F.rms_norm(wide, self.normalized_shape, weight, self.eps).to(x.dtype)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -153,37 +216,63 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with qkv bias: x (N, T, D) -> (N, T, D). places: where the tokens are. mask:
-    (N, T), as in `attend`."""
+    """Multi-head self-attention with qkv bias: x (N, T, D) -> (N, T, D). qk_norm: whether queries and keys
+    are normalized per head. mixes_values: whether the values are l v_1 + (1 - l) v, with those of the first
+    block, v_1, and a learned l that starts at 0.5. places: where the tokens are, and v_1. mask: (N, T), as in
+    `attend`."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, qk_norm: bool = False, mixes_values: bool = False):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
+        self.q_norm, self.k_norm = _qk_norms(width // heads, qk_norm)
+        self.mix = nn.Parameter(torch.full((1,), FIRST_MIX)) if mixes_values else None
 
     def forward(self, x: Tensor, places: Places | None = None, mask: Tensor | None = None) -> Tensor:
         n, tokens, width = x.shape
         q, k, v = self.qkv(x).reshape(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        q, k = self.q_norm(q), self.k_norm(k)
+        v = self._mixed(v, places)
         return self.proj(attend(q, k, v, mask))
+
+    def _mixed(self, v: Tensor, places: Places | None) -> Tensor:
+        """The values, mixed with those of the first block; in that block, they are handed on."""
+        if places is not None and places.kept is not None:
+            places.kept.append(v)
+        if self.mix is None:
+            return v
+        if places is None or places.values is None:
+            raise UsageError(
+                "model.value_residual needs the values of the first block, which this block design does not "
+                "pass to its attention; call m.attn(x, embedded.places)"
+            )
+        share = self.mix.to(v.dtype)
+        return share * places.values + (1 - share) * v
+
+
+def _qk_norms(head: int, wanted: bool) -> tuple[nn.Module, nn.Module]:
+    return (RMSNorm(head), RMSNorm(head)) if wanted else (nn.Identity(), nn.Identity())
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention from x (N, T, D) to a context (N, S, D). mask: (N, S), as in `attend`."""
+    """Multi-head attention from x (N, T, D) to a context (N, S, D). qk_norm: whether queries and keys are
+    normalized per head. mask: (N, S), as in `attend`."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, qk_norm: bool = False):
         super().__init__()
         self.heads = heads
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(width, 2 * width)
         self.proj = nn.Linear(width, width)
+        self.q_norm, self.k_norm = _qk_norms(width // heads, qk_norm)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         n, tokens, width = x.shape
         head = width // self.heads
         q = self.q(x).reshape(n, tokens, self.heads, head).transpose(1, 2)
         k, v = self.kv(context).reshape(n, -1, 2, self.heads, head).permute(2, 0, 3, 1, 4)
-        return self.proj(attend(q, k, v, mask))
+        return self.proj(attend(self.q_norm(q), self.k_norm(k), v, mask))
 
 
 class MLP(nn.Module):
@@ -196,3 +285,16 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class SwiGLU(nn.Module):
+    """(silu(x W1) * x W3) W2 with biases. W1 and W3 are the two halves of the rows of fc1; W2 is fc2."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(width, 2 * hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.fc1(x).chunk(2, dim=-1)
+        return self.fc2(F.silu(gate) * value)

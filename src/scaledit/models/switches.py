@@ -1,0 +1,87 @@
+"""Whether a block design obeys the switches of a config. Imports no torch.
+
+model.norm   model.mlp   model.qk_norm   model.value_residual   model.registers
+
+A design lists its layers itself, so one that builds a LayerNorm itself would ignore model.norm="rms". That is
+refused when the config is made: a design must list no layer of the default kind, and it must list other
+layers than at the default.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from scaledit.errors import UsageError
+from scaledit.models.description import MLP, CrossAttention, Layer, LayerNorm, SelfAttention
+from scaledit.part import Part
+
+if TYPE_CHECKING:
+    from scaledit.models.config import DiTConfig
+
+
+class Switch(NamedTuple):
+    """A field of a config that changes layers of a block. default: its value without effect. ignores: whether
+    a layer is of the default kind. instead: what makes the right layer."""
+
+    name: str
+    default: Any
+    ignores: Callable[[Layer], bool]
+    instead: str
+
+
+SWITCHES = (
+    Switch("norm", "layer", lambda layer: type(layer) is LayerNorm, "norm(config, rows)"),
+    Switch("mlp", "gelu", lambda layer: type(layer) is MLP, "mlp(config, rows)"),
+    Switch(
+        "qk_norm",
+        False,
+        lambda layer: isinstance(layer, SelfAttention | CrossAttention) and not layer.qk_norm,
+        "attention(config, rows)",
+    ),
+    Switch(
+        "value_residual",
+        False,
+        lambda layer: isinstance(layer, SelfAttention) and not layer.mixes_values,
+        "attention(config, rows)",
+    ),
+)
+
+
+def check(config: DiTConfig) -> None:
+    """Raises UsageError if a switch that is not at its default does not reach all layers of the block design
+    that it is about."""
+    for switch in SWITCHES:
+        if getattr(config, switch.name) != switch.default:
+            _check(config, switch)
+    if not config.value_residual and not config.registers:
+        return
+    name = config.block.part_name()
+    layers = config.block.layers(config).values()
+    attentions = [layer for layer in layers if isinstance(layer, SelfAttention)]
+    if config.value_residual and len(attentions) != 1:
+        raise UsageError(
+            f"model.value_residual needs one self-attention in each block, but the block design {name} has "
+            f"{len(attentions)}; leave it out"
+        )
+    if config.registers and any(layer.rows < config.sequence for layer in attentions):
+        raise UsageError(
+            f"the block design {name} counts config.tokens tokens, but with model.registers a block has "
+            "config.sequence; change its layers, or leave model.registers out"
+        )
+
+
+def _check(config: DiTConfig, switch: Switch) -> None:
+    default = copy.copy(config)
+    object.__setattr__(default, switch.name, switch.default)  # without the checks of a new config
+    layers = config.block.layers(config)
+    no_effect = layers == config.block.layers(default)
+    final = config.block.final_layers(config)
+    if no_effect or any(map(switch.ignores, (*layers.values(), *final.values()))):
+        value = getattr(config, switch.name)
+        text = value.label() if isinstance(value, Part) else str(value).lower()
+        raise UsageError(
+            f"the block design {config.block.part_name()} has layers that ignore model.{switch.name}={text}; "
+            f"build them with {switch.instead} of scaledit.models.blocks, or leave the key out"
+        )
