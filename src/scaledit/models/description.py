@@ -185,10 +185,10 @@ class SelfAttention(Layer):
 
     def weights(self) -> Shapes:
         return {
+            **({"mix": (1,)} if self.mixes_values else {}),
             **linear_shapes("qkv.", 3 * self.width, self.width),
             **linear_shapes("proj.", self.width, self.width),
             **(_qk_norms(self.width // self.heads) if self.qk_norm else {}),
-            **({"mix": (1,)} if self.mixes_values else {}),
         }
 
     def macs(self) -> int:
@@ -198,7 +198,7 @@ class SelfAttention(Layer):
         """x; q, k, v; the result. The mixed values are one more."""
         kept = Activations(wide=self.rows * self.heads, narrow=self.live())
         kept = kept.plus(Activations(narrow=self.rows * self.width), self.mixes_values)
-        return kept.plus(_normalized(2 * self.rows, self.width, self.heads), self.qk_norm)
+        return kept.plus(_normalized(self.rows, self.rows, self.width, self.heads), self.qk_norm)
 
     def live(self) -> int:
         """x; q, k, v; the result."""
@@ -235,7 +235,7 @@ class CrossAttention(Layer):
 
     def activations(self) -> Activations:
         kept = Activations(wide=self.rows * self.heads, narrow=self.live())
-        return kept.plus(_normalized(self.rows + self.context, self.width, self.heads), self.qk_norm)
+        return kept.plus(_normalized(self.rows, self.context, self.width, self.heads), self.qk_norm)
 
     def live(self) -> int:
         """x, q, the result; the context, its k and v."""
@@ -249,9 +249,11 @@ def _qk_norms(head: int) -> Shapes:
     return {"q_norm.weight": (head,), "k_norm.weight": (head,)}
 
 
-def _normalized(rows: int, width: int, heads: int) -> Activations:
-    """What the norms of queries and keys keep: x / rms in float32, its product with the scale, and rms."""
-    return Activations(wide=rows * (width + heads), narrow=rows * width)
+def _normalized(queries: int, keys: int, width: int, heads: int) -> Activations:
+    """What norms of queries and keys keep: the factor of the scale, in float32, and rms; their results; and
+    the result of the attention a second time, as its layout is another one."""
+    rows = queries + keys
+    return Activations(wide=rows * (width + heads), narrow=(rows + queries) * width)
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,7 @@ class DiT(Derived):
         embedded = self.design.prepare(self, embedded)
         patches, (height, width) = grid[0] * grid[1], x.shape[2:]
         if config.registers:
-            registers = self.registers().to(tokens.dtype).expand(len(tokens), -1, -1)
+            registers = self.registers().to(tokens.dtype).expand(tokens.shape[0], -1, -1)
             tokens = torch.cat([tokens, registers], dim=1)
         tokens = self.design.enter(tokens, embedded)
         states: dict[int, Tensor] = {}
