@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+import network_table
 from scaledit import DiT, DiTConfig, config, part
 from scaledit.config import RunConfig
 from scaledit.config import trained as trained_names
@@ -96,6 +97,9 @@ def test_rms_norm_is_its_equation(dtype: torch.dtype, affine: bool):
     wide = x if dtype == torch.float64 else x.float()
     wanted = wide / (wide.square().mean(-1, keepdim=True) + LAYER_NORM_EPS).sqrt()
     wanted = wanted * norm.weight.to(wide) if affine else wanted
+    with torch.autograd.forward_ad.dual_level():
+        plain = norm(x)  # by another way
+    assert torch.allclose(plain, norm(x), rtol=1e-2 if dtype == torch.bfloat16 else 1e-6)
     assert norm(x).dtype == dtype
     assert torch.allclose(norm(x), wanted.to(dtype), rtol=1e-2 if dtype == torch.bfloat16 else 1e-6)
 
@@ -380,6 +384,11 @@ def test_activation_memory_against_autograd(switch: str, precision: str):
         assert activation_bytes(made, 6, precision) == pytest.approx(measured, rel=close), design
 
 
+def test_the_table_of_the_documentation_is_what_the_descriptions_say():
+    page = Path(__file__).parents[1] / "docs" / "concepts" / "network.md"
+    assert network_table.table() in page.read_text(encoding="utf-8")
+
+
 # Everything together.
 
 
@@ -562,6 +571,20 @@ class Placeless(Own):
 """
 
 
+OWN_NORM = """
+from dataclasses import dataclass
+
+from scaledit.models.description import LayerNorm
+from scaledit.models.norms import Norm
+
+
+@dataclass(frozen=True)
+class Bare(Norm):
+    def layer(self, width, rows, affine=True):
+        return LayerNorm(width, rows, affine=False)
+"""
+
+
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "own_blocks.py").write_text(REFUSED)
@@ -593,6 +616,17 @@ def test_a_block_that_ignores_a_switch_is_refused(
     small(conditioning=f"own_blocks:{name}")
     with pytest.raises(UsageError, match=message):
         small(conditioning=f"own_blocks:{name}", **changes)
+
+
+def test_a_norm_of_ones_own_reaches_every_design(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "own_norms.py").write_text(OWN_NORM)
+    monkeypatch.chdir(tmp_path)
+    for design in DESIGNS:
+        net = DiT(small(conditioning=design, norm="own_norms:Bare"))
+        assert not any("norm" in key for key in net.state_dict())
+    said = tiny("model.norm=own_norms:Bare")
+    assert said.modules() == {"own_norms"}
+    sys.modules.pop("own_norms", None)
 
 
 def test_a_block_that_does_not_hand_on_its_values_is_refused(own: None):

@@ -29,6 +29,17 @@ from scaledit.training.ranks import Ranks
 from tiny import TINY, tiny
 
 FSDP = "engine.parallel=fsdp"
+EVERY_PART = (
+    "model.conditioning=adaln_single",
+    "model.norm=rms",
+    "model.mlp=swiglu",
+    "model.qk_norm=true",
+    "model.value_residual=true",
+    'model.patch_embed={name="bottleneck", width=5}',
+    "model.registers=2",
+    "model.time_embedding=fourier",
+)
+"""Of the network, that is not the paper's."""
 PAPER_RATE = ("optimizer.learning_rate=1e-4", "optimizer.warmup_steps=0")
 TIMES = -1
 """The column of a table that holds the drawn times."""
@@ -68,6 +79,8 @@ def test_two_ranks_train_as_one_process(tmp_path: Path):
             ("diffusion.times=loss_second_moment", "optimizer.clip=0.2", FSDP), steps=12
         ),
         "poisoned": Job(steps=8, poisoned=(wrong,)),
+        "every part": Job((*EVERY_PART, "engine.recompute=blocks", *PAPER_RATE), steps=8),
+        "every part, shards": Job((*EVERY_PART, "engine.recompute=blocks", FSDP, *PAPER_RATE), steps=8),
     }
     bf16 = ("train.precision=bf16", *PAPER_RATE)
     rough = {"copies": Job(bf16, steps=10), "shards": Job((*bf16, FSDP), steps=10)}
@@ -85,7 +98,10 @@ def test_two_ranks_train_as_one_process(tmp_path: Path):
         steps = [step for step, skipped in enumerate(a.skipped) if not skipped]
         assert off([a.losses[s] for s in steps], [b.losses[s] for s in steps]) < 1e-6, name
         assert off([a.norms[s] for s in steps], [b.norms[s] for s in steps]) < 2e-6, name
-    assert max(furthest(one["fsdp"], two["fsdp"]).values()) < 2e-7  # every parameter, at the paper's rate
+    for name in ("fsdp", "every part", "every part, shards"):
+        assert max(furthest(one[name], two[name]).values()) < 2e-7, (
+            name
+        )  # every parameter, at the paper's rate
     apart = furthest(one["ddp"], two["ddp"])
     keys = {name: apart.pop(name) for name in list(apart) if name.endswith("(keys)")}
     assert max(apart.values()) < 1e-5  # at 50 times that rate

@@ -78,7 +78,7 @@ class Parameterization(
 
 
 def network_times(parameterization: Parameterization) -> Range | None:
-    """The range of the times that the network gets; None if it is unknown, as with a class of one's own that
+    """The range of the times that the network gets; None if it is unknown, as for a class of yours that
     defines `network_time` but no `time_range`."""
 
     def owner(method: str) -> type:

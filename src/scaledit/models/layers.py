@@ -200,6 +200,9 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         wide = x if x.dtype == torch.float64 else x.float()
         weight = None if self.weight is None else self.weight.to(wide.dtype)
+        if forward_ad._current_level >= 0:  # not every fused kernel has a forward-mode derivative
+            out = wide * (wide.square().mean(-1, keepdim=True) + LAYER_NORM_EPS).rsqrt()
+            return (out if weight is None else out * weight).to(x.dtype)
         return F.rms_norm(wide, self.normalized_shape, weight, self.eps).to(x.dtype)
 
 

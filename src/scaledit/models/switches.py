@@ -11,39 +11,80 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
+from types import UnionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scaledit.errors import UsageError
-from scaledit.models.description import MLP, CrossAttention, Layer, LayerNorm, SelfAttention
+from scaledit.models import mlps
+from scaledit.models.description import MLP, CrossAttention, Layer, LayerNorm, Linear, SelfAttention
+from scaledit.models.norms import Norm
 from scaledit.part import Part
 
 if TYPE_CHECKING:
     from scaledit.models.config import DiTConfig
 
 
+@dataclass(frozen=True)
+class _OtherNorm(Norm):
+    """Makes layers that no other norm makes."""
+
+    def layer(self, width: int, rows: int, affine: bool = True) -> Layer:
+        return Linear(width, width, rows)
+
+
+@dataclass(frozen=True)
+class _OtherMLP(mlps.MLP):
+    """Likewise."""
+
+    def layer(self, width: int, hidden: int, rows: int) -> Layer:
+        return Linear(width, width, rows)
+
+
 class Switch(NamedTuple):
-    """A field of a config that changes layers of a block. default: its value without effect. ignores: whether
-    a layer is of the default kind. instead: what makes the right layer."""
+    """A field of a config that changes layers of a block. default: its value without effect. other: a value
+    with which a design that obeys lists other layers. kinds: the layers that it is about. obeyed: whether
+    such a layer is as the config wants it. instead: what makes the right layer."""
 
     name: str
     default: Any
-    ignores: Callable[[Layer], bool]
+    other: Any
+    kinds: type[Layer] | UnionType
+    obeyed: Callable[[DiTConfig, Any], bool]
     instead: str
 
 
 SWITCHES = (
-    Switch("norm", "layer", lambda layer: type(layer) is LayerNorm, "norm(config, rows)"),
-    Switch("mlp", "gelu", lambda layer: type(layer) is MLP, "mlp(config, rows)"),
+    Switch(
+        "norm",
+        "layer",
+        _OtherNorm(),
+        LayerNorm,
+        lambda config, layer: isinstance(config.norm_part.layer(1, 1), LayerNorm),
+        "norm(config, rows)",
+    ),
+    Switch(
+        "mlp",
+        "gelu",
+        _OtherMLP(),
+        MLP,
+        lambda config, layer: isinstance(config.mlp_part.layer(1, 1, 1), MLP),
+        "mlp(config, rows)",
+    ),
     Switch(
         "qk_norm",
         False,
-        lambda layer: isinstance(layer, SelfAttention | CrossAttention) and not layer.qk_norm,
+        False,
+        SelfAttention | CrossAttention,
+        lambda config, layer: layer.qk_norm,
         "attention(config, rows)",
     ),
     Switch(
         "value_residual",
         False,
-        lambda layer: isinstance(layer, SelfAttention) and not layer.mixes_values,
+        False,
+        SelfAttention,
+        lambda config, layer: layer.mixes_values,
         "attention(config, rows)",
     ),
 )
@@ -73,12 +114,13 @@ def check(config: DiTConfig) -> None:
 
 
 def _check(config: DiTConfig, switch: Switch) -> None:
-    default = copy.copy(config)
-    object.__setattr__(default, switch.name, switch.default)  # without the checks of a new config
+    other = copy.copy(config)
+    object.__setattr__(other, switch.name, switch.other)  # without the checks of a new config
     layers = config.block.layers(config)
-    no_effect = layers == config.block.layers(default)
-    final = config.block.final_layers(config)
-    if no_effect or any(map(switch.ignores, (*layers.values(), *final.values()))):
+    no_effect = layers == config.block.layers(other)
+    everything = (*layers.values(), *config.block.final_layers(config).values())
+    concerned = (layer for layer in everything if isinstance(layer, switch.kinds))
+    if no_effect or not all(switch.obeyed(config, layer) for layer in concerned):
         value = getattr(config, switch.name)
         text = value.label() if isinstance(value, Part) else str(value).lower()
         raise UsageError(
