@@ -121,13 +121,16 @@ class RunConfig(Config):
         check_run(self)
 
     def to_json(self) -> dict[str, Any]:
-        """As for all configs, without the keys of fine-tuning at their defaults."""
+        """As for all configs, without the keys of fine-tuning and of loss terms at their
+        defaults."""
         value = super().to_json()
         for key in ("init", "freeze"):
             if getattr(self.train, key) == getattr(ModelTrainConfig, key):
                 del value["train"][key]
         if not self.lora.rank:
             del value["lora"]
+        if not self.diffusion.terms:
+            del value["diffusion"]["terms"]
         return value
 
     @classmethod

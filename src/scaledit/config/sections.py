@@ -22,6 +22,7 @@ from scaledit.diffusion.objectives import Hybrid, Objective
 from scaledit.diffusion.parameterization import Epsilon, LearnedRange, Parameterization
 from scaledit.diffusion.samplers import DDPM, Sampler
 from scaledit.diffusion.schedule import LinearBeta, Schedule
+from scaledit.diffusion.terms import Term
 from scaledit.diffusion.timesteps import TimeDistribution, Uniform
 from scaledit.errors import UsageError, did_you_mean, shown
 from scaledit.optimizers import AdamW, Optimizer
@@ -36,6 +37,7 @@ class DiffusionConfig:
     prediction: Parameterization = field(Epsilon(), doc="what the network predicts")
     objective: Objective = field(Hybrid(), doc="the loss that training minimizes")
     times: TimeDistribution = field(Uniform(), doc="distribution that training draws its times from")
+    terms: tuple[Term, ...] = field((), doc="further terms of the loss, each added with its weight")
 
     @property
     def parameterization(self) -> Parameterization:

@@ -10,7 +10,16 @@ Small parts that compose. Each is a frozen dataclass and therefore its own confi
 from scaledit.diffusion.denoiser import Denoiser, NetDenoiser, Network
 from scaledit.diffusion.guidance import ClassifierFree, Guidance, guided
 from scaledit.diffusion.noise import Noise, OfficialNoise
-from scaledit.diffusion.objectives import Context, Hybrid, Losses, Objective, Simple, diffuse
+from scaledit.diffusion.objectives import (
+    Context,
+    Hybrid,
+    Losses,
+    MinSNR,
+    Objective,
+    Simple,
+    VelocityLoss,
+    diffuse,
+)
 from scaledit.diffusion.parameterization import (
     EDM,
     X0,
@@ -48,7 +57,13 @@ from scaledit.diffusion.times import (
     Stride,
     Times,
 )
-from scaledit.diffusion.timesteps import LogitNormal, LossSecondMoment, TimeDistribution, Uniform
+from scaledit.diffusion.timesteps import (
+    LogitNormal,
+    LossSecondMoment,
+    ShiftedTimes,
+    TimeDistribution,
+    Uniform,
+)
 
 Start = X0
 """The name of X0 in version 0.1."""
@@ -81,6 +96,7 @@ __all__ = [
     "LogitNormal",
     "LossSecondMoment",
     "Losses",
+    "MinSNR",
     "NetDenoiser",
     "Network",
     "Noise",
@@ -95,6 +111,7 @@ __all__ = [
     "Sampler",
     "Schedule",
     "Shifted",
+    "ShiftedTimes",
     "Simple",
     "Sine",
     "Start",
@@ -104,6 +121,7 @@ __all__ = [
     "UniPC",
     "Uniform",
     "Velocity",
+    "VelocityLoss",
     "diffuse",
     "guided",
     "sample",

@@ -173,6 +173,8 @@ def _recipe(model: Model) -> list[str]:
         f"schedule {diffusion.schedule.label()}, prediction {diffusion.prediction.label()}, objective "
         f"{diffusion.objective.label()}"
     )
+    if diffusion.terms:
+        objective += f" with {' and '.join(term.label() for term in diffusion.terms)}"
     if model.source:
         return [f"Trained elsewhere; the weights do not say how. Read as: {objective}."]
     changes = "".join(f" '{_without_folders(change)}'" for change in config.changes(run))

@@ -89,7 +89,9 @@ class Request:
             "labels": "rows" if self.num is None else self.rule,
             "start": self.start,
             "seed": settings.seed,
-            "sampler": assemble.sampler_json(settings.sampler, pipeline.config.diffusion.schedule),
+            "sampler": assemble.sampler_json(
+                settings.sampler, pipeline.config.diffusion.schedule, pipeline.config.model.shape
+            ),
             "guidance": [part.to_json() for part in settings.guidance if not part.idle],
             "precision": "fp32",
             "decoder": pipeline.decoder_name,

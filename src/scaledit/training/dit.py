@@ -75,6 +75,7 @@ def train(
         if resume == "auto":
             ranks.on_first(lambda: data.check_newest(out))  # says more if the data has changed
         raise
+    assemble.check_terms(config, dataset)
     decoder = assemble.decoder(config.autoencoder, dataset, ranks.device)
     _check_decoder(config, decoder)
     if config.evaluate.every or reported:
