@@ -457,6 +457,8 @@ def test_everything_is_one_graph():
     found, wanted = (call(x, t, y, hidden=(0, 1), early=True) for call in (compiled, net))
     assert torch.equal(found.out, wanted.out) and torch.equal(found.early, wanted.early)
     assert torch.equal(found.hidden[0], wanted.hidden[0])
+    for asked in ((1,), (0,)):  # of another call of the same graph
+        assert [*compiled(x, t, y, hidden=asked).hidden] == [*asked]
 
 
 SWITCHES = (

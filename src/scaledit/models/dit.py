@@ -204,7 +204,7 @@ class DiT(Derived):
                 embedded = embedded._replace(places=places._replace(values=values))
             else:
                 tokens = block(tokens, embedded)
-            if i in hidden:
+            if any(i == wanted for wanted in hidden):  # a compiled call gets "i in hidden" wrong
                 states[i] = self._patches(tokens, patches)
             if early and i + 1 == config.early_output:
                 head = self.early_final(self._patches(tokens, patches), embedded)

@@ -39,6 +39,10 @@ class SwiGLULayer(Layer):
             **linear_shapes("fc2.", self.width, self.hidden),
         }
 
+    def matrices(self) -> dict[str, int]:
+        """{name: how many matrices lie under each other in it}."""
+        return {"fc1.weight": 2, "fc2.weight": 1}
+
     def macs(self) -> int:
         return 3 * self.rows * self.width * self.hidden
 
