@@ -28,7 +28,7 @@ from scaledit.config import trained as trained_names
 from scaledit.data.sets import digits
 from scaledit.errors import UsageError
 from scaledit.interop import diffusers_layout, official, onnx_file, program
-from scaledit.models import flops, layers
+from scaledit.models import flops, layers, variants
 from scaledit.models.blocks import Block, Embedded
 from scaledit.models.blocks.context_tokens import ContextTokens
 from scaledit.models.description import LAYER_NORM_EPS, Description
@@ -92,7 +92,7 @@ def loaded(made: DiTConfig, weights: dict[str, Tensor]) -> DiT:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("affine", [False, True])
 def test_rms_norm_is_its_equation(dtype: torch.dtype, affine: bool):
-    norm = layers.RMSNorm(12, affine).to(dtype)
+    norm = variants.RMSNorm(12, affine).to(dtype)
     if affine:
         nn.init.normal_(norm.weight)
     x = (3 * torch.randn(2, 5, 12)).to(dtype)
@@ -118,11 +118,11 @@ def test_every_norm_becomes_the_configs_and_is_affine_where_it_was(design: str):
         }
 
     assert not norms(of["rms"], nn.LayerNorm)
-    assert norms(of["rms"], layers.RMSNorm) == norms(of["layer"], nn.LayerNorm)
+    assert norms(of["rms"], variants.RMSNorm) == norms(of["layer"], nn.LayerNorm)
 
 
 def test_swiglu_is_its_equation():
-    mlp = layers.SwiGLU(6, 5)
+    mlp = variants.SwiGLU(6, 5)
     x = torch.randn(2, 3, 6)
     w1, w3 = mlp.fc1.weight[:5], mlp.fc1.weight[5:]
     b1, b3 = mlp.fc1.bias[:5], mlp.fc1.bias[5:]
@@ -283,7 +283,7 @@ def test_a_table_of_times_holds_whole_times_and_lines_between_them():
         assert torch.equal(net.time_embed(times), table)
     between = net.time_embed(torch.tensor([0.25, 999.5]))
     assert torch.allclose(between, torch.stack([table[0].lerp(table[1], 0.25), table[999:].mean(0)]))
-    coarse = layers.TimeTable(5, 16, 1000)
+    coarse = variants.TimeTable(5, 16, 1000)
     assert torch.equal(coarse(torch.tensor([0.0, 250.0, 1000.0])), coarse.weight[[0, 1, 4]])
     outside = net.time_embed(torch.tensor([-1e-3, 1000.5, math.nan, math.inf]))
     assert bool(outside.isnan().all())

@@ -22,10 +22,10 @@ from scaledit.lazy import Lazy, torch
 if TYPE_CHECKING:
     from torch import nn
 
-    from scaledit.models import layers
+    from scaledit.models import layers, variants
     from scaledit.models.config import DiTConfig
 else:
-    layers = Lazy("scaledit.models.layers")
+    layers, variants = Lazy("scaledit.models.layers"), Lazy("scaledit.models.variants")
 
 TIME_FREQUENCIES = 256
 """Length of the sinusoidal timestep embedding: half cosines, half sines."""
@@ -334,7 +334,7 @@ class Tokens(Embedding):
     std: float = NORMAL_STD
 
     def build(self) -> nn.Module:
-        return layers.Learned(self.entries, self.width)
+        return variants.Learned(self.entries, self.width)
 
 
 @dataclass(frozen=True)
@@ -351,7 +351,7 @@ class Vector(Layer):
         return 0
 
     def build(self) -> nn.Module:
-        return layers.Learned(self.width)
+        return variants.Learned(self.width)
 
 
 class Description(NamedTuple):

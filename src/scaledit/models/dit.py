@@ -20,7 +20,8 @@ from scaledit.errors import UsageError
 from scaledit.models.blocks import Block, Embedded
 from scaledit.models.config import DiTConfig
 from scaledit.models.description import Description, Layers
-from scaledit.models.layers import Derived, Learned, patchify, unpatchify
+from scaledit.models.layers import Derived, patchify, unpatchify
+from scaledit.models.variants import Learned
 
 MOST_TABLES = 64
 """Position tables of other grids that a network keeps."""

@@ -20,9 +20,9 @@ from scaledit.part import field
 if TYPE_CHECKING:
     from torch import nn
 
-    from scaledit.models import layers
+    from scaledit.models import variants
 else:
-    layers = Lazy("scaledit.models.layers")
+    variants = Lazy("scaledit.models.variants")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class SwiGLULayer(Layer):
         return self.rows * (self.width + 4 * self.hidden)
 
     def build(self) -> nn.Module:
-        return layers.SwiGLU(self.width, self.hidden)
+        return variants.SwiGLU(self.width, self.hidden)
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from scaledit.models.norms import Norm
 if TYPE_CHECKING:
     from torch import nn
 
-    from scaledit.models import layers
+    from scaledit.models import variants
 else:
-    layers = Lazy("scaledit.models.layers")
+    variants = Lazy("scaledit.models.variants")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class RMSNorm(Layer):
         return 2 * self.rows * self.width
 
     def build(self) -> nn.Module:
-        return layers.RMSNorm(self.width, self.affine)
+        return variants.RMSNorm(self.width, self.affine)
 
 
 @dataclass(frozen=True)

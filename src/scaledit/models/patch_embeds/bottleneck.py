@@ -20,10 +20,10 @@ from scaledit.part import field
 if TYPE_CHECKING:
     from torch import nn
 
-    from scaledit.models import layers
+    from scaledit.models import variants
     from scaledit.models.config import DiTConfig
 else:
-    layers = Lazy("scaledit.models.layers")
+    variants = Lazy("scaledit.models.variants")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class BottleneckLayer(Layer):
         return self.rows * (self.inputs + self.width + self.outputs)
 
     def build(self) -> nn.Module:
-        return layers.Bottleneck(self.inputs, self.width, self.outputs)
+        return variants.Bottleneck(self.inputs, self.width, self.outputs)
 
 
 @dataclass(frozen=True)

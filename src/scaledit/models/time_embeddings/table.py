@@ -20,10 +20,10 @@ from scaledit.part import field
 if TYPE_CHECKING:
     from torch import nn
 
-    from scaledit.models import layers
+    from scaledit.models import variants
     from scaledit.models.config import DiTConfig
 else:
-    layers = Lazy("scaledit.models.layers")
+    variants = Lazy("scaledit.models.variants")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class TimeTableLayer(Embedding):
     """A look-up table of times 0 to 1000."""
 
     def build(self) -> nn.Module:
-        return layers.TimeTable(self.entries, self.width, LAST_TIME)
+        return variants.TimeTable(self.entries, self.width, LAST_TIME)
 
 
 @dataclass(frozen=True)
