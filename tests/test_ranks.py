@@ -121,8 +121,9 @@ def losses(out: Path) -> list[float]:
 def test_a_run_goes_on_with_other_ranks(tmp_path: Path):
     """World 1 -> 2 -> 1, and DDP -> FSDP2 -> one process, which reads the shards; the same ranks: bits.
     And of a sample that is not finite all ranks hear."""
-    common = ("checkpoint.every=10", *PAPER_RATE)
-    odd = ("checkpoint.every=10", "checkpoint.keep=3", "train.batch_size=15")
+    power = ("ema.power=[0.05,0.1]", "ema.snapshots=1", "ema.snapshot_precision=fp32")
+    common = ("checkpoint.every=10", *PAPER_RATE, *power)
+    odd = ("checkpoint.every=10", "checkpoint.keep=3", "train.batch_size=15", *power)
 
     def job(name: str, steps: int, *more: str, settings: tuple[str, ...] = common) -> Job:
         return Job((*settings, f"train.steps={steps}", *more), out=str(tmp_path / name))
@@ -157,6 +158,8 @@ def test_a_run_goes_on_with_other_ranks(tmp_path: Path):
         for step in (20, 30):
             whole, parts = (weights(tmp_path / f"{kind}-{name}", step) for name in ("whole", "parts"))
             assert identical(whole, parts), (kind, step)
+            whole, parts = (averages(tmp_path / f"{kind}-{name}", step) for name in ("whole", "parts"))
+            assert identical(whole, parts), (kind, step)
 
     sharded = tmp_path / "kinds" / "checkpoints" / checkpoint.folder_name(20)
     names = {str(file.relative_to(sharded)) for file in sharded.rglob("*") if file.is_file()}
@@ -168,14 +171,22 @@ def test_a_run_goes_on_with_other_ranks(tmp_path: Path):
 
     for name in ("worlds", "kinds"):
         last = alone(job(name, 30))
-        assert isinstance(last.events[0], Started)
-        assert (last.events[0].step, last.error) == (20, "")
+        started = next(event for event in last.events if isinstance(event, Started))
+        assert (started.step, last.error) == (20, "")
         assert off(losses(tmp_path / name), losses(tmp_path / "whole")) < 1e-6
         a, b = weights(tmp_path / name, 30), weights(tmp_path / "whole", 30)
         assert a.keys() == b.keys()
         assert max(float((a[key] - b[key]).abs().max()) for key in a) < 1e-6, name
+        a, b = averages(tmp_path / name, 30), averages(tmp_path / "whole", 30)
+        assert a.keys() == b.keys()
+        assert max(float((a[key] - b[key]).abs().max()) for key in a) < 1e-6, name
     # What ran out of memory may go on in smaller parts.
     assert alone(job("worlds", 32, "train.accumulate=4")).error == ""
+
+
+def averages(out: Path, step: int) -> dict[str, torch.Tensor]:
+    """The snapshot of the power-function averages after a step."""
+    return checkpoint.open_checkpoint(out / "averages" / checkpoint.folder_name(step)).tensors("power")
 
 
 def check_culprits(events: list[Event], bad: list[int]) -> None:

@@ -239,6 +239,17 @@ class EMAConfig:
 
     decay: float = field(0.9999, ge=0, lt=1, doc="decay of the average per step")
     warmup: bool = field(False, doc="use min(decay, (1 + n) / (10 + n)) at step n, for short runs")
+    power: tuple[float, ...] = field(
+        (),
+        doc="relative lengths of power-function averages kept beside it, such as [0.05, 0.1], from whose "
+        "snapshots the average of any length is computed after training; 4 bytes per weight and length",
+    )
+    snapshots: int = field(
+        32, ge=1, doc="snapshots of the power-function averages over train.steps, in the run folder"
+    )
+    snapshot_precision: Literal["fp16", "fp32"] = field(
+        "fp16", doc="number format of the snapshots; training keeps fp32"
+    )
 
 
 @dataclass(frozen=True)
@@ -266,6 +277,12 @@ class SampleConfig:
     sampler: Sampler = field(DDPM(), doc="the sampler")
     guidance: tuple[Guidance, ...] = field((), doc="guidance around the denoiser, the first part innermost")
     seed: int = field(0, doc="seed of the noise: any 64-bit integer")
+    average: float = field(
+        0.0,
+        ge=0,
+        doc="relative length of the power-function average (ema.power) that the trained run is sampled with; "
+        "0: the EMA",
+    )
 
     def due(self, step: int, last: bool) -> bool:
         """Whether a grid follows this step of training. last: it is the last one."""

@@ -113,6 +113,9 @@ class Learner(abc.ABC, Generic[Item]):
     def after_step(self, table: Tensor) -> None:
         """Called after each optimizer step; table: as in StepResult."""
 
+    def after_any_step(self, n: int) -> None:
+        """Called after each step, also a skipped one. n: its number, from 1."""
+
     @abc.abstractmethod
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """The tensors of a checkpoint, by file and name; they may be shards."""
@@ -184,6 +187,7 @@ class Learner(abc.ABC, Generic[Item]):
                 group["lr"] = learning_rate(settings, self.step, self.config.train.steps)
             self.optimizer.step()
             self.after_step(table)
+        self.after_any_step(self.step + 1)
         self.step += 1
         self.position += len(batch)
         self.seconds += time.perf_counter() - began
