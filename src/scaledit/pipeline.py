@@ -32,7 +32,7 @@ from scaledit.config import (
     with_values,
 )
 from scaledit.data.latents import AutoencoderInfo
-from scaledit.errors import RunError, UsageError, counted, did_you_mean, listed
+from scaledit.errors import Diverged, RunError, UsageError, counted, did_you_mean, listed
 from scaledit.interop import card, hub, native
 from scaledit.interop.convert import open_model
 from scaledit.interop.infer import Hints
@@ -199,7 +199,7 @@ class Pipeline:
             try:
                 x = diffusion.sample(denoiser, sampler, noise, y.to(self.device), on_step=on_step)
             except diffusion.NonFiniteError as error:
-                raise RunError(self._nonfinite(error, start + first, settings)) from None
+                raise Diverged(self._nonfinite(error, start + first, settings)) from None
             batches.append(x.float().cpu())
             done += sampler.steps
         return torch.cat(batches)

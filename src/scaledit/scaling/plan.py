@@ -1,6 +1,6 @@
 """The cost of a run, from its config alone: multiply-adds, hours, money, memory; imports no torch.
 
-    train_macs  = macs * batch * steps * 3                 a backward pass is two forward ones (section 4)
+    train_macs  = steps (batch (3 macs + extra) + step)    compute.py; a backward pass is two forward ones
     train_flops = 2 train_macs                             vendors count a multiply-add as two
     hours       = train_flops / (peak * devices * utilization) / 3600
     state       = 8 bytes per parameter                    float32: weight, EMA
@@ -11,7 +11,7 @@
 If weights are frozen (train.freeze, LoRA), a step costs less than 3 forward passes, since their gradients are
 not computed; train_macs is then an upper bound.
 
-Not included: encoding images, decoding samples, reading data, the optimizer's arithmetic.
+Not included: encoding images, decoding samples, reading data, elementwise arithmetic of the optimizer.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from scaledit.errors import UsageError, counted
 from scaledit.models import flops
 from scaledit.models.config import DiTConfig
 from scaledit.models.description import Description
+from scaledit.scaling.compute import step_macs, train_macs_of
 from scaledit.scaling.devices import peak_warning, terse
 
 BYTES_PER_PARAMETER, BYTES_PER_TRAINED_PARAMETER = 2 * 4, 4
@@ -129,7 +130,7 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
     train, model, devices = config.train, config.model, hardware.devices
     counts, parameters = flops.count(model), trained.count(config)
     bytes_per_trained = BYTES_PER_TRAINED_PARAMETER + config.optimizer.algorithm.bytes_of_state
-    flops_per_step = flops.train_macs(counts.macs, train.batch_size) * FLOPS_PER_MAC
+    flops_per_step = step_macs(config) * FLOPS_PER_MAC
     speed, utilization = _speed(hardware, flops_per_step, iterations_per_second)
     if train.batch_size % (devices * train.accumulate):
         raise UsageError(
@@ -137,7 +138,7 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
             f"train.accumulate {train.accumulate}; change one of the three"
         )
     micro_batch = train.batch_size // (devices * train.accumulate)
-    train_macs = flops.train_macs(counts.macs, train.batch_size * train.steps)
+    train_macs = train_macs_of(config)
     hours = None if speed is None else train.steps / speed / 3600
     device_hours = None if hours is None else hours * devices
     passes = evaluations(config.sample.sampler, config.sample.guidance)
