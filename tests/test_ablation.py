@@ -173,6 +173,14 @@ class WithTeacher(Simple):
 
 
 @dataclass(frozen=True)
+class Dropped(WithTeacher):
+    """A teacher of the first five steps."""
+
+    def active(self, step):
+        return step < 5
+
+
+@dataclass(frozen=True)
 class Costly(AdamW):
     def step_macs(self, model):
         return 1_000_000
@@ -194,6 +202,15 @@ def test_compute_counts_teachers_and_optimizers():
     assert step_macs(both) == 16 * 4 * macs + 1_000_000
     assert train_macs_of(both, 3) == 3 * step_macs(both)
     assert steps_within(teacher, train_macs_of(plain)) in (7, 8)  # 10 steps of 3 passes are 7.5 of 4
+    early = replace(teacher, diffusion=replace(plain.diffusion, objective=Dropped()))  # 4 passes, then 3
+    assert [train_macs_of(early, n) // (16 * macs) for n in (5, 6, 7)] == [20, 23, 26]
+    assert [step_macs(early, n) // (16 * macs) for n in (4, 5)] == [4, 3]
+    for budget in range(1, 60):
+        steps = steps_within(early, budget * 16 * macs)
+        best = min(range(1, 20), key=lambda n: abs(train_macs_of(early, n) - budget * 16 * macs))
+        assert abs(train_macs_of(early, steps) - budget * 16 * macs) == abs(
+            train_macs_of(early, best) - budget * 16 * macs
+        )
     with pytest.raises(RunError, match=r"Wrong\.step_macs must return a whole number"):
         step_macs(replace(plain, optimizer=replace(plain.optimizer, algorithm=Wrong())))
 

@@ -121,13 +121,13 @@ def collect(study: Study, queue: Queue, command: str) -> tuple[Table, list[Job]]
 
 def check_budgets(study: Study, ablation: AblationStudy, rows: Sequence[Row]) -> None:
     """Raises RunError if a result at the end of training does not have the training compute that its role
-    declares, up to half a step."""
+    declares, up to one step."""
     budgets = {bar["name"]: bar["train_macs"] for bar in ablation.bars}
     budgets |= {one["name"]: one["train_macs"] for one in ablation.references}
     for row in rows:
         budget = budgets.get(row.settings["switch"]) if row.settings["role"] in (REFERENCE, BAR) else None
         budget = ablation.budget if budget is None else budget
-        if row.part == FINAL and 2 * row.steps * abs(row.train_macs - budget) > row.train_macs:
+        if row.part == FINAL and row.steps * abs(row.train_macs - budget) > row.train_macs:
             raise RunError(
                 f"{study.name}: {row.name} has {row.train_macs} multiply-adds of training, but its budget is "
                 f"{budget}; report this error"

@@ -1,6 +1,6 @@
 """The training compute of a run, in multiply-adds, from its config alone; imports no torch.
 
-    train_macs = steps (batch (3 macs + extra) + step)
+    train_macs = sum over steps of batch (3 macs + extra) + step
     extra      of one image: teachers, second passes             `extra_macs` of the parts of [diffusion]
     step       of one step: an optimizer's matrix products       `step_macs` of the part optimizer.algorithm
 
@@ -21,29 +21,55 @@ from scaledit.part import Part
 from scaledit.values import own_fields
 
 
-def step_macs(config: RunConfig) -> int:
+def step_macs(config: RunConfig, step: int = 0) -> int:
     """Multiply-adds of one training step of the whole batch.
 
     A part of [diffusion], or one inside it, may define extra_macs(model) -> int: multiply-adds per image
     besides the forward and backward pass of the network, such as a teacher's forward pass, or a second pass
-    with its backward pass. An optimizer may define step_macs(model) -> int: those of its own matrix products
-    in one step. model: the run's DiTConfig. Raises RunError if one of them returns no whole number of at
-    least 0.
+    with its backward pass. If it also defines active(step) -> bool, only active steps have that cost. An
+    optimizer may define step_macs(model) -> int: those of its own matrix products in one step. model: the
+    run's DiTConfig. step: counted from 0. Raises RunError if one of them returns no whole number of at least
+    0.
     """
     image = flops.train_macs(flops.count(config.model).macs, 1)
-    image += sum(_counted(part, "extra_macs", config) for part in _parts(config.diffusion))
+    image += sum(macs for part, macs in _extras(config) if _is_active(part, step))
     return config.train.batch_size * image + _counted(config.optimizer.algorithm, "step_macs", config)
 
 
 def train_macs_of(config: RunConfig, steps: int | None = None) -> int:
     """Multiply-adds of the training of `config`, up to `steps` (None: all of train.steps)."""
-    return step_macs(config) * (config.train.steps if steps is None else steps)
+    steps = config.train.steps if steps is None else steps
+    network = flops.train_macs(flops.count(config.model).macs, config.train.batch_size * steps)
+    own = steps * _counted(config.optimizer.algorithm, "step_macs", config)
+    extra = sum(
+        macs * (steps if not hasattr(part, "active") else sum(_is_active(part, i) for i in range(steps)))
+        for part, macs in _extras(config)
+    )
+    return network + own + config.train.batch_size * extra
 
 
 def steps_within(config: RunConfig, budget: int) -> int:
     """The number of steps, at least one, whose multiply-adds are closest to `budget`."""
-    one = step_macs(config)
-    return max(1, (2 * budget + one) // (2 * one))
+    low, high = 0, max(1, budget // train_macs_of(config, 1) + 1)
+    while train_macs_of(config, high) < budget:  # later steps may cost less
+        low, high = high, 2 * high
+    while high - low > 1:  # train_macs_of(low) <= budget <= train_macs_of(high)
+        middle = (low + high) // 2
+        low, high = (middle, high) if train_macs_of(config, middle) <= budget else (low, middle)
+    closer = min((low, high), key=lambda steps: (abs(train_macs_of(config, steps) - budget), -steps))
+    return max(1, closer)
+
+
+def _extras(config: RunConfig) -> list[tuple[Part, int]]:
+    """The parts of [diffusion] with a cost of their own, and what it is per image."""
+    return [
+        (part, macs) for part in _parts(config.diffusion) if (macs := _counted(part, "extra_macs", config))
+    ]
+
+
+def _is_active(part: Part, step: int) -> bool:
+    active = getattr(part, "active", None)
+    return True if active is None else bool(active(step))
 
 
 def _counted(part: Part, method: str, config: RunConfig) -> int:
