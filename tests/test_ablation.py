@@ -14,12 +14,13 @@ import pytest
 import processes
 from made_tables import study as paper_like
 from scaledit import cli
-from scaledit.config import load
+from scaledit.config import load, read_toml
 from scaledit.diffusion.objectives import Simple
 from scaledit.errors import RunError, UsageError
 from scaledit.models import flops
 from scaledit.optimizers import AdamW
 from scaledit.report import ablation as report
+from scaledit.report import what_helps
 from scaledit.scaling import study as studies
 from scaledit.scaling import table as tables
 from scaledit.scaling.ablation import Ablation, Switch, set_key
@@ -354,7 +355,7 @@ def test_both_comparisons_make_one_verdict():
         "c": fds(2.0, 2), "a+b": fds(1.0),  # no difference in either
     })  # fmt: skip
     assert [verdict.outcome for verdict in judged.verdicts] == ["helps", "depends", "no difference"]
-    assert judged.finalists(2) == ["a", "b"]
+    assert judged.finalists == ["a", "b"]
     assert judged.chances == pytest.approx(0.05 * 6)
 
 
@@ -488,3 +489,64 @@ def test_all_rates_diverged_is_said(tmp_path: Path):
         queue.finish(todo[trial.key], {"diverged": "losses are not finite", "seconds": 1.0})
     with pytest.raises(RunError, match=r"all of 0\.001, 1e\+30 diverged; declare lower ones in \[rates\]"):
         with_rate(run, queue)
+
+
+# ---- the studies that scaledit has, and the page on them
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def test_the_page_says_what_is_published_and_nothing_else():
+    page = (DOCS / "concepts" / "what-helps.md").read_text(encoding="utf-8")
+    assert page == what_helps.page_of(DOCS), "run python docs/site/what_helps.py"
+    table = page.partition(what_helps.BEGIN)[2].partition(what_helps.END)[0]
+    assert len(table.strip().splitlines()) >= 2 + len(what_helps.switches())
+    if not (DOCS / "studies" / "modern").exists():
+        measured = [line for line in table.splitlines()[2:] if line.startswith("| ") and "---" not in line]
+        assert not any(re.search(r"[+-]\d+ %", line) for line in measured)
+
+
+def test_the_table_of_the_page():
+    judged = made({"baseline": [8.0, 8.4, 7.8], "a": [4.0, 4.1, 4.0], "b+c": [5.0, 5.2, 4.9],
+                   "a+b+c": [5.0, 5.2, 4.9], "b": [8.0, 8.3, 7.9]})  # fmt: skip
+    found = json.loads(json.dumps(judged.to_json()))
+    second = json.loads(json.dumps(made({"baseline": [9.0], "a": [3.0]}).to_json()))
+    rows = [
+        line.split(" | ") for line in what_helps.table(judged.ablation.switches, found, second).splitlines()
+    ]
+    a, b, c = rows[2:5]
+    assert a[2:4] == ["-50 %", "+0 %"] and a[5:] == ["helps", "-67 %, unknown |"]
+    assert b[2:4] == ["+0 %", "not measured yet"] and b[5] == "no difference"
+    assert c[2:] == ["not measured yet"] * 4 + ["not measured yet |"]
+    assert a[4] == f"{100 * math.expm1(found['noise']['apart']['least']):.0f} %"
+    none = what_helps.table(judged.ablation.switches, None, None).splitlines()
+    assert all(line.count("not measured yet") == 5 for line in none[2:])
+
+
+def test_the_numbers_to_reach_are_those_of_the_published_study():
+    declared, _ = read_toml(studies.STUDIES / "modern.toml")
+    published = tables.read(DOCS / "studies" / "digits")
+    rows = [row for row in published.part(FINAL) if (row.model, row.conditioning) == ("XL/2", "adaln_zero")]
+    assert [row.seed for row in rows] == [0, 1, 2]
+    xl2 = next(one for one in declared["references"] if one["name"] == "xl2")
+    assert xl2["fd"] == pytest.approx(math.exp(sum(math.log(row.distance) for row in rows) / 3))
+    assert xl2["train_macs"] == rows[0].train_macs
+    accuracy = [
+        row.metric("class_accuracy")
+        for row in published.part(TRAINING)
+        if (row.name, row.steps) == ("XL/2", declared["common"]["train"]["steps"])
+    ]
+    assert accuracy[0] is not None and accuracy[0] >= 0.75  # past the plateau, as the header says
+
+
+@pytest.mark.parametrize("name", ["modern", "modern-emoji"])
+def test_built_in_studies_have_equal_compute(name: str):
+    study = studies.load(name)
+    assert study.ablation is not None
+    for run in study.runs:
+        role, goal = run.settings["role"], study.ablation.budget
+        if role in ("reference", "bar"):
+            declared = (*study.ablation.references, *study.ablation.bars)
+            goal = next(one["train_macs"] for one in declared if one["name"] == run.settings["switch"])
+        assert abs(train_macs_of(run.config) - goal) <= step_macs(run.config) / 2, run.name
+    assert len(study.ablation.switches.judged) <= 10

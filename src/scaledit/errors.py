@@ -24,7 +24,7 @@ class RunError(RuntimeError):
 
 
 class Diverged(RunError):
-    """A training whose losses, weights or samples are not finite, or whose loss spikes again and again."""
+    """A training whose losses, weights or samples are not finite, or whose loss keeps spiking."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -49,7 +49,8 @@ def write(table: Table, folder: Path, progress: Progress = lambda done, total: N
         head=_head(judged),
         rule=RULE,
         noise=_noise(judged),
-        header=["", "alone", "removed", "smallest effect", "class accuracy alone", "removed", "verdict"],
+        header=["", "alone", "in the full set", "smallest effect", "class accuracy alone",
+                "class accuracy in the full set", "verdict"],
         verdicts=[_verdict_row(judged, verdict) for verdict in judged.verdicts],
         switches={verdict.switch.title: _about(verdict) for verdict in judged.verdicts},
         missing=_missing(judged),
@@ -97,14 +98,14 @@ def _mean(rows: Sequence[Row]) -> str:
 def _noise(judged: Judged) -> str:
     noise, shared = judged.noise(), judged.shared_noise()
     if noise is None:
-        return "No set was trained with several seeds, so no effect can be told from chance."
+        return "No set was trained with several seeds, so no effect can be distinguished from chance."
     said = (
         f"The logarithm of a result scatters by s = {noise.s:.3f} ({noise.df} degrees of freedom), so the "
         f"smallest effect that {noise.n} seeds can show is a change by {_percent(noise.least)}."
     )
     if shared is not None:
         said += (
-            " Switches that only change the sampling are compared on equal trainings, with s = "
+            " Switches that only change the sampling are compared on the same training runs, with s = "
             f"{shared.s:.3f} ({shared.df} degrees of freedom) and a smallest effect of "
             f"{_percent(shared.least)}."
         )

@@ -393,7 +393,7 @@ def _settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _training_key(config: RunConfig, trials: Sequence[StudyRun]) -> str:
-    """Equal for runs whose trainings are the same, whatever is sampled afterwards."""
+    """Equal for runs that train the same, whatever is sampled afterwards."""
     values = {key: v for key, v in config.to_json().items() if key not in ("sample", "evaluate", "name")}
     return json.dumps([values, [trial.name for trial in trials]], sort_keys=True)
 

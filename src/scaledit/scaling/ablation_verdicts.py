@@ -234,7 +234,7 @@ class Judged:
         return Noise(s, df, y.shape[1], t_quantile(df) * s * math.sqrt(2 / y.shape[1]))
 
     def shared_noise(self, metric: str = "") -> Noise | None:
-        """Of the difference of two sets that share their trainings; s is that of a difference over sqrt 2."""
+        """Of the difference of two sets that share their training runs; s is the deviation over sqrt 2."""
         squares, df, n = 0.0, 0, 0
         for pair in self.ablation.pairs:
             if self._share(pair):
@@ -248,7 +248,7 @@ class Judged:
         return Noise(s, df, n, t_quantile(df) * s * math.sqrt(2 / n))
 
     def _training(self, names: Set) -> tuple[Any, ...]:
-        """Equal for sets that share their trainings: their losses are the same numbers."""
+        """Equal for sets that share their training runs: their losses are the same numbers."""
         rows = self.results.get(names, {})
         same = tuple((seed, row.loss, row.params, row.train_macs) for seed, row in sorted(rows.items()))
         return (
@@ -300,11 +300,12 @@ class Judged:
         known = [one for v in self.verdicts for one in (v.alone, v.removed) if one and one.distance]
         return P * sum(one.distance is not None and one.distance.least is not None for one in known)
 
-    def finalists(self, best: int) -> list[str]:
-        """The switches that help alone, those with the largest effect first, at most `best`."""
+    @cached_property
+    def finalists(self) -> list[str]:
+        """The switches that help alone, those with the largest effect first."""
         helpful = [v for v in self.verdicts if v.alone and v.alone.distance and v.alone.outcome == "helps"]
         helpful.sort(key=lambda v: -v.alone.distance.value)  # pyright: ignore[reportOptionalMemberAccess]
-        return [verdict.switch.name for verdict in helpful[:best]]
+        return [verdict.switch.name for verdict in helpful]
 
     @cached_property
     def targets(self) -> tuple[Target, ...]:
@@ -366,6 +367,7 @@ class Judged:
             "budget": self.table.about.ablation["budget"],
             "rates": self.table.about.ablation["rates"],
             "switches": [verdict.to_json() for verdict in self.verdicts],
+            "finalists": self.finalists,
             "targets": [target._asdict() for target in self.targets],
             "reached": [
                 {**one._asdict(), "by_seed": _by_seed(one.by_seed), "macs": one.macs} for one in self.reached

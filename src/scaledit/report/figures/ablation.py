@@ -117,7 +117,7 @@ def _signed(percent: int) -> str:
 
 
 def compute(judged: Judged) -> style.Plot | None:
-    """The distance over training compute, during the trainings and at their ends."""
+    """The distance over training compute, during training and at its end."""
     declared = judged.table.about.ablation
     titles = {BASELINE: "baseline", FULL: "full set"}
     titles |= {one["name"]: str(one["title"]) for one in declared["references"]}
@@ -162,7 +162,7 @@ def compute(judged: Judged) -> style.Plot | None:
     caption = (
         "Evaluations during training; bands show one standard deviation over training seeds. Learning rates "
         "that fall end at the end of each training, so a point in the middle of a line is not what a shorter "
-        "training would reach; stars are such shorter trainings of the full set."
+        "training would reach; stars are such shorter training runs of the full set."
         f"{words.floor(judged.table)} {words.FLOPS} {words.protocol(judged.table, every)}"
     )
     return style.finish("compute", "Distance over training compute", caption, figure)
