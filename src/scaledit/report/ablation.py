@@ -204,7 +204,7 @@ def _reached(judged: Judged, one: Reach) -> list[str]:
     target = next(target for target in judged.targets if target.name == one.target)
     share = "" if one.macs is None else f"{one.macs / target.macs:.2f}"
     compute = "" if one.macs is None else scientific(one.macs)
-    seeds = f"{one.count} of {len(one.by_seed)}"
+    seeds = f"{one.times} of {len(one.by_seed)}"
     return [titles.get(one.name, one.name), f"{target.title}: {target.fd:.3g}", seeds, compute, share]
 
 

@@ -92,6 +92,7 @@ class _Plan:
     runs: dict[str, StudyRun] = field(default_factory=dict)
     measurements: list[Measurement] = field(default_factory=list)
     trials: dict[str, tuple[StudyRun, ...]] = field(default_factory=dict)
+    loaded: dict[Set, RunConfig] = field(default_factory=dict)
 
     def keys(self, names: Set) -> dict[str, Any]:
         """The changes to the recipe that a set of switches makes, with [common]."""
@@ -134,8 +135,10 @@ class _Plan:
 
     def config(self, names: Set) -> RunConfig:
         """Of a set of switches, before its steps are chosen."""
-        where = f"{self.study}: {self.ablation.name(names)}"
-        return self.load(self.keys(names), where)
+        if names not in self.loaded:
+            where = f"{self.study}: {self.ablation.name(names)}"
+            self.loaded[names] = self.load(self.keys(names), where)
+        return self.loaded[names]
 
     def at(self, config: RunConfig, budget: int, seed: int) -> RunConfig:
         """`config` with the steps of that many multiply-adds, and all that follows the number of steps."""
@@ -176,7 +179,7 @@ class _Plan:
 
     def _trial(self, names: Set, title: str, rate: float) -> StudyRun:
         config = self.at(self.config(names), self.budget, self.rate_seed)
-        config = configs.with_values(config, {RATE_KEY: rate})
+        config = configs.with_values(config, {RATE_KEY: rate, "evaluate.every": config.train.steps})
         settings = {"role": RATE, "switch": "", "set": set_key(self.ablation, names)}
         return self._run(f"rate {rate:g} {title}", config, settings, may_diverge=True)
 
@@ -335,7 +338,7 @@ def _bars(plan: _Plan, blocks: Any, references: Sequence[Mapping[str, Any]]) -> 
                 f"{plan.study}: bars: unknown reference {shown(reference)}"
                 f"{did_you_mean(str(reference), macs)}"
             )
-        if type(share) not in (int, float) or not 0 < share <= 1:
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
             raise UsageError(f"{plan.study}: bars: share must be above 0 and at most 1, got {shown(share)}")
         budget = round(macs[reference] * share)
         name = f"full at {share:g} of {reference}"
@@ -359,9 +362,13 @@ def _final(study: str, table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _seeds(study: str, value: Any) -> tuple[int, ...]:
-    seeds = list(range(value)) if type(value) is int and 0 < value <= MOST_SEEDS else value
-    is_list = isinstance(seeds, list) and 0 < len(seeds) <= MOST_SEEDS and all(type(s) is int for s in seeds)
-    if not is_list or len(set(seeds)) < len(seeds):
+    seeds: Any = list(range(value)) if type(value) is int and 0 < value <= MOST_SEEDS else value
+    if (
+        not isinstance(seeds, list)
+        or not 0 < len(seeds) <= MOST_SEEDS
+        or not all(type(seed) is int for seed in seeds)
+        or len(set(seeds)) < len(seeds)
+    ):
         raise UsageError(
             f"{study}: seeds must be a whole number from 1 to {MOST_SEEDS} or a list of different seeds, got "
             f"{shown(value)}"

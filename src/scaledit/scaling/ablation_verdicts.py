@@ -44,6 +44,8 @@ P = 0.05
 POINTS = 20_000
 """Of an integral by the midpoint rule: a quantile is exact to 1e-4."""
 ACCURACY = "class_accuracy"
+STRONGEST_FIRST: tuple[Outcome, ...] = ("helps", "hurts", "no difference", "unknown")
+"""Of two comparisons that do not contradict each other, the first of these is the verdict."""
 RULE = (
     "The effect of a switch is the mean over seeds of the difference in the logarithm of the distance, "
     "without and with it, at the same seed and the same training compute. The smallest effect that the seeds "
@@ -131,11 +133,13 @@ class Verdict:
 
     @property
     def outcome(self) -> Outcome:
-        said = {one.outcome for one in (self.alone, self.removed) if one is not None} - {"not measured"}
+        said = {one.outcome for one in (self.alone, self.removed) if one is not None}
         if {"helps", "hurts"} <= said:
             return "depends"
-        order: tuple[Outcome, ...] = ("helps", "hurts", "no difference", "unknown")
-        return next((outcome for outcome in order if outcome in said), "not measured")
+        for outcome in STRONGEST_FIRST:
+            if outcome in said:
+                return outcome
+        return "not measured"
 
     def to_json(self) -> dict[str, Any]:
         switch = self.switch
@@ -169,7 +173,7 @@ class Reach(NamedTuple):
         return math.exp(sum(map(math.log, values)) / len(values))
 
     @property
-    def count(self) -> int:
+    def times(self) -> int:
         return sum(value is not None for value in self.by_seed.values())
 
 
