@@ -172,8 +172,11 @@ class Ablation:
     def sets(self) -> dict[Set, tuple[str, str]]:
         """Every set of switches that is trained, with its role and the switch that it is for ("" if none)."""
         roles: dict[Set, tuple[str, str]] = {frozenset(): (BASELINE, ""), self.full: (FULL, "")}
+        alone = {pair.having for pair in self.pairs if pair.role == ALONE}
         for pair in self.pairs:
-            roles.setdefault(pair.having if pair.role == ALONE else pair.without, (pair.role, pair.switch))
+            if pair.role == ALONE or pair.without not in alone:  # of two switches, a alone is full without b
+                trained = pair.having if pair.role == ALONE else pair.without
+                roles.setdefault(trained, (pair.role, pair.switch))
         for pair in self.pairs:
             roles.setdefault(pair.without, (WITH, pair.switch))
             roles.setdefault(pair.having, (WITH, pair.switch))
