@@ -15,10 +15,11 @@ import processes
 from made_tables import study as paper_like
 from scaledit import cli
 from scaledit.config import load, read_toml
+from scaledit.config.updates import update_macs
 from scaledit.diffusion.objectives import Simple
 from scaledit.errors import RunError, UsageError
 from scaledit.models import flops
-from scaledit.optimizers import AdamW
+from scaledit.optimizers import Muon
 from scaledit.report import ablation as report
 from scaledit.report import what_helps
 from scaledit.scaling import study as studies
@@ -182,14 +183,8 @@ class Dropped(WithTeacher):
 
 
 @dataclass(frozen=True)
-class Costly(AdamW):
-    def step_macs(self, model):
-        return 1_000_000
-
-
-@dataclass(frozen=True)
-class Wrong(AdamW):
-    def step_macs(self, model):
+class Wrong(Simple):
+    def extra_macs(self, model):
         return 0.5
 
 
@@ -199,8 +194,8 @@ def test_compute_counts_teachers_and_optimizers():
     assert train_macs_of(plain) == 10 * 16 * 3 * macs == flops.train_macs(macs, 160)
     teacher = replace(plain, diffusion=replace(plain.diffusion, objective=WithTeacher()))
     assert step_macs(teacher) == 16 * 4 * macs
-    both = replace(teacher, optimizer=replace(plain.optimizer, algorithm=Costly()))
-    assert step_macs(both) == 16 * 4 * macs + 1_000_000
+    both = replace(teacher, optimizer=replace(plain.optimizer, algorithm=Muon()))
+    assert step_macs(both) == 16 * 4 * macs + update_macs(both) > 16 * 4 * macs
     assert train_macs_of(both, 3) == 3 * step_macs(both)
     assert steps_within(teacher, train_macs_of(plain)) in (7, 8)  # 10 steps of 3 passes are 7.5 of 4
     early = replace(teacher, diffusion=replace(plain.diffusion, objective=Dropped()))  # 4 passes, then 3
@@ -212,8 +207,8 @@ def test_compute_counts_teachers_and_optimizers():
         assert abs(train_macs_of(early, steps) - budget * 16 * macs) == abs(
             train_macs_of(early, best) - budget * 16 * macs
         )
-    with pytest.raises(RunError, match=r"Wrong\.step_macs must return a whole number"):
-        step_macs(replace(plain, optimizer=replace(plain.optimizer, algorithm=Wrong())))
+    with pytest.raises(RunError, match=r"Wrong\.extra_macs must return a whole number"):
+        step_macs(replace(plain, diffusion=replace(plain.diffusion, objective=Wrong())))
 
 
 def test_plans_count_the_same(tmp_path: Path):

@@ -408,8 +408,40 @@ def test_named_models():
 
 def test_an_input_of_another_shape_is_refused():
     dit = DiT(small())
-    with pytest.raises(UsageError, match=r"\(N, 3, 4, 6\), got \(1, 3, 6, 4\)"):
-        dit(torch.zeros(1, 3, 6, 4), torch.zeros(1), torch.zeros(1, dtype=torch.int64))
+    for shape in [(1, 4, 4, 6), (1, 3, 5, 6), (1, 3, 4), (1, 3, 0, 6)]:
+        with pytest.raises(UsageError, match=rf"\(N, 3, 4, 6\), or of another .* got \({str(shape)[1:-1]}\)"):
+            dit(torch.zeros(shape), torch.zeros(1), torch.zeros(1, dtype=torch.int64))
+
+
+def test_an_input_of_another_size_gets_the_interpolated_table():
+    """A model of 4x6 applied at 8x12 is the model of 8x12 whose coordinates span the grid of 4x6."""
+    dit = trained(small())
+    large = DiT(replace(dit.config, input_size=(8, 12), position={"name": "sincos", "span": dit.config.grid}))
+    large.load_state_dict(dit.state_dict())
+    x, t, y = torch.randn(2, 3, 8, 12), torch.tensor([3.0, 500.0]), torch.tensor([0, 1])
+    assert torch.equal(dit(x, t, y), large(x, t, y))
+
+
+@pytest.mark.parametrize("conditioning", DESIGNS)
+def test_the_early_head_is_the_final_layer_after_fewer_blocks(conditioning: str):
+    dit = trained(small(conditioning=conditioning, depth=3, early_output=2))
+    x, t, y = torch.randn(2, 3, 4, 6), torch.tensor([3.0, 500.0]), torch.tensor([0, 1])
+    short = DiT(replace(dit.config, depth=2, early_output=0))
+    weights = dit.state_dict()
+    final = {key.replace("early_final", "final"): value for key, value in weights.items() if "early" in key}
+    rest = {key: weights[key] for key in short.state_dict() if not key.startswith("final")}
+    short.load_state_dict({**rest, **final})
+    out = dit(x, t, y, early=True)
+    assert torch.equal(out.early, short(x, t, y))
+    assert torch.equal(out.out, dit(x, t, y))
+    assert shapes(dit.config) == {key: tuple(value.shape) for key, value in weights.items()}
+
+
+def test_an_early_head_that_does_not_exist_is_refused():
+    with pytest.raises(UsageError, match=r"must be less than model\.depth 2"):
+        small(depth=2, early_output=2)
+    with pytest.raises(UsageError, match=r"no early head; train one with model\.early_output"):
+        DiT(small())(torch.zeros(1, 3, 4, 6), torch.zeros(1), torch.zeros(1, dtype=torch.int64), early=True)
 
 
 @pytest.mark.parametrize("conditioning", DESIGNS)

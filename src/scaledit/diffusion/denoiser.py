@@ -24,8 +24,9 @@ class Network(Protocol):
     """What a network must provide: a pure function of (x, t, y), and the label that means "no label".
 
     A network that takes Conditions also has `condition(y, n, device) -> Condition`, which returns n null rows
-    for y = None. One with a second time or hidden states takes `second` (N,) and `hidden` (indices of
-    blocks), and returns an object with `out` and `hidden` if the latter is passed.
+    for y = None. One with a second time, hidden states or an early head takes `second` (N,), `hidden`
+    (indices of blocks) and `early` (bool), and returns an object with `out` and `hidden`, and with `early` if
+    that is true, if one of the latter two is passed.
     """
 
     @property
@@ -65,12 +66,14 @@ class NetDenoiser:
         y: Tensor | Condition | None,
         second: Tensor | None = None,
         hidden: Sequence[int] = (),
+        early: bool = False,
     ) -> Any:
         """The network's raw output, (N, parameterization.channels(C), H, W), in x_t's dtype.
 
         x_t (N, C, H, W); t (N,) or (), times of the schedule; y as in `Denoiser`. second: another time, (N,)
-        or (), for networks that take two. hidden: indices of blocks; if there are any, the network's own
-        result is returned, with the output as `out` and the blocks' tokens as `hidden`.
+        or (), for networks that take two. hidden: indices of blocks. early: whether the network's early head
+        predicts too. With either, the network's own result is returned, with the output as `out`, the blocks'
+        tokens as `hidden` and, if it was asked for, the early head's output as `early`.
         """
         options: dict[str, Any] = {}
         scale = self.parameterization.input_scale(self.schedule, t)
@@ -79,8 +82,12 @@ class NetDenoiser:
             options["second"] = self._network_time(x_t, second)
         if hidden:
             options["hidden"] = tuple(hidden)
+        if early:
+            options["early"] = True
         out = self.net(x, self._network_time(x_t, t), self._network_condition(y, x_t), **options)
-        return out._replace(out=out.out.to(x_t.dtype)) if hidden else out.to(x_t.dtype)
+        if early:
+            out = out._replace(early=out.early.to(x_t.dtype))
+        return out._replace(out=out.out.to(x_t.dtype)) if hidden or early else out.to(x_t.dtype)
 
     def _network_condition(self, y: Tensor | Condition | None, x_t: Tensor) -> Tensor | Condition:
         n, device, make = x_t.shape[0], x_t.device, getattr(self.net, "condition", None)

@@ -9,6 +9,7 @@ fast-DiT and SiT write the same keys.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 
@@ -17,10 +18,11 @@ from torch import Tensor
 
 from scaledit.errors import UsageError, and_more
 from scaledit.interop.lazy_tensors import DTYPES, Lazy, cat, from_tensor
-from scaledit.models.config import DiTConfig
+from scaledit.models.config import ADDED, DiTConfig
 from scaledit.models.dit import DiT
 from scaledit.models.layers import position_table
 from scaledit.models.shapes import shapes as needed_shapes
+from scaledit.part import Part
 
 _NAMES = (
     ("x_embedder.proj.", "patch_embed."),
@@ -52,20 +54,17 @@ def _official(key: str) -> str:
 
 
 def check_conditioning(config: DiTConfig, layout: str = "official") -> None:
-    """Raises UsageError for what the official and diffusers' layouts do not have: other block designs,
-    position encodings and conditioners, and a second time."""
+    """Raises UsageError for what the official and diffusers' layouts do not have: other block designs and
+    position encodings, and whatever a config has besides the paper's fields."""
     if config.conditioning != "adaln_zero":
         raise UsageError(
             f"the {layout} layout supports adaLN-Zero models only; this config has {config.block.label()!r}"
         )
+    defaults = {item.name: item.default for item in dataclasses.fields(config)}
     unsupported = [
-        f"{name} {value}"
-        for name, value, is_supported in (
-            ("position", config.position_part.label(), config.position == "sincos"),
-            ("conditioner", config.conditioner_part.label(), config.conditioner == "labels"),
-            ("second_time", config.second_time, not config.second_time),
-        )
-        if not is_supported
+        f"{name} {value.label() if isinstance(value, Part) else value}"
+        for name in ("position", *ADDED)
+        if (value := getattr(config, name)) != defaults[name]
     ]
     if unsupported:
         raise UsageError(f"the {layout} layout does not support this model's {' and '.join(unsupported)}")

@@ -27,7 +27,7 @@ IMAGENET_CLASSES = 1000
 MODEL_NAMES = tuple(f"DiT-{size}/{patch}" for size in SIZES for patch in PATCHES)
 PARTS = {"conditioning": Block, "position": Position, "conditioner": Conditioner}
 """Fields of a config that are parts, with their kinds."""
-ADDED = ("conditioner", "second_time")
+ADDED = ("conditioner", "second_time", "early_output")
 """Fields that old configs lack; defaults are not written, so that old and new configs are equal."""
 
 Kind = TypeVar("Kind", bound=part.Part)
@@ -71,6 +71,12 @@ class DiTConfig:
         doc="whether the network accepts a second time, DiT(config)(x, t, y, second=s); its embedding is "
         "added to that of the first",
     )
+    early_output: int = field(
+        0,
+        ge=0,
+        doc="number of blocks after which a second final layer predicts too, for internal guidance (about a "
+        "third of the depth); 0: none",
+    )
 
     def __post_init__(self) -> None:
         size = self.input_size
@@ -80,7 +86,15 @@ class DiTConfig:
         sides = size if isinstance(size, tuple) and len(size) == 2 else (size,)
         if not all(isinstance(side, int) and not isinstance(side, bool) for side in sides):
             raise UsageError(f"model.input_size must be a whole number or (height, width), got {size!r}")
-        for name in ("patch_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes"):
+        for name in (
+            "patch_size",
+            "in_channels",
+            "hidden_size",
+            "depth",
+            "num_heads",
+            "num_classes",
+            "early_output",
+        ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool):
                 raise UsageError(f"model.{name} must be a whole number, got {value!r}")
@@ -98,6 +112,11 @@ class DiTConfig:
             )
         for name, kind in PARTS.items():
             object.__setattr__(self, name, _shortened(_part(kind, getattr(self, name), f"model.{name}")))
+        if self.early_output >= self.depth:
+            raise UsageError(
+                f"model.early_output {self.early_output} must be less than model.depth {self.depth}, the "
+                f"number of blocks; use {self.depth // 3}, or 0 for none"
+            )
         if not isinstance(self.second_time, bool):
             raise UsageError(f"model.second_time must be true or false, got {self.second_time!r}")
         self.position_part.fits(self)
@@ -153,6 +172,11 @@ class DiTConfig:
         """Patches of one image: the sequence length without the condition tokens of in-context."""
         rows, columns = self.grid
         return rows * columns
+
+    def at(self, height: int, width: int) -> DiTConfig:
+        """The same model for inputs of another size. Raises UsageError if the patch size does not divide
+        it."""
+        return replace(self, input_size=height if height == width else (height, width))
 
     @property
     def out_channels(self) -> int:

@@ -65,6 +65,11 @@ class Layer(abc.ABC):
     def build(self) -> nn.Module:
         """The module, with torch's own initialization."""
 
+    def matrices(self) -> dict[str, int]:
+        """{name: n} of the weights (outputs, inputs) that multiply vectors; n: how many matrices of equal
+        shape, with results of their own, lie under each other in it."""
+        return {name: 1 for name, shape in self.weights().items() if len(shape) == 2}
+
     def macs(self) -> int:
         """Multiply-adds of one forward pass."""
         return 0
@@ -132,6 +137,9 @@ class Modulation(Layer):
     def weights(self) -> Shapes:
         return _linear("", self.vectors * self.width, self.width)
 
+    def matrices(self) -> dict[str, int]:
+        return {"weight": self.vectors}
+
     def macs(self) -> int:
         return self.vectors * self.width**2
 
@@ -171,6 +179,9 @@ class SelfAttention(Layer):
     def weights(self) -> Shapes:
         return {**_linear("qkv.", 3 * self.width, self.width), **_linear("proj.", self.width, self.width)}
 
+    def matrices(self) -> dict[str, int]:
+        return {"qkv.weight": 3, "proj.weight": 1}
+
     def macs(self) -> int:
         return 4 * self.rows * self.width**2 + 2 * self.rows**2 * self.width
 
@@ -197,6 +208,9 @@ class CrossAttention(Layer):
     def weights(self) -> Shapes:
         d = self.width
         return {**_linear("q.", d, d), **_linear("kv.", 2 * d, d), **_linear("proj.", d, d)}
+
+    def matrices(self) -> dict[str, int]:
+        return {"q.weight": 1, "kv.weight": 2, "proj.weight": 1}
 
     def macs(self) -> int:
         products = 2 * (self.rows + self.context) * self.width**2
@@ -261,7 +275,7 @@ class TimestepEmbedder(Layer):
 
 @dataclass(frozen=True)
 class Embedding(Layer):
-    """A look-up table: no product, so autocast keeps no copy."""
+    """A look-up table: no product, so no matrix, and autocast keeps no copy."""
 
     NORMAL: ClassVar[tuple[str, ...]] = ("weight",)
 
@@ -270,6 +284,9 @@ class Embedding(Layer):
 
     def weights(self) -> Shapes:
         return {"weight": (self.entries, self.width)}
+
+    def matrices(self) -> dict[str, int]:
+        return {}
 
     def cast_params(self) -> int:
         return 0
@@ -280,12 +297,14 @@ class Embedding(Layer):
 
 class Description(NamedTuple):
     """All layers of `DiT(config)`. ends: submodules of the network itself, before the blocks. block: of each
-    of `depth` blocks. final: after the blocks. between: what the forward passes of all blocks and the final
-    layer keep besides their layers."""
+    of `depth` blocks. final: after the blocks. early: the second final layer (model.early_output), or
+    nothing; it is counted although only some calls use it. between: what the forward passes of all blocks and
+    the final layers keep besides their layers."""
 
     ends: Layers
     block: Layers
     final: Layers
+    early: Layers
     depth: int
     between: Activations
 
@@ -300,14 +319,18 @@ class Description(NamedTuple):
             **config.conditioner_part.layers(config),
             **config.position_part.layers(config),
         }
-        between = block.final_activations(config).plus(block.activations(config), config.depth)
-        return cls(ends, block.layers(config), block.final_layers(config), config.depth, between)
+        final = block.final_layers(config)
+        early = final if config.early_output else {}
+        between = Activations().plus(block.final_activations(config), 2 if early else 1)
+        between = between.plus(block.activations(config), config.depth)
+        return cls(ends, block.layers(config), final, early, config.depth, between)
 
     def multiplicities(self) -> Iterator[tuple[Layer, int]]:
         """Each distinct layer, and how often it occurs."""
         yield from ((layer, 1) for layer in self.ends.values())
         yield from ((layer, self.depth) for layer in self.block.values())
         yield from ((layer, 1) for layer in self.final.values())
+        yield from ((layer, 1) for layer in self.early.values())
 
     def named(self) -> Iterator[tuple[str, Layer]]:
         """Each layer with the name of its submodule ("blocks.0.attn"), in the order of the state dict."""
@@ -315,6 +338,7 @@ class Description(NamedTuple):
         for i in range(self.depth):
             yield from ((f"blocks.{i}.{name}", layer) for name, layer in self.block.items())
         yield from ((f"final.{name}", layer) for name, layer in self.final.items())
+        yield from ((f"early_final.{name}", layer) for name, layer in self.early.items())
 
     def shapes(self) -> Shapes:
         """{name: shape} of the state dict, in its order."""

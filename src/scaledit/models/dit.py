@@ -26,12 +26,24 @@ NORMAL_STD = 0.02
 """Standard deviation of the weights listed in `Layer.NORMAL`."""
 
 
+MOST_TABLES = 64
+"""Position tables of other grids that a network keeps."""
+
+
 class Output(NamedTuple):
     """A network's output with hidden states. out: (N, C or 2C, H, W). hidden: {index of a block: the patches'
     tokens after it, (N, T, D)}."""
 
     out: Tensor
     hidden: dict[int, Tensor]
+
+
+class EarlyOutput(NamedTuple):
+    """`Output` with that of the early head, shaped as out."""
+
+    out: Tensor
+    hidden: dict[int, Tensor]
+    early: Tensor
 
 
 class BlockModule(nn.Module):
@@ -66,14 +78,15 @@ def add_layers(module: nn.Module, layers: Layers) -> None:
 class DiT(Derived):
     """`DiT(config)(x, t, y)` -> (N, C or 2C, H, W).
 
-    x: (N, C, H, W) float. t: (N,), in 0..1000; embedded in float64 if it is float64. y: a Condition of the
-    kind that the config's conditioner embeds, (N,) int64 labels in 0..num_classes if that kind is labels
-    (`num_classes` is the null label), or None for the null condition. second: (N,), a second time, required
-    if the config has one. hidden: indices of blocks, from 0; if there are any, `Output(out, hidden)` is
-    returned.
+    x: (N, C, H, W) float, of the config's size, or of another one if the position encoding is defined there.
+    t: (N,), in 0..1000; embedded in float64 if it is float64. y: a Condition of the kind that the config's
+    conditioner embeds, (N,) int64 labels in 0..num_classes if that kind is labels (`num_classes` is the null
+    label), or None for the null condition. second: (N,), a second time, required if the config has one.
+    hidden: indices of blocks, from 0. early: whether the early head predicts too (model.early_output). With
+    the former, `Output` is returned, with the latter `EarlyOutput`.
 
-    Raises UsageError if x has another shape, the condition is of another kind, a second time is missing or
-    not taken, or a block does not exist.
+    Raises UsageError if x has a wrong shape, the condition is of another kind, a second time is missing or
+    not taken, or a block or the early head does not exist.
     """
 
     patch_embed: nn.Linear
@@ -90,11 +103,15 @@ class DiT(Derived):
         self.config = config
         self.design = config.block
         self.conditioner = config.conditioner_part
+        self.encoding = config.position_part
         described = Description.of(config)
+        self._tables: dict[tuple[int, int], Tensor | None] = {}
         add_layers(self, described.ends)
-        self.derive("position", partial(config.position_part.table, config), exact=False)
+        self.derive("position", partial(_position_table, config), exact=False)
         self.blocks = nn.ModuleList(BlockModule(self.design, described.block) for _ in range(described.depth))
         self.final = FinalModule(self.design, described.final)
+        if described.early:
+            self.early_final = FinalModule(self.design, described.early)
         initialize(self)
 
     @property
@@ -126,13 +143,10 @@ class DiT(Derived):
         y: Condition | Tensor | None,
         second: Tensor | None = None,
         hidden: Collection[int] = (),
-    ) -> Tensor | Output:
+        early: bool = False,
+    ) -> Tensor | Output | EarlyOutput:
         config = self.config
-        if x.shape[1:] != config.shape:
-            raise UsageError(
-                f"this DiT accepts inputs of shape (N, {', '.join(map(str, config.shape))}), "
-                f"got {tuple(x.shape)}"
-            )
+        grid = self._grid(x)
         if (second is not None) != config.second_time:
             raise UsageError(
                 "this model needs two times; pass second=, (N,)"
@@ -143,21 +157,74 @@ class DiT(Derived):
         for i in hidden:
             if not 0 <= i < config.depth:
                 raise UsageError(f"there is no block {i}; this model has blocks 0 to {config.depth - 1}")
+        if early and not config.early_output:
+            raise UsageError(
+                "this model has no early head; train one with model.early_output, the number of blocks "
+                "before it"
+            )
         condition = self.conditioner.condition(config, y, x.shape[0], x.device)
         time = self.time_embed(t)
         if second is not None:
             time = time + self.second_time_embed(second)
-        embedded = Embedded(time, *self.conditioner.embed(self, condition))
-        tokens = self.patch_embed(patchify(x, config.patch_size)) + self.position
+        tokens = self.patch_embed(patchify(x, config.patch_size))
+        table = self._table(grid, tokens)
+        if table is not None:
+            tokens = tokens + table
+        places = self.encoding.places(self, config, grid, tokens)
+        embedded = Embedded(time, *self.conditioner.embed(self, condition), places=places)
+        patches, (height, width) = grid[0] * grid[1], x.shape[2:]
         tokens = self.design.enter(tokens, embedded)
         states: dict[int, Tensor] = {}
+        early_out = None
         for i, block in enumerate(self.blocks):
             tokens = block(tokens, embedded)
             if i in hidden:
-                states[i] = self.design.leave(tokens, config.tokens)
-        tokens = self.final(self.design.leave(tokens, config.tokens), embedded)
-        out = unpatchify(tokens, config.patch_size, config.height, config.width)
+                states[i] = self.design.leave(tokens, patches)
+            if early and i + 1 == config.early_output:
+                head = self.early_final(self.design.leave(tokens, patches), embedded)
+                early_out = unpatchify(head, config.patch_size, height, width)
+        tokens = self.final(self.design.leave(tokens, patches), embedded)
+        out = unpatchify(tokens, config.patch_size, height, width)
+        if early_out is not None:
+            return EarlyOutput(out, states, early_out)
         return Output(out, states) if hidden else out
+
+    def _grid(self, x: Tensor) -> tuple[int, int]:
+        """Rows and columns of patches of x. Raises UsageError if it has no such shape."""
+        config = self.config
+        p = config.patch_size
+        if x.shape[1:] == config.shape:
+            return config.grid
+        if (
+            x.ndim != 4
+            or x.shape[1] != config.in_channels
+            or x.shape[2] % p
+            or x.shape[3] % p
+            or not x.numel()
+        ):
+            raise UsageError(
+                f"this DiT accepts inputs of shape (N, {', '.join(map(str, config.shape))}), or of another "
+                f"height and width that its patch size {p} divides; got {tuple(x.shape)}"
+            )
+        return x.shape[2] // p, x.shape[3] // p
+
+    def _table(self, grid: tuple[int, int], like: Tensor) -> Tensor | None:
+        """The position table of a grid, on the device of `like`; None if the encoding adds nothing."""
+        if grid == self.config.grid:
+            return self.position if self.position.numel() else None
+        if grid not in self._tables:
+            table = self.encoding.table_at(self.config, grid)
+            if len(self._tables) >= MOST_TABLES:
+                self._tables.clear()
+            self._tables[grid] = table
+        table = self._tables[grid]
+        return None if table is None else table.to(like.device, self.position.dtype)
+
+
+def _position_table(config: DiTConfig) -> Tensor:
+    """The table on the config's grid; empty if the encoding adds nothing to the tokens."""
+    table = config.position_part.table(config)
+    return torch.empty(0) if table is None else table
 
 
 def initialize(dit: DiT) -> None:

@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scaledit.errors import UsageError
 from scaledit.models.description import TIME_FREQUENCIES
+from scaledit.models.positions import Places
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
@@ -152,7 +153,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with qkv bias: x (N, T, D) -> (N, T, D). mask: (N, T), as in `attend`."""
+    """Multi-head self-attention with qkv bias: x (N, T, D) -> (N, T, D). places: where the tokens are. mask:
+    (N, T), as in `attend`."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -160,7 +162,7 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, places: Places | None = None, mask: Tensor | None = None) -> Tensor:
         n, tokens, width = x.shape
         q, k, v = self.qkv(x).reshape(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         return self.proj(attend(q, k, v, mask))

@@ -20,6 +20,8 @@ import numpy as np
 from scaledit import checkpoint, images
 from scaledit.callbacks import Progress
 from scaledit.config import RunConfig, SampleConfig, differing
+from scaledit.data.datasets import attribution
+from scaledit.diffusion.guidance import active
 from scaledit.errors import RunError, UsageError, counted, listed, reading
 from scaledit.evaluation import protocol
 from scaledit.evaluation.result import Result, side_by_side
@@ -376,7 +378,7 @@ def sample(
             progress(before * total + done, len(runs) * total)
 
         try:
-            pipeline = load(run.folder, device, allow_import=allowed)
+            pipeline = load(run.folder, device, allow_import=allowed, average=0)
         except (UsageError, RunError) as error:
             notes.append(f"{run.label} could not be sampled: {error}")
             continue
@@ -454,6 +456,7 @@ def write(comparison: Comparison, samples: ComparedSamples, out: Path, command: 
         costs=comparison.costs,
         left_out=[f"{run.label}: {text}" for run in runs for text in run.foreign],
         samples=_shown(samples, runs),
+        attributions=dict.fromkeys(filter(None, (attribution(run.config.data.name) for run in runs))),
         curves=_curves(runs),
         command=command,
         folders={run.label: str(run.folder.resolve()) for run in runs},
@@ -473,7 +476,7 @@ def _shown(samples: ComparedSamples, runs: Sequence[ComparedRun]) -> dict[str, o
         for label, grid in samples.sheets.items()
     }
     settings = samples.settings
-    guidance = in_words([part.to_json() for part in settings.guidance if not part.idle])
+    guidance = in_words([part.to_json() for part in active(settings.guidance)])
     return {
         "sheets": sheets,
         "names": page.row_names(samples.names),

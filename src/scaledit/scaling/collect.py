@@ -20,6 +20,7 @@ from scaledit.evaluation.metric import columns
 from scaledit.evaluation.protocol import is_conclusive
 from scaledit.evaluation.result import Result
 from scaledit.models import flops
+from scaledit.sampling.request import EVALUATIONS, is_stated
 from scaledit.scaling.ablated_runs import RATE_KEY
 from scaledit.scaling.ablation import BAR, REFERENCE
 from scaledit.scaling.compute import train_macs_of
@@ -188,6 +189,9 @@ def _row(
         metrics |= {f"{key}_real": metric.real} if metric.real is not None else {}
     sampler, evaluate = config.sample.sampler, config.evaluate
     is_ablation = "role" in run.settings
+    passes = evaluations(sampler, evaluate.guidance, config.diffusion.schedule)
+    if is_stated(spent := values["protocol"].get(EVALUATIONS)):  # the images', not the most that it may spend
+        passes = round(passes * spent["mean"] / sampler.total_evaluations())
     return Row(
         name=run.name,
         part=part,
@@ -205,10 +209,10 @@ def _row(
         loss=loss_at.get(str(step)),
         fd=main.value if main else None,
         fd_std=main.std if main else None,
-        sampler=cell(assemble.sampler_json(sampler, config.diffusion.schedule)),
+        sampler=cell(assemble.sampler_json(sampler, config.diffusion.schedule, config.model.shape)),
         guidance=cell([part.to_json() for part in evaluate.guidance]),
         decoder=str(values["protocol"].get("decoder") or ""),
-        sampling_macs=evaluations(sampler, evaluate.guidance) * counts.macs,
+        sampling_macs=passes * counts.macs,
         num=evaluate.num,
         sample_sets=evaluate.seeds,
         protocol=protocol,

@@ -2,10 +2,10 @@
 
     train_macs = sum over steps of batch (3 macs + extra) + step
     extra      of one image: teachers, second passes             `extra_macs` of the parts of [diffusion]
-    step       of one step: an optimizer's matrix products       `step_macs` of the part optimizer.algorithm
+    step       of one step: an optimizer's matrix products       `config.updates.update_macs`
 
 A backward pass counts as two forward passes (paper, section 4). Plans, tables of studies and studies at equal
-compute all use this number. A part without these methods costs nothing besides the network.
+compute all use this number. A part without `extra_macs` costs nothing besides the network.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from scaledit.config import RunConfig
+from scaledit.config.updates import update_macs
 from scaledit.errors import RunError
 from scaledit.models import flops
 from scaledit.part import Part
@@ -26,21 +27,20 @@ def step_macs(config: RunConfig, step: int = 0) -> int:
 
     A part of [diffusion], or one inside it, may define extra_macs(model) -> int: multiply-adds per image
     besides the forward and backward pass of the network, such as a teacher's forward pass, or a second pass
-    with its backward pass. If it also defines active(step) -> bool, only active steps have that cost. An
-    optimizer may define step_macs(model) -> int: those of its own matrix products in one step. model: the
-    run's DiTConfig. step: counted from 0. Raises RunError if one of them returns no whole number of at least
-    0.
+    with its backward pass; model: the run's DiTConfig. If it also defines active(step) -> bool, only active
+    steps have that cost. step: counted from 0. Raises RunError if a part returns no whole number of at least
+    0, and as `config.updates.updates` does.
     """
     image = flops.train_macs(flops.count(config.model).macs, 1)
     image += sum(macs for part, macs in _extras(config) if _is_active(part, step))
-    return config.train.batch_size * image + _counted(config.optimizer.algorithm, "step_macs", config)
+    return config.train.batch_size * image + update_macs(config)
 
 
 def train_macs_of(config: RunConfig, steps: int | None = None) -> int:
     """Multiply-adds of the training of `config`, up to `steps` (None: all of train.steps)."""
     steps = config.train.steps if steps is None else steps
     network = flops.train_macs(flops.count(config.model).macs, config.train.batch_size * steps)
-    own = steps * _counted(config.optimizer.algorithm, "step_macs", config)
+    own = steps * update_macs(config)
     extra = sum(
         macs * (steps if not hasattr(part, "active") else sum(_is_active(part, i) for i in range(steps)))
         for part, macs in _extras(config)
@@ -62,9 +62,7 @@ def steps_within(config: RunConfig, budget: int) -> int:
 
 def _extras(config: RunConfig) -> list[tuple[Part, int]]:
     """The parts of [diffusion] with a cost of their own, and what it is per image."""
-    return [
-        (part, macs) for part in _parts(config.diffusion) if (macs := _counted(part, "extra_macs", config))
-    ]
+    return [(part, macs) for part in _parts(config.diffusion) if (macs := _extra(part, config))]
 
 
 def _is_active(part: Part, step: int) -> bool:
@@ -72,13 +70,15 @@ def _is_active(part: Part, step: int) -> bool:
     return True if active is None else bool(active(step))
 
 
-def _counted(part: Part, method: str, config: RunConfig) -> int:
-    count = getattr(part, method, None)
+def _extra(part: Part, config: RunConfig) -> int:
+    count = getattr(part, "extra_macs", None)
     if count is None:
         return 0
     macs = count(config.model)
     if isinstance(macs, bool) or not isinstance(macs, int) or macs < 0:
-        raise RunError(f"{part.part_name()}.{method} must return a whole number of at least 0, got {macs!r}")
+        raise RunError(
+            f"{part.part_name()}.extra_macs must return a whole number of at least 0, got {macs!r}"
+        )
     return macs
 
 

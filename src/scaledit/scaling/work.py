@@ -22,6 +22,7 @@ import torch
 
 from scaledit import assemble
 from scaledit.config import EvaluateConfig, RunConfig
+from scaledit.diffusion.guidance import active
 from scaledit.errors import Diverged, RunError, UsageError
 from scaledit.evaluation.judge import Judge, open_judge, open_run_judge, sample_sets
 from scaledit.evaluation.own import HELD_OUT
@@ -94,13 +95,13 @@ def _inputs(config: RunConfig) -> dict[str, Any]:
     """The config without guidance that changes nothing."""
     values = config.to_json()
     for key, guidance in (("sample", config.sample.guidance), ("evaluate", config.evaluate.guidance)):
-        values[key]["guidance"] = [part.to_json() for part in guidance if not part.idle]
+        values[key]["guidance"] = [part.to_json() for part in active(guidance)]
     return values
 
 
 def sampling_macs(config: RunConfig) -> float:
     """Multiply-adds of one evaluation."""
-    passes = evaluations(config.sample.sampler, config.evaluate.guidance)
+    passes = evaluations(config.sample.sampler, config.evaluate.guidance, config.diffusion.schedule)
     return float(flops.count(config.model).macs * passes * config.evaluate.num * config.evaluate.seeds)
 
 
@@ -251,12 +252,12 @@ def measure(
     a corrupt checkpoint."""
     config = measurement.config
     run = queue.out / RUNS / measurement.run.key
-    pipeline = load(run, device, config.autoencoder, allow_import=config.modules())
+    pipeline = load(run, device, config.autoencoder, allow_import=config.modules(), average=0)
     evaluate = replace(config.evaluate, num=2, seeds=1, seed=0, every=0)
     judge = (
         open_run_judge(config, pipeline.class_names, pipeline.device, pipeline.decoder)
         if config.evaluate.reference == HELD_OUT
-        else _judge(evaluate, str(pipeline.device))
+        else _judge(evaluate, str(pipeline.device), tuple(pipeline.class_names))
     )
     reported = 0.0
 
@@ -273,6 +274,6 @@ def measure(
 
 
 @functools.lru_cache(maxsize=4)
-def _judge(config: EvaluateConfig, device: str) -> Judge:
+def _judge(config: EvaluateConfig, device: str, class_names: tuple[str, ...]) -> Judge:
     """One judge for all runs that are evaluated alike, however they are sampled."""
-    return open_judge(config, torch.device(device))
+    return open_judge(config, torch.device(device), class_names=class_names)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scaledit.lazy import Tensor, torch
 from scaledit.models.description import Activations, LayerNorm, Layers, Linear
+from scaledit.models.positions import Places
 from scaledit.part import Part
 
 if TYPE_CHECKING:
@@ -28,12 +29,13 @@ TIME_TOKENS = 1
 class Embedded(NamedTuple):
     """The embedded time and condition. time: (N, D). pooled: the condition as one vector, (N, D). sequence:
     the condition as tokens (N, S, D); None if `pooled` is its only token. mask: (N, S), false at padding
-    tokens; None if there are none."""
+    tokens; None if there are none. places: where the tokens are, for the attention of the blocks."""
 
     time: Tensor
     pooled: Tensor
     sequence: Tensor | None = None
     mask: Tensor | None = None
+    places: Places = Places()
 
     @property
     def tokens(self) -> Tensor:

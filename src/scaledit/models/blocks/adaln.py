@@ -41,7 +41,7 @@ class AdaLN(Block, name="adaln", title="adaLN"):
 
     def forward(self, m: Any, x: Tensor, embedded: Embedded) -> Tensor:
         shift1, scale1, shift2, scale2 = m.modulation(embedded.vector).chunk(4, dim=1)
-        x = x + m.attn(modulate(m.norm1(x), shift1, scale1))
+        x = x + m.attn(modulate(m.norm1(x), shift1, scale1), embedded.places)
         return x + m.mlp(modulate(m.norm2(x), shift2, scale2))
 
     def activations(self, config: DiTConfig) -> Activations:

@@ -28,7 +28,7 @@ class AdaLNZero(AdaLN, name="adaln_zero", title="adaLN-Zero"):
 
     def forward(self, m: Any, x: Tensor, embedded: Embedded) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = m.modulation(embedded.vector).chunk(6, dim=1)
-        x = x + gate1.unsqueeze(1) * m.attn(modulate(m.norm1(x), shift1, scale1))
+        x = x + gate1.unsqueeze(1) * m.attn(modulate(m.norm1(x), shift1, scale1), embedded.places)
         return x + gate2.unsqueeze(1) * m.mlp(modulate(m.norm2(x), shift2, scale2))
 
     def activations(self, config: DiTConfig) -> Activations:

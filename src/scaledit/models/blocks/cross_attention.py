@@ -36,6 +36,6 @@ class CrossAttention(Block, name="cross_attention", title="cross-attention"):
         }
 
     def forward(self, m: Any, x: Tensor, embedded: Embedded) -> Tensor:
-        x = x + m.attn(m.norm1(x))
+        x = x + m.attn(m.norm1(x), embedded.places)
         x = x + m.cross(m.norm_cross(x), embedded.tokens, embedded.token_mask)
         return x + m.mlp(m.norm2(x))

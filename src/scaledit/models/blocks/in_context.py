@@ -38,7 +38,7 @@ class InContext(Block, name="in_context", title="in-context"):
         mask = embedded.token_mask
         if mask is not None:  # no patch is padding
             mask = torch.cat([mask.new_ones(x.shape[0], x.shape[1] - mask.shape[1]), mask], dim=1)
-        x = x + m.attn(m.norm1(x), mask)
+        x = x + m.attn(m.norm1(x), embedded.places, mask)
         return x + m.mlp(m.norm2(x))
 
     def leave(self, x: Tensor, tokens: int) -> Tensor:

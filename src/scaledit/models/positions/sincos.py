@@ -5,7 +5,7 @@ pos[r, c] = [sin(c w), cos(c w), sin(r w), cos(r w)],   w_k = 10000^(-k / (D / 4
 At another resolution the same function is evaluated at scaled coordinates: the token (r, c) of an R x C grid
 has the coordinates (r S / R, c S / C), where S is the number of tokens per side in the original training. A
 model that was trained on 16 x 16 tokens and continues with 32 x 32 has its old positions at even r and c, and
-new ones halfway between them.
+new ones halfway between them. Sampling at another size without further training does the same.
 """
 
 from __future__ import annotations
@@ -56,3 +56,9 @@ class SinCos(Position, name="sincos"):
         from scaledit.models.layers import position_table
 
         return position_table(config.hidden_size, *config.grid, self.spanned(config))
+
+    def table_at(self, config: DiTConfig, grid: tuple[int, int]) -> Tensor:
+        """Interpolated: the grid's coordinates span what those of the training span."""
+        from scaledit.models.layers import position_table
+
+        return position_table(config.hidden_size, *grid, self.spanned(config))
