@@ -22,6 +22,7 @@ from scaledit.callbacks import Progress
 from scaledit.config import RunConfig, check_guidance
 from scaledit.config.tables import modules
 from scaledit.config.updates import updates
+from scaledit.data.datasets import attribution
 from scaledit.data.latents import Latents
 from scaledit.data.sets import TrainingSet, check_fits
 from scaledit.errors import UsageError, counted
@@ -180,6 +181,8 @@ class Hooks:
             samples = pipeline(classes, seed=config.sample.seed, progress=self._progress("sampling"))
         path = self.out / SAMPLES / f"{checkpoint.folder_name(step)}.png"
         origin = {"run": config.name, "step": step, "sample": config.to_json()["sample"]}
+        if credit := attribution(config.data.name, self.class_names):
+            origin["attribution"] = credit
         columns = config.sample.per_class
         names = captions.class_labels(classes[::columns], self.class_names, config.model.num_classes)
         drawn = captions.rows(samples, columns, names)
