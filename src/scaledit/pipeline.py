@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from scaledit.config import (
 from scaledit.config.tables import modules
 from scaledit.data.latents import AutoencoderInfo
 from scaledit.diffusion.guidance.base import Opened, active
-from scaledit.errors import RunError, UsageError, counted, did_you_mean, listed, no_such
+from scaledit.errors import Diverged, RunError, UsageError, counted, did_you_mean, listed, no_such
 from scaledit.interop import card, hub, native
 from scaledit.interop.convert import open_model
 from scaledit.interop.infer import Hints
@@ -90,6 +90,7 @@ class Pipeline:
         progress: Progress | None = None,
         guidance: Sequence[diffusion.Guidance] | None = None,
         cfg_interval: tuple[float, float] | None = None,
+        tolerance: float | None = None,
     ) -> np.ndarray:
         """Samples one image per entry of `classes`; returns (N, H, W, 3) uint8.
 
@@ -100,13 +101,16 @@ class Pipeline:
         classifier-free guidance; channels are a number or "all". batch_size: images sampled at once.
         progress: called with (done, total) sampling steps over all batches. guidance: replaces the guidance
         of the run, the first part innermost. cfg_interval: the times (low, high) between which is guided,
-        fractions of the schedule from 0, the image, to 1, noise.
+        fractions of the schedule from 0, the image, to 1, noise. tolerance: rtol and atol of the sampler
+        "adaptive", which is the default with it.
 
         Arguments left out come from the run's [sample] section; a sampler given by name keeps its number of
         steps. Raises UsageError for an unknown class or sampler, for settings that [sample] would refuse, and
         for guidance if the null label was never trained; RunError if the sampled values are not finite.
         """
-        settings = self.settings(seed, sampler, steps, cfg_scale, cfg_channels, guidance, cfg_interval)
+        settings = self.settings(
+            seed, sampler, steps, cfg_scale, cfg_channels, guidance, cfg_interval, tolerance
+        )
         return self.sample(classes, settings, start, batch_size, progress)
 
     def settings(
@@ -118,6 +122,7 @@ class Pipeline:
         cfg_channels: int | str | None = None,
         guidance: Sequence[diffusion.Guidance] | None = None,
         cfg_interval: tuple[float, float] | None = None,
+        tolerance: float | None = None,
     ) -> SampleConfig:
         """The run's [sample] section with the arguments that are not None in its place, as in a call of the
         pipeline. Raises UsageError as that does."""
@@ -129,6 +134,7 @@ class Pipeline:
             cfg_scale=cfg_scale,
             cfg_channels=cfg_channels,
             cfg_interval=cfg_interval,
+            tolerance=tolerance,
         )
         settings = replace(with_values(self.config, changes).sample, seed=seed)
         self.check(settings)
@@ -150,7 +156,7 @@ class Pipeline:
         """The sampler of `settings`. Raises UsageError if this model cannot be sampled with them."""
         check_sampling(settings, self.config.diffusion)
         check_guidance(self.config.model, self.config.diffusion.schedule, settings.guidance)
-        settings.sampler.grid(self.config.diffusion.schedule)
+        settings.sampler.chosen_for(self.config.model.shape).grid(self.config.diffusion.schedule)
         return settings.sampler
 
     def sample(
@@ -160,12 +166,15 @@ class Pipeline:
         start: int = 0,
         batch_size: int = 64,
         progress: Progress | None = None,
+        on_evaluations: Callable[[Tensor], None] | None = None,
     ) -> np.ndarray:
-        """The same as calling the pipeline, with the settings in one object. Raises UsageError if the model
-        makes latents and their decoder cannot be opened."""
+        """The same as calling the pipeline, with the settings in one object. on_evaluations: called after
+        each batch, with how often the sampler evaluated the denoiser for each image, (N,) int64. Raises
+        UsageError if the model makes latents and their decoder cannot be opened."""
         if self.decoder is not None:
             _ = self.decoder.autoencoder  # raises before the work if it is missing
-        return self.decoded(self.latents(classes, settings, start, batch_size, progress), start)
+        x = self.latents(classes, settings, start, batch_size, progress, on_evaluations)
+        return self.decoded(x, start)
 
     def decoded(self, x: Tensor, start: int = 0) -> np.ndarray:
         """The images (N, H, W, 3) uint8 of the model's samples (N, C, H, W). start: index of the first, for
@@ -204,6 +213,7 @@ class Pipeline:
         start: int = 0,
         batch_size: int = 64,
         progress: Progress | None = None,
+        on_evaluations: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """The model's samples before decoding, (N, C, H, W) float32 on the CPU. Raises as a call does."""
         labels = self.labels(classes)
@@ -217,7 +227,7 @@ class Pipeline:
         self._check_memory(len(labels), batch_size, _is_guided(settings))
         inside = assemble.denoiser(self.config.diffusion, self.net)
         denoiser = assemble.guided(inside, self.opened(settings.guidance))
-        total = -(-len(labels) // batch_size) * sampler.steps
+        total = -(-len(labels) // batch_size) * sampler.ticks
         batches, done = [torch.empty(0, *self.config.model.shape)], 0
         for first in range(0, len(labels), batch_size):
             y = labels[first : first + batch_size]
@@ -228,11 +238,21 @@ class Pipeline:
                     progress(done + i + 1, total)
 
             try:
-                x = diffusion.sample(denoiser, sampler, noise, y.to(self.device), on_step=on_step)
+                x = diffusion.sample(
+                    denoiser,
+                    sampler,
+                    noise,
+                    y.to(self.device),
+                    on_step=on_step,
+                    on_evaluations=on_evaluations,
+                )
             except diffusion.NonFiniteError as error:
-                raise RunError(self._nonfinite(error, start + first, settings)) from None
+                raise Diverged(self._nonfinite(error, start + first, settings)) from None
+            except diffusion.TooManyEvaluations as error:
+                numbers = [start + first + row for row in error.rows]
+                raise RunError(error.describe(*_images(numbers))) from None
             batches.append(x.float().cpu())
-            done += sampler.steps
+            done += sampler.ticks
         return torch.cat(batches)
 
     def _check_memory(self, n: int, batch_size: int, guided: bool) -> None:
@@ -253,7 +273,7 @@ class Pipeline:
     def _nonfinite(self, error: diffusion.NonFiniteError, first: int, settings: SampleConfig) -> str:
         """Which images, numbered from `first`, are not finite, and the likely cause."""
         numbers = [first + row for row in error.rows]
-        message = error.describe("image" if len(numbers) == 1 else "images", numbers)
+        message = error.describe(*_images(numbers))
         bad = [name for name, weight in self.net.state_dict().items() if not bool(weight.isfinite().all())]
         if bad:
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
@@ -348,6 +368,10 @@ def near_classes(word: str, names: Sequence[str]) -> str:
     if hint.startswith("; did you mean") or len(names) <= MOST_LISTED:
         return hint
     return f"; the model has {len(names):,} classes, such as {names[0]} and {names[-1]}"
+
+
+def _images(numbers: list[int]) -> tuple[str, list[int]]:
+    return "image" if len(numbers) == 1 else "images", numbers
 
 
 def _is_guided(settings: SampleConfig) -> bool:

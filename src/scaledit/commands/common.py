@@ -150,6 +150,8 @@ def sampling(parser: Arguments, *, lists: bool = False) -> None:
     sampler(parser, "the run's", lists=lists)
     steps = "the number of sampling steps (default: the run's)"
     parser.add_argument("--steps", type=_values(whole, lists), metavar="N", help=steps)
+    tolerance = "instead of steps: the error that the sampler adaptive allows for each step, such as 0.01"
+    parser.add_argument("--tolerance", type=float, metavar="E", help=tolerance)
     guidance(parser, "the run's", lists=lists)
 
 
@@ -188,7 +190,7 @@ def _values(kind: Callable[[str], Any], lists: bool) -> Callable[[str], Any]:
     return parse
 
 
-SHORT = ("sampler", "steps", "cfg_scale", "cfg_channels", "cfg_interval")
+SHORT = ("sampler", "steps", "cfg_scale", "cfg_channels", "cfg_interval", "tolerance")
 
 
 def passed(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from scaledit import averages, checks
 from scaledit.config.sections import DiffusionConfig, EMAConfig, SampleConfig
 from scaledit.diffusion.guidance import Guidance, Target, active
+from scaledit.diffusion.parameterization import network_times
 from scaledit.diffusion.schedule import Schedule
 from scaledit.errors import UsageError, shown
 from scaledit.models.config import DiTConfig
@@ -51,7 +52,15 @@ def check_run(config: RunConfig) -> None:
             )
     check_averages(config)
     check_learned(config.model, config.diffusion)
+    low, high = network_times(config.diffusion.parameterization) or (None, None)
+    config.model.time_embedding_part.fits_times(low, high)
+    check_objective(config.model, config.diffusion)
     check_lora(config)
+    if config.optimizer.base_width and config.lora.rank:
+        raise UsageError(
+            "optimizer.base_width scales the rates of a network that starts from random weights, and "
+            "lora.rank adapts a trained one; leave optimizer.base_width out"
+        )
     check_sampling(config.sample, config.diffusion, "sample.")
 
 
@@ -107,6 +116,26 @@ def check_learned(model: DiTConfig, diffusion: DiffusionConfig) -> None:
             f'diffusion.objective="{diffusion.objective.part_name()}", which {does} a variance; change one '
             f"of them"
         )
+
+
+def check_objective(model: DiTConfig, diffusion: DiffusionConfig) -> None:
+    """Raises UsageError if the objective or a term of the loss makes no sense for this model, on this
+    schedule or for what the network predicts."""
+    known = diffusion.schedule, diffusion.parameterization
+    diffusion.objective.fits(*known)
+    for term in diffusion.terms:
+        term.fits(model, *known)
+        for block in term.hidden:
+            if not 0 <= block < model.depth:
+                raise UsageError(
+                    f"diffusion.terms: {term.part_name()} reads block {block}, but model.depth is "
+                    f"{model.depth}: its blocks are 0 to {model.depth - 1}"
+                )
+        if term.early and not model.early_output:
+            raise UsageError(
+                f"diffusion.terms: {term.part_name()} reads an early head; set model.early_output to the "
+                "number of blocks before it"
+            )
 
 
 def check_sampling(sample: SampleConfig, diffusion: DiffusionConfig, where: str = "") -> None:

@@ -1,6 +1,7 @@
 """Short options of the command line, and short arguments of a pipeline, as config keys.
 
 --sampler ddim --steps 50                 sample.sampler.name=ddim  sample.sampler.steps=50
+--tolerance 0.01                          sample.sampler.name=adaptive  ...rtol=0.01  ...atol=0.01
 --cfg-scale 1.5 --cfg-channels 3          sample.guidance.classifier_free.scale=1.5  ...channels=3
 --cfg-interval 0.1-0.9                    sample.guidance.interval.low=0.1  ...high=0.9
 """
@@ -15,6 +16,7 @@ from scaledit import checks
 from scaledit.config.old import ALL, CLASSIFIER_FREE
 from scaledit.config.runs import RunConfig
 from scaledit.diffusion.guidance import ClassifierFree, Guidance, Interval
+from scaledit.diffusion.samplers import Adaptive
 from scaledit.errors import UsageError, shown
 
 
@@ -27,16 +29,23 @@ def short(
     cfg_scale: float | None = None,
     cfg_channels: str | int | None = None,
     cfg_interval: str | tuple[float, float] | None = None,
+    tolerance: float | None = None,
 ) -> dict[str, Any]:
     """{"section.key": value} of the options that are not None, to be set before other keys.
 
     config: the config that they change, if there is one. section: whose guidance to set, "sample" or
     "evaluate"; "evaluate" guides the channels of "sample" by default.
     """
+    if tolerance is not None:
+        tolerance = checks.finite(tolerance, "tolerance")
+        has = sampler is not None or (config is not None and hasattr(config.sample.sampler, "rtol"))
+        sampler = sampler if has else Adaptive.NAME
     guidance = f"{section}.guidance.{CLASSIFIER_FREE}"
     keys = {
         "sample.sampler.name": sampler,
         "sample.sampler.steps": None if steps is None else checks.integer(steps, "steps", 1),
+        "sample.sampler.rtol": tolerance,
+        "sample.sampler.atol": tolerance,
         f"{guidance}.scale": None if cfg_scale is None else checks.finite(cfg_scale, "cfg_scale"),
         f"{guidance}.channels": channels(cfg_channels),
     }

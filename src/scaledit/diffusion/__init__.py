@@ -20,7 +20,16 @@ from scaledit.diffusion.guidance import (
     guided,
 )
 from scaledit.diffusion.noise import Noise, OfficialNoise
-from scaledit.diffusion.objectives import Context, Hybrid, Losses, Objective, Simple, diffuse
+from scaledit.diffusion.objectives import (
+    Context,
+    Hybrid,
+    Losses,
+    MinSNR,
+    Objective,
+    Simple,
+    VelocityLoss,
+    diffuse,
+)
 from scaledit.diffusion.parameterization import (
     EDM,
     X0,
@@ -33,6 +42,7 @@ from scaledit.diffusion.parameterization import (
 from scaledit.diffusion.samplers import (
     DDIM,
     DDPM,
+    Adaptive,
     Batch,
     DPMSolver,
     Euler,
@@ -41,6 +51,7 @@ from scaledit.diffusion.samplers import (
     NoiseSource,
     NonFiniteError,
     Sampler,
+    TooManyEvaluations,
     UniPC,
     sample,
     sample_many,
@@ -58,7 +69,13 @@ from scaledit.diffusion.times import (
     Stride,
     Times,
 )
-from scaledit.diffusion.timesteps import LogitNormal, LossSecondMoment, TimeDistribution, Uniform
+from scaledit.diffusion.timesteps import (
+    LogitNormal,
+    LossSecondMoment,
+    ShiftedTimes,
+    TimeDistribution,
+    Uniform,
+)
 
 Start = X0
 """The name of X0 in version 0.1."""
@@ -68,6 +85,7 @@ __all__ = [
     "DDPM",
     "EDM",
     "X0",
+    "Adaptive",
     "Auto",
     "Autoguidance",
     "Batch",
@@ -95,6 +113,7 @@ __all__ = [
     "LogitNormal",
     "LossSecondMoment",
     "Losses",
+    "MinSNR",
     "NetDenoiser",
     "Network",
     "Noise",
@@ -111,15 +130,18 @@ __all__ = [
     "Schedule",
     "Scheduled",
     "Shifted",
+    "ShiftedTimes",
     "Simple",
     "Sine",
     "Start",
     "Stride",
     "TimeDistribution",
     "Times",
+    "TooManyEvaluations",
     "UniPC",
     "Uniform",
     "Velocity",
+    "VelocityLoss",
     "diffuse",
     "guided",
     "sample",
