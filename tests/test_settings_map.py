@@ -65,8 +65,9 @@ def counting(run: Path, average: str) -> tuple[Pipeline, Counter]:
     return dataclasses.replace(pipeline, net=net), net.rows
 
 
-def sections(pipeline: Pipeline, sampler: str, steps: tuple[int, ...]) -> list[SampleConfig]:
-    cells = Axes(steps=steps, scales=SCALES, intervals=INTERVALS).cells()
+def sections(pipeline: Pipeline, sampler: str, whole: bool) -> list[SampleConfig]:
+    """whole: all of SCALES; otherwise three of them."""
+    cells = Axes(steps=(3, 4), scales=SCALES if whole else SCALES[::2], intervals=INTERVALS).cells()
     return [cell.section(pipeline.config, sampler=sampler) for cell in cells]
 
 
@@ -79,20 +80,20 @@ def sections(pipeline: Pipeline, sampler: str, steps: tuple[int, ...]) -> list[S
 )
 def test_a_map_evaluates_nothing_twice(run: Path, sampler: str, averages: tuple[str, ...]):
     """3 averages x 5 scales x 3 intervals, and two numbers of steps."""
-    labels = [0, 3, 7]
+    labels = [3, 7]
     for average in averages:
         pipeline, rows = counting(run, average)
-        chosen = sections(pipeline, sampler, (3, 5))
+        chosen = sections(pipeline, sampler, whole=len(averages) > 1)
         shared = Shared(pipeline, chosen)
         [(_, drawn)] = shared.batches(labels, 8)
         assert max(rows.values()) == 1  # no image at any time under any label passes twice
         assert rows.total() == shared.evaluated
         members = sorted(member for one in drawn for member in one.members)
         assert members == list(range(len(chosen)))
-        assert len(drawn) > 10
+        assert len(drawn) > len(chosen) / 3
         alone = sum(_alone(pipeline, section) for section in chosen) * len(labels)
         assert shared.evaluated < 0.75 * alone
-    for one in drawn[::5]:
+    for one in drawn[:: len(drawn) // 2]:
         assert one.images is not None
         apart = pipeline.sample(labels, chosen[one.members[-1]]).astype(int) - one.images
         assert abs(apart).max() <= 1  # rounding at another batch size
