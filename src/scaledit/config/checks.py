@@ -56,6 +56,11 @@ def check_run(config: RunConfig) -> None:
     config.model.time_embedding_part.fits_times(low, high)
     check_objective(config.model, config.diffusion)
     check_lora(config)
+    if config.optimizer.base_width and config.lora.rank:
+        raise UsageError(
+            "optimizer.base_width scales the rates of a network that starts from random weights, and "
+            "lora.rank adapts a trained one; leave optimizer.base_width out"
+        )
     check_sampling(config.sample, config.diffusion, "sample.")
 
 

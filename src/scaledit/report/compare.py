@@ -20,6 +20,7 @@ import numpy as np
 from scaledit import checkpoint, images
 from scaledit.callbacks import Progress
 from scaledit.config import RunConfig, SampleConfig, differing
+from scaledit.data.datasets import attribution
 from scaledit.diffusion.guidance import active
 from scaledit.errors import RunError, UsageError, counted, listed, reading
 from scaledit.evaluation import protocol
@@ -33,6 +34,7 @@ from scaledit.report import page
 from scaledit.report.page import Chart, Sheet
 from scaledit.report.run import MAX_PLOTTED, WIDE, Events, duration, read_events
 from scaledit.sampling.request import parse_classes
+from scaledit.scaling.compute import train_macs_of
 from scaledit.training.folder import CHECKPOINTS, CONFIG, STATUS
 
 MOST = 6
@@ -272,7 +274,7 @@ class Numbers(NamedTuple):
             images=run.step * batch,
             parameters=counts.params,
             macs_per_image=counts.macs,
-            training_macs=flops.train_macs(counts.macs, run.step * batch),
+            training_macs=train_macs_of(run.config, run.step),
             seconds=seconds,
             images_per_second=last["step"] * batch / seconds if last and seconds else None,
             device=devices[-1] if devices else None,
@@ -454,6 +456,7 @@ def write(comparison: Comparison, samples: ComparedSamples, out: Path, command: 
         costs=comparison.costs,
         left_out=[f"{run.label}: {text}" for run in runs for text in run.foreign],
         samples=_shown(samples, runs),
+        attributions=dict.fromkeys(filter(None, (attribution(run.config.data.name) for run in runs))),
         curves=_curves(runs),
         command=command,
         folders={run.label: str(run.folder.resolve()) for run in runs},

@@ -21,6 +21,8 @@ from scaledit.autoencoders.decoder import Decoder
 from scaledit.callbacks import Progress
 from scaledit.config import RunConfig, check_guidance
 from scaledit.config.tables import modules
+from scaledit.config.updates import updates
+from scaledit.data.datasets import attribution
 from scaledit.data.latents import Latents
 from scaledit.data.sets import TrainingSet, check_fits
 from scaledit.errors import UsageError, counted
@@ -63,6 +65,7 @@ def train(
     config = with_background(config, out)
     ranks = context.ranks
     _check_sizes(config, len(ranks.share(config.train.batch_size)), ranks.device)
+    updates(config)  # raises, before anything is written
     for key, guidance in (("sample", config.sample.guidance), ("evaluate", config.evaluate.guidance)):
         check_guidance(config.model, config.diffusion.schedule, guidance, f"{key}.guidance")
     if dataset is None:
@@ -178,6 +181,8 @@ class Hooks:
             samples = pipeline(classes, seed=config.sample.seed, progress=self._progress("sampling"))
         path = self.out / SAMPLES / f"{checkpoint.folder_name(step)}.png"
         origin = {"run": config.name, "step": step, "sample": config.to_json()["sample"]}
+        if credit := attribution(config.data.name, self.class_names):
+            origin["attribution"] = credit
         columns = config.sample.per_class
         names = captions.class_labels(classes[::columns], self.class_names, config.model.num_classes)
         drawn = captions.rows(samples, columns, names)

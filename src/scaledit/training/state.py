@@ -21,6 +21,7 @@ from scaledit.autoencoders.encoded import EncodedImages
 from scaledit.checkpoint import POWER
 from scaledit.conditions.labels import Labels
 from scaledit.config import RunConfig
+from scaledit.config.updates import updates
 from scaledit.data.loader import PATIENCE, Loader
 from scaledit.data.order import paired, samples_at
 from scaledit.data.sets import Batch, TrainingSet
@@ -127,7 +128,7 @@ class TrainState(Learner[Read]):
             ema=average.eval(),
             parallel=parallel,
             replicated=replicated,
-            optimizer=make_optimizer(net, config.optimizer, replicated),
+            optimizer=make_optimizer(net, config.optimizer, replicated, updates(config)),
             objective=objective,
             terms=terms,
             objective_modules=own,

@@ -238,7 +238,8 @@ class _Key:
     def __call__(self, section: SampleConfig) -> str:
         schedule = self.pipeline.config.diffusion.schedule
         guidance = [part.to_json() for part in active(self.pipeline.opened(section.guidance))]
-        sampler = assemble.sampler_json(section.sampler, schedule)
+        shape = self.pipeline.config.model.shape
+        sampler = assemble.sampler_json(section.sampler, schedule, shape)
         values = {**self.common, "sampler": sampler, "guidance": guidance, "seed": section.seed}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
