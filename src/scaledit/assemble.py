@@ -159,9 +159,9 @@ PIXEL_CHANNELS = (1, 3)
 
 def guided(inside: diffusion.Denoiser, guidance: Sequence[diffusion.Guidance]) -> diffusion.Denoiser:
     """`inside` with guidance; guidance that changes nothing costs nothing. Raises UsageError if `inside` is a
-    DiT whose null label was never trained."""
+    DiT that it does not fit."""
     if isinstance(inside, diffusion.NetDenoiser) and isinstance(inside.net, DiT):
-        check_guidance(inside.net.config, guidance)
+        check_guidance(inside.net.config, inside.schedule, guidance)
     return diffusion.guided(inside, guidance)
 
 

@@ -150,6 +150,8 @@ def sampling(parser: Arguments, *, lists: bool = False) -> None:
     sampler(parser, "the run's", lists=lists)
     steps = "the number of sampling steps (default: the run's)"
     parser.add_argument("--steps", type=_values(whole, lists), metavar="N", help=steps)
+    tolerance = "instead of steps: the error that the sampler adaptive allows for each step, such as 0.01"
+    parser.add_argument("--tolerance", type=float, metavar="E", help=tolerance)
     guidance(parser, "the run's", lists=lists)
 
 
@@ -165,6 +167,11 @@ def guidance(parser: Arguments, default: str, *, lists: bool = False) -> None:
     add("--cfg-scale", type=_values(float, lists), metavar="S", help=scale)
     channels = f"guide the first N channels only, or all of them (default: {default})"
     add("--cfg-channels", metavar="N|all", help=channels)
+    interval = (
+        "guide between these times only, fractions of the schedule from 0, the image, to 1, noise, such as "
+        f"0-0.9 (default: {default})"
+    )
+    add("--cfg-interval", metavar="LOW-HIGH", help=interval)
 
 
 def _values(kind: Callable[[str], Any], lists: bool) -> Callable[[str], Any]:
@@ -183,7 +190,7 @@ def _values(kind: Callable[[str], Any], lists: bool) -> Callable[[str], Any]:
     return parse
 
 
-SHORT = ("sampler", "steps", "cfg_scale", "cfg_channels")
+SHORT = ("sampler", "steps", "cfg_scale", "cfg_channels", "cfg_interval", "tolerance")
 
 
 def passed(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:

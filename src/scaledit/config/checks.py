@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from scaledit import checks
 from scaledit.config.sections import DiffusionConfig, SampleConfig
-from scaledit.diffusion.guidance import Guidance
+from scaledit.diffusion.guidance import Guidance, Target, active
+from scaledit.diffusion.schedule import Schedule
 from scaledit.errors import UsageError, shown
 from scaledit.models.config import DiTConfig
 from scaledit.values import check_bounds
@@ -115,11 +116,24 @@ def check_sampling(sample: SampleConfig, diffusion: DiffusionConfig, where: str 
         raise UsageError(f"{where}sampler.steps {steps} exceeds diffusion.schedule.steps {schedule.steps}")
 
 
-def check_guidance(model: DiTConfig, guidance: Sequence[Guidance], name: str = "guidance") -> None:
-    """Raises UsageError if guidance would use a null label that was never trained, and warns if it has no
-    effect. name: the key, for messages."""
-    for part in guidance:
-        if part.idle or not part.uses_null:
+def check_guidance(
+    model: DiTConfig, schedule: Schedule, guidance: Sequence[Guidance], name: str = "guidance"
+) -> None:
+    """Raises UsageError if guidance would use a null label that was never trained, does not fit the model, or
+    changes guidance that is not there, and warns if it has no effect. name: the key, for messages."""
+    for i, part in enumerate(guidance):
+        if part.idle:
+            continue
+        before = guidance[:i]
+        if part.modifies and all(other.modifies for other in before):
+            raise UsageError(
+                f"{name} is {part.label()}, which changes the guidance before it in the list, and there is "
+                "none; put another part before it (--cfg-scale adds classifier_free)"
+            )
+        target = Target(schedule, bool(active(before)), model.learn_sigma, model.early_output)
+        if obstacle := part.obstacle(target):
+            raise UsageError(f"{name} is {part.label()}: {obstacle}")
+        if not part.uses_null:
             continue
         if not model.has_null_label:
             raise UsageError(

@@ -8,7 +8,17 @@ Small parts that compose. Each is a frozen dataclass and therefore its own confi
 """
 
 from scaledit.diffusion.denoiser import Denoiser, NetDenoiser, Network
-from scaledit.diffusion.guidance import ClassifierFree, Guidance, guided
+from scaledit.diffusion.guidance import (
+    Autoguidance,
+    CFGZeroStar,
+    ClassifierFree,
+    Guidance,
+    Internal,
+    Interval,
+    Rescale,
+    Scheduled,
+    guided,
+)
 from scaledit.diffusion.noise import Noise, OfficialNoise
 from scaledit.diffusion.objectives import (
     Context,
@@ -32,6 +42,7 @@ from scaledit.diffusion.parameterization import (
 from scaledit.diffusion.samplers import (
     DDIM,
     DDPM,
+    Adaptive,
     Batch,
     DPMSolver,
     Euler,
@@ -40,6 +51,7 @@ from scaledit.diffusion.samplers import (
     NoiseSource,
     NonFiniteError,
     Sampler,
+    TooManyEvaluations,
     UniPC,
     sample,
     sample_many,
@@ -73,8 +85,11 @@ __all__ = [
     "DDPM",
     "EDM",
     "X0",
+    "Adaptive",
     "Auto",
+    "Autoguidance",
     "Batch",
+    "CFGZeroStar",
     "ClassifierFree",
     "Context",
     "CosineBeta",
@@ -86,6 +101,8 @@ __all__ = [
     "Guidance",
     "Heun",
     "Hybrid",
+    "Internal",
+    "Interval",
     "Job",
     "Karras",
     "LearnedRange",
@@ -108,8 +125,10 @@ __all__ = [
     "Prediction",
     "Quadratic",
     "QuadraticBeta",
+    "Rescale",
     "Sampler",
     "Schedule",
+    "Scheduled",
     "Shifted",
     "ShiftedTimes",
     "Simple",
@@ -118,6 +137,7 @@ __all__ = [
     "Stride",
     "TimeDistribution",
     "Times",
+    "TooManyEvaluations",
     "UniPC",
     "Uniform",
     "Velocity",

@@ -40,6 +40,14 @@ def locate(path: Path) -> Path | None:
     return checkpoints[-1] if checkpoints else None
 
 
+def at_step(path: str) -> Path:
+    """The checkpoint that RUN@STEP names; any other path, or one that exists with such a name, as it is."""
+    run, at, step = path.rpartition("@")
+    if not at or not (step.isascii() and step.isdigit()) or Path(path).expanduser().exists():
+        return Path(path).expanduser()
+    return Path(run).expanduser() / "checkpoints" / checkpoint.folder_name(int(step))
+
+
 def read(
     folder: Path, weights: str = "ema", allow_nonfinite: bool = False, allowed: Allowed = NOTHING
 ) -> Model:

@@ -20,6 +20,7 @@ import numpy as np
 from scaledit import checkpoint, images
 from scaledit.callbacks import Progress
 from scaledit.config import RunConfig, SampleConfig, differing
+from scaledit.diffusion.guidance import active
 from scaledit.errors import RunError, UsageError, counted, listed, reading
 from scaledit.evaluation import protocol
 from scaledit.evaluation.result import Result, side_by_side
@@ -472,7 +473,7 @@ def _shown(samples: ComparedSamples, runs: Sequence[ComparedRun]) -> dict[str, o
         for label, grid in samples.sheets.items()
     }
     settings = samples.settings
-    guidance = in_words([part.to_json() for part in settings.guidance if not part.idle])
+    guidance = in_words([part.to_json() for part in active(settings.guidance)])
     return {
         "sheets": sheets,
         "names": page.row_names(samples.names),

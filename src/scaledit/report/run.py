@@ -15,6 +15,7 @@ from scaledit import images
 from scaledit.callbacks import Progress
 from scaledit.captions import images_in
 from scaledit.config import RunConfig, scaled, trained
+from scaledit.diffusion.guidance import active
 from scaledit.errors import RunError, UsageError, counted
 from scaledit.evaluation.judge import Judge, is_data_set, open_run_judge, sample_sets
 from scaledit.evaluation.own import HELD_OUT
@@ -270,7 +271,7 @@ def _evaluated(pipeline: Pipeline, judge: Judge, events: Events, progress: Progr
     scales = _scales(pipeline)
     for i, scale in enumerate(scales):
         guidance = scaled(config.evaluate.guidance or config.sample.guidance, scale)
-        result = logged.get(json.dumps([part.to_json() for part in guidance if not part.idle]))
+        result = logged.get(json.dumps([part.to_json() for part in active(pipeline.opened(guidance))]))
         if result is None:
             sets = sample_sets(judge, pipeline, replace(config.evaluate, guidance=guidance))
 

@@ -19,6 +19,7 @@ from scaledit.evaluation.metric import columns
 from scaledit.evaluation.protocol import is_conclusive
 from scaledit.evaluation.result import Result
 from scaledit.models import flops
+from scaledit.sampling.request import EVALUATIONS, is_stated
 from scaledit.scaling.plan import evaluations
 from scaledit.scaling.queue import Job, Queue
 from scaledit.scaling.study import Study, StudyRun
@@ -137,6 +138,9 @@ def _row(
         metrics |= {f"{key}_std": metric.std} if metric.std is not None else {}
         metrics |= {f"{key}_real": metric.real} if metric.real is not None else {}
     sampler, evaluate = config.sample.sampler, config.evaluate
+    passes = evaluations(sampler, evaluate.guidance, config.diffusion.schedule)
+    if is_stated(spent := values["protocol"].get(EVALUATIONS)):  # the images', not the most that it may spend
+        passes = round(passes * spent["mean"] / sampler.total_evaluations())
     return Row(
         name=run.name,
         part=part,
@@ -157,7 +161,7 @@ def _row(
         sampler=cell(assemble.sampler_json(sampler, config.diffusion.schedule, config.model.shape)),
         guidance=cell([part.to_json() for part in evaluate.guidance]),
         decoder=str(values["protocol"].get("decoder") or ""),
-        sampling_macs=evaluations(sampler, evaluate.guidance) * counts.macs,
+        sampling_macs=passes * counts.macs,
         num=evaluate.num,
         sample_sets=evaluate.seeds,
         protocol=protocol,

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaledit.config import RunConfig, trained
-from scaledit.diffusion import Guidance, Sampler
+from scaledit.diffusion import Guidance, Sampler, Schedule
+from scaledit.diffusion.guidance import active, spent
 from scaledit.errors import UsageError, counted
 from scaledit.models import flops
 from scaledit.models.config import DiTConfig
@@ -140,7 +141,7 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
     train_macs = flops.train_macs(counts.macs, train.batch_size * train.steps)
     hours = None if speed is None else train.steps / speed / 3600
     device_hours = None if hours is None else hours * devices
-    passes = evaluations(config.sample.sampler, config.sample.guidance)
+    passes = evaluations(config.sample.sampler, config.sample.guidance, config.diffusion.schedule)
     return Plan(
         recipe=config.name,
         params=counts.params,
@@ -164,8 +165,17 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
         activation_bytes=activation_bytes(model, micro_batch, train.precision),
         sampling_evaluations=passes,
         sampling_macs=passes * counts.macs,
-        warnings=hardware.warnings(train.precision),
+        warnings=(*hardware.warnings(train.precision), *_sampling_warnings(config.sample.sampler)),
     )
+
+
+def _sampling_warnings(sampler: Sampler) -> list[str]:
+    if not sampler.paced:
+        return []
+    return [
+        f"the sampler {sampler.part_name()} decides its steps for each image, so the forward passes of "
+        f"sampling are the most that it may take, {sampler.total_evaluations():,} evaluations"
+    ]
 
 
 def _speed(
@@ -190,9 +200,13 @@ def _speed(
     return measured, utilization
 
 
-def evaluations(sampler: Sampler, guidance: Sequence[Guidance]) -> int:
-    """Forward passes for one image: the sampler's, times those of each guidance part."""
-    return sampler.total_evaluations() * math.prod(part.evaluations for part in guidance)
+def evaluations(sampler: Sampler, guidance: Sequence[Guidance], schedule: Schedule) -> int:
+    """Forward passes for one image: the sampler's, times those of each guidance part at the time. A weaker
+    model of autoguidance counts as much as the model."""
+    parts = active(guidance)
+    if all(not part.modifies and type(part).spent is Guidance.spent for part in parts):
+        return sampler.total_evaluations() * math.prod(part.evaluations for part in parts)
+    return round(float(spent(parts, schedule, sampler.evaluated(schedule)).sum()))
 
 
 def activation_bytes(model: DiTConfig, batch: int, precision: str) -> int:

@@ -21,6 +21,7 @@ import torch
 
 from scaledit import assemble
 from scaledit.config import EvaluateConfig, RunConfig
+from scaledit.diffusion.guidance import active
 from scaledit.errors import RunError, UsageError
 from scaledit.evaluation.judge import Judge, open_judge, open_run_judge, sample_sets
 from scaledit.evaluation.own import HELD_OUT
@@ -89,13 +90,13 @@ def _inputs(config: RunConfig) -> dict[str, Any]:
     """The config without guidance that changes nothing."""
     values = config.to_json()
     for key, guidance in (("sample", config.sample.guidance), ("evaluate", config.evaluate.guidance)):
-        values[key]["guidance"] = [part.to_json() for part in guidance if not part.idle]
+        values[key]["guidance"] = [part.to_json() for part in active(guidance)]
     return values
 
 
 def sampling_macs(config: RunConfig) -> float:
     """Multiply-adds of one evaluation."""
-    passes = evaluations(config.sample.sampler, config.evaluate.guidance)
+    passes = evaluations(config.sample.sampler, config.evaluate.guidance, config.diffusion.schedule)
     return float(flops.count(config.model).macs * passes * config.evaluate.num * config.evaluate.seeds)
 
 

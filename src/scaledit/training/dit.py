@@ -19,12 +19,13 @@ from scaledit import assemble, captions, checkpoint, images, machine
 from scaledit.autoencoders.decoder import Decoder
 from scaledit.callbacks import Progress
 from scaledit.config import RunConfig, check_guidance
+from scaledit.config.tables import modules
 from scaledit.data.latents import Latents
 from scaledit.data.sets import TrainingSet, check_fits
 from scaledit.errors import UsageError, counted
 from scaledit.evaluation.judge import Judge, check_reference_fits, open_run_judge, sample_sets
 from scaledit.models import flops
-from scaledit.pipeline import BYTES_OF_A_NUMBER, Pipeline
+from scaledit.pipeline import BYTES_OF_A_NUMBER, Pipeline, open_other
 from scaledit.sampling.request import BYTES_OF_A_LABEL
 from scaledit.training.events import Evaluated, Event, Sampled, Stepped, Verifying
 from scaledit.training.folder import CHECKPOINTS, CONFIG, SAMPLES, Changes, with_background
@@ -60,8 +61,8 @@ def train(
     config = with_background(config, out)
     ranks = context.ranks
     _check_sizes(config, len(ranks.share(config.train.batch_size)), ranks.device)
-    check_guidance(config.model, config.sample.guidance, "sample.guidance")
-    check_guidance(config.model, config.evaluate.guidance, "evaluate.guidance")
+    for key, guidance in (("sample", config.sample.guidance), ("evaluate", config.evaluate.guidance)):
+        check_guidance(config.model, config.diffusion.schedule, guidance, f"{key}.guidance")
     if dataset is None:
         encoder = assemble.autoencoder(config.autoencoder, config.data, ranks.device)
         dataset = assemble.dataset(config.data, encoder)
@@ -78,6 +79,7 @@ def train(
     assemble.check_terms(config, dataset)
     decoder = assemble.decoder(config.autoencoder, dataset, ranks.device)
     _check_decoder(config, decoder)
+    _open_others(config, ranks.device, decoder)
     if config.evaluate.every or reported:
         scale = 1 if decoder is None else decoder.autoencoder_info.downsampling
         _, height, width = config.model.shape
@@ -222,6 +224,13 @@ def _check_decoder(config: RunConfig, decoder: Decoder | None) -> None:
         _ = decoder.autoencoder
     except UsageError as error:
         raise UsageError(f"{error}; or train without sampling: sample.every=0 evaluate.every=0") from None
+
+
+def _open_others(config: RunConfig, device: torch.device, decoder: Decoder | None) -> None:
+    """Raises UsageError or RunError now if guidance names a model that cannot be used later."""
+    info = None if decoder is None else decoder.autoencoder_info
+    for part in (*config.sample.guidance, *config.evaluate.guidance):
+        part.opened(lambda path: open_other(path, config, device, info, modules(config)))
 
 
 def _check_same_latents(saved: checkpoint.Checkpoint, decoder: Decoder | None) -> None:
