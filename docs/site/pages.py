@@ -94,7 +94,9 @@ API: Mapping[str, tuple[str, tuple[str, ...]]] = {
             "scaledit.config.runs",
             "scaledit.part",
             "scaledit.values",
-            "scaledit.optimizers",
+            "scaledit.optimizers.base",
+            "scaledit.optimizers.adamw",
+            "scaledit.optimizers.muon",
         ),
     ),
     "training": (

@@ -18,7 +18,15 @@ from scaledit import diffusion, machine, part
 from scaledit.autoencoders import Autoencoder, open_autoencoder
 from scaledit.autoencoders.decoder import Decoder, autoencoder_info
 from scaledit.autoencoders.encoded import EncodedImages
-from scaledit.config import DataConfig, DiffusionConfig, LatentConfig, RunConfig, check_guidance, trained
+from scaledit.config import (
+    DataConfig,
+    DiffusionConfig,
+    LatentConfig,
+    RunConfig,
+    check_guidance,
+    trained,
+    updates,
+)
 from scaledit.data.datasets import DataSet
 from scaledit.data.latents import Latents
 from scaledit.data.sets import TrainingSet
@@ -42,13 +50,17 @@ def network(config: DiTConfig, seed: int) -> DiT:
 
 
 def trainable(config: RunConfig) -> DiT:
-    """The network of a run, freshly initialized: with the low-rank terms of [lora], and with gradients for
-    the weights that the run trains. Raises UsageError as `config.trained.names` does."""
+    """The network of a run, freshly initialized (as optimizer.base_width says): with the low-rank terms of
+    [lora], and with gradients for the weights that the run trains. Raises UsageError as
+    `config.trained.names` does."""
     net, names = network(config.model, config.train.seed), trained.names(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_derived(config.train.seed, b"lora"))
         if config.lora.rank:
             lora.attach(net, trained.adapted(config), config.lora.rank, config.lora.scale)
+    with torch.no_grad():
+        for name, factor in updates.initial_scales(config).items():
+            net.get_parameter(name).mul_(factor)
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(name in names)
     return net
@@ -189,14 +201,19 @@ def data_part(config: DataConfig, allowed: part.Allowed = part.YOURS) -> DataSet
         return part.build(DataSet, {"name": config.name, **config.own}, "data", allowed)
     takes = hints(part.find(DataSet, config.name))
     for key in CHOICES:
-        if getattr(config, key) and key not in takes:
+        if getattr(config, key) != getattr(DataConfig, key) and key not in takes:
             raise UsageError(
-                f'data.{key} is a key for images in files, but data.name is "{config.name}"; leave it out'
+                f'data.{key} is a key for {CHOICES[key]}, but data.name is "{config.name}"; leave it out'
             )
     return part.build(DataSet, {"name": config.name, **{key: getattr(config, key) for key in takes}}, "data")
 
 
-CHOICES = ("split", "image_key", "holdout")
+CHOICES = {
+    "split": "images in files",
+    "image_key": "images in files",
+    "holdout": "images in files",
+    "classes": "emoji",
+}
 """Keys of [data] that are refused, not ignored, if the set does not have them."""
 
 

@@ -1,7 +1,7 @@
 """The state of a DiT in training: what is learned besides the weights, and how the loss is computed.
 
     theta <- AdamW(theta, grad of the mean over the batch of  weight L(theta; x_0, y, t, eps))
-    ema   <- beta ema + (1 - beta) theta
+    ema   <- beta ema + (1 - beta) theta, and likewise the averages of ema.power (scaledit.training.power)
 
 All randomness of step i is keyed by (seed, position in the stream): no generator has to be saved, and a
 resumed run draws the same numbers as an uninterrupted one.
@@ -18,8 +18,10 @@ from torch import Tensor
 
 from scaledit import assemble
 from scaledit.autoencoders.encoded import EncodedImages
+from scaledit.checkpoint import POWER
 from scaledit.conditions.labels import Labels
 from scaledit.config import RunConfig
+from scaledit.config.updates import updates
 from scaledit.data.loader import PATIENCE, Loader
 from scaledit.data.order import paired, samples_at
 from scaledit.data.sets import Batch, TrainingSet
@@ -31,6 +33,7 @@ from scaledit.models.dit import DiT
 from scaledit.training import ema
 from scaledit.training.learner import REPLICATED, Learner, LossTerms, autocast, make_optimizer
 from scaledit.training.parallel import Parallel, full, local, shard
+from scaledit.training.power import Tracks
 from scaledit.training.ranks import Ranks
 from scaledit.training.start import Start
 
@@ -125,7 +128,7 @@ class TrainState(Learner[Read]):
             ema=average.eval(),
             parallel=parallel,
             replicated=replicated,
-            optimizer=make_optimizer(net, config.optimizer, replicated),
+            optimizer=make_optimizer(net, config.optimizer, replicated, updates(config)),
             objective=objective,
             terms=terms,
             objective_modules=own,
@@ -146,6 +149,9 @@ class TrainState(Learner[Read]):
         pairs = zip(self.ema_weights, self.net_weights, self.net.parameters(), strict=True)
         moving = [(average, weight) for average, weight, trained in pairs if trained.requires_grad]
         self.moving: tuple[list[Tensor], list[Tensor]] = ([a for a, _ in moving], [w for _, w in moving])
+        self.power = Tracks(
+            self.config.ema, {name: p for name, p in self.net.named_parameters() if p.requires_grad}
+        )
         network: Any = self.parallel
         self.denoiser: NetDenoiser = assemble.denoiser(self.config.diffusion, network)
         self.ema_denoiser: NetDenoiser = assemble.denoiser(self.config.diffusion, self.ema)
@@ -200,6 +206,9 @@ class TrainState(Learner[Read]):
         unweighted, fraction = table[:, -2], table[:, -1]
         self.times.update(self.learned_times, fraction, unweighted)
 
+    def after_any_step(self, n: int) -> None:
+        self.power.update(n)
+
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         parts = {
             "model": dict(self.net.state_dict()),
@@ -207,6 +216,8 @@ class TrainState(Learner[Read]):
             "optimizer": self.optimizer_state(),
             "times": dict(self.learned_times),
         }
+        if self.config.ema.power:
+            parts[POWER] = self.power.state_dict()
         return parts if self.replicated is None else {**parts, REPLICATED: dict(self.replicated.state_dict())}
 
     @torch.no_grad()
