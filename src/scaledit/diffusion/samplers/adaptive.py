@@ -51,8 +51,8 @@ class Adaptive(Sampler, name="adaptive"):
     arXiv 2105.14080). Two evaluations per step, one more per rejected step.
 
     Each image has its own steps and leaves the batch when it is finished; samples state the evaluations that
-    were spent. The error of the images is about proportional to the tolerance. On a beta schedule steps end at
-    whole times, and a step from a time to the next one is always accepted.
+    were spent. The error of the images is about proportional to the tolerance. On a beta schedule steps end
+    at whole times, and a step from a time to the next one is always accepted.
     """
 
     evaluations: ClassVar[int] = 2
