@@ -21,6 +21,7 @@ from torch import Tensor
 
 from scaledit import assemble, checks, diffusion, images, machine
 from scaledit.autoencoders.decoder import Decoder
+from scaledit.averages import Average
 from scaledit.callbacks import Progress
 from scaledit.config import (
     LatentConfig,
@@ -155,7 +156,7 @@ class Pipeline:
         """The sampler of `settings`. Raises UsageError if this model cannot be sampled with them."""
         check_sampling(settings, self.config.diffusion)
         check_guidance(self.config.model, self.config.diffusion.schedule, settings.guidance)
-        settings.sampler.grid(self.config.diffusion.schedule)
+        settings.sampler.chosen_for(self.config.model.shape).grid(self.config.diffusion.schedule)
         return settings.sampler
 
     def sample(
@@ -173,6 +174,11 @@ class Pipeline:
         if self.decoder is not None:
             _ = self.decoder.autoencoder  # raises before the work if it is missing
         x = self.latents(classes, settings, start, batch_size, progress, on_evaluations)
+        return self.decoded(x, start)
+
+    def decoded(self, x: Tensor, start: int = 0) -> np.ndarray:
+        """The images (N, H, W, 3) uint8 of the model's samples (N, C, H, W). start: index of the first, for
+        messages. Raises RunError if the decoder's numbers are not finite."""
         if self.decoder is None:
             return images.to_uint8(x)
         decoded = []
@@ -378,6 +384,7 @@ def load(
     decoder: LatentConfig | None = None,
     hints: Hints | None = None,
     allow_import: Iterable[str] = (),
+    average: str | float | Average | None = None,
 ) -> Pipeline:
     """Loads a model as a Pipeline, with its EMA weights if it has them.
 
@@ -385,12 +392,16 @@ def load(
     diffusers, or the id of one of these folders on the Hub. Local paths need no network. device: "auto" is
     CUDA, else MPS, else the CPU. decoder: replaces the model's own decoder. hints: facts that weights from
     elsewhere do not hold. allow_import: modules that the model may name parts of (my_parts:Midpoint). They
-    are imported and so executed: name only modules that you trust.
+    are imported and so executed: name only modules that you trust. average: the relative length of a
+    power-function average of a run that was trained with ema.power, such as 0.13, or "0.13@20000" up to an
+    earlier step; 0 is the EMA, None what the run's sample.average says. `origin["average"]` has its step and
+    its predicted error.
 
-    Warns about what had to be assumed. Raises UsageError if there is no model at `path` or if it names a
-    module that is not allowed; RunError if its files are corrupt."""
+    Warns about what had to be assumed. Raises UsageError if there is no model at `path`, if it names a module
+    that is not allowed, or if the average is outside of what was kept; RunError if its files are corrupt."""
     allowed = Allowed.only(allow_import, str(path))
-    model, target = open_model(hub.local(path), hints, allowed=allowed), assemble.device(device)
+    model = open_model(hub.local(path), hints, allowed=allowed, average=average)
+    target = assemble.device(device)
     for note in model.notes:
         warnings.warn(f"{path}: {note}", stacklevel=2)
     config = model.config
@@ -406,12 +417,17 @@ def load(
         net=net.to(target).eval(),
         device=target,
         class_names=model.class_names,
-        origin={"run": config.name, "step": model.step, "weights": model.kind, "sha256": model.sha256},
+        origin=_origin(model),
         decoder=_decoder(decoder or config.autoencoder, model.autoencoder_info, target),
         source=model.source,
         breaks=model.breaks,
         allow_import=tuple(allow_import),
     )
+
+
+def _origin(model: Model) -> dict[str, Any]:
+    origin = {"run": model.config.name, "step": model.step, "weights": model.kind, "sha256": model.sha256}
+    return origin if model.averaged is None else {**origin, "average": model.averaged._asdict()}
 
 
 def open_other(

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaledit import checks, terminal, values
+from scaledit import averages, checks, terminal, values
 from scaledit.callbacks import Progress
 from scaledit.errors import RunError, UsageError, listed
 
@@ -226,6 +226,24 @@ def decoder(parser: Arguments) -> None:
     add("--tiled", action="store_true", default=None, help=tiled)
 
 
+def average(parser: Arguments) -> None:
+    """The option that names a power-function average of a run; `load_model` reads it."""
+    which = (
+        "use the weights averaged over this share of the training, such as 0.1, or 0.1@STEP up to an earlier "
+        "step, of a run trained with ema.power; 0 is the EMA (default: the run's)"
+    )
+    parser.add_argument("--average", type=average_text, metavar="LENGTH", help=which)
+
+
+def average_text(text: str) -> str:
+    """The type of an option that names an average."""
+    try:
+        averages.asked(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
 SECTIONS = ("sample", "evaluate", "autoencoder")
 """Sections of a trained model that may be changed: how it is sampled, evaluated and decoded."""
 
@@ -233,18 +251,26 @@ SECTIONS = ("sample", "evaluate", "autoencoder")
 def load_model(args: argparse.Namespace, model: str | Path, section: str = "sample") -> Pipeline:
     """The model of a command with `device`, `decoder`, `sampling` and overrides, which change its config: the
     short options first. section: where guidance is changed. Raises UsageError, RunError."""
+    from scaledit.interop.averaged import Averaged
     from scaledit.pipeline import load
 
     check_overrides(args.overrides, SECTIONS)
-    pipeline = load(model, args.device, allow_import=args.allow_import)
+    average = getattr(args, "average", None)
+    pipeline = load(model, args.device, allow_import=args.allow_import, average=average)
     config = as_asked(pipeline.config, args, section)
+    if average is None and config.sample.average != pipeline.config.sample.average:
+        average = config.sample.average
+        pipeline = load(model, args.device, allow_import=args.allow_import, average=average)
     if config.autoencoder != pipeline.config.autoencoder:
         if pipeline.decoder is None:
             raise UsageError(
                 f"{model} generates pixels, so there is nothing to decode; leave the "
                 "options of the decoder out"
             )
-        pipeline = load(model, args.device, config.autoencoder, allow_import=args.allow_import)
+        decoding = config.autoencoder
+        pipeline = load(model, args.device, decoding, allow_import=args.allow_import, average=average)
+    if "average" in pipeline.origin and not getattr(args, "json", None):
+        terminal.inform(Averaged(**pipeline.origin["average"]).in_words())
     return replace(pipeline, config=replace(config, autoencoder=pipeline.config.autoencoder))
 
 

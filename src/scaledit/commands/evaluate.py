@@ -47,8 +47,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("samples", metavar="SAMPLES", nargs="*", help=samples)
     reference = (
-        "the real images: ADM's .npz, a folder of images, one of the built-in sets digits and photos, or "
-        "held-out for the images of a run's own data that training does not see (default: the run's)"
+        "the real images: ADM's .npz, a folder of images, one of the built-in sets digits, photos and emoji, "
+        "or held-out for the images of a run's own data that training does not see (default: the run's)"
     )
     add("--reference", metavar="REF", help=reference)
     common.extractor(parser)
@@ -77,6 +77,7 @@ def _of_a_run(parser: argparse.ArgumentParser) -> None:
     labels = "the classes: drawn at random (uniform), in turn (equal), or those of the real images (real)"
     group.add_argument("--labels", choices=["uniform", "equal", "real"], help=labels)
     common.sampling(group)
+    common.average(group)
     common.decoder(group)
     common.allow_import(group)
 
@@ -210,7 +211,7 @@ def _evaluate(args: argparse.Namespace) -> Result:
 
 JUDGING = ("reference", "extractor", "inception", "any_inception", "dinov2", "metrics", "precision")
 DRAWING = ("num", "seeds", "seed", "labels")
-SAMPLING = (*common.SHORT, "decoder", "decoder_precision", "tiled")
+SAMPLING = (*common.SHORT, "average", "decoder", "decoder_precision", "tiled")
 
 
 def _show(results: list[Result], compared: bool) -> None:

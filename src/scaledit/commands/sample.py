@@ -63,6 +63,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     start = "the number of the first image; image i is the same in every call (default: 0)"
     add("--start", type=common.whole, default=0, metavar="I", help=start)
     common.sampling(parser, lists=True)
+    common.average(parser)
     common.decoder(parser)
     common.allow_import(parser)
     batch = "the number of images sampled at once; it changes the speed, not the images (default: 64)"

@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from scaledit import checks
-from scaledit.config.sections import DiffusionConfig, SampleConfig
+from scaledit import averages, checks
+from scaledit.config.sections import DiffusionConfig, EMAConfig, SampleConfig
 from scaledit.diffusion.guidance import Guidance, Target, active
 from scaledit.diffusion.schedule import Schedule
 from scaledit.errors import UsageError, shown
@@ -49,9 +49,40 @@ def check_run(config: RunConfig) -> None:
                 "evaluate.metrics must be names separated by commas, or a list of names and of tables with a "
                 f"name; got {shown(item)}"
             )
+    check_averages(config)
     check_learned(config.model, config.diffusion)
+    check_objective(config.model, config.diffusion)
     check_lora(config)
+    if config.optimizer.base_width and config.lora.rank:
+        raise UsageError(
+            "optimizer.base_width scales the rates of a network that starts from random weights, and "
+            "lora.rank adapts a trained one; leave optimizer.base_width out"
+        )
     check_sampling(config.sample, config.diffusion, "sample.")
+
+
+def check_averages(config: RunConfig) -> None:
+    """Raises UsageError for lengths of averages that do not exist or come twice, for keys of their snapshots
+    without them, and if the run's samples need an average that it does not keep."""
+    ema = config.ema
+    for length in ema.power:
+        averages.check_length(length, "a length in ema.power")
+    if len(set(map("{:g}".format, ema.power))) < len(ema.power):
+        raise UsageError(f"ema.power has a length twice: {list(ema.power)}; leave one out")
+    if not ema.power and (ema.snapshots, ema.snapshot_precision) != (
+        EMAConfig.snapshots,
+        EMAConfig.snapshot_precision,
+    ):
+        raise UsageError(
+            "ema.power is empty, so the keys of its snapshots have no effect; set ema.power=[0.05,0.1]"
+        )
+    if config.sample.average:
+        averages.check_length(config.sample.average, "sample.average")
+        if not ema.power:
+            raise UsageError(
+                f"sample.average={config.sample.average:g} needs the snapshots of power-function averages; "
+                "train with ema.power=[0.05,0.1], or leave sample.average out"
+            )
 
 
 def check_lora(config: RunConfig) -> None:
@@ -82,6 +113,26 @@ def check_learned(model: DiTConfig, diffusion: DiffusionConfig) -> None:
             f'diffusion.objective="{diffusion.objective.part_name()}", which {does} a variance; change one '
             f"of them"
         )
+
+
+def check_objective(model: DiTConfig, diffusion: DiffusionConfig) -> None:
+    """Raises UsageError if the objective or a term of the loss makes no sense for this model, on this
+    schedule or for what the network predicts."""
+    known = diffusion.schedule, diffusion.parameterization
+    diffusion.objective.fits(*known)
+    for term in diffusion.terms:
+        term.fits(model, *known)
+        for block in term.hidden:
+            if not 0 <= block < model.depth:
+                raise UsageError(
+                    f"diffusion.terms: {term.part_name()} reads block {block}, but model.depth is "
+                    f"{model.depth}: its blocks are 0 to {model.depth - 1}"
+                )
+        if term.early and not model.early_output:
+            raise UsageError(
+                f"diffusion.terms: {term.part_name()} reads an early head; set model.early_output to the "
+                "number of blocks before it"
+            )
 
 
 def check_sampling(sample: SampleConfig, diffusion: DiffusionConfig, where: str = "") -> None:

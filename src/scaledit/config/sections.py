@@ -22,6 +22,7 @@ from scaledit.diffusion.objectives import Hybrid, Objective
 from scaledit.diffusion.parameterization import Epsilon, LearnedRange, Parameterization
 from scaledit.diffusion.samplers import DDPM, Sampler
 from scaledit.diffusion.schedule import LinearBeta, Schedule
+from scaledit.diffusion.terms import Term
 from scaledit.diffusion.timesteps import TimeDistribution, Uniform
 from scaledit.errors import UsageError, did_you_mean, shown
 from scaledit.optimizers import AdamW, Optimizer
@@ -36,6 +37,7 @@ class DiffusionConfig:
     prediction: Parameterization = field(Epsilon(), doc="what the network predicts")
     objective: Objective = field(Hybrid(), doc="the loss that training minimizes")
     times: TimeDistribution = field(Uniform(), doc="distribution that training draws its times from")
+    terms: tuple[Term, ...] = field((), doc="further terms of the loss, each added with its weight")
 
     @property
     def parameterization(self) -> Parameterization:
@@ -67,7 +69,8 @@ class DataConfig:
 
     name: str = field(
         "digits",
-        doc='"digits" or "photos" (built in); "images" or "latents" with a path; or MODULE:CLASS of your own',
+        doc='"digits", "photos" or "emoji" (built in); "images" or "latents" with a path; or MODULE:CLASS of '
+        "your own",
     )
     path: str = field(
         "",
@@ -75,7 +78,11 @@ class DataConfig:
         doc="images: class folders, tar shards, Parquet or a .zip; latents: what scaledit encode wrote",
     )
     flip: bool = field(False, doc="flip half of the images left to right, chosen at random")
-    image_size: int = field(0, ge=0, doc="images: side in pixels after resizing and cropping to a square")
+    image_size: int = field(
+        0,
+        ge=0,
+        doc="images: side in pixels after resizing and cropping to a square; emoji: of the drawings, 0: 32",
+    )
     workers: int = field(2, ge=0, doc="processes per rank that read ahead; sets held in memory use none")
     verify: bool = field(True, doc="latents: check the SHA-256 of every file before training")
     background: str = field(
@@ -93,6 +100,9 @@ class DataConfig:
         lt=1,
         doc="images: share of each class that training does not see, chosen by their names; 0.1 for "
         "autoencoders",
+    )
+    classes: Literal["category", "subcategory"] = field(
+        "category", doc="emoji: what the classes are, ten categories or their 101 subcategories"
     )
     changed: Literal["refuse", "accept"] = field(
         "refuse", doc="what a resumed run does if its data has changed; accept records the change in the log"
@@ -149,6 +159,12 @@ class OptimizerConfig:
         "constant", doc="course of the learning rate after the warm-up; cosine and linear end at 0"
     )
     clip: float = field(0.0, ge=0, doc="largest norm of the gradient; 0: no clipping")
+    base_width: int = field(
+        0,
+        ge=0,
+        doc="the hidden_size that learning_rate was found at; at any other, rates and initial weights are "
+        "scaled so that it stays the best one (muP, Yang et al. 2022, table 8); 0: no scaling",
+    )
 
 
 @dataclass(frozen=True)
@@ -237,6 +253,17 @@ class EMAConfig:
 
     decay: float = field(0.9999, ge=0, lt=1, doc="decay of the average per step")
     warmup: bool = field(False, doc="use min(decay, (1 + n) / (10 + n)) at step n, for short runs")
+    power: tuple[float, ...] = field(
+        (),
+        doc="relative lengths of power-function averages kept beside it, such as [0.05, 0.1], from whose "
+        "snapshots the average of any length is computed after training; 4 bytes per weight and length",
+    )
+    snapshots: int = field(
+        32, ge=1, doc="snapshots of the power-function averages over train.steps, in the run folder"
+    )
+    snapshot_precision: Literal["fp16", "fp32"] = field(
+        "fp16", doc="number format of the snapshots; training keeps fp32"
+    )
 
 
 @dataclass(frozen=True)
@@ -264,6 +291,12 @@ class SampleConfig:
     sampler: Sampler = field(DDPM(), doc="the sampler")
     guidance: tuple[Guidance, ...] = field((), doc="guidance around the denoiser, the first part innermost")
     seed: int = field(0, doc="seed of the noise: any 64-bit integer")
+    average: float = field(
+        0.0,
+        ge=0,
+        doc="relative length of the power-function average (ema.power) that the trained run is sampled with; "
+        "0: the EMA",
+    )
 
     def due(self, step: int, last: bool) -> bool:
         """Whether a grid follows this step of training. last: it is the last one."""
@@ -283,8 +316,8 @@ class EvaluateConfig:
     reference: str = field(
         "",
         path=True,
-        doc='a built-in set (digits, photos), ADM\'s .npz, or real images; "held-out": the images of this '
-        "run's own data that training does not see",
+        doc='a built-in set (digits, photos, emoji), ADM\'s .npz, or real images; "held-out": the images of '
+        "this run's own data that training does not see",
     )
     extractor: str = field(
         "",

@@ -19,3 +19,8 @@ _cached_permutation = lru_cache(maxsize=2)(permutation)
 def samples_at(positions: range, size: int, seed: int) -> np.ndarray:
     """Indices into a set of `size` samples, (len(positions),) int64."""
     return np.array([_cached_permutation(seed, p // size, size)[p % size] for p in positions])
+
+
+def paired(positions: range) -> range:
+    """The positions together with their partners: position p and p XOR 1 are a pair, whatever the batch."""
+    return range(positions.start - positions.start % 2, positions.stop + positions.stop % 2)

@@ -20,7 +20,16 @@ from scaledit.diffusion.guidance import (
     guided,
 )
 from scaledit.diffusion.noise import Noise, OfficialNoise
-from scaledit.diffusion.objectives import Context, Hybrid, Losses, Objective, Simple, diffuse
+from scaledit.diffusion.objectives import (
+    Context,
+    Hybrid,
+    Losses,
+    MinSNR,
+    Objective,
+    Simple,
+    VelocityLoss,
+    diffuse,
+)
 from scaledit.diffusion.parameterization import (
     EDM,
     X0,
@@ -60,7 +69,13 @@ from scaledit.diffusion.times import (
     Stride,
     Times,
 )
-from scaledit.diffusion.timesteps import LogitNormal, LossSecondMoment, TimeDistribution, Uniform
+from scaledit.diffusion.timesteps import (
+    LogitNormal,
+    LossSecondMoment,
+    ShiftedTimes,
+    TimeDistribution,
+    Uniform,
+)
 
 Start = X0
 """The name of X0 in version 0.1."""
@@ -98,6 +113,7 @@ __all__ = [
     "LogitNormal",
     "LossSecondMoment",
     "Losses",
+    "MinSNR",
     "NetDenoiser",
     "Network",
     "Noise",
@@ -114,6 +130,7 @@ __all__ = [
     "Schedule",
     "Scheduled",
     "Shifted",
+    "ShiftedTimes",
     "Simple",
     "Sine",
     "Start",
@@ -124,6 +141,7 @@ __all__ = [
     "UniPC",
     "Uniform",
     "Velocity",
+    "VelocityLoss",
     "diffuse",
     "guided",
     "sample",

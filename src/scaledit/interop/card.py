@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from scaledit import __version__, config
 from scaledit.config import old
+from scaledit.data.datasets import attribution
 from scaledit.diffusion.guidance import active
 from scaledit.errors import counted, printable
 from scaledit.interop import diffusers_folder, hub
@@ -174,6 +175,8 @@ def _recipe(model: Model) -> list[str]:
         f"schedule {diffusion.schedule.label()}, prediction {diffusion.prediction.label()}, objective "
         f"{diffusion.objective.label()}"
     )
+    if diffusion.terms:
+        objective += f" with {' and '.join(term.label() for term in diffusion.terms)}"
     if model.source:
         return [f"Trained elsewhere; the weights do not say how. Read as: {objective}."]
     changes = "".join(f" '{_without_folders(change)}'" for change in config.changes(run))
@@ -205,8 +208,10 @@ def _data(model: Model) -> list[str]:
     run, names, info = model.config, model.class_names, model.autoencoder_info
     is_numbered = all(name == str(i) for i, name in enumerate(names))
     listed = ", ".join(map(plain, names[:20])) + (", ..." if len(names) > 20 else "")
+    credit = "" if model.source else attribution(run.data.name, names)
     lines = [
         f"- data: {run.data.name}" if not model.source else "- data: not known from the weights",
+        *([f"- training images: by {credit}"] if credit else []),
         f"- classes: {len(names)}" + ("" if is_numbered else f" ({listed})"),
     ]
     if info is None:

@@ -65,6 +65,11 @@ class Layer(abc.ABC):
     def build(self) -> nn.Module:
         """The module, with torch's own initialization."""
 
+    def matrices(self) -> dict[str, int]:
+        """{name: n} of the weights (outputs, inputs) that multiply vectors; n: how many matrices of equal
+        shape, with results of their own, lie under each other in it."""
+        return {name: 1 for name, shape in self.weights().items() if len(shape) == 2}
+
     def macs(self) -> int:
         """Multiply-adds of one forward pass."""
         return 0
@@ -132,6 +137,9 @@ class Modulation(Layer):
     def weights(self) -> Shapes:
         return _linear("", self.vectors * self.width, self.width)
 
+    def matrices(self) -> dict[str, int]:
+        return {"weight": self.vectors}
+
     def macs(self) -> int:
         return self.vectors * self.width**2
 
@@ -171,6 +179,9 @@ class SelfAttention(Layer):
     def weights(self) -> Shapes:
         return {**_linear("qkv.", 3 * self.width, self.width), **_linear("proj.", self.width, self.width)}
 
+    def matrices(self) -> dict[str, int]:
+        return {"qkv.weight": 3, "proj.weight": 1}
+
     def macs(self) -> int:
         return 4 * self.rows * self.width**2 + 2 * self.rows**2 * self.width
 
@@ -197,6 +208,9 @@ class CrossAttention(Layer):
     def weights(self) -> Shapes:
         d = self.width
         return {**_linear("q.", d, d), **_linear("kv.", 2 * d, d), **_linear("proj.", d, d)}
+
+    def matrices(self) -> dict[str, int]:
+        return {"q.weight": 1, "kv.weight": 2, "proj.weight": 1}
 
     def macs(self) -> int:
         products = 2 * (self.rows + self.context) * self.width**2
@@ -261,7 +275,7 @@ class TimestepEmbedder(Layer):
 
 @dataclass(frozen=True)
 class Embedding(Layer):
-    """A look-up table: no product, so autocast keeps no copy."""
+    """A look-up table: no product, so no matrix, and autocast keeps no copy."""
 
     NORMAL: ClassVar[tuple[str, ...]] = ("weight",)
 
@@ -270,6 +284,9 @@ class Embedding(Layer):
 
     def weights(self) -> Shapes:
         return {"weight": (self.entries, self.width)}
+
+    def matrices(self) -> dict[str, int]:
+        return {}
 
     def cast_params(self) -> int:
         return 0

@@ -20,6 +20,7 @@ import numpy as np
 from scaledit import checkpoint, images
 from scaledit.callbacks import Progress
 from scaledit.config import RunConfig, SampleConfig, differing
+from scaledit.data.datasets import attribution
 from scaledit.diffusion.guidance import active
 from scaledit.errors import RunError, UsageError, counted, listed, reading
 from scaledit.evaluation import protocol
@@ -376,7 +377,7 @@ def sample(
             progress(before * total + done, len(runs) * total)
 
         try:
-            pipeline = load(run.folder, device, allow_import=allowed)
+            pipeline = load(run.folder, device, allow_import=allowed, average=0)
         except (UsageError, RunError) as error:
             notes.append(f"{run.label} could not be sampled: {error}")
             continue
@@ -454,6 +455,7 @@ def write(comparison: Comparison, samples: ComparedSamples, out: Path, command: 
         costs=comparison.costs,
         left_out=[f"{run.label}: {text}" for run in runs for text in run.foreign],
         samples=_shown(samples, runs),
+        attributions=dict.fromkeys(filter(None, (attribution(run.config.data.name) for run in runs))),
         curves=_curves(runs),
         command=command,
         folders={run.label: str(run.folder.resolve()) for run in runs},

@@ -22,6 +22,7 @@ from scaledit import assemble, checks, images, machine
 from scaledit.callbacks import Progress
 from scaledit.captions import class_labels
 from scaledit.config import SampleConfig
+from scaledit.data.datasets import attribution
 from scaledit.diffusion.guidance import active
 from scaledit.diffusion.noise import Stream, uniform
 from scaledit.errors import UsageError, counted, printable
@@ -84,6 +85,7 @@ class Request:
     def origin(self, pipeline: Pipeline) -> dict[str, Any]:
         """How to reproduce these images, for the files that hold them."""
         settings = self.settings
+        credit = attribution(pipeline.config.data.name, pipeline.class_names)
         return {
             **pipeline.origin,
             "n": self.n,
@@ -91,11 +93,14 @@ class Request:
             "labels": "rows" if self.num is None else self.rule,
             "start": self.start,
             "seed": settings.seed,
-            "sampler": assemble.sampler_json(settings.sampler, pipeline.config.diffusion.schedule),
+            "sampler": assemble.sampler_json(
+                settings.sampler, pipeline.config.diffusion.schedule, pipeline.config.model.shape
+            ),
             "guidance": [part.to_json() for part in active(pipeline.opened(settings.guidance))],
             "precision": "fp32",
             "decoder": pipeline.decoder_name,
             "rounding": images.ROUNDING,
+            **({"attribution": credit} if credit else {}),
         }
 
 

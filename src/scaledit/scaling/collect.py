@@ -158,7 +158,7 @@ def _row(
         loss=loss_at.get(str(step)),
         fd=main.value if main else None,
         fd_std=main.std if main else None,
-        sampler=cell(assemble.sampler_json(sampler, config.diffusion.schedule)),
+        sampler=cell(assemble.sampler_json(sampler, config.diffusion.schedule, config.model.shape)),
         guidance=cell([part.to_json() for part in evaluate.guidance]),
         decoder=str(values["protocol"].get("decoder") or ""),
         sampling_macs=passes * counts.macs,

@@ -4,14 +4,16 @@
     train_flops = 2 train_macs                             vendors count a multiply-add as two
     hours       = train_flops / (peak * devices * utilization) / 3600
     state       = 8 bytes per parameter                    float32: weight, EMA
-                  and 4 and the optimizer's (AdamW: 8) per trained parameter
+                  and 4 and the optimizer's (AdamW: 8; Muon: 4 in matrices) per trained parameter
     activations = micro-batch (4 wide + b narrow)          see `activation_bytes`; b = 4, or 2 in bf16
     sampling    = macs * evaluations                       twice that with guidance
 
 If weights are frozen (train.freeze, LoRA), a step costs less than 3 forward passes, since their gradients are
 not computed; train_macs is then an upper bound.
 
-Not included: encoding images, decoding samples, reading data, the optimizer's arithmetic.
+Muon's matrix products are counted apart and make the hours longer; they are divided over the ranks.
+
+Not included: encoding images, decoding samples, reading data, the rest of the optimizer's arithmetic.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaledit.config import RunConfig, trained
+from scaledit.config.updates import matrix_weights, update_macs
 from scaledit.diffusion import Guidance, Sampler, Schedule
 from scaledit.diffusion.guidance import active, spent
 from scaledit.errors import UsageError, counted
@@ -82,7 +85,8 @@ class Plan:
     """The cost of a run.
 
     params: of the model; trained_params: of those and LoRA's, the trained ones. macs: multiply-adds of one
-    forward pass at batch 1; train_macs and train_flops: of the full training.
+    forward pass at batch 1; train_macs and train_flops: of the full training. optimizer_macs: of the matrix
+    products in one step of the optimizer, on all devices together, which train_macs does not include.
     peak: as in `Hardware`. utilization: the share of it, None without a peak. iterations_per_second, hours,
     device_hours: None if no speed is known. cost: device_hours * price, None without either. micro_batch:
     images per device and forward pass. state_bytes: per device, exact. activation_bytes: per device, an
@@ -100,6 +104,7 @@ class Plan:
     precision: str
     train_macs: int
     train_flops: int
+    optimizer_macs: int
     devices: int
     peak: float | None
     utilization: float | None
@@ -129,8 +134,11 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
     """
     train, model, devices = config.train, config.model, hardware.devices
     counts, parameters = flops.count(model), trained.count(config)
-    bytes_per_trained = BYTES_PER_TRAINED_PARAMETER + config.optimizer.algorithm.bytes_of_state
-    flops_per_step = flops.train_macs(counts.macs, train.batch_size) * FLOPS_PER_MAC
+    algorithm = config.optimizer.algorithm
+    state_bytes = BYTES_PER_PARAMETER * parameters.all + BYTES_PER_TRAINED_PARAMETER * parameters.trained
+    state_bytes += algorithm.state_bytes(parameters.trained, matrix_weights(config))
+    in_update = update_macs(config)
+    flops_per_step = (flops.train_macs(counts.macs, train.batch_size) + in_update) * FLOPS_PER_MAC
     speed, utilization = _speed(hardware, flops_per_step, iterations_per_second)
     if train.batch_size % (devices * train.accumulate):
         raise UsageError(
@@ -152,6 +160,7 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
         precision=train.precision,
         train_macs=train_macs,
         train_flops=train_macs * FLOPS_PER_MAC,
+        optimizer_macs=in_update,
         devices=devices,
         peak=hardware.peak,
         utilization=utilization,
@@ -161,7 +170,7 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
         price=hardware.price,
         cost=None if device_hours is None or hardware.price is None else device_hours * hardware.price,
         micro_batch=micro_batch,
-        state_bytes=BYTES_PER_PARAMETER * parameters.all + bytes_per_trained * parameters.trained,
+        state_bytes=state_bytes,
         activation_bytes=activation_bytes(model, micro_batch, train.precision),
         sampling_evaluations=passes,
         sampling_macs=passes * counts.macs,
@@ -257,6 +266,8 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
             f"({counted(plan.steps, 'step')} of batch {plan.batch_size:,}{bound})",
         ),
     ]
+    if plan.optimizer_macs:
+        rows.append(("optimizer", f"{prefixed(plan.optimizer_macs)} multiply-adds per step, on all devices"))
     if plan.iterations_per_second is None or plan.hours is None:
         rows.append(("speed", "unknown: pass --gpu, --peak or --iterations-per-second for the hours"))
     else:

@@ -3,6 +3,7 @@
 for event in train(config, out, resume="auto"): ...
 
 out/config.json   out/log.jsonl   out/checkpoints/step-XXXXXXXX/   out/samples/step-XXXXXXXX.png
+out/averages/step-XXXXXXXX/ with ema.power
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from scaledit.autoencoders.decoder import Decoder
 from scaledit.callbacks import Progress
 from scaledit.config import RunConfig, check_guidance
 from scaledit.config.tables import modules
+from scaledit.config.updates import updates
+from scaledit.data.datasets import attribution
 from scaledit.data.latents import Latents
 from scaledit.data.sets import TrainingSet, check_fits
 from scaledit.errors import UsageError, counted
@@ -27,9 +30,10 @@ from scaledit.evaluation.judge import Judge, check_reference_fits, open_run_judg
 from scaledit.models import flops
 from scaledit.pipeline import BYTES_OF_A_NUMBER, Pipeline, open_other
 from scaledit.sampling.request import BYTES_OF_A_LABEL
-from scaledit.training.events import Evaluated, Event, Sampled, Stepped, Verifying
+from scaledit.training.events import Evaluated, Event, Remarked, Sampled, Stepped, Verifying
 from scaledit.training.folder import CHECKPOINTS, CONFIG, SAMPLES, Changes, with_background
 from scaledit.training.loop import Run, RunContext, due, locked
+from scaledit.training.power import Snapshots, remark
 from scaledit.training.ranks import Ranks
 from scaledit.training.same_data import SameData, as_recorded
 from scaledit.training.start import Start, opened
@@ -61,6 +65,7 @@ def train(
     config = with_background(config, out)
     ranks = context.ranks
     _check_sizes(config, len(ranks.share(config.train.batch_size)), ranks.device)
+    updates(config)  # raises, before anything is written
     for key, guidance in (("sample", config.sample.guidance), ("evaluate", config.evaluate.guidance)):
         check_guidance(config.model, config.diffusion.schedule, guidance, f"{key}.guidance")
     if dataset is None:
@@ -76,6 +81,7 @@ def train(
         if resume == "auto":
             ranks.on_first(lambda: data.check_newest(out))  # says more if the data has changed
         raise
+    assemble.check_terms(config, dataset)
     decoder = assemble.decoder(config.autoencoder, dataset, ranks.device)
     _check_decoder(config, decoder)
     _open_others(config, ranks.device, decoder)
@@ -106,7 +112,8 @@ def train(
     with locked(config, out, resume, context, check, changes) as latest:
         context.heartbeat("building the model", 0)
         state = TrainState.create(config, dataset, ranks, start)
-        hooks = Hooks(state, out, context, dataset.class_names, decoder, judge)
+        snapshots = Snapshots(state.power, config, out, ranks)
+        hooks = Hooks(state, out, context, dataset.class_names, decoder, judge, snapshots)
         counts = flops.count(config.model)
         manifest = {
             "class_names": dataset.class_names,
@@ -115,6 +122,8 @@ def train(
         }
         if start is not None and ranks.first:
             yield start.event
+        if config.ema.power and ranks.first:
+            yield Remarked((remark(config, out),))
         run = Run(state, out, context, counts.macs, manifest, hooks.stepped, hooks.due, data)
         yield from run.run(latest, counts.params)
 
@@ -129,12 +138,14 @@ class Hooks:
     class_names: tuple[str, ...]
     decoder: Decoder | None
     judge: Judge | None
+    snapshots: Snapshots
 
     def stepped(self, **fields: Any) -> Stepped:
         return Stepped(**fields, ema_distance=self.state.ema_distance())
 
     def due(self, last: bool) -> Iterator[Event]:
         step, config = self.state.step, self.state.config
+        self.snapshots.keep(step, last)
         sampled = config.sample.due(step, last)
         judged = due(step, config.evaluate.every, last)
         if not (sampled or judged):
@@ -170,6 +181,8 @@ class Hooks:
             samples = pipeline(classes, seed=config.sample.seed, progress=self._progress("sampling"))
         path = self.out / SAMPLES / f"{checkpoint.folder_name(step)}.png"
         origin = {"run": config.name, "step": step, "sample": config.to_json()["sample"]}
+        if credit := attribution(config.data.name, self.class_names):
+            origin["attribution"] = credit
         columns = config.sample.per_class
         names = captions.class_labels(classes[::columns], self.class_names, config.model.num_classes)
         drawn = captions.rows(samples, columns, names)

@@ -326,7 +326,7 @@ class Run(Generic[State]):
             "loss": result.loss,
             "terms": result.terms,
             "grad_norm": result.grad_norm,
-            "learning_rate": state.optimizer.param_groups[0]["lr"],
+            "learning_rate": state.last_rate,
             "seconds": state.seconds,
             "images_per_second": images / passed,
             "macs_per_second": macs,

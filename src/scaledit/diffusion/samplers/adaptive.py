@@ -50,9 +50,9 @@ class Adaptive(Sampler, name="adaptive"):
     tolerance (Hairer, Nørsett & Wanner 1993, section II.4; for diffusion Jolicoeur-Martineau et al. 2021,
     arXiv 2105.14080). Two evaluations per step, one more per rejected step.
 
-    Each image has its own steps and leaves the batch when it is finished; samples state the evaluations that
-    were spent. The error of the images is about proportional to the tolerance. On a beta schedule steps end
-    at whole times, and a step from a time to the next one is always accepted.
+    Each image has its own steps and leaves the batch when it is finished; samples state the evaluations
+    that were spent. The error of the images is about proportional to the tolerance. On a beta schedule steps
+    end at whole times, and a step from a time to the next one is always accepted.
     """
 
     evaluations: ClassVar[int] = 2

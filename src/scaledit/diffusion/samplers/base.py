@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 from scaledit.conditions import Condition
 from scaledit.diffusion.denoiser import Denoiser
@@ -86,6 +87,11 @@ class Sampler(Part, kind="sampler", home="scaledit.diffusion.samplers", needs=("
         """(steps + 1,) float64 on the CPU: descending times, the last one clean. Raises UsageError if the
         schedule does not have that many steps."""
         return self.times.grid(schedule, self.steps)
+
+    def chosen_for(self, shape: Sequence[int]) -> Self:
+        """The sampler for inputs (C, H, W), whose times may depend on their shape."""
+        times = self.times.chosen_for(shape)
+        return self if times is self.times else replace(self, times=times)
 
     def init(self, x: Tensor) -> Any:
         """The state before the first step, for initial noise x (N, C, H, W): None, or for multistep methods a

@@ -113,7 +113,7 @@ class _Running:
     def __init__(self, job: Job, schedule: Schedule, number: int):
         self.job, self.number, self.i = job, number, 0
         self.x, self.y, self.guidance = job.noise.initial(), job.y, tuple(job.guidance)
-        self.grid = job.sampler.grid(schedule)
+        self.grid = job.sampler.chosen_for(self.x.shape[1:]).grid(schedule)
         self.finite = _FiniteCheck(self.x, self.grid, number)
         self.state = job.sampler.init(self.x)
 
