@@ -1,6 +1,6 @@
 """The table of a study: one row per result, with its cost and how it was measured; CSV and SQLite.
 
-    images = batch_size * steps      train_macs = 3 macs * images      sampling_macs = macs * passes
+    images = batch_size * steps    train_macs = 3 macs * images (`compute`)    sampling_macs = macs * passes
 
 A folder holds everything that figures and verdicts are made from:
 
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 from scaledit import part
 from scaledit.config import old
-from scaledit.diffusion import ClassifierFree, Sampler
+from scaledit.diffusion import CFGZeroStar, ClassifierFree, Sampler
 from scaledit.errors import UsageError, reading, shown
 from scaledit.evaluation.metric import Column, built_in_columns, columns
 from scaledit.files.atomic import atomic_bytes, atomic_path
@@ -113,7 +113,7 @@ class Row:
 
     @property
     def guidance_scale(self) -> float:
-        """The scale of classifier-free guidance; 1 without it."""
+        """The scale of classifier-free guidance, or of CFG-Zero*; 1 without it."""
         return float(self._classifier_free.get("scale", 1.0))
 
     @property
@@ -124,7 +124,15 @@ class Row:
     @property
     def _classifier_free(self) -> dict[str, Any]:
         parts = json.loads(self.guidance)
-        return next((entry for entry in parts if entry["name"] == ClassifierFree.NAME), {})
+        return next((entry for entry in parts if entry["name"] == ClassifierFree.NAME), {}) or next(
+            (entry for entry in parts if entry["name"] == CFGZeroStar.NAME), {}
+        )
+
+    @property
+    def other_guidance(self) -> str:
+        """The parts beside classifier-free guidance, in words; "" if there are none."""
+        others = [entry for entry in json.loads(self.guidance) if entry["name"] != ClassifierFree.NAME]
+        return part.in_words(others) if others else ""
 
     @property
     def gflops(self) -> float:
@@ -156,7 +164,8 @@ class About:
     None if unknown. sizes: by rising size. protocols, configs: by the key that rows carry and by the run's
     name. made: processor and versions where the table was collected, and the hours of all workers. declared:
     the study's TOML. varied: of a sweep, the values of each run by 'section.key', without the seed; empty for
-    studies of the paper's claims. failed: why runs of a sweep have no result.
+    studies of the paper's claims. failed: why runs of a sweep or of an ablation have no result. ablation: of
+    a study of switches, its switches, seeds, budget, references and chosen rates (`ablation_verdicts`).
     """
 
     name: str
@@ -171,12 +180,13 @@ class About:
     declared: str = ""
     varied: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
+    ablation: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
             key: value
             for key, value in dataclasses.asdict(self).items()
-            if value or key not in ("varied", "failed")
+            if value or key not in ("varied", "failed", "ablation")
         }
 
 
@@ -477,7 +487,7 @@ def _fits(key: str, value: Any) -> bool:
             return isinstance(value, list) and all(isinstance(size, str) for size in value)
         case "protocols" | "configs" | "varied":
             return isinstance(value, dict) and all(isinstance(inner, dict) for inner in value.values())
-        case "made":
+        case "made" | "ablation":
             return isinstance(value, dict)
         case "failed":
             return isinstance(value, dict) and all(isinstance(reason, str) for reason in value.values())
