@@ -40,13 +40,11 @@ from scaledit.training.start import Start
 
 class Read(NamedTuple):
     """What a loader reads for some positions of the stream. named: the draws that the objective and the terms
-    of the loss declare. before: number of rows in batch and draws that come before the first position; with
-    partners, batch and draws are of `data.order.paired(positions)`."""
+    of the loss declare. If a term needs partners, batch and draws are of `data.order.paired(positions)`."""
 
     batch: Batch
     draws: TrainingDraws
     named: dict[str, Tensor]
-    before: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,6 @@ class Reader:
             self.dataset.batch(indices, read, self.seed),
             training_draws(self.seed, read, self.shape),
             named_draws(self.seed, positions, self.shape, self.named),
-            positions.start - read.start,
         )
 
 
@@ -160,10 +157,12 @@ class TrainState(Learner[Read]):
     def compute_loss(self, item: Read, part: slice, positions: range) -> LossTerms:
         config, device = self.config, self.ranks.device
         has_partners = any(term.partner for term in self.terms)
-        read = paired(positions) if has_partners else positions
-        before = positions.start - read.start
-        first = item.before + part.start - before
-        rows, inside = slice(first, first + len(read)), slice(before, before + len(positions))
+        read, rows, inside = positions, part, slice(None)
+        if has_partners:
+            read = paired(positions)
+            start = positions.start - part.start  # of the item
+            first, before = read.start - (start - start % 2), positions.start - read.start
+            rows, inside = slice(first, first + len(read)), slice(before, before + len(positions))
         x0, y = (column[rows] for column in item.batch)
         time, label_drop, eps = (draw[rows] for draw in item.draws)
         pixels = x0[inside].to(device) if self.images and any(term.images for term in self.terms) else None
