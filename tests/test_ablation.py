@@ -145,19 +145,11 @@ add.evaluate.guidance = ["classifier_free"]
     )
     with pytest.raises(UsageError, match=r"classifier_free is in evaluate\.guidance already"):
         loaded(tmp_path, text)
-    (tmp_path / "mine.py").write_text(
-        "from dataclasses import dataclass\n"
-        "from scaledit.diffusion import ClassifierFree\n"
-        "@dataclass(frozen=True)\n"
-        "class Own(ClassifierFree):\n"
-        "    pass\n"
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path)
-        study = loaded(tmp_path, text.replace('["classifier_free"]', '[{name = "mine:Own", scale = 3.0}]'))
+    study = loaded(tmp_path, text.replace('["classifier_free"]', '[{name = "interval", high = 0.8}]'))
     full = next(m for m in study.measurements if m.name == "full")
-    assert [(part.part_name(), part.scale) for part in full.config.evaluate.guidance] == [
-        ("classifier_free", 2.0), ("mine:Own", 3.0)
+    guidance = [part.to_json() for part in full.config.evaluate.guidance]
+    assert [(part["name"], part.get("scale"), part.get("high")) for part in guidance] == [
+        ("classifier_free", 2.0, None), ("interval", None, 0.8)
     ]  # fmt: skip
     assert full.config.model.mlp_ratio == 2.0
     assert full.config.sample.guidance == full.config.evaluate.guidance
