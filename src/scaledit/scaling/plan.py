@@ -224,8 +224,8 @@ def activation_bytes(model: DiTConfig, batch: int, precision: str) -> int:
     An estimate for the network alone: the tensors that autograd saves for T tokens (in-context: two more) of
     width d, with an MLP of width m and fused attention, which stores no T x T matrix. A LayerNorm saves its
     input x, a Linear its input, an attention q, k, v and its output, GELU its input, a modulation and a gate
-    both factors. Each layer of the network's description knows its own (`Layer.kept`, `Block.kept`); the sums
-    are, in values per image and block:
+    both factors. Each layer of the network's description knows its own (`Layer.activations`,
+    `Block.activations`); the sums are, in values per image and block:
 
                           wide, 4 bytes        narrow, 4 bytes, or 2 under bf16 autocast
         in_context        2 T d  (x)         + 6 T d + 2 T m          LN x; q, k, v, attention; MLP
@@ -234,7 +234,8 @@ def activation_bytes(model: DiTConfig, batch: int, precision: str) -> int:
         adaln_zero        4 T d  (x, LN x)   + 8 T d + 2 T m + 10 d   and the gates' factors
 
     (x, LN x and modulated LN x once per norm), and a few values per token for each norm and head. Factors and
-    results of matrix products are narrow; bf16 autocast also keeps a bf16 copy of the weights.
+    results of matrix products are narrow; bf16 autocast also keeps a bf16 copy of the weights. Registers are
+    tokens too, and other parts of the network (model.mlp, model.qk_norm, ...) count their own.
     """
     description = Description.of(model)
     activations = description.activations()
