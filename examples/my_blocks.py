@@ -30,4 +30,4 @@ class Parallel(Block, name="parallel"):
     def forward(self, m, x, embedded):
         shift, scale, gate = m.modulation(embedded.vector).chunk(3, dim=1)
         h = modulate(m.norm(x), shift, scale)
-        return x + gate.unsqueeze(1) * (m.attn(h) + m.mlp(h))
+        return x + gate.unsqueeze(1) * (m.attn(h, embedded.places) + m.mlp(h))

@@ -306,6 +306,7 @@ class Description(NamedTuple):
         early = final if config.early_output else {}
         between = Activations().plus(block.final_activations(config), 2 if early else 1)
         between = between.plus(block.activations(config), config.depth)
+        between = between.plus(config.position_part.activations(config), config.depth)
         return cls(ends, block.layers(config), final, early, config.depth, between)
 
     def multiplicities(self) -> Iterator[tuple[Layer, int]]:

@@ -20,7 +20,7 @@ from scaledit.errors import UsageError
 from scaledit.models.blocks import Block, Embedded
 from scaledit.models.config import DiTConfig
 from scaledit.models.description import Description, Layers
-from scaledit.models.layers import Derived, TimestepEmbedder, patchify, unpatchify
+from scaledit.models.layers import Derived, SelfAttention, TimestepEmbedder, patchify, unpatchify
 
 NORMAL_STD = 0.02
 """Standard deviation of the weights listed in `Layer.NORMAL`."""
@@ -109,6 +109,9 @@ class DiT(Derived):
         add_layers(self, described.ends)
         self.derive("position", partial(_position_table, config), exact=False)
         self.blocks = nn.ModuleList(BlockModule(self.design, described.block) for _ in range(described.depth))
+        for module in self.blocks.modules():
+            if isinstance(module, SelfAttention):
+                module.needs_places = self.encoding.in_attention
         self.final = FinalModule(self.design, described.final)
         if described.early:
             self.early_final = FinalModule(self.design, described.early)
@@ -168,8 +171,8 @@ class DiT(Derived):
             time = time + self.second_time_embed(second)
         tokens = self.patch_embed(patchify(x, config.patch_size))
         table = self._table(grid, tokens)
-        if table is not None:
-            tokens = tokens + table
+        # The sum of all blocks is kept in the weights' dtype, also under autocast.
+        tokens = tokens.to(self.position.dtype) if table is None else tokens + table
         places = self.encoding.places(self, config, grid, tokens)
         embedded = Embedded(time, *self.conditioner.embed(self, condition), places=places)
         patches, (height, width) = grid[0] * grid[1], x.shape[2:]
