@@ -41,6 +41,8 @@ MOST_IMAGES = 10_000_000
 MOST_SEEDS = 1_000
 MOST_PROCESSES = 1_024
 MOST_DEVICES = 1_000_000
+MOST_DIGITS = 6
+"""Of a side in pixels."""
 LARGEST_STEP = 1 << 53
 LARGEST_SEED = checks.SEEDS.stop - 1
 
@@ -167,6 +169,26 @@ def guidance(parser: Arguments, default: str, *, lists: bool = False) -> None:
     add("--cfg-channels", metavar="N|all", help=channels)
 
 
+def size(parser: Arguments) -> None:
+    which = (
+        "the size of the images in pixels, height x width, such as 48x72, or one side of a square; without "
+        "further training, as far as the position encoding allows (default: that of the training)"
+    )
+    parser.add_argument("--size", type=_size, metavar="HxW", help=which)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """(height, width) from "48x72", or from "48" for a square."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isascii() and side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(
+            f"must be height x width in pixels, such as 48x72, or one side, got {text!r}"
+        )
+    if max(map(len, sides)) > MOST_DIGITS or not all(map(int, sides)):
+        raise argparse.ArgumentTypeError(f"must have sides from 1 to {10**MOST_DIGITS - 1}, got {text!r}")
+    return int(sides[0]), int(sides[-1])
+
+
 def _values(kind: Callable[[str], Any], lists: bool) -> Callable[[str], Any]:
     """The type of an option that is one value or, where `lists` are allowed, several separated by commas."""
 
@@ -224,8 +246,8 @@ SECTIONS = ("sample", "evaluate", "autoencoder")
 
 
 def load_model(args: argparse.Namespace, model: str | Path, section: str = "sample") -> Pipeline:
-    """The model of a command with `device`, `decoder`, `sampling` and overrides, which change its config: the
-    short options first. section: where guidance is changed. Raises UsageError, RunError."""
+    """The model of a command with `device`, `decoder`, `sampling`, `size` and overrides, which change its
+    config: the short options first. section: where guidance is changed. Raises UsageError, RunError."""
     from scaledit.pipeline import load
 
     check_overrides(args.overrides, SECTIONS)
@@ -238,7 +260,8 @@ def load_model(args: argparse.Namespace, model: str | Path, section: str = "samp
                 "options of the decoder out"
             )
         pipeline = load(model, args.device, config.autoencoder, allow_import=args.allow_import)
-    return replace(pipeline, config=replace(config, autoencoder=pipeline.config.autoencoder))
+    pipeline = replace(pipeline, config=replace(config, autoencoder=pipeline.config.autoencoder))
+    return pipeline.at(getattr(args, "size", None))
 
 
 def check_overrides(overrides: Sequence[str], sections: Sequence[str]) -> None:

@@ -45,6 +45,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--labels", choices=["uniform", "equal"], default="uniform", help=labels)
     common.seed(parser)
     common.sampling(parser)
+    common.size(parser)
     common.decoder(parser)
     common.allow_import(parser)
     share = "generate only share i of n of the parts, i from 0 to n-1 (default: 0/1, all parts)"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -46,6 +46,15 @@ class TrainingSet(Protocol):
         ...
 
     def batch(self, indices: np.ndarray, positions: range, seed: int) -> Batch: ...
+
+
+@runtime_checkable
+class AnySize(TrainingSet, Protocol):
+    """A set whose samples can be had at several sizes."""
+
+    def at(self, height: int, width: int) -> TrainingSet:
+        """The same samples, with the same indices and labels, at another size in pixels."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,8 @@ class Request:
         return labels_at(self.rule, indices, self.classes, self.settings.seed).tolist()
 
     def origin(self, pipeline: Pipeline) -> dict[str, Any]:
-        """How to reproduce these images, for the files that hold them."""
+        """How to reproduce these images, for the files that hold them. size: [height, width] in pixels, only
+        if the model was trained at another one."""
         settings = self.settings
         return {
             **pipeline.origin,
@@ -94,6 +95,7 @@ class Request:
             "precision": "fp32",
             "decoder": pipeline.decoder_name,
             "rounding": images.ROUNDING,
+            **({} if pipeline.size is None else {"size": list(pipeline.size)}),
         }
 
 
