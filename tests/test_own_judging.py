@@ -286,14 +286,14 @@ def test_a_switch_to_a_set_keeps_the_fields_that_both_have():
 
 def test_properties_of_the_built_in_sets():
     sets = part.members(DataSet)
-    assert list(sets) == ["digits", "images", "latents", "photos"]
-    assert [name for name, one in sets.items() if one.in_memory] == ["digits", "photos"]
-    assert [name for name, one in sets.items() if one.in_memory and one.channels == 3] == ["photos"]
-    assert [name for name, one in sets.items() if one.extractors] == ["digits", "photos"]
+    assert list(sets) == ["digits", "images", "latents", "photos", "emoji"]
+    assert [name for name, one in sets.items() if one.in_memory] == ["digits", "photos", "emoji"]
+    assert [name for name, one in sets.items() if one.in_memory and one.channels == 3] == ["photos", "emoji"]
+    assert [name for name, one in sets.items() if one.extractors] == ["digits", "photos", "emoji"]
     assert [name for name, one in sets.items() if one.encoded] == ["latents"]
     extractors = part.names(Extractor)
     for one in sets.values():
-        assert set(one.extractors) <= set(extractors)
+        assert set(one.extractors) | set(one().judged_by()) <= set(extractors)
 
 
 @pytest.mark.parametrize("kind", [Metric, Extractor, DataSet, Optimizer, AutoencoderKind, TrackerKind])

@@ -132,14 +132,19 @@ def data_part(config: DataConfig, allowed: part.Allowed = part.YOURS) -> DataSet
         return part.build(DataSet, {"name": config.name, **config.own}, "data", allowed)
     takes = hints(part.find(DataSet, config.name))
     for key in CHOICES:
-        if getattr(config, key) and key not in takes:
+        if getattr(config, key) != getattr(DataConfig, key) and key not in takes:
             raise UsageError(
-                f'data.{key} is a key for images in files, but data.name is "{config.name}"; leave it out'
+                f'data.{key} is a key for {CHOICES[key]}, but data.name is "{config.name}"; leave it out'
             )
     return part.build(DataSet, {"name": config.name, **{key: getattr(config, key) for key in takes}}, "data")
 
 
-CHOICES = ("split", "image_key", "holdout")
+CHOICES = {
+    "split": "images in files",
+    "image_key": "images in files",
+    "holdout": "images in files",
+    "classes": "emoji",
+}
 """Keys of [data] that are refused, not ignored, if the set does not have them."""
 
 

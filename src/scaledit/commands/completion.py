@@ -174,7 +174,7 @@ SOURCES: Mapping[str, Callable[[], Iterable[str]]] = {
     "STUDY": _studies,
     "GPU": _gpus,
     "DEVICE": lambda: ("auto", "cpu", "cuda", "mps"),
-    "REF": lambda: ("digits", "photos"),
+    "REF": lambda: ("digits", "photos", "emoji"),
 }
 """By the metavar of an option or argument; values of others are paths."""
 

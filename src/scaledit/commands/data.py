@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from scaledit import terminal
+from scaledit import part, terminal
 from scaledit.commands import common
 from scaledit.commands.parsing import Example
 from scaledit.data.background import background_color
+from scaledit.data.datasets import DataSet, attribution
 from scaledit.errors import RunError, UsageError, counted, no_such
 
 SUMMARY = "inspect images or latents before training on them"
 DESCRIPTION = """Reports counts, classes, sizes, files that are not used, and what training would refuse and
 why. The exit code is 1 if anything would be refused."""
 EXAMPLES = (
+    Example("scaledit data inspect digits", "Show the classes of a built-in set"),
     Example(
         "scaledit data inspect pictures --sheet sheet.png",
         "Check a folder of images, and draw some of each class",
@@ -26,7 +28,8 @@ EXAMPLES = (
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("action", choices=["inspect"], help="what to do: inspect")
-    add("path", metavar="PATH", help="images, or the folder of latents that `scaledit encode` wrote")
+    where = "images, the folder of latents that `scaledit encode` wrote, or digits, photos or emoji"
+    add("path", metavar="PATH", help=where)
     add("--sheet", type=Path, metavar="FILE.png", help="draw images of each class, one row per class")
     add(
         "--image-size",
@@ -55,14 +58,18 @@ def run(args: argparse.Namespace) -> None:
         common.check_writable(args.sheet, "--sheet")
     background_color(args.background)
     path = Path(args.path)
-    if not path.exists():
+    is_built_in = not path.exists() and args.path in _built_in()
+    if not (path.exists() or is_built_in):
         raise UsageError(no_such(path))
 
     from scaledit.data import inspection
     from scaledit.data.latents import INDEX
 
     with common.progress_bar("inspecting") as progress:
-        if (path / INDEX).is_file():
+        if is_built_in:
+            common.reject_image_options(args, f"{path} is a built-in set")
+            result = inspection.built_in(args.path, args.image_size)
+        elif (path / INDEX).is_file():
             common.reject_image_options(args, f"{path} holds encoded images")
             result = inspection.latents(path, progress)
         else:
@@ -79,10 +86,17 @@ def run(args: argparse.Namespace) -> None:
     if args.sheet is not None and result.sheet is not None:
         from scaledit import images
 
-        images.save_png(args.sheet, result.sheet, {"shows": str(path)})
+        credit = attribution(args.path) if is_built_in else ""
+        origin = {"shows": str(path), **({"attribution": credit} if credit else {})}
+        images.save_png(args.sheet, result.sheet, origin)
     if args.json:
         terminal.say_json(result.to_json())
     else:
         terminal.say(*result.lines())
     if result.refused:
         raise RunError(f"{path} has {counted(len(result.refused), 'item')} that training would refuse")
+
+
+def _built_in() -> list[str]:
+    """The names of the sets that come with packages."""
+    return [name for name, data_set in part.members(DataSet).items() if data_set.in_memory]

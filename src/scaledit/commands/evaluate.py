@@ -47,8 +47,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("samples", metavar="SAMPLES", nargs="*", help=samples)
     reference = (
-        "the real images: ADM's .npz, a folder of images, one of the built-in sets digits and photos, or "
-        "held-out for the images of a run's own data that training does not see (default: the run's)"
+        "the real images: ADM's .npz, a folder of images, one of the built-in sets digits, photos and emoji, "
+        "or held-out for the images of a run's own data that training does not see (default: the run's)"
     )
     add("--reference", metavar="REF", help=reference)
     common.extractor(parser)

@@ -67,7 +67,8 @@ class DataConfig:
 
     name: str = field(
         "digits",
-        doc='"digits" or "photos" (built in); "images" or "latents" with a path; or MODULE:CLASS of your own',
+        doc='"digits", "photos" or "emoji" (built in); "images" or "latents" with a path; or MODULE:CLASS of '
+        "your own",
     )
     path: str = field(
         "",
@@ -75,7 +76,11 @@ class DataConfig:
         doc="images: class folders, tar shards, Parquet or a .zip; latents: what scaledit encode wrote",
     )
     flip: bool = field(False, doc="flip half of the images left to right, chosen at random")
-    image_size: int = field(0, ge=0, doc="images: side in pixels after resizing and cropping to a square")
+    image_size: int = field(
+        0,
+        ge=0,
+        doc="images: side in pixels after resizing and cropping to a square; emoji: of the drawings, 0: 32",
+    )
     workers: int = field(2, ge=0, doc="processes per rank that read ahead; sets held in memory use none")
     verify: bool = field(True, doc="latents: check the SHA-256 of every file before training")
     background: str = field(
@@ -93,6 +98,9 @@ class DataConfig:
         lt=1,
         doc="images: share of each class that training does not see, chosen by their names; 0.1 for "
         "autoencoders",
+    )
+    classes: Literal["category", "subcategory"] = field(
+        "category", doc="emoji: what the classes are, ten categories or their 101 subcategories"
     )
     changed: Literal["refuse", "accept"] = field(
         "refuse", doc="what a resumed run does if its data has changed; accept records the change in the log"
@@ -283,8 +291,8 @@ class EvaluateConfig:
     reference: str = field(
         "",
         path=True,
-        doc='a built-in set (digits, photos), ADM\'s .npz, or real images; "held-out": the images of this '
-        "run's own data that training does not see",
+        doc='a built-in set (digits, photos, emoji), ADM\'s .npz, or real images; "held-out": the images of '
+        "this run's own data that training does not see",
     )
     extractor: str = field(
         "",

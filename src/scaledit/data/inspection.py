@@ -1,6 +1,7 @@
 """Inspects a set before training: counts, sizes, a contact sheet, and the files that would be refused.
 
-images   every header and, unless headers_only, every pixel            latents   the hash of every file
+images    every header and, unless headers_only, every pixel            latents   the hash of every file
+built in  counts, classes and attribution
 """
 
 from __future__ import annotations
@@ -8,23 +9,29 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 
+from scaledit import part
 from scaledit.callbacks import Progress
 from scaledit.data.background import DEFAULT, NAMED, Color, background_color
+from scaledit.data.datasets import DataSet
 from scaledit.data.decode import EXTREME, BadImage, Header, crop, decode, header
+from scaledit.data.held_out import as_bytes
 from scaledit.data.latents import Index
+from scaledit.data.sets import Images
 from scaledit.data.sources import Source, open_source
 from scaledit.data.unused import Unused
-from scaledit.errors import counted, printable
+from scaledit.errors import UsageError, counted, printable
 from scaledit.files.manifest import mismatch
+from scaledit.values import hints
 
 WHITE = NAMED["white"]
 THUMBNAIL, A_ROW, ROWS, MARGIN = 64, 8, 40, 150
@@ -214,18 +221,68 @@ def _sizes(headers: list[Header]) -> dict[str, str]:
 
 def _sheet(source: Source, background: Color | None) -> np.ndarray:
     """A row per class: its name and its first images."""
-    rows = min(len(source.class_names), ROWS)
+
+    def thumbnail(i: int) -> Image.Image | None:
+        try:
+            pixels = crop(decode(source.read(i), str(source.names[i]), background), THUMBNAIL)
+        except (BadImage, OSError):
+            return None  # listed as refused
+        return Image.fromarray(pixels)
+
+    return _rows(source.class_names, source.labels, thumbnail)
+
+
+def _rows(
+    names: Sequence[str], labels: np.ndarray, thumbnail: Callable[[int], Image.Image | None]
+) -> np.ndarray:
+    rows = min(len(names), ROWS)
     sheet = Image.new("RGB", (MARGIN + A_ROW * THUMBNAIL, rows * THUMBNAIL), "white")
     for row in range(rows):
-        text = printable(source.class_names[row])[:22]
+        text = printable(names[row])[:22]
         ImageDraw.Draw(sheet).text((4, row * THUMBNAIL + THUMBNAIL // 2 - 6), text, fill="black")
-        for column, i in enumerate(np.flatnonzero(source.labels == row)[:A_ROW].tolist()):
-            try:
-                pixels = crop(decode(source.read(i), str(source.names[i]), background), THUMBNAIL)
-            except (BadImage, OSError):
-                continue  # listed as refused
-            sheet.paste(Image.fromarray(pixels), (MARGIN + column * THUMBNAIL, row * THUMBNAIL))
+        for column, i in enumerate(np.flatnonzero(labels == row)[:A_ROW].tolist()):
+            if (image := thumbnail(i)) is not None:
+                sheet.paste(image, (MARGIN + column * THUMBNAIL, row * THUMBNAIL))
     return np.asarray(sheet)
+
+
+def built_in(name: str, image_size: int | None = None) -> Inspection:
+    """Inspects the built-in set `name`. image_size: side of the images, for a set that can be drawn at any.
+    Raises UsageError if its package is missing, or if its images have one size and another one is given."""
+    table: dict[str, Any] = {"name": name}
+    if image_size is not None:
+        if "image_size" not in hints(part.find(DataSet, name)):
+            raise UsageError(f"the images of {name} have one size; leave --image-size out")
+        table["image_size"] = image_size
+    data_set = part.build(DataSet, table, "data")
+    training, held_out = data_set.open(), data_set.held_out()
+    assert isinstance(training, Images) and isinstance(held_out, Images)  # like all built-in sets
+    _, height, width = training.shape
+    counts = torch.bincount(training.labels, minlength=len(training.class_names)).tolist()
+    return Inspection(
+        facts={
+            "set": name,
+            "kind": "built in",
+            "images": len(training),
+            "held out": f"{len(held_out)}, not counted here",
+            "image size": f"{width}x{height}",
+            **({"attribution": data_set.attribution} if data_set.attribution else {}),
+        },
+        classes=dict(zip(training.class_names, counts, strict=True)),
+        refused=(),
+        warnings=(),
+        sheet=_sheet_of(training),
+    )
+
+
+def _sheet_of(images: Images) -> np.ndarray:
+    """As `_sheet`, of images in memory."""
+
+    def thumbnail(i: int) -> Image.Image:
+        pixels = as_bytes(images.images[i].expand(3, -1, -1))
+        return Image.fromarray(pixels).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+
+    return _rows(images.class_names, images.labels.numpy(), thumbnail)
 
 
 def latents(folder: Path, progress: Progress | None = None) -> Inspection:

@@ -23,6 +23,7 @@ from torch.nn.functional import avg_pool2d, linear, max_pool2d, relu
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from scaledit.errors import UsageError, near_path
+from scaledit.files.cache import user_cache
 from scaledit.files.manifest import sha256_of
 
 FILE_NAME = "pt_inception-2015-12-05-6726825d.pth"
@@ -270,8 +271,7 @@ def is_found() -> bool:
 
 
 def _places() -> list[Path]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return [cache / "scaledit" / FILE_NAME, Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME]
+    return [user_cache() / FILE_NAME, Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME]
 
 
 def load(

@@ -42,7 +42,13 @@ from scaledit.evaluation.metric import (
 )
 from scaledit.evaluation.metrics.class_means import ClassResult, NearestMean, by_class, class_means
 from scaledit.evaluation.metrics.frechet import FrechetDistance
-from scaledit.evaluation.own import HELD_OUT, OwnImages, check_own_reference, own_images
+from scaledit.evaluation.own import (
+    HELD_OUT,
+    OwnImages,
+    check_built_in_reference,
+    check_own_reference,
+    own_images,
+)
 from scaledit.evaluation.protocol import describe, few_images, warnings
 from scaledit.evaluation.reference import Reference, open_reference, recorded_extractor
 from scaledit.evaluation.result import MetricValue, Result
@@ -167,21 +173,18 @@ def open_judge(
     allow_jpeg: bool = False,
     progress: Progress | None = None,
     allowed: Allowed = YOURS,
+    class_names: Sequence[str] = (),
 ) -> Judge:
     """The judge that `config` describes, with loaded extractors, reference and metrics of held-out images.
 
     A data set has its own extractors; for a path and for held-out images see `choose`. allowed: the user's
-    modules that may be imported because the config names them. Raises UsageError for missing or unknown
-    weights, a reference without what the metrics need, or an unknown metric. `open_run_judge` opens the judge
-    of a run, which may have a reference of its own.
+    modules that may be imported because the config names them. class_names: of the model whose samples are
+    evaluated, if they are known; a set may have several sets of classes. Raises UsageError for missing or
+    unknown weights, a reference without what the metrics need, or an unknown metric. `open_run_judge` opens
+    the judge of a run, which may have a reference of its own.
     """
     if is_data_set(config.reference):
-        if config.extractor:
-            raise UsageError(
-                f"{config.reference} has extractors of its own, so evaluate.extractor={config.extractor} "
-                "cannot be used with it; leave it out"
-            )
-        return _judge_of_data_set(config, allowed)
+        return _judge_of_data_set(config, allowed, class_names)
     if config.reference == HELD_OUT:
         raise UsageError(
             f"the reference {HELD_OUT} is the held-out share of a run's data, so pass the run, not samples"
@@ -235,8 +238,10 @@ def open_run_judge(
         own = own_images(config, class_names, decoder, dataset, allowed, size)
         return _judge_of_own(config.evaluate, own, device, progress, allowed)
     if is_data_set(config.evaluate.reference):
-        data_set = part.build(DataSet, config.evaluate.reference, "evaluate.reference", allowed)
+        data_set = _reference_set(config.evaluate.reference, allowed, class_names)
         check_own_reference(config, data_set, class_names)
+        check_built_in_reference(config, data_set, class_names)
+        return _judge_of_data_set(config.evaluate, allowed, class_names)
     return open_judge(config.evaluate, device, allow_jpeg, progress, allowed)
 
 
@@ -303,6 +308,12 @@ def is_data_set(reference: str) -> bool:
     return reference in _reference_sets() or (":" in reference and not Path(reference).exists())
 
 
+def _reference_set(reference: str, allowed: Allowed, class_names: Sequence[str]) -> DataSet:
+    """The data set that `reference` names, as the reference of a model with these classes, if they are
+    known."""
+    return part.build(DataSet, reference, "evaluate.reference", allowed).reference_for(class_names)
+
+
 def check_reference_fits(
     run: RunConfig,
     size: tuple[int, int],
@@ -319,16 +330,17 @@ def check_reference_fits(
         own_images(run, class_names, decoder, dataset, allowed)
     if not is_data_set(config.reference):
         return  # the extractors of a path resize images, and it has no classes
-    data_set = part.build(DataSet, config.reference, "evaluate.reference", allowed)
+    data_set = _reference_set(config.reference, allowed, class_names)
     check_own_reference(run, data_set, class_names)
     fix = "choose another reference, or turn evaluation off with evaluate.every=0 evaluate.reference="
-    for name in data_set.extractors:
+    for name in data_set.judged_by():
         side = part.find(Extractor, name, allowed).side
         if side is not None and size != (side, side):
             raise UsageError(
                 f"evaluate.reference={config.reference} evaluates only images of {side}x{side} pixels, but "
                 f"this run generates images of {size[1]}x{size[0]}; {fix}"
             )
+    check_built_in_reference(run, data_set, class_names)
     if config.labels == "real":
         labels = _in_memory(config.reference, data_set.floor()).labels
         classes = 0 if labels is None or not len(labels) else int(labels.max()) + 1
@@ -439,13 +451,19 @@ ARRAYS = {"statistics": "mu and sigma", "spatial": "mu_s and sigma_s", "pool": "
 """The arrays of a reference file, by what metrics read of a reference."""
 
 
-def _judge_of_data_set(config: EvaluateConfig, allowed: Allowed) -> Judge:
-    """Compares with the training split; held-out real images give the floor."""
-    data_set = part.build(DataSet, config.reference, "evaluate.reference", allowed)
-    if not data_set.extractors:
+def _judge_of_data_set(config: EvaluateConfig, allowed: Allowed, class_names: Sequence[str]) -> Judge:
+    """Compares with the training split; held-out real images give the floor. class_names: of the model, if
+    they are known."""
+    if config.extractor:
+        raise UsageError(
+            f"{config.reference} has extractors of its own, so evaluate.extractor={config.extractor} "
+            "cannot be used with it; leave it out"
+        )
+    data_set = _reference_set(config.reference, allowed, class_names)
+    if not data_set.judged_by():
         raise UsageError(f"{config.reference} defines no feature extractors; set `extractors` in its class")
     name = data_set.part_name()
-    every = [part.find(Extractor, extractor, allowed)() for extractor in data_set.extractors]
+    every = [part.find(Extractor, extractor, allowed)() for extractor in data_set.judged_by()]
     chosen = zip(every, _chosen_metrics(config.metrics, every, allowed).metrics, strict=True)
     used = [(extractor, metrics) for extractor, metrics in chosen if metrics]
     networks = [extractor.load() for extractor, _ in used]

@@ -252,7 +252,7 @@ def check_own_reference(config: RunConfig, data_set: DataSet, class_names: Seque
     of other classes."""
     if config.data.name not in ("images", "latents"):
         return
-    others = getattr(data_set.floor(), "class_names", ())
+    others = data_set.classes_of()
     if set(others) == set(class_names):
         return
     fix = f"evaluate.reference={HELD_OUT}"
@@ -260,8 +260,23 @@ def check_own_reference(config: RunConfig, data_set: DataSet, class_names: Seque
         fix += " data.holdout=0.1"
     if config.data.name == "latents" and not (Path(config.data.path) / stored.RECORD).is_file():
         fix += " (encode the images again with --holdout 0.1)"
-    raise UsageError(
-        f"evaluate.reference={config.evaluate.reference} is another set, whose classes "
+    raise _other_classes(config.evaluate.reference, others, class_names, fix)
+
+
+def check_built_in_reference(config: RunConfig, data_set: DataSet, class_names: Sequence[str]) -> None:
+    """Raises UsageError if a run on a built-in set is to be compared with another one, `data_set`, of other
+    classes: an extractor that resizes images would accept them."""
+    name, reference = config.data.name, config.evaluate.reference
+    if ":" in name + reference or name in ("images", "latents", reference):
+        return
+    others = data_set.classes_of()
+    if set(others) != set(class_names):
+        raise _other_classes(reference, others, class_names, f"evaluate.reference={name}")
+
+
+def _other_classes(reference: str, others: Sequence[str], class_names: Sequence[str], fix: str) -> UsageError:
+    return UsageError(
+        f"evaluate.reference={reference} is another set, whose classes "
         f"({listed(list(others)[:3], 'and')}{', ...' if len(others) > 3 else ''}) are not those of your data "
         f"({listed(list(class_names)[:3], 'and')}{', ...' if len(class_names) > 3 else ''}), so the metrics "
         f"would mean nothing; set {fix}, {FIX}"

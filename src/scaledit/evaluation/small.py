@@ -29,7 +29,8 @@ TWIN_SEED = 2022
 class SmallExtractor:
     """images (N, 3, H, W) uint8 -> {"pool": (N, D), "logits": (N, K)} and what `more` adds; float32, CPU.
 
-    network: x -> (features, logits). prepare: uint8 -> x, raising UsageError for images of another size.
+    network: x -> (features, logits). prepare: uint8 -> x, raising UsageError for images of another size
+    unless it resizes them; resize says how.
     """
 
     network: nn.Module
@@ -37,7 +38,7 @@ class SmallExtractor:
     sha256: str
     prepare: Callable[[Tensor], Tensor]
     more: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
-    resize = "none"
+    resize: str = "none"
 
     def __post_init__(self) -> None:
         self.network.eval()
@@ -115,11 +116,16 @@ def accuracy(network: nn.Module, data: Images) -> float:
     return float((network(data.images)[1].argmax(1) == data.labels).float().mean())
 
 
-def write_shipped(network: nn.Module, file: str, held_out: Images) -> None:
-    """Replaces scaledit's own file by the weights of `network`, and prints their accuracy and hash."""
+def write_shipped(
+    network: nn.Module, file: str, held_out: Images, dtype: torch.dtype = torch.float32
+) -> None:
+    """Replaces scaledit's own file by the weights of `network`, rounded to `dtype`, and prints their accuracy
+    and hash."""
     from safetensors.torch import save
 
-    data = save(network.state_dict())
+    rounded = {name: value.to(dtype) for name, value in network.state_dict().items()}
+    network.load_state_dict(rounded)
+    data = save(rounded)
     (Path(__file__).parent / file).write_bytes(data)
     share = accuracy(network, held_out)
     print(f"{file}: {share:.1%} of held-out images; SHA256 = {hashlib.sha256(data).hexdigest()}")

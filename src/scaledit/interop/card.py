@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from scaledit import __version__, config
 from scaledit.config import old
+from scaledit.data.datasets import attribution
 from scaledit.errors import counted, printable
 from scaledit.interop import diffusers_folder, hub
 from scaledit.interop.infer import name_of
@@ -204,8 +205,10 @@ def _data(model: Model) -> list[str]:
     run, names, info = model.config, model.class_names, model.autoencoder_info
     is_numbered = all(name == str(i) for i, name in enumerate(names))
     listed = ", ".join(map(plain, names[:20])) + (", ..." if len(names) > 20 else "")
+    credit = "" if model.source else attribution(run.data.name, names)
     lines = [
         f"- data: {run.data.name}" if not model.source else "- data: not known from the weights",
+        *([f"- training images: by {credit}"] if credit else []),
         f"- classes: {len(names)}" + ("" if is_numbered else f" ({listed})"),
     ]
     if info is None:

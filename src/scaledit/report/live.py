@@ -17,6 +17,7 @@ from typing import Any, Literal, Self
 
 from scaledit.captions import images_in
 from scaledit.config import RunConfig
+from scaledit.data.datasets import attribution
 from scaledit.errors import reason
 from scaledit.evaluation.result import Result
 from scaledit.files.atomic import atomic_bytes
@@ -86,6 +87,7 @@ def render(config: RunConfig, run: Path, step: int, state: State) -> str:
         headline=_headline(config, events, step),
         foreign=foreign,
         newest=_newest(run, events),
+        attribution=attribution(config.data.name),
         loss=loss_curve(events),  # drawing is most of the page's cost: the other charts wait for the end
         evaluated=_evaluated(events),
         config=json.dumps(config.to_json(), indent=1),

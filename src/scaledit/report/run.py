@@ -15,6 +15,7 @@ from scaledit import images
 from scaledit.callbacks import Progress
 from scaledit.captions import images_in
 from scaledit.config import RunConfig, scaled, trained
+from scaledit.data.datasets import attribution
 from scaledit.errors import RunError, UsageError, counted
 from scaledit.evaluation.judge import Judge, is_data_set, open_run_judge, sample_sets
 from scaledit.evaluation.own import HELD_OUT
@@ -91,6 +92,7 @@ def write(
         curves=curves(events, breaks=breaks),
         film=_film(run, events, pipeline),
         started_from=_started_from(events),
+        attribution=attribution(pipeline.config.data.name, pipeline.class_names),
         reproduce=reproduce(pipeline.config, run, events, pipeline.origin),
         **sections,
     )

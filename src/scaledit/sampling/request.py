@@ -21,6 +21,7 @@ from scaledit import assemble, checks, images, machine
 from scaledit.callbacks import Progress
 from scaledit.captions import class_labels
 from scaledit.config import SampleConfig
+from scaledit.data.datasets import attribution
 from scaledit.diffusion.noise import Stream, uniform
 from scaledit.errors import UsageError, counted, printable
 from scaledit.pipeline import MOST_IMAGES, Pipeline, near_classes
@@ -83,6 +84,7 @@ class Request:
         """How to reproduce these images, for the files that hold them. size: [height, width] in pixels, only
         if the model was trained at another one."""
         settings = self.settings
+        credit = attribution(pipeline.config.data.name, pipeline.class_names)
         return {
             **pipeline.origin,
             "n": self.n,
@@ -96,6 +98,7 @@ class Request:
             "decoder": pipeline.decoder_name,
             "rounding": images.ROUNDING,
             **({} if pipeline.size is None else {"size": list(pipeline.size)}),
+            **({"attribution": credit} if credit else {}),
         }
 
 

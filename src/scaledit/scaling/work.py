@@ -196,7 +196,7 @@ def measure(
     judge = (
         open_run_judge(config, pipeline.class_names, pipeline.device, pipeline.decoder)
         if config.evaluate.reference == HELD_OUT
-        else _judge(evaluate, str(pipeline.device))
+        else _judge(evaluate, str(pipeline.device), tuple(pipeline.class_names))
     )
     reported = 0.0
 
@@ -213,6 +213,6 @@ def measure(
 
 
 @functools.lru_cache(maxsize=4)
-def _judge(config: EvaluateConfig, device: str) -> Judge:
+def _judge(config: EvaluateConfig, device: str, class_names: tuple[str, ...]) -> Judge:
     """One judge for all runs that are evaluated alike, however they are sampled."""
-    return open_judge(config, torch.device(device))
+    return open_judge(config, torch.device(device), class_names=class_names)

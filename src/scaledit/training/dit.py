@@ -19,6 +19,7 @@ from scaledit import assemble, captions, checkpoint, images, machine
 from scaledit.autoencoders.decoder import Decoder
 from scaledit.callbacks import Progress
 from scaledit.config import RunConfig, check_guidance
+from scaledit.data.datasets import attribution
 from scaledit.data.latents import Latents
 from scaledit.data.sets import TrainingSet, check_fits
 from scaledit.errors import UsageError, counted
@@ -168,6 +169,8 @@ class Hooks:
             samples = pipeline(classes, seed=config.sample.seed, progress=self._progress("sampling"))
         path = self.out / SAMPLES / f"{checkpoint.folder_name(step)}.png"
         origin = {"run": config.name, "step": step, "sample": config.to_json()["sample"]}
+        if credit := attribution(config.data.name, self.class_names):
+            origin["attribution"] = credit
         columns = config.sample.per_class
         names = captions.class_labels(classes[::columns], self.class_names, config.model.num_classes)
         drawn = captions.rows(samples, columns, names)

@@ -1,9 +1,10 @@
-"""The data sets of scaledit: digits and photos come with installed packages, images and latents are files."""
+"""The data sets of scaledit: digits, photos and emoji come with packages, images and latents are files."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from scaledit.data.datasets import DataSet, NothingHeldOut
 from scaledit.errors import UsageError
@@ -11,6 +12,7 @@ from scaledit.lazy import np
 from scaledit.part import field
 
 if TYPE_CHECKING:
+    from scaledit.data.emoji import EmojiImages
     from scaledit.data.files import ImageFiles
     from scaledit.data.latents import Latents
     from scaledit.data.sets import Images
@@ -141,3 +143,45 @@ class Photos(DataSet, name="photos"):
         from scaledit.data.photos import fresh_photos
 
         return fresh_photos()
+
+
+@dataclass(frozen=True)
+class Emoji(DataSet, name="emoji"):
+    """3,953 emoji by OpenMoji (CC BY-SA 4.0), drawn at any size, a tenth of the subjects held out."""
+
+    in_memory = True
+    extractors = ("emoji", "emoji-random")
+    attribution = (
+        "OpenMoji, the open-source emoji and icon project (https://openmoji.org), license CC BY-SA 4.0 "
+        "(https://creativecommons.org/licenses/by-sa/4.0/)"
+    )
+
+    image_size: int = field(0, ge=0, le=1024, doc="side in pixels of the drawings; 0: 32")
+    classes: Literal["category", "subcategory"] = field(
+        "category", doc="what the classes are: ten categories, or their 101 subcategories"
+    )
+    flip: bool = field(False, doc="mirror half of the images, chosen at random")
+
+    def open(self) -> EmojiImages:
+        return self._split(held_out=False, flip=self.flip)
+
+    def held_out(self) -> EmojiImages:
+        return self._split(held_out=True)
+
+    def classes_of(self) -> tuple[str, ...]:
+        from scaledit.data.emoji.classes import CLASS_NAMES
+
+        return CLASS_NAMES[self.classes]
+
+    def judged_by(self) -> tuple[str, ...]:
+        return self.extractors if self.classes == "category" else ("emoji-subcategories", "emoji-random")
+
+    def reference_for(self, class_names: Sequence[str]) -> DataSet:
+        by_subcategory = replace(self, classes="subcategory")
+        return by_subcategory if tuple(class_names) == by_subcategory.classes_of() else self
+
+    def _split(self, *, held_out: bool, flip: bool = False) -> EmojiImages:
+        from scaledit.data.emoji import SIDE, emoji
+
+        side = self.image_size or SIDE
+        return emoji((side, side), self.classes, held_out=held_out, flip=flip)
