@@ -41,8 +41,6 @@ MOST_IMAGES = 10_000_000
 MOST_SEEDS = 1_000
 MOST_PROCESSES = 1_024
 MOST_DEVICES = 1_000_000
-MOST_DIGITS = 6
-"""Of a side in pixels."""
 LARGEST_STEP = 1 << 53
 LARGEST_SEED = checks.SEEDS.stop - 1
 
@@ -184,8 +182,10 @@ def _size(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(
             f"must be height x width in pixels, such as 48x72, or one side, got {text!r}"
         )
-    if max(map(len, sides)) > MOST_DIGITS or not all(map(int, sides)):
-        raise argparse.ArgumentTypeError(f"must have sides from 1 to {10**MOST_DIGITS - 1}, got {text!r}")
+    if max(map(len, sides)) > checks.MOST_DIGITS or not all(map(int, sides)):
+        raise argparse.ArgumentTypeError(
+            f"must have sides from 1 to {10**checks.MOST_DIGITS - 1}, got {text!r}"
+        )
     return int(sides[0]), int(sides[-1])
 
 

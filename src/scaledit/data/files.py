@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from scaledit.data.background import DEFAULT, DROP, background_color
-from scaledit.data.decode import BadImage, crop, decode
+from scaledit.data.decode import BadImage, crop, decode, header
 from scaledit.data.sets import Batch, Images, flipped_at
 from scaledit.data.sources import Source
 from scaledit.errors import RunError
@@ -65,6 +66,23 @@ class ImageFiles:
     def at(self, height: int, width: int) -> ImageFiles:
         """The same images scaled and cropped to another size."""
         return replace(self, side=height if height == width else (height, width))
+
+    @cached_property
+    def ratios(self) -> np.ndarray:
+        """log(width / height) of each image, (N,); nan if it cannot be read. Reads every file once."""
+        return np.array([self._ratio(i) for i in range(len(self))])
+
+    def _ratio(self, i: int) -> float:
+        with suppress(BadImage, OSError):
+            known = header(self.source.read(i), self.names[i])
+            return math.log(known.width / known.height)
+        return math.nan
+
+    def members(self, sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+        """The images whose aspect ratio is nearest to each size."""
+        from scaledit.data.buckets import nearest
+
+        return nearest(self.ratios, sizes)
 
     @property
     def fingerprint(self) -> str:

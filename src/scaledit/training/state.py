@@ -13,19 +13,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from scaledit import assemble
+from scaledit import assemble, checks
 from scaledit.autoencoders.encoded import EncodedImages
 from scaledit.conditions.labels import Labels
-from scaledit.config import RunConfig
+from scaledit.config import RunConfig, models_at
+from scaledit.data.buckets import Buckets, Drawn, bucketed
+from scaledit.data.latents import Latents
 from scaledit.data.loader import PATIENCE, Loader
 from scaledit.data.order import samples_at
 from scaledit.data.sets import Batch, TrainingSet
 from scaledit.diffusion import NetDenoiser, TimeDistribution
 from scaledit.diffusion.noise import TrainingDraws, named_draws, training_draws
 from scaledit.diffusion.objectives import Context, Objective, named_terms
+from scaledit.models import flops
+from scaledit.models.config import DiTConfig
 from scaledit.models.dit import DiT
 from scaledit.training import ema
 from scaledit.training.learner import REPLICATED, Learner, LossTerms, autocast, make_optimizer
@@ -43,20 +48,78 @@ class Read(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Mixed:
+    """The sizes of the batches of a rank. models: the model at each of them. batch_size: over all ranks.
+    offset: of this rank's first image in a batch."""
+
+    buckets: Buckets
+    models: tuple[DiTConfig, ...]
+    batch_size: int
+    offset: int
+
+    @classmethod
+    def of(cls, config: RunConfig, dataset: TrainingSet, ranks: Ranks) -> Mixed | None:
+        """What data.buckets names; None if it is empty. Raises UsageError and RunError as `bucketed` and
+        `models_at` do."""
+        sizes = checks.image_sizes(config.data.buckets, "data.buckets")
+        if not sizes:
+            return None
+        encoder = dataset if isinstance(dataset, EncodedImages) else None
+        factor = 1
+        if encoder is not None:
+            factor = encoder.autoencoder.downsampling
+        elif isinstance(dataset, Latents):
+            factor = dataset.index.autoencoder.downsampling
+        models = tuple(models_at(config.model, sizes, factor))
+        buckets = bucketed(dataset if encoder is None else encoder.images, sizes)
+        size = config.train.batch_size
+        return cls(buckets, models, size, ranks.share(size).start)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """(C, H, W) of the model's inputs in each bucket."""
+        return tuple(model.shape for model in self.models)
+
+    @property
+    def largest(self) -> DiTConfig:
+        """The model at the bucket with the most tokens."""
+        return max(self.models, key=lambda model: model.tokens)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one forward pass of one image, on average over the batches."""
+        counts = self.buckets.counts
+        each = (flops.count(model).macs * count for model, count in zip(self.models, counts, strict=True))
+        return round(sum(each) / sum(counts))
+
+    def drawn(self, positions: range, seed: int, offset: int | None = None) -> Drawn:
+        """offset: of the first position in its batch, by default this rank's."""
+        offset = self.offset if offset is None else offset
+        return self.buckets.drawn(positions, offset, self.batch_size, seed)
+
+
+@dataclass(frozen=True)
 class Reader:
-    """positions -> Read; runs in the loader's processes. named: as `Objective.draws`."""
+    """positions -> Read; runs in the loader's processes. shape: of the model's inputs. named: as
+    `Objective.draws`. mixed: the sizes of the batches, if they have several."""
 
     dataset: TrainingSet
     seed: int
     shape: tuple[int, ...]
     named: Mapping[str, str] = field(default_factory=dict)
+    mixed: Mixed | None = None
 
     def __call__(self, positions: range) -> Read:
-        indices = samples_at(positions, len(self.dataset), self.seed)
+        dataset, shape = self.dataset, self.shape
+        if self.mixed is None:
+            indices = samples_at(positions, len(dataset), self.seed)
+        else:
+            bucket, indices = self.mixed.drawn(positions, self.seed)
+            dataset, shape = self.mixed.buckets.sets[bucket], self.mixed.shapes[bucket]
         return Read(
-            self.dataset.batch(indices, positions, self.seed),
-            training_draws(self.seed, positions, self.shape),
-            named_draws(self.seed, positions, self.shape, self.named),
+            dataset.batch(indices, positions, self.seed),
+            training_draws(self.seed, positions, shape),
+            named_draws(self.seed, positions, shape, self.named),
         )
 
 
@@ -64,7 +127,7 @@ class Reader:
 class TrainState(Learner[Read]):
     """A DiT, its moving average, its objective with its own modules (`replicated`), and what the time
     distribution has learned. encoder: turns images into latents during training; None if the data set holds
-    the model's inputs."""
+    the model's inputs. mixed: the sizes of the batches, if they have several."""
 
     config: RunConfig  # pyright: ignore[reportIncompatibleVariableOverride]
     net: DiT  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -72,14 +135,21 @@ class TrainState(Learner[Read]):
     objective: Objective
     times: TimeDistribution
     encoder: EncodedImages | None = None
+    mixed: Mixed | None = None
 
     @classmethod
     def create(
-        cls, config: RunConfig, dataset: TrainingSet, ranks: Ranks, start: Start | None = None
+        cls,
+        config: RunConfig,
+        dataset: TrainingSet,
+        ranks: Ranks,
+        start: Start | None = None,
+        mixed: Mixed | None = None,
     ) -> TrainState:
         """A fresh state, the same on all ranks. start: the model that the weights and their average start
-        from, instead of random weights. Raises UsageError if there are more ranks than samples in a batch, or
-        if modules of the objective cannot be trained exactly."""
+        from, instead of random weights. mixed: as `Mixed.of`, if it is known. Raises UsageError if there are
+        more ranks than samples in a batch, or if modules of the objective cannot be trained exactly, and as
+        `Mixed.of`."""
         net, average = (assemble.trainable(config) for _ in range(2))
         if start is not None:
             start.load(net)
@@ -96,7 +166,9 @@ class TrainState(Learner[Read]):
         own = assemble.objective_modules(objective, config.model, config.train.seed, ranks.device)
         encoder = dataset if isinstance(dataset, EncodedImages) else None
         images = dataset if encoder is None else encoder.images
-        reader = Reader(images, config.train.seed, config.model.shape, dict(objective.draws))
+        if mixed is None:
+            mixed = Mixed.of(config, dataset, ranks)
+        reader = Reader(images, config.train.seed, config.model.shape, dict(objective.draws), mixed)
         workers = 0 if assemble.data_part(config.data).in_memory else config.data.workers
         return cls(
             config=config,
@@ -111,6 +183,7 @@ class TrainState(Learner[Read]):
             loader=Loader(reader, config.train.batch_size, workers, PATIENCE * config.engine.timeout),
             samples=len(dataset),
             encoder=encoder,
+            mixed=mixed,
         )
 
     def __post_init__(self) -> None:
@@ -124,6 +197,12 @@ class TrainState(Learner[Read]):
         self.denoiser: NetDenoiser = assemble.denoiser(self.config.diffusion, network)
         self.ema_denoiser: NetDenoiser = assemble.denoiser(self.config.diffusion, self.ema)
         self.learned_times = self.times.begin()
+
+    def indices(self, step: int) -> np.ndarray:
+        """As for all learners; with buckets, into the set of the bucket of that step."""
+        if self.mixed is None:
+            return super().indices(step)
+        return self.mixed.drawn(self.positions(step), self.config.train.seed, offset=0).indices
 
     def compute_loss(self, item: Read, part: slice, positions: range) -> LossTerms:
         config, device = self.config, self.ranks.device
