@@ -257,7 +257,8 @@ def measured(opened: Judge, x: torch.Tensor, y: torch.Tensor, folder: Path) -> d
 
 
 def test_sensitivity(opened: Judge, tmp_path: Path):
-    """Held-out emoji are the floor. Noise, blur and other classes are further away; the twin sees noise."""
+    """Held-out emoji are the floor: blurred ones and one class alone are further away. The trained classifier
+    does not see noise; its twin does."""
     held_out = emoji(held_out=True)
     x, y = held_out.images, held_out.labels
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
@@ -274,7 +275,7 @@ def test_sensitivity(opened: Judge, tmp_path: Path):
     fd = {name: metrics["fd_emoji"].value for name, metrics in found.items()}
     twin = {name: metrics["fd_emoji_random"].value for name, metrics in found.items()}
     assert fd["held out"] == pytest.approx(found["held out"]["fd_emoji"].real, rel=1e-6)  # it is the floor
-    assert fd["held out"] < min(fd["noise 0.3"], fd["blur"], fd["people"])
+    assert fd["held out"] < min(fd["blur"], fd["people"])
     assert twin["held out"] < twin["noise 0.1"] < twin["noise 0.3"]
     assert twin["noise 0.1"] / twin["held out"] > fd["noise 0.1"] / fd["held out"]
     assert found["held out"]["nearest"].value == pytest.approx(1)
@@ -316,7 +317,7 @@ def test_categories_add_up_their_subcategories():
 
 
 def test_the_shipped_classifier_generalizes_to_held_out_subjects():
-    """Chance is 0.61 for the category (all are people), 0.07 for the subcategory."""
+    """The largest category has 0.60 of them, the largest subcategory 0.10."""
     held_out = [picture for picture in listed.pictures() if picture.held_out]
     x = np.stack([drawing.draw(picture, 32, 32) for picture in held_out])
     logits = judge.trained("subcategory")(torch.from_numpy(x).permute(0, 3, 1, 2))["logits"]
@@ -361,6 +362,7 @@ def run(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_the_attribution_goes_with_the_pictures(run: Path, cache: Path, tmp_path: Path):
     assert CREDIT in attribution("emoji") and attribution("digits") == attribution("my_sets:Bars") == ""
     assert (
@@ -370,7 +372,7 @@ def test_the_attribution_goes_with_the_pictures(run: Path, cache: Path, tmp_path
     )
     assert attribution("latents", ("0", "1")) == ""
     assert CREDIT in (run / "report.html").read_text(encoding="utf-8")
-    [grid] = (run / "samples").glob("*.png")
+    grid = max((run / "samples").glob("*.png"))
     assert CREDIT in Image.open(grid).text["scaledit"]  # pyright: ignore[reportAttributeAccessIssue]
     png = tmp_path / "samples.png"
     assert main(["sample", str(run), "--classes", "drink", "--steps", "2", "--out", str(png)]) == 0
@@ -390,6 +392,7 @@ def test_inspect_shows_a_built_in_set(cache: Path, tmp_path: Path, capsys: pytes
     assert "the images of digits have one size; leave --image-size out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_on_subcategories_is_judged_by_them(run: Path):
     text = (run / "log.jsonl").read_text()
     assert '"emoji-subcategories"' in text and '"class_accuracy"' in text

@@ -8,8 +8,8 @@
 
 Training scales, turns, moves and mirrors the drawings, so that an image of another size or shape, which is
 blurred or smaller once it fits, is still recognized. `python -m scaledit.evaluation.emoji` retrains the
-shipped weights in MINUTES minutes, and `python -m scaledit.evaluation.emoji accuracy` prints their accuracy
-on held-out emoji.
+shipped weights in 4 minutes on one core, and `python -m scaledit.evaluation.emoji accuracy` prints their
+accuracy on held-out emoji.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ GRID = 4
 """Side of the grid of averages that the features see: emoji are centered, so places matter."""
 DROPOUT = 0.2
 WEIGHTS = "emoji.safetensors"
-SHA256 = ""
+SHA256 = "d91520f4ddd7764597461edade7aeae002127c787396ae3842a6166df867efd5"
 RESIZE = f"bicubic with antialiasing to fit {SIDE}x{SIDE}, centered on white (Pillow)"
 SCALES, ANGLE, MOVE, DARKEST = (0.95, 1.6), 0.2, 0.15, 0.8
 """Of the drawings in training: their size is divided by a scale; they are turned by up to ANGLE radians and
