@@ -80,7 +80,7 @@ ELSEWHERE: dict[str, Position] = {
 }
 """Ways to sample the models trained at one size at others."""
 SHOWN = (0, 1, 2, 3, 4, 5, 6, 7)
-"""Classes in the picture."""
+"""Classes that are drawn."""
 
 
 def words(size: tuple[int, int]) -> str:
@@ -92,7 +92,7 @@ def elsewhere(way: str, size: tuple[int, int]) -> str:
     return f"only-32-{way.replace(' ', '-')}-{words(size)}"
 
 
-def trainings() -> dict[str, list[str]]:
+def models() -> dict[str, list[str]]:
     """{name: overrides} of the models."""
     rotary = "model.position=rotary"
     each = {f"rotary-{words(size)}": [rotary, f'data.buckets=["{words(size)}"]'] for size in SIZES}
@@ -113,7 +113,7 @@ class Experiment:
 
     def pieces(self) -> dict[str, Callable[[], dict[str, Any]]]:
         pieces: dict[str, Callable[[], dict[str, Any]]] = {}
-        for name in trainings():
+        for name in models():
             pieces[f"train-{name}"] = lambda name=name: self.train(name)
         for size in SIZES:
             pieces[f"mixed-{words(size)}"] = lambda size=size: self.judged("mixed", size)
@@ -129,7 +129,7 @@ class Experiment:
 
     def config(self, name: str) -> RunConfig:
         more = TOY if self.toy else ()
-        return replace(config.load("emoji", [*MODEL, *more, *trainings()[name]]), name=f"resolutions-{name}")
+        return replace(config.load("emoji", [*MODEL, *more, *models()[name]]), name=f"resolutions-{name}")
 
     def train(self, name: str) -> dict[str, Any]:
         """Trains a model, from its last checkpoint if the piece was interrupted."""

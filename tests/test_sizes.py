@@ -125,7 +125,8 @@ def test_the_commands_write_and_record_the_size(run: Path, tmp_path: Path, capsy
     for i in range(7):
         Image.fromarray(np.full((8, 16, 3), 40 * i, np.uint8)).save(folder / f"{i}.png")
     capsys.readouterr()
-    assert main(["evaluate", str(run), "--reference", str(folder), "--num", "7", "--metrics", "precision", "--labels", "equal",
+    assert main(["evaluate", str(run), "--reference", str(folder), "--num", "7", "--metrics", "precision",
+                 "--labels", "equal",
                  "--extractor", "efficientnet-lite0-random", "--json", *words]) == 0  # fmt: skip
     assert json.loads(capsys.readouterr().out)["protocol"]["image_size"] == [8, 16]
 
