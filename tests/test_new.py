@@ -171,7 +171,7 @@ def test_any_suggestion_is_a_valid_recipe_that_fits_the_images(
     assert config.sample.every <= config.train.steps and config.checkpoint.every <= config.train.steps
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_guidance(config.model, config.sample.guidance)
+        check_guidance(config.model, config.diffusion.schedule, config.sample.guidance)
     share = outline.draft["data.holdout"].value
     parts = split(_source(some), share)
     assert len(parts.held_out) == rules.held_out(some, share)

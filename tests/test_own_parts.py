@@ -1,5 +1,5 @@
-"""Samplers, objectives, block designs and guidance of a user: the files of examples/, copied into a folder
-and named on the command line. (Metrics and data sets: test_own_judging.py.)"""
+"""Samplers, objectives, terms of the loss, block designs and guidance of a user: the files of examples/,
+copied into a folder and named on the command line. (Metrics and data sets: test_own_judging.py.)"""
 
 from __future__ import annotations
 
@@ -39,19 +39,25 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def run(here: Path) -> Path:
-    """A run with a user's block design and objective."""
+    """A run with a user's block design, objective and term of the loss."""
     words = ["train", "digits", "--out", "run", *DEEP, *SHORT, "model.conditioning=my_blocks:Parallel"]
-    own = ["diffusion.objective=my_objectives:Aligned", "diffusion.objective.weight=0.25"]
-    assert main([*words, *own]) == 0
+    assert main([*words, *OWN]) == 0
     return here / "run"
 
 
-ALLOWED = [word for name in ("my_blocks", "my_objectives") for word in ("--allow-import", name)]
+OWN = [
+    "diffusion.objective=my_objectives:Aligned",
+    "diffusion.objective.weight=0.25",
+    "diffusion.terms=my_terms:Edges",
+    "diffusion.terms.0.weight=0.2",
+]
+MODULES = ["my_blocks", "my_objectives", "my_terms"]
+ALLOWED = [word for name in MODULES for word in ("--allow-import", name)]
 
 
 def test_each_example_is_short_and_says_how_it_is_used():
     files = sorted(EXAMPLES.glob("*.py"))
-    kinds = ("blocks", "guidance", "metrics", "objectives", "optimizers", "samplers", "sets")
+    kinds = ("blocks", "guidance", "metrics", "objectives", "optimizers", "samplers", "sets", "terms")
     assert [path.stem for path in files] == [f"my_{kind}" for kind in kinds]
     for path in files:
         text = path.read_text()
@@ -61,7 +67,8 @@ def test_each_example_is_short_and_says_how_it_is_used():
 
 def test_a_block_design_and_an_objective_with_a_head_are_trained(run: Path):
     last = [line for line in log.read(run) if line["event"] == "stepped"][-1]
-    assert last["loss"] == pytest.approx(last["mse"] + 0.25 * last["align"], rel=1e-5)
+    summed = last["mse"] + 0.25 * last["align"] + 0.2 * last["edges"]
+    assert last["loss"] == pytest.approx(summed, rel=1e-5) and last["edges"] > 0
     written = json.loads((run / "config.json").read_text())
     assert written["model"]["conditioning"] == {"name": "my_blocks:Parallel"}
     assert written["diffusion"]["objective"] == {
@@ -69,15 +76,15 @@ def test_a_block_design_and_an_objective_with_a_head_are_trained(run: Path):
         "block": 3,
         "weight": 0.25,
     }
+    assert written["diffusion"]["terms"] == [{"name": "my_terms:Edges", "weight": 0.2}]
     saved = {path.name for path in (run / "checkpoints" / "step-00000040").iterdir()}
     assert "objective.safetensors" in saved
 
 
 def test_it_resumes(run: Path, here: Path):
     words = ["train", "digits", *DEEP, *SHORT, "model.conditioning=my_blocks:Parallel", "train.steps=42"]
-    own = ["diffusion.objective=my_objectives:Aligned", "diffusion.objective.weight=0.25"]
     shutil.copytree(run, here / "resumed")
-    assert main([*words, *own, "--out", "resumed", "--resume", "auto"]) == 0
+    assert main([*words, *OWN, "--out", "resumed", "--resume", "auto"]) == 0
     assert log.read(here / "resumed")[-1]["step"] == 42
 
 
@@ -87,7 +94,7 @@ def test_a_folder_that_names_classes_of_ones_own_imports_them_only_where_allowed
     assert "--allow-import my_" in said and len(said.strip().splitlines()) == 1
     with pytest.raises(scaledit.errors.UsageError, match="allow_import"):
         scaledit.load(run)
-    assert scaledit.load(run, allow_import=["my_blocks", "my_objectives"])([1]).shape == (1, 8, 8, 3)
+    assert scaledit.load(run, allow_import=MODULES)([1]).shape == (1, 8, 8, 3)
 
 
 def test_a_midpoint_sampler(run: Path, here: Path):

@@ -29,6 +29,18 @@ from scaledit.training.ranks import Ranks
 from tiny import TINY, tiny
 
 FSDP = "engine.parallel=fsdp"
+MUON = "optimizer.algorithm=muon"
+EVERY_PART = (
+    "model.conditioning=adaln_single",
+    "model.norm=rms",
+    "model.mlp=swiglu",
+    "model.qk_norm=true",
+    "model.value_residual=true",
+    'model.patch_embed={name="bottleneck", width=5}',
+    "model.registers=2",
+    "model.time_embedding=fourier",
+)
+"""Of the network, that is not the paper's."""
 PAPER_RATE = ("optimizer.learning_rate=1e-4", "optimizer.warmup_steps=0")
 TIMES = -1
 """The column of a table that holds the drawn times."""
@@ -68,6 +80,10 @@ def test_two_ranks_train_as_one_process(tmp_path: Path):
             ("diffusion.times=loss_second_moment", "optimizer.clip=0.2", FSDP), steps=12
         ),
         "poisoned": Job(steps=8, poisoned=(wrong,)),
+        "muon": Job((MUON, *PAPER_RATE, "optimizer.algorithm.weight_decay=0.1"), steps=15),
+        "muon, shards": Job((MUON, *PAPER_RATE, "optimizer.base_width=4", FSDP), steps=15),
+        "every part": Job((*EVERY_PART, "engine.recompute=blocks", *PAPER_RATE), steps=8),
+        "every part, shards": Job((*EVERY_PART, "engine.recompute=blocks", FSDP, *PAPER_RATE), steps=8),
     }
     bf16 = ("train.precision=bf16", *PAPER_RATE)
     rough = {"copies": Job(bf16, steps=10), "shards": Job((*bf16, FSDP), steps=10)}
@@ -85,7 +101,9 @@ def test_two_ranks_train_as_one_process(tmp_path: Path):
         steps = [step for step, skipped in enumerate(a.skipped) if not skipped]
         assert off([a.losses[s] for s in steps], [b.losses[s] for s in steps]) < 1e-6, name
         assert off([a.norms[s] for s in steps], [b.norms[s] for s in steps]) < 2e-6, name
-    assert max(furthest(one["fsdp"], two["fsdp"]).values()) < 2e-7  # every parameter, at the paper's rate
+    # Every parameter, at the paper's rate.
+    for name in ("fsdp", "muon", "muon, shards", "every part", "every part, shards"):
+        assert max(furthest(one[name], two[name]).values()) < 2e-7, name
     apart = furthest(one["ddp"], two["ddp"])
     keys = {name: apart.pop(name) for name in list(apart) if name.endswith("(keys)")}
     assert max(apart.values()) < 1e-5  # at 50 times that rate
@@ -105,8 +123,9 @@ def losses(out: Path) -> list[float]:
 def test_a_run_goes_on_with_other_ranks(tmp_path: Path):
     """World 1 -> 2 -> 1, and DDP -> FSDP2 -> one process, which reads the shards; the same ranks: bits.
     And of a sample that is not finite all ranks hear."""
-    common = ("checkpoint.every=10", *PAPER_RATE)
-    odd = ("checkpoint.every=10", "checkpoint.keep=3", "train.batch_size=15")
+    power = ("ema.power=[0.05,0.1]", "ema.snapshots=1", "ema.snapshot_precision=fp32")
+    common = ("checkpoint.every=10", *PAPER_RATE, *power)
+    odd = ("checkpoint.every=10", "checkpoint.keep=3", "train.batch_size=15", *power)
 
     def job(name: str, steps: int, *more: str, settings: tuple[str, ...] = common) -> Job:
         return Job((*settings, f"train.steps={steps}", *more), out=str(tmp_path / name))
@@ -117,19 +136,22 @@ def test_a_run_goes_on_with_other_ranks(tmp_path: Path):
         "worlds": job("worlds", 20),
         "copies": job("kinds", 10),
         "shards": job("kinds", 20, FSDP),
+        "copies, muon": job("muon-kinds", 10, MUON),
+        "shards, muon": job("muon-kinds", 20, MUON, FSDP),
     }
-    for kind in ("ddp", "fsdp"):
-        how = f"engine.parallel={kind}"
+    alone(job("muon-whole", 30, MUON))
+    kinds = {"ddp": (), "fsdp": (FSDP,), "muon": (MUON, FSDP)}
+    for kind, how in kinds.items():
         jobs |= {
-            f"{kind}, whole": job(f"{kind}-whole", 20, how, settings=odd),
-            f"{kind}, begun": job(f"{kind}-parts", 10, how, settings=odd),
-            f"{kind}, ended": job(f"{kind}-parts", 20, how, settings=odd),
+            f"{kind}, whole": job(f"{kind}-odd-whole", 20, *how, settings=odd),
+            f"{kind}, begun": job(f"{kind}-odd-parts", 10, *how, settings=odd),
+            f"{kind}, ended": job(f"{kind}-odd-parts", 20, *how, settings=odd),
         }
         smaller = (*odd, "train.batch_size=10")
         longer = {
-            f"{kind}, whole, longer": job(f"{kind}-whole", 30, how, settings=smaller),
-            f"{kind}, a little longer": job(f"{kind}-parts", 24, how, settings=smaller),
-            f"{kind}, longer": job(f"{kind}-parts", 30, how, settings=smaller),
+            f"{kind}, whole, longer": job(f"{kind}-odd-whole", 30, *how, settings=smaller),
+            f"{kind}, a little longer": job(f"{kind}-odd-parts", 24, *how, settings=smaller),
+            f"{kind}, longer": job(f"{kind}-odd-parts", 30, *how, settings=smaller),
         }
         jobs |= {name: dataclasses.replace(one, changes="accept") for name, one in longer.items()}
     bad = [2 * 16 + 3, 5 * 16 + 12]  # in rank 0's half of a batch, in rank 1's
@@ -137,9 +159,11 @@ def test_a_run_goes_on_with_other_ranks(tmp_path: Path):
     found = across(2, jobs, tmp_path)
     check_culprits(found["poisoned"].events, bad)
     assert not [trained.error for trained in found.values() if trained.error]
-    for kind in ("ddp", "fsdp"):
+    for kind in kinds:
         for step in (20, 30):
-            whole, parts = (weights(tmp_path / f"{kind}-{name}", step) for name in ("whole", "parts"))
+            whole, parts = (weights(tmp_path / f"{kind}-odd-{name}", step) for name in ("whole", "parts"))
+            assert identical(whole, parts), (kind, step)
+            whole, parts = (averages(tmp_path / f"{kind}-odd-{name}", step) for name in ("whole", "parts"))
             assert identical(whole, parts), (kind, step)
 
     sharded = tmp_path / "kinds" / "checkpoints" / checkpoint.folder_name(20)
@@ -150,16 +174,25 @@ def test_a_run_goes_on_with_other_ranks(tmp_path: Path):
     apart = images["kinds"].astype(int) - images["worlds"]
     assert abs(apart).max() <= 1  # a pixel may round to its neighbor
 
-    for name in ("worlds", "kinds"):
-        last = alone(job(name, 30))
-        assert isinstance(last.events[0], Started)
-        assert (last.events[0].step, last.error) == (20, "")
-        assert off(losses(tmp_path / name), losses(tmp_path / "whole")) < 1e-6
-        a, b = weights(tmp_path / name, 30), weights(tmp_path / "whole", 30)
+    others = {"worlds": ("whole", ()), "kinds": ("whole", ()), "muon-kinds": ("muon-whole", (MUON,))}
+    for name, (whole, how) in others.items():
+        last = alone(job(name, 30, *how))
+        started = next(event for event in last.events if isinstance(event, Started))
+        assert (started.step, last.error) == (20, "")
+        assert off(losses(tmp_path / name), losses(tmp_path / whole)) < 1e-6
+        a, b = weights(tmp_path / name, 30), weights(tmp_path / whole, 30)
+        assert a.keys() == b.keys()
+        assert max(float((a[key] - b[key]).abs().max()) for key in a) < 1e-6, name
+        a, b = averages(tmp_path / name, 30), averages(tmp_path / whole, 30)
         assert a.keys() == b.keys()
         assert max(float((a[key] - b[key]).abs().max()) for key in a) < 1e-6, name
     # What ran out of memory may go on in smaller parts.
     assert alone(job("worlds", 32, "train.accumulate=4")).error == ""
+
+
+def averages(out: Path, step: int) -> dict[str, torch.Tensor]:
+    """The snapshot of the power-function averages after a step."""
+    return checkpoint.open_checkpoint(out / "averages" / checkpoint.folder_name(step)).tensors("power")
 
 
 def check_culprits(events: list[Event], bad: list[int]) -> None:
@@ -233,9 +266,19 @@ def test_four_ranks_and_hybrid_shards(tmp_path: Path):
         "hybrid, blocks": Job((hybrid, "engine.recompute=blocks")),
         "hybrid, selective": Job((hybrid, "engine.recompute=selective")),
     }
-    four, one = across(4, jobs, tmp_path, per_machine=2), alone(Job())
-    for name, trained in four.items():
-        assert off(trained.losses, one.losses) < 1e-6, name
+    rate = (MUON, *PAPER_RATE, "model.hidden_size=20")
+    muon = {
+        "muon, copies": Job(rate),
+        "muon, shards": Job((*rate, FSDP)),
+        "muon, hybrid": Job((*rate, hybrid)),
+    }
+    four, one = across(4, jobs | muon, tmp_path, per_machine=2), alone(Job())
+    for name in jobs:
+        assert off(four[name].losses, one.losses) < 1e-6, name
+    one = alone(muon["muon, copies"])
+    for name in muon:
+        assert off(four[name].losses, one.losses) < 1e-6, name
+        assert max(furthest(one, four[name]).values()) < 2e-7, name
     for name in ("hybrid, blocks", "hybrid, selective"):
         assert four[name].losses == four["hybrid"].losses
         assert all(

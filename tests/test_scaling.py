@@ -14,7 +14,7 @@ from torch import Tensor
 from scaledit import DiT, DiTConfig, assemble, part
 from scaledit.cli import main
 from scaledit.config import SampleConfig, load, with_values
-from scaledit.diffusion import sample
+from scaledit.diffusion import ClassifierFree, Interval, LinearBeta, LinearFlow, sample
 from scaledit.errors import UsageError
 from scaledit.models.blocks import Block
 from scaledit.scaling import devices, paper
@@ -230,13 +230,22 @@ def test_sampling_cost_is_what_the_sampler_runs(sampler: str, scale: float):
             return self.initial()
 
     sample(denoiser, settings.sampler, Zero(), torch.tensor([3]))
-    assert evaluations(settings.sampler, settings.guidance) == seen
+    assert evaluations(settings.sampler, settings.guidance, config.diffusion.schedule) == seen
     planned = plan(config, Hardware(), 1.0)
     assert planned.sampling_macs == seen * planned.macs
 
 
+def test_sampling_cost_of_a_sampler_with_error_control_is_its_most():
+    config = with_values(load("digits"), {"sample.sampler": "adaptive"})
+    made = plan(config, Hardware(), 1.0)
+    assert made.sampling_evaluations == 2 * config.sample.sampler.total_evaluations()  # guided
+    assert any("decides its steps for each image" in warning for warning in made.warnings)
+    limited = (ClassifierFree(scale=2.0), Interval(high=0.5))
+    assert evaluations(config.sample.sampler, limited, LinearFlow()) == pytest.approx(1500, abs=2)
+
+
 def test_sampling_cost_of_the_paper():
-    assert evaluations(SampleConfig().sampler, ()) == 250
+    assert evaluations(SampleConfig().sampler, (), LinearBeta()) == 250
 
 
 def test_state_is_20_bytes_per_parameter():

@@ -56,6 +56,7 @@ def stop_after(config: RunConfig, out: Path, saves: int, **options) -> None:
         ("digits", ()),
         ("digits-paper", ("optimizer.decay=cosine", "optimizer.clip=0.5", "train.accumulate=2")),
         ("digits", ("diffusion.times=loss_second_moment", "data.flip=true")),
+        ("digits", ("optimizer.algorithm=muon", "optimizer.clip=0.5", "optimizer.base_width=8")),
     ],
 )
 def test_resumed_run_ends_bit_identical(tmp_path: Path, recipe: str, overrides: tuple[str, ...]):

@@ -30,6 +30,9 @@ from scaledit.files.manifest import FileHash, mismatch, read_sealed, sealed
 
 MANIFEST = "manifest.json"
 SHARDED = "sharded"
+AVERAGES, POWER = "averages", "power"
+"""The folder of a run for the snapshots of its power-function averages, which have the form of checkpoints,
+and the part of a checkpoint or a snapshot that holds the averages."""
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})")
 
@@ -367,18 +370,18 @@ def not_saved(folder: Path, error: OSError) -> RunError:
 
 
 def prune(checkpoints: Path, keep: int, keep_every: int = 0) -> None:
-    """Removes all checkpoints except the newest `keep` and those of steps divisible by keep_every. Each is
-    renamed first, so that its name disappears at once."""
+    """Removes all checkpoints except the newest `keep` and those of steps divisible by keep_every."""
     for folder in find(checkpoints)[:-keep]:
         if keep_every and int(folder.name.removeprefix("step-")) % keep_every == 0:
             continue
         try:
-            _remove(folder)
+            remove(folder)
         except OSError as error:  # a full disk is no reason to stop training
             _LOG.warning("could not remove the old checkpoint %s: %s", folder, error.strerror or error)
 
 
-def _remove(folder: Path) -> None:
+def remove(folder: Path) -> None:
+    """Removes a checkpoint; its name disappears at once."""
     if folder.is_symlink():
         to = os.readlink(folder)
         folder.unlink()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from scaledit import assemble, checks, diffusion, images, machine
 from scaledit.autoencoders.decoder import Decoder
+from scaledit.averages import Average
 from scaledit.callbacks import Progress
 from scaledit.config import (
     LatentConfig,
@@ -31,8 +32,10 @@ from scaledit.config import (
     short,
     with_values,
 )
+from scaledit.config.tables import modules
 from scaledit.data.latents import AutoencoderInfo
-from scaledit.errors import RunError, UsageError, counted, did_you_mean, listed
+from scaledit.diffusion.guidance.base import Opened, active
+from scaledit.errors import Diverged, RunError, UsageError, counted, did_you_mean, listed, no_such
 from scaledit.interop import card, hub, native
 from scaledit.interop.convert import open_model
 from scaledit.interop.infer import Hints
@@ -43,7 +46,7 @@ from scaledit.models import flops
 from scaledit.models.config import DiTConfig
 from scaledit.models.dit import DiT
 from scaledit.models.shapes import shapes as needed_shapes
-from scaledit.part import Allowed
+from scaledit.part import Allowed, in_words
 
 DECODED_AT_ONCE = 16
 """Images per call of the decoder, which takes far more memory than sampling."""
@@ -60,8 +63,9 @@ class Pipeline:
 
     origin: where its weights came from. decoder: the decoder of its latents, None for a model of pixels.
     official_noise: use the random numbers of the official sample.py; an image then depends on its whole
-    batch. source: the file that converted weights came from. breaks: as in a model. size: height and width
-    of the images in pixels, None for those of the training; set by `at`."""
+    batch. source: the file that converted weights came from. breaks: as in a model. allow_import: as in
+    `load`, for the models that guidance names. others: those models, opened when first used. size: height and
+    width of the images in pixels, None for those of the training; set by `at`."""
 
     config: RunConfig
     net: DiT
@@ -72,6 +76,8 @@ class Pipeline:
     official_noise: bool = False
     source: Mapping[str, Any] = field(default_factory=dict)
     breaks: tuple[Mapping[str, Any], ...] = ()
+    allow_import: tuple[str, ...] = ()
+    others: dict[str, Opened] = field(default_factory=dict)
     size: tuple[int, int] | None = None
 
     def __call__(
@@ -86,6 +92,8 @@ class Pipeline:
         batch_size: int = 64,
         progress: Progress | None = None,
         guidance: Sequence[diffusion.Guidance] | None = None,
+        cfg_interval: tuple[float, float] | None = None,
+        tolerance: float | None = None,
         size: int | tuple[int, int] | None = None,
     ) -> np.ndarray:
         """Samples one image per entry of `classes`; returns (N, H, W, 3) uint8.
@@ -96,14 +104,18 @@ class Pipeline:
         and fields, or a Sampler. steps: steps of the sampler. cfg_scale, cfg_channels: scale and channels of
         classifier-free guidance; channels are a number or "all". batch_size: images sampled at once.
         progress: called with (done, total) sampling steps over all batches. guidance: replaces the guidance
-        of the run, the first part innermost. size: side, or (height, width), of the images in pixels.
+        of the run, the first part innermost. cfg_interval: the times (low, high) between which is guided,
+        fractions of the schedule from 0, the image, to 1, noise. tolerance: rtol and atol of the sampler
+        "adaptive", which is the default with it. size: side, or (height, width), of the images in pixels.
 
         Arguments left out come from the run's [sample] section; a sampler given by name keeps its number of
         steps. Raises UsageError for an unknown class or sampler, for settings that [sample] would refuse, for
         a size as `at` does, and for guidance if the null label was never trained; RunError if the sampled
         values are not finite.
         """
-        settings = self.settings(seed, sampler, steps, cfg_scale, cfg_channels, guidance)
+        settings = self.settings(
+            seed, sampler, steps, cfg_scale, cfg_channels, guidance, cfg_interval, tolerance
+        )
         return self.at(size).sample(classes, settings, start, batch_size, progress)
 
     def at(self, size: int | Sequence[int] | None) -> Pipeline:
@@ -163,21 +175,42 @@ class Pipeline:
         cfg_scale: float | None = None,
         cfg_channels: int | str | None = None,
         guidance: Sequence[diffusion.Guidance] | None = None,
+        cfg_interval: tuple[float, float] | None = None,
+        tolerance: float | None = None,
     ) -> SampleConfig:
         """The run's [sample] section with the arguments that are not None in its place, as in a call of the
         pipeline. Raises UsageError as that does."""
         parts: dict[str, Any] = {"sample.sampler": sampler, "sample.guidance": guidance}
         changes = {key: value for key, value in parts.items() if value is not None}
-        changes |= short(self.config, steps=steps, cfg_scale=cfg_scale, cfg_channels=cfg_channels)
+        changes |= short(
+            self.config,
+            steps=steps,
+            cfg_scale=cfg_scale,
+            cfg_channels=cfg_channels,
+            cfg_interval=cfg_interval,
+            tolerance=tolerance,
+        )
         settings = replace(with_values(self.config, changes).sample, seed=seed)
         self.check(settings)
         return settings
 
+    def opened(self, guidance: Sequence[diffusion.Guidance]) -> tuple[diffusion.Guidance, ...]:
+        """The parts with the other models that they name (autoguidance). Raises UsageError if one of these is
+        missing or cannot guide this model, RunError if it is corrupt."""
+
+        def open_model(path: str) -> Opened:
+            if path not in self.others:
+                info = None if self.decoder is None else self.decoder.autoencoder_info
+                self.others[path] = open_other(path, self.config, self.device, info, self.allow_import)
+            return self.others[path]
+
+        return tuple(part.opened(open_model) for part in guidance)
+
     def check(self, settings: SampleConfig) -> diffusion.Sampler:
         """The sampler of `settings`. Raises UsageError if this model cannot be sampled with them."""
         check_sampling(settings, self.config.diffusion)
-        check_guidance(self.config.model, settings.guidance)
-        settings.sampler.grid(self.config.diffusion.schedule)
+        check_guidance(self.config.model, self.config.diffusion.schedule, settings.guidance)
+        settings.sampler.chosen_for(self.config.model.shape).grid(self.config.diffusion.schedule)
         return settings.sampler
 
     def sample(
@@ -187,12 +220,19 @@ class Pipeline:
         start: int = 0,
         batch_size: int = 64,
         progress: Progress | None = None,
+        on_evaluations: Callable[[Tensor], None] | None = None,
     ) -> np.ndarray:
-        """The same as calling the pipeline, with the settings in one object. Raises UsageError if the model
-        makes latents and their decoder cannot be opened."""
+        """The same as calling the pipeline, with the settings in one object. on_evaluations: called after
+        each batch, with how often the sampler evaluated the denoiser for each image, (N,) int64. Raises
+        UsageError if the model makes latents and their decoder cannot be opened."""
         if self.decoder is not None:
             _ = self.decoder.autoencoder  # raises before the work if it is missing
-        x = self.latents(classes, settings, start, batch_size, progress)
+        x = self.latents(classes, settings, start, batch_size, progress, on_evaluations)
+        return self.decoded(x, start)
+
+    def decoded(self, x: Tensor, start: int = 0) -> np.ndarray:
+        """The images (N, H, W, 3) uint8 of the model's samples (N, C, H, W). start: index of the first, for
+        messages. Raises RunError if the decoder's numbers are not finite."""
         if self.decoder is None:
             return images.to_uint8(x)
         decoded = []
@@ -227,6 +267,7 @@ class Pipeline:
         start: int = 0,
         batch_size: int = 64,
         progress: Progress | None = None,
+        on_evaluations: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """The model's samples before decoding, (N, C, H, W) float32 on the CPU. Raises as a call does."""
         labels = self.labels(classes)
@@ -239,8 +280,8 @@ class Pipeline:
         sampler = self.check(settings)
         self._check_memory(len(labels), batch_size, _is_guided(settings))
         inside = assemble.denoiser(self.config.diffusion, self.net)
-        denoiser = assemble.guided(inside, settings.guidance)
-        total = -(-len(labels) // batch_size) * sampler.steps
+        denoiser = assemble.guided(inside, self.opened(settings.guidance))
+        total = -(-len(labels) // batch_size) * sampler.ticks
         batches, done = [torch.empty(0, *self.model.shape)], 0
         for first in range(0, len(labels), batch_size):
             y = labels[first : first + batch_size]
@@ -251,11 +292,21 @@ class Pipeline:
                     progress(done + i + 1, total)
 
             try:
-                x = diffusion.sample(denoiser, sampler, noise, y.to(self.device), on_step=on_step)
+                x = diffusion.sample(
+                    denoiser,
+                    sampler,
+                    noise,
+                    y.to(self.device),
+                    on_step=on_step,
+                    on_evaluations=on_evaluations,
+                )
             except diffusion.NonFiniteError as error:
-                raise RunError(self._nonfinite(error, start + first, settings)) from None
+                raise Diverged(self._nonfinite(error, start + first, settings)) from None
+            except diffusion.TooManyEvaluations as error:
+                numbers = [start + first + row for row in error.rows]
+                raise RunError(error.describe(*_images(numbers))) from None
             batches.append(x.float().cpu())
-            done += sampler.steps
+            done += sampler.ticks
         return torch.cat(batches)
 
     def _check_memory(self, n: int, batch_size: int, guided: bool) -> None:
@@ -276,7 +327,7 @@ class Pipeline:
     def _nonfinite(self, error: diffusion.NonFiniteError, first: int, settings: SampleConfig) -> str:
         """Which images, numbered from `first`, are not finite, and the likely cause."""
         numbers = [first + row for row in error.rows]
-        message = error.describe("image" if len(numbers) == 1 else "images", numbers)
+        message = error.describe(*_images(numbers))
         bad = [name for name, weight in self.net.state_dict().items() if not bool(weight.isfinite().all())]
         if bad:
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
@@ -386,8 +437,12 @@ def near_classes(word: str, names: Sequence[str]) -> str:
     return f"; the model has {len(names):,} classes, such as {names[0]} and {names[-1]}"
 
 
+def _images(numbers: list[int]) -> tuple[str, list[int]]:
+    return "image" if len(numbers) == 1 else "images", numbers
+
+
 def _is_guided(settings: SampleConfig) -> bool:
-    return not all(part.idle for part in settings.guidance)
+    return bool(active(settings.guidance))
 
 
 def load(
@@ -396,6 +451,7 @@ def load(
     decoder: LatentConfig | None = None,
     hints: Hints | None = None,
     allow_import: Iterable[str] = (),
+    average: str | float | Average | None = None,
 ) -> Pipeline:
     """Loads a model as a Pipeline, with its EMA weights if it has them.
 
@@ -403,12 +459,16 @@ def load(
     diffusers, or the id of one of these folders on the Hub. Local paths need no network. device: "auto" is
     CUDA, else MPS, else the CPU. decoder: replaces the model's own decoder. hints: facts that weights from
     elsewhere do not hold. allow_import: modules that the model may name parts of (my_parts:Midpoint). They
-    are imported and so executed: name only modules that you trust.
+    are imported and so executed: name only modules that you trust. average: the relative length of a
+    power-function average of a run that was trained with ema.power, such as 0.13, or "0.13@20000" up to an
+    earlier step; 0 is the EMA, None what the run's sample.average says. `origin["average"]` has its step and
+    its predicted error.
 
-    Warns about what had to be assumed. Raises UsageError if there is no model at `path` or if it names a
-    module that is not allowed; RunError if its files are corrupt."""
+    Warns about what had to be assumed. Raises UsageError if there is no model at `path`, if it names a module
+    that is not allowed, or if the average is outside of what was kept; RunError if its files are corrupt."""
     allowed = Allowed.only(allow_import, str(path))
-    model, target = open_model(hub.local(path), hints, allowed=allowed), assemble.device(device)
+    model = open_model(hub.local(path), hints, allowed=allowed, average=average)
+    target = assemble.device(device)
     for note in model.notes:
         warnings.warn(f"{path}: {note}", stacklevel=2)
     config = model.config
@@ -424,11 +484,57 @@ def load(
         net=net.to(target).eval(),
         device=target,
         class_names=model.class_names,
-        origin={"run": config.name, "step": model.step, "weights": model.kind, "sha256": model.sha256},
+        origin=_origin(model),
         decoder=_decoder(decoder or config.autoencoder, model.autoencoder_info, target),
         source=model.source,
         breaks=model.breaks,
+        allow_import=tuple(allow_import),
     )
+
+
+def _origin(model: Model) -> dict[str, Any]:
+    origin = {"run": model.config.name, "step": model.step, "weights": model.kind, "sha256": model.sha256}
+    return origin if model.averaged is None else {**origin, "average": model.averaged._asdict()}
+
+
+def open_other(
+    path: str,
+    config: RunConfig,
+    device: torch.device,
+    info: AutoencoderInfo | None,
+    allow_import: Iterable[str] = (),
+) -> Opened:
+    """The model at `path`, a local one, as guidance of a model with `config`: autoguidance's weaker model.
+
+    info: of the autoencoder of this model's latents. allow_import: as in `load`; modules that `config` names
+    are allowed, since they are imported already. Raises UsageError if there is no such model or if it differs
+    in what guidance needs: the schedule, the prediction, the shape of the images, the classes and the
+    latents.
+    """
+    folder = native.at_step(path)
+    if not folder.exists():
+        raise UsageError(no_such(folder))
+    other = load(folder, str(device), allow_import={*allow_import, *modules(config)})
+    what = {
+        "diffusion.schedule": lambda config: in_words(config.diffusion.schedule.to_json()),
+        "diffusion.prediction": lambda config: in_words(config.diffusion.prediction.to_json()),
+        "image shape": lambda config: config.model.shape,
+        "model.num_classes": lambda config: config.model.num_classes,
+    }
+    for key, value in what.items():
+        if value(other.config) != value(config):
+            raise UsageError(
+                f"{path} cannot guide this model: its {key} is {value(other.config)}, not {value(config)}; "
+                "name a weaker model that was trained as this one was"
+            )
+    theirs = None if other.decoder is None else other.decoder.autoencoder_info
+    if info and theirs and (info.encoder_sha256, info.scale) != (theirs.encoder_sha256, theirs.scale):
+        raise UsageError(
+            f"{path} cannot guide this model: it was trained on latents of {theirs.name}, this one on those "
+            f"of {info.name}, which has another encoder; name a weaker model of the same latents"
+        )
+    denoiser = assemble.denoiser(other.config.diffusion, other.net)
+    return Opened(denoiser, str(other.origin["sha256"]), other.config.model.has_null_label)
 
 
 def _decoder(config: LatentConfig, info: AutoencoderInfo | None, device: torch.device) -> Decoder | None:

@@ -131,6 +131,15 @@ class AutoencoderRun(Config):
             raise UsageError(
                 "train.decoder_only keeps the encoder of an existing autoencoder; set train.init=FOLDER"
             )
+        if self.optimizer.algorithm.splits_matrices:
+            raise UsageError(
+                f"optimizer.algorithm {self.optimizer.algorithm.part_name()} updates the matrices of a "
+                'transformer\'s blocks, and an autoencoder has none; use optimizer.algorithm="adamw"'
+            )
+        if self.optimizer.base_width:
+            raise UsageError(
+                "optimizer.base_width is a hidden_size, and an autoencoder has none; leave it out"
+            )
         if self.data.name == "latents":
             raise UsageError(
                 'an autoencoder is trained on images, not on latents; use data.name="photos", for instance'

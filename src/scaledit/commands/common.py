@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaledit import checks, terminal, values
+from scaledit import averages, checks, terminal, values
 from scaledit.callbacks import Progress
 from scaledit.errors import RunError, UsageError, listed
 
@@ -150,6 +150,8 @@ def sampling(parser: Arguments, *, lists: bool = False) -> None:
     sampler(parser, "the run's", lists=lists)
     steps = "the number of sampling steps (default: the run's)"
     parser.add_argument("--steps", type=_values(whole, lists), metavar="N", help=steps)
+    tolerance = "instead of steps: the error that the sampler adaptive allows for each step, such as 0.01"
+    parser.add_argument("--tolerance", type=float, metavar="E", help=tolerance)
     guidance(parser, "the run's", lists=lists)
 
 
@@ -165,6 +167,11 @@ def guidance(parser: Arguments, default: str, *, lists: bool = False) -> None:
     add("--cfg-scale", type=_values(float, lists), metavar="S", help=scale)
     channels = f"guide the first N channels only, or all of them (default: {default})"
     add("--cfg-channels", metavar="N|all", help=channels)
+    interval = (
+        "guide between these times only, fractions of the schedule from 0, the image, to 1, noise, such as "
+        f"0-0.9 (default: {default})"
+    )
+    add("--cfg-interval", metavar="LOW-HIGH", help=interval)
 
 
 def size(parser: Arguments) -> None:
@@ -205,7 +212,7 @@ def _values(kind: Callable[[str], Any], lists: bool) -> Callable[[str], Any]:
     return parse
 
 
-SHORT = ("sampler", "steps", "cfg_scale", "cfg_channels")
+SHORT = ("sampler", "steps", "cfg_scale", "cfg_channels", "cfg_interval", "tolerance")
 
 
 def passed(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
@@ -241,6 +248,24 @@ def decoder(parser: Arguments) -> None:
     add("--tiled", action="store_true", default=None, help=tiled)
 
 
+def average(parser: Arguments) -> None:
+    """The option that names a power-function average of a run; `load_model` reads it."""
+    which = (
+        "use the weights averaged over this share of the training, such as 0.1, or 0.1@STEP up to an earlier "
+        "step, of a run trained with ema.power; 0 is the EMA (default: the run's)"
+    )
+    parser.add_argument("--average", type=average_text, metavar="LENGTH", help=which)
+
+
+def average_text(text: str) -> str:
+    """The type of an option that names an average."""
+    try:
+        averages.asked(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
 SECTIONS = ("sample", "evaluate", "autoencoder")
 """Sections of a trained model that may be changed: how it is sampled, evaluated and decoded."""
 
@@ -248,18 +273,26 @@ SECTIONS = ("sample", "evaluate", "autoencoder")
 def load_model(args: argparse.Namespace, model: str | Path, section: str = "sample") -> Pipeline:
     """The model of a command with `device`, `decoder`, `sampling`, `size` and overrides, which change its
     config: the short options first. section: where guidance is changed. Raises UsageError, RunError."""
+    from scaledit.interop.averaged import Averaged
     from scaledit.pipeline import load
 
     check_overrides(args.overrides, SECTIONS)
-    pipeline = load(model, args.device, allow_import=args.allow_import)
+    average = getattr(args, "average", None)
+    pipeline = load(model, args.device, allow_import=args.allow_import, average=average)
     config = as_asked(pipeline.config, args, section)
+    if average is None and config.sample.average != pipeline.config.sample.average:
+        average = config.sample.average
+        pipeline = load(model, args.device, allow_import=args.allow_import, average=average)
     if config.autoencoder != pipeline.config.autoencoder:
         if pipeline.decoder is None:
             raise UsageError(
                 f"{model} generates pixels, so there is nothing to decode; leave the "
                 "options of the decoder out"
             )
-        pipeline = load(model, args.device, config.autoencoder, allow_import=args.allow_import)
+        decoding = config.autoencoder
+        pipeline = load(model, args.device, decoding, allow_import=args.allow_import, average=average)
+    if "average" in pipeline.origin and not getattr(args, "json", None):
+        terminal.inform(Averaged(**pipeline.origin["average"]).in_words())
     pipeline = replace(pipeline, config=replace(config, autoencoder=pipeline.config.autoencoder))
     return pipeline.at(getattr(args, "size", None))
 

@@ -102,6 +102,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _page(args: argparse.Namespace, comparison: Any) -> dict[str, Any]:
     """Samples the runs, writes the page, and returns what was sampled."""
+    from scaledit.diffusion.guidance import active
     from scaledit.errors import RunError
     from scaledit.report import compare
 
@@ -133,7 +134,7 @@ def _page(args: argparse.Namespace, comparison: Any) -> dict[str, Any]:
             "per_class": samples.per_class,
             "seed": settings.seed,
             "sampler": settings.sampler.to_json(),
-            "guidance": [part.to_json() for part in settings.guidance if not part.idle],
+            "guidance": [part.to_json() for part in active(settings.guidance)],
             "notes": list(samples.notes),
         }
     }

@@ -65,6 +65,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--to", choices=layouts, required=True, help="the layout to write")
     weights = "the weights to convert: ema, model, or the name of another part of the file (default: ema)"
     add("--weights", default="ema", metavar="PART", help=weights)
+    common.average(parser)
     autoencoder = "record what decodes the latents of the model: a folder or a hub id, or pixels for none"
     add("--autoencoder", metavar="AE", help=autoencoder)
     _what_it_is(parser)
@@ -121,6 +122,8 @@ def run(args: argparse.Namespace) -> None:
         written = write(model, args.out, args.to, megabytes, results, args.plain, shard)
     pushed = hub.push(args.out, args.push, args.private) if args.push else None
     notes = [*model.notes, *written.notes]
+    if model.averaged is not None:
+        notes.insert(0, model.averaged.in_words())
     recorded = model.autoencoder_info is None or model.config.autoencoder.path or model.autoencoder_info.name
     if args.to == "scaledit" and not recorded:
         notes.append(
@@ -145,7 +148,9 @@ def _opened(args: argparse.Namespace) -> Model:
 
     hints = Hints(args.model, args.heads, _size(args.input_size), args.patch_size, args.num_classes)
     allowed = Allowed.only(args.allow_import, args.source)
-    model = open_model(hub.local(args.source), hints, args.weights, args.allow_nonfinite, allowed)
+    model = open_model(
+        hub.local(args.source), hints, args.weights, args.allow_nonfinite, allowed, args.average
+    )
     return decoded_by(model, common.absolute(args.autoencoder)) if args.autoencoder else model
 
 

@@ -78,6 +78,7 @@ def _of_a_run(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--labels", choices=["uniform", "equal", "real"], help=labels)
     common.sampling(group)
     common.size(group)
+    common.average(group)
     common.decoder(group)
     common.allow_import(group)
 
@@ -212,7 +213,7 @@ def _evaluate(args: argparse.Namespace) -> Result:
 
 JUDGING = ("reference", "extractor", "inception", "any_inception", "dinov2", "metrics", "precision")
 DRAWING = ("num", "seeds", "seed", "labels")
-SAMPLING = (*common.SHORT, "size", "decoder", "decoder_precision", "tiled")
+SAMPLING = (*common.SHORT, "size", "average", "decoder", "decoder_precision", "tiled")
 
 
 def _show(results: list[Result], compared: bool) -> None:

@@ -46,6 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     common.seed(parser)
     common.sampling(parser)
     common.size(parser)
+    common.average(parser)
     common.decoder(parser)
     common.allow_import(parser)
     share = "generate only share i of n of the parts, i from 0 to n-1 (default: 0/1, all parts)"

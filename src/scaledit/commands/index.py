@@ -29,6 +29,7 @@ from scaledit.commands import (
     reference,
     sample,
     study,
+    sweep,
     train,
 )
 from scaledit.commands.parsing import Example, Formatter, Parser, layout
@@ -36,7 +37,7 @@ from scaledit.commands.parsing import Example, Formatter, Parser, layout
 GROUPS: Mapping[str, Mapping[str, ModuleType]] = {
     "Train": {"new": new, "recipes": recipes, "train": train, "autoencoder": autoencoder},
     "Sample": {"sample": sample, "generate": generate},
-    "Evaluate": {"evaluate": evaluate, "compare": compare, "reference": reference},
+    "Evaluate": {"evaluate": evaluate, "sweep": sweep, "compare": compare, "reference": reference},
     "Data": {"data": data, "encode": encode},
     "Plan and study": {"plan": plan, "models": models, "paper": paper, "study": study},
     "Convert": {"convert": convert},

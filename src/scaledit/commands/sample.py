@@ -68,6 +68,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--start", type=common.whole, default=0, metavar="I", help=start)
     common.sampling(parser, lists=True)
     common.size(parser)
+    common.average(parser)
     common.decoder(parser)
     common.allow_import(parser)
     batch = "the number of images sampled at once; it changes the speed, not the images (default: 64)"
@@ -171,7 +172,7 @@ def _grid(args: argparse.Namespace, out: Path, lists: dict[str, tuple[Any, ...]]
     per_class = args.per_class or min(opened.config.sample.per_class, settings.MOST_PER_CLASS)
     requests = [_request(args, pipeline, per_class) for pipeline in pipelines]
     batches = -(-requests[0].n // args.batch_size)
-    steps = [batches * request.settings.sampler.steps for request in requests]
+    steps = [batches * request.settings.sampler.ticks for request in requests]
     made = []
     with common.interruptible(), common.progress_bar("sampling") as progress:
         began = time.monotonic()

@@ -6,7 +6,7 @@
     tables     how recipes and overrides are merged                 recipes   TOML files, overrides
     old        keys and protocols of earlier versions                checks    keys that depend on each other
     compare    what may change when a run is resumed         short     --sampler, --steps, --cfg-scale as keys
-    trained    which weights a run trains
+    trained    which weights a run trains                updates   groups of the optimizer, muP
 
 Imports no torch, so that a wrong name is answered at once.
 """

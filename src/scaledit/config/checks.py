@@ -7,9 +7,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from scaledit import checks
-from scaledit.config.sections import DiffusionConfig, SampleConfig
-from scaledit.diffusion.guidance import Guidance
+from scaledit import averages, checks
+from scaledit.config.sections import DiffusionConfig, EMAConfig, SampleConfig
+from scaledit.diffusion.guidance import Guidance, Target, active
+from scaledit.diffusion.parameterization import network_times
+from scaledit.diffusion.schedule import Schedule
 from scaledit.errors import UsageError, shown
 from scaledit.models.config import DiTConfig
 from scaledit.values import check_bounds
@@ -49,8 +51,17 @@ def check_run(config: RunConfig) -> None:
                 f"name; got {shown(item)}"
             )
     check_buckets(config)
+    check_averages(config)
     check_learned(config.model, config.diffusion)
+    low, high = network_times(config.diffusion.parameterization) or (None, None)
+    config.model.time_embedding_part.fits_times(low, high)
+    check_objective(config.model, config.diffusion)
     check_lora(config)
+    if config.optimizer.base_width and config.lora.rank:
+        raise UsageError(
+            "optimizer.base_width scales the rates of a network that starts from random weights, and "
+            "lora.rank adapts a trained one; leave optimizer.base_width out"
+        )
     check_sampling(config.sample, config.diffusion, "sample.")
 
 
@@ -77,6 +88,30 @@ def models_at(model: DiTConfig, sizes: Sequence[tuple[int, int]], downsampling: 
     for one in models:
         model.position_part.check_trained_at(model, one.grid)
     return models
+
+
+def check_averages(config: RunConfig) -> None:
+    """Raises UsageError for lengths of averages that do not exist or come twice, for keys of their snapshots
+    without them, and if the run's samples need an average that it does not keep."""
+    ema = config.ema
+    for length in ema.power:
+        averages.check_length(length, "a length in ema.power")
+    if len(set(map("{:g}".format, ema.power))) < len(ema.power):
+        raise UsageError(f"ema.power has a length twice: {list(ema.power)}; leave one out")
+    if not ema.power and (ema.snapshots, ema.snapshot_precision) != (
+        EMAConfig.snapshots,
+        EMAConfig.snapshot_precision,
+    ):
+        raise UsageError(
+            "ema.power is empty, so the keys of its snapshots have no effect; set ema.power=[0.05,0.1]"
+        )
+    if config.sample.average:
+        averages.check_length(config.sample.average, "sample.average")
+        if not ema.power:
+            raise UsageError(
+                f"sample.average={config.sample.average:g} needs the snapshots of power-function averages; "
+                "train with ema.power=[0.05,0.1], or leave sample.average out"
+            )
 
 
 def check_lora(config: RunConfig) -> None:
@@ -109,6 +144,26 @@ def check_learned(model: DiTConfig, diffusion: DiffusionConfig) -> None:
         )
 
 
+def check_objective(model: DiTConfig, diffusion: DiffusionConfig) -> None:
+    """Raises UsageError if the objective or a term of the loss makes no sense for this model, on this
+    schedule or for what the network predicts."""
+    known = diffusion.schedule, diffusion.parameterization
+    diffusion.objective.fits(*known)
+    for term in diffusion.terms:
+        term.fits(model, *known)
+        for block in term.hidden:
+            if not 0 <= block < model.depth:
+                raise UsageError(
+                    f"diffusion.terms: {term.part_name()} reads block {block}, but model.depth is "
+                    f"{model.depth}: its blocks are 0 to {model.depth - 1}"
+                )
+        if term.early and not model.early_output:
+            raise UsageError(
+                f"diffusion.terms: {term.part_name()} reads an early head; set model.early_output to the "
+                "number of blocks before it"
+            )
+
+
 def check_sampling(sample: SampleConfig, diffusion: DiffusionConfig, where: str = "") -> None:
     """Raises UsageError if [sample] cannot be used, for recipes, the command line and pipelines alike. where:
     prefix of the key in messages."""
@@ -120,11 +175,24 @@ def check_sampling(sample: SampleConfig, diffusion: DiffusionConfig, where: str 
         raise UsageError(f"{where}sampler.steps {steps} exceeds diffusion.schedule.steps {schedule.steps}")
 
 
-def check_guidance(model: DiTConfig, guidance: Sequence[Guidance], name: str = "guidance") -> None:
-    """Raises UsageError if guidance would use a null label that was never trained, and warns if it has no
-    effect. name: the key, for messages."""
-    for part in guidance:
-        if part.idle or not part.uses_null:
+def check_guidance(
+    model: DiTConfig, schedule: Schedule, guidance: Sequence[Guidance], name: str = "guidance"
+) -> None:
+    """Raises UsageError if guidance would use a null label that was never trained, does not fit the model, or
+    changes guidance that is not there, and warns if it has no effect. name: the key, for messages."""
+    for i, part in enumerate(guidance):
+        if part.idle:
+            continue
+        before = guidance[:i]
+        if part.modifies and all(other.modifies for other in before):
+            raise UsageError(
+                f"{name} is {part.label()}, which changes the guidance before it in the list, and there is "
+                "none; put another part before it (--cfg-scale adds classifier_free)"
+            )
+        target = Target(schedule, bool(active(before)), model.learn_sigma, model.early_output)
+        if obstacle := part.obstacle(target):
+            raise UsageError(f"{name} is {part.label()}: {obstacle}")
+        if not part.uses_null:
             continue
         if not model.has_null_label:
             raise UsageError(

@@ -22,6 +22,8 @@ FREE_ON_RESUME = (
     "sample.",
     "evaluate.",
     "log.",
+    "ema.snapshots",
+    "ema.snapshot_precision",
     "autoencoder.",  # the encoder is compared by its hash
     "train.accumulate",  # only rounding; a run that was out of memory may resume with more
     "train.log_every",

@@ -59,8 +59,11 @@ class Config:
         for key in ("background", "split", "image_key", "holdout", "classes", "buckets", "changed"):
             if value["data"].get(key) == plain(getattr(DataConfig, key)) and key not in self.data.own:
                 value["data"].pop(key, None)
-        if value.get("sample", {}).get("early") is SampleConfig.early:
-            del value["sample"]["early"]
+        for key in ("early", "average"):
+            if key in value.get("sample", {}) and value["sample"][key] == getattr(SampleConfig, key):
+                del value["sample"][key]
+        if not self.optimizer.base_width:
+            del value["optimizer"]["base_width"]
         return value
 
     def sections(self) -> dict[str, dict[str, Any]]:
@@ -121,13 +124,19 @@ class RunConfig(Config):
         check_run(self)
 
     def to_json(self) -> dict[str, Any]:
-        """As for all configs, without the keys of fine-tuning at their defaults."""
+        """As for all configs, without the keys of fine-tuning, of loss terms and of power-function averages
+        at their defaults."""
         value = super().to_json()
+        for key in ("power", "snapshots", "snapshot_precision"):
+            if getattr(self.ema, key) == getattr(EMAConfig, key):
+                del value["ema"][key]
         for key in ("init", "freeze"):
             if getattr(self.train, key) == getattr(ModelTrainConfig, key):
                 del value["train"][key]
         if not self.lora.rank:
             del value["lora"]
+        if not self.diffusion.terms:
+            del value["diffusion"]["terms"]
         return value
 
     @classmethod

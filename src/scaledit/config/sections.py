@@ -22,6 +22,7 @@ from scaledit.diffusion.objectives import Hybrid, Objective
 from scaledit.diffusion.parameterization import Epsilon, LearnedRange, Parameterization
 from scaledit.diffusion.samplers import DDPM, Sampler
 from scaledit.diffusion.schedule import LinearBeta, Schedule
+from scaledit.diffusion.terms import Term
 from scaledit.diffusion.timesteps import TimeDistribution, Uniform
 from scaledit.errors import UsageError, did_you_mean, shown
 from scaledit.optimizers import AdamW, Optimizer
@@ -36,6 +37,7 @@ class DiffusionConfig:
     prediction: Parameterization = field(Epsilon(), doc="what the network predicts")
     objective: Objective = field(Hybrid(), doc="the loss that training minimizes")
     times: TimeDistribution = field(Uniform(), doc="distribution that training draws its times from")
+    terms: tuple[Term, ...] = field((), doc="further terms of the loss, each added with its weight")
 
     @property
     def parameterization(self) -> Parameterization:
@@ -162,6 +164,12 @@ class OptimizerConfig:
         "constant", doc="course of the learning rate after the warm-up; cosine and linear end at 0"
     )
     clip: float = field(0.0, ge=0, doc="largest norm of the gradient; 0: no clipping")
+    base_width: int = field(
+        0,
+        ge=0,
+        doc="the hidden_size that learning_rate was found at; at any other, rates and initial weights are "
+        "scaled so that it stays the best one (muP, Yang et al. 2022, table 8); 0: no scaling",
+    )
 
 
 @dataclass(frozen=True)
@@ -250,6 +258,17 @@ class EMAConfig:
 
     decay: float = field(0.9999, ge=0, lt=1, doc="decay of the average per step")
     warmup: bool = field(False, doc="use min(decay, (1 + n) / (10 + n)) at step n, for short runs")
+    power: tuple[float, ...] = field(
+        (),
+        doc="relative lengths of power-function averages kept beside it, such as [0.05, 0.1], from whose "
+        "snapshots the average of any length is computed after training; 4 bytes per weight and length",
+    )
+    snapshots: int = field(
+        32, ge=1, doc="snapshots of the power-function averages over train.steps, in the run folder"
+    )
+    snapshot_precision: Literal["fp16", "fp32"] = field(
+        "fp16", doc="number format of the snapshots; training keeps fp32"
+    )
 
 
 @dataclass(frozen=True)
@@ -277,6 +296,12 @@ class SampleConfig:
     sampler: Sampler = field(DDPM(), doc="the sampler")
     guidance: tuple[Guidance, ...] = field((), doc="guidance around the denoiser, the first part innermost")
     seed: int = field(0, doc="seed of the noise: any 64-bit integer")
+    average: float = field(
+        0.0,
+        ge=0,
+        doc="relative length of the power-function average (ema.power) that the trained run is sampled with; "
+        "0: the EMA",
+    )
 
     def due(self, step: int, last: bool) -> bool:
         """Whether a grid follows this step of training. last: it is the last one."""

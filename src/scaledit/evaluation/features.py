@@ -17,7 +17,7 @@ from torch import Tensor
 
 from scaledit.callbacks import Progress
 from scaledit.errors import UsageError
-from scaledit.evaluation.samples import SampleSet, check_count
+from scaledit.evaluation.samples import Batch, SampleSet, check_count
 from scaledit.evaluation.statistics import Accumulator, Statistics, check_features
 
 
@@ -48,6 +48,58 @@ class Features:
     more: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
+class Extraction:
+    """The features of a sample set, batch after batch. name: of the set, for messages."""
+
+    def __init__(self, name: str, extractors: Sequence[FeatureNetwork]):
+        self.name, self.extractors = name, extractors
+        self.done, self.brightest, self.size = 0, 0, (0, 0)
+        self._outputs: list[dict[str, list[np.ndarray]]] = [{} for _ in extractors]
+        self._spatial = [Accumulator() for _ in extractors]
+        self._labels: list[np.ndarray | None] = []
+
+    def computed(self, images: np.ndarray) -> list[dict[str, np.ndarray]]:
+        """What every extractor returns for images (n, H, W, 3) uint8; several sets may `add` it."""
+        tensor = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+        return [
+            {name: value.numpy() for name, value in extractor(tensor).items()}
+            for extractor in self.extractors
+        ]
+
+    def add(self, batch: Batch, computed: Sequence[Mapping[str, np.ndarray]] | None = None) -> None:
+        """computed: the features of these images, if they are known."""
+        self.size = (batch.images.shape[1], batch.images.shape[2])
+        self.brightest = max(self.brightest, int(batch.images.max()))
+        for i, values in enumerate(computed or self.computed(batch.images)):
+            for name, value in values.items():
+                if name == "spatial":
+                    self._spatial[i].add(value)
+                else:
+                    self._outputs[i].setdefault(name, []).append(value)
+        self._labels.append(batch.labels)
+        self.done += len(batch.images)
+
+    def features(self) -> list[Features]:
+        """Of every extractor. Raises UsageError for images that hold only 0 and 1, and for features that are
+        not finite."""
+        if self.brightest <= 1:
+            raise UsageError(
+                f"{self.name} contains only the values 0 and 1; images must be uint8 from 0 to 255"
+            )
+        parts = [part for part in self._labels if part is not None]
+        all_labels = np.concatenate(parts) if len(parts) == len(self._labels) else None
+        features = []
+        for batches, accumulator in zip(self._outputs, self._spatial, strict=True):
+            arrays = {name: np.concatenate(values) for name, values in batches.items()}
+            check_features(arrays["pool"])
+            named = ("pool", "logits", "nearest")
+            known: dict[str, Any] = {name: arrays.pop(name) for name in named if name in arrays}
+            if accumulator.n or accumulator.waiting:
+                known["spatial"] = accumulator.result()
+            features.append(Features(self.done, self.size, labels=all_labels, more=arrays, **known))
+        return features
+
+
 def extract(
     samples: SampleSet, extractors: Sequence[FeatureNetwork], progress: Progress | None = None
 ) -> list[Features]:
@@ -57,37 +109,9 @@ def extract(
     finite.
     """
     check_count(samples)
-    outputs: list[dict[str, list[np.ndarray]]] = [{} for _ in extractors]
-    spatial = [Accumulator() for _ in extractors]
-    labels: list[np.ndarray | None] = []
-    done, brightest, size = 0, 0, (0, 0)
+    extraction = Extraction(samples.name, extractors)
     for batch in samples.batches():
-        images = torch.from_numpy(batch.images.transpose(0, 3, 1, 2).copy())
-        size = (images.shape[2], images.shape[3])
-        brightest = max(brightest, int(images.max()))
-        for i, extractor in enumerate(extractors):
-            for name, value in extractor(images).items():
-                if name == "spatial":
-                    spatial[i].add(value.numpy())
-                else:
-                    outputs[i].setdefault(name, []).append(value.numpy())
-        labels.append(batch.labels)
-        done += len(images)
+        extraction.add(batch)
         if progress is not None:
-            progress(done, samples.n)
-    if brightest <= 1:
-        raise UsageError(
-            f"{samples.name} contains only the values 0 and 1; images must be uint8 from 0 to 255"
-        )
-    parts = [part for part in labels if part is not None]
-    all_labels = np.concatenate(parts) if len(parts) == len(labels) else None
-    features = []
-    for batches, accumulator in zip(outputs, spatial, strict=True):
-        arrays = {name: np.concatenate(values) for name, values in batches.items()}
-        check_features(arrays["pool"])
-        named = ("pool", "logits", "nearest")
-        known: dict[str, Any] = {name: arrays.pop(name) for name in named if name in arrays}
-        if accumulator.n or accumulator.waiting:
-            known["spatial"] = accumulator.result()
-        features.append(Features(done, size, labels=all_labels, more=arrays, **known))
-    return features
+            progress(extraction.done, samples.n)
+    return extraction.features()

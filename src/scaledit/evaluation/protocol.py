@@ -19,6 +19,7 @@ from scaledit.evaluation.metrics.neighbors import K_DENSITY, K_PRECISION
 from scaledit.evaluation.reference import Reference
 from scaledit.evaluation.samples import SampleSet
 from scaledit.part import in_words
+from scaledit.sampling.request import EVALUATIONS, is_stated, together
 
 PAPER = {"n": 50_000, "labels": "uniform"}
 PAPER_SAMPLER = DDPM(steps=250).to_json()
@@ -51,6 +52,7 @@ def describe(
         "samples": [samples.name for samples in sets],
         "image_size": list(image_size),
         **{key: _common([origin.get(key) for origin in origins]) for key in (*CHECKPOINT, *SAMPLING)},
+        **together([origin.get(EVALUATIONS) for origin in origins], [samples.n for samples in sets]),
         "seed": [origin.get("seed") for origin in origins],
         "extractor": _common([extractor.name for extractor in extractors]),
         "extractor_sha256": _common([extractor.sha256 for extractor in extractors]),
@@ -68,6 +70,9 @@ def describe(
 def readable(protocol: Mapping[str, Any]) -> dict[str, Any]:
     """A protocol for people, one line per entry: None as "not stated", metrics as their parts."""
     lines = {key: "not stated" if value is None else value for key, value in protocol.items()}
+    spent = protocol.get(EVALUATIONS)
+    if isinstance(spent, Mapping) and is_stated(spent):
+        lines[EVALUATIONS] = "{mean} per image, {min} to {max}".format_map(spent)
     if isinstance(metrics := protocol.get(METRICS), Mapping):
         parts = {key: value.get("part") for key, value in metrics.items() if isinstance(value, Mapping)}
         lines[METRICS] = ", ".join(f"{key}: {in_words(part)}" for key, part in parts.items())

@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BufferedIOBase
 from itertools import islice
 from pathlib import Path
@@ -31,7 +31,7 @@ from scaledit.errors import UsageError, counted, no_such, reading, reason, shown
 from scaledit.files.reading import PNG_MAGIC, check_png
 from scaledit.pipeline import Pipeline
 from scaledit.sampling.generate import REQUEST, Parts
-from scaledit.sampling.request import Request
+from scaledit.sampling.request import Request, Spent
 
 BATCH = 64
 LARGEST_IMAGE = 1 << 26
@@ -96,6 +96,7 @@ class PipelineSamples:
     pipeline: Pipeline
     request: Request
     batch_size: int = 250
+    spent: Spent = field(default_factory=Spent, compare=False)
 
     @property
     def name(self) -> str:
@@ -107,14 +108,16 @@ class PipelineSamples:
 
     @property
     def origin(self) -> Mapping[str, Any]:
-        return self.request.origin(self.pipeline)
+        return {**self.request.origin(self.pipeline), **self.spent.stated(self.request.settings)}
 
     def batches(self) -> Iterator[Batch]:
         labels = self.request.labels()
         for first in range(0, len(labels), self.batch_size):
             classes = labels[first : first + self.batch_size]
             start = self.request.start + first
-            images = self.pipeline.sample(classes, self.request.settings, start, self.batch_size)
+            images = self.pipeline.sample(
+                classes, self.request.settings, start, self.batch_size, on_evaluations=self.spent.add
+            )
             yield Batch(images, np.array(classes))
 
 
@@ -460,7 +463,7 @@ def _generated_samples(folder: Path) -> StoredSamples:
                 raise UsageError(f"{part.name} contains {counted(part.n, 'image')} instead of {n}; {fix}")
             yield from part.batches()
 
-    return StoredSamples(str(folder), parts.n, parts.request, batches)
+    return StoredSamples(str(folder), parts.n, parts.origin(), batches)
 
 
 def open_samples(path: Path, allow_jpeg: bool = False) -> SampleSet:

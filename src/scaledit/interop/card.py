@@ -12,6 +12,7 @@ from typing import Any, Literal
 from scaledit import __version__, config
 from scaledit.config import old
 from scaledit.data.datasets import attribution
+from scaledit.diffusion.guidance import active
 from scaledit.errors import counted, printable
 from scaledit.interop import diffusers_folder, hub
 from scaledit.interop.infer import name_of
@@ -53,7 +54,7 @@ def text(model: Model, results: Sequence[Mapping[str, Any]] = (), usage: Usage =
     counts = flops.count(shape)
     size = f"DiT, {counted(shape.depth, 'block')} of width {shape.hidden_size}, patch {shape.patch_size}"
     sampler = in_words(run.sample.sampler.to_json())
-    guidance = in_words([part.to_json() for part in run.sample.guidance if not part.idle])
+    guidance = in_words(_without_folders([part.to_json() for part in active(run.sample.guidance)]))
     lines = [
         "---",
         f"library_name: {'scaledit' if usage == 'scaledit' else 'diffusers'}",
@@ -174,6 +175,8 @@ def _recipe(model: Model) -> list[str]:
         f"schedule {diffusion.schedule.label()}, prediction {diffusion.prediction.label()}, objective "
         f"{diffusion.objective.label()}"
     )
+    if diffusion.terms:
+        objective += f" with {' and '.join(term.label() for term in diffusion.terms)}"
     if model.source:
         return [f"Trained elsewhere; the weights do not say how. Read as: {objective}."]
     changes = "".join(f" '{_without_folders(change)}'" for change in config.changes(run))

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from scaledit.averages import Average, asked
 from scaledit.callbacks import Progress
 from scaledit.config import NOTHING
 from scaledit.errors import RunError, UsageError, no_such
@@ -42,23 +43,31 @@ def open_model(
     weights: str = "ema",
     allow_nonfinite: bool = False,
     allowed: Allowed = NOTHING,
+    average: str | float | Average | None = None,
 ) -> Model:
     """The model at `path`. weights: "ema" or "model" if it holds both, or the name of another part. allowed:
-    modules that a config of scaledit may name parts of.
+    modules that a config of scaledit may name parts of. average: of a run, in place of its EMA, such as 0.13
+    or "0.13@20000" (averages.asked); None: sample.average of the run.
 
     Reading a tensor with NaN or infinite values raises RunError, which names it. allow_nonfinite: keeps such
     values and describes them in the notes, for which every tensor is read once more, at once.
 
-    Raises UsageError if it is not a model or more hints are needed, RunError if it is corrupt.
+    Raises UsageError if it is not a model or more hints are needed, or if it is not a run that kept what
+    `average` needs; RunError if it is corrupt.
     """
     hints = hints or Hints()
     if not path.exists():
         raise UsageError(no_such(path))
+    folder = None if path.is_file() else native.locate(path)
+    if folder is None and (wanted := asked(average)) is not None:
+        raise UsageError(
+            f"{path} is not a run of scaledit, so it has no snapshots from which the average {wanted} could "
+            "be computed; leave the average out"
+        )
     if path.is_file():
         return _from_file(path, hints, weights, allow_nonfinite)
-    folder = native.locate(path)
     if folder is not None:
-        return native.read(folder, weights, allow_nonfinite, allowed)
+        return native.open_run(path, folder, weights, allow_nonfinite, allowed, average)
     if diffusers_folder.transformer_folder(path) is not None:
         return diffusers_folder.read(path, hints, allow_nonfinite, allowed)
     raise UsageError(

@@ -12,6 +12,7 @@ from scaledit.data import imagenet
 from scaledit.data.latents import AutoencoderInfo
 from scaledit.diffusion import DDPM, ClassifierFree, Heun, LinearFlow, Simple, Velocity
 from scaledit.errors import UsageError, counted
+from scaledit.interop.averaged import Averaged
 from scaledit.interop.infer import name_of
 from scaledit.interop.lazy_tensors import Lazy
 from scaledit.interop.official import check_shapes
@@ -37,7 +38,8 @@ class Model:
     step: of training, 0 if unknown. kind: "ema", "model" or the name of another part. sha256: of the file
     they were read from, "" if it was not hashed. notes: sentences that the user should see. breaks: the steps
     from which it was trained with other settings, as a checkpoint's manifest has them. factors: of LoRA, by
-    their names in a checkpoint; they are merged into the weights."""
+    their names in a checkpoint; they are merged into the weights. averaged: what the weights average, if they
+    are a power-function average."""
 
     config: RunConfig
     weights: Mapping[str, Lazy]
@@ -50,6 +52,7 @@ class Model:
     notes: tuple[str, ...] = ()
     breaks: tuple[Mapping[str, Any], ...] = ()
     factors: Mapping[str, Lazy] = field(default_factory=dict)
+    averaged: Averaged | None = None
 
     @property
     def has_class_names(self) -> bool:

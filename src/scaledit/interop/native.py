@@ -8,6 +8,7 @@ manifest is authoritative; README.md, the model card, may be edited.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -16,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from scaledit import __version__, checkpoint
+from scaledit.averages import Average, asked
 from scaledit.callbacks import Progress
 from scaledit.config import NOTHING, RunConfig
 from scaledit.data.latents import AutoencoderInfo
 from scaledit.errors import RunError, UsageError, reading
 from scaledit.files.atomic import atomic_folder
 from scaledit.files.manifest import FileHash, mismatch, sealed
-from scaledit.interop import adapter
+from scaledit.files.reading import read_json
+from scaledit.interop import adapter, averaged
 from scaledit.interop.lazy_tensors import checked_finite, counting, open_safetensors, write_safetensors
 from scaledit.interop.model import Model
 from scaledit.interop.official import check_size
@@ -40,11 +43,66 @@ def locate(path: Path) -> Path | None:
     return checkpoints[-1] if checkpoints else None
 
 
+def open_run(
+    path: Path,
+    folder: Path,
+    weights: str = "ema",
+    allow_nonfinite: bool = False,
+    allowed: Allowed = NOTHING,
+    average: str | float | Average | None = None,
+) -> Model:
+    """The model at `path`, whose checkpoint is `folder`, with the [sample] section that its run has now.
+
+    average: a power-function average in place of `weights` (averages.asked); None: sample.average of a run.
+    Raises as `read` and `averaged.compute` do, and UsageError if both are named.
+    """
+    sample = _sample_of(path) if path != folder else None
+    wanted = asked(average)
+    if wanted is not None and weights != "ema":
+        raise UsageError(f"the average {wanted} and the weights {weights!r} exclude each other; name one")
+    if wanted is None:
+        model = read(folder, weights, allow_nonfinite, allowed, sample=sample)
+        own = asked(model.config.sample.average)
+        if average is not None or own is None or weights != "ema" or not _is_of_a_run(path, folder):
+            return model
+        wanted = own
+    computed = averaged.compute(path, folder, wanted, allow_nonfinite)
+    return read(folder, weights, allow_nonfinite, allowed, sample=sample, computed=computed)
+
+
+def _is_of_a_run(path: Path, folder: Path) -> bool:
+    return path != folder or folder.parent.name == "checkpoints"
+
+
+def _sample_of(run: Path) -> object:
+    """The [sample] section of a run's config.json, which may be newer than the checkpoint's; None if the file
+    is missing or cannot be read."""
+    try:
+        config = read_json(run / CONFIG, "a run's config", "restore it")
+    except (RunError, OSError):
+        return None
+    return config.get("sample") if isinstance(config, dict) else None
+
+
+def at_step(path: str) -> Path:
+    """The checkpoint that RUN@STEP names; any other path, or one that exists with such a name, as it is."""
+    run, at, step = path.rpartition("@")
+    if not at or not (step.isascii() and step.isdigit()) or Path(path).expanduser().exists():
+        return Path(path).expanduser()
+    return Path(run).expanduser() / "checkpoints" / checkpoint.folder_name(int(step))
+
+
 def read(
-    folder: Path, weights: str = "ema", allow_nonfinite: bool = False, allowed: Allowed = NOTHING
+    folder: Path,
+    weights: str = "ema",
+    allow_nonfinite: bool = False,
+    allowed: Allowed = NOTHING,
+    sample: object = None,
+    computed: averaged.Computed | None = None,
 ) -> Model:
     """The model of a checkpoint or an exported folder. weights: "ema" or "model"; an exported folder has one
-    kind. allow_nonfinite: see `lazy_tensors.checked_finite`. allowed: see `RunConfig.from_json`.
+    kind. allow_nonfinite: see `lazy_tensors.checked_finite`. allowed: see `RunConfig.from_json`. sample: a
+    [sample] section that replaces the checkpoint's. computed: takes the place of the trained parameters.
 
     Every file is hashed before it is used. Raises RunError if one is corrupt, UsageError if they do not fit.
     """
@@ -74,9 +132,23 @@ def read(
         ):
             raise ValueError(f"the latents' scale is {autoencoder.scale!r:.60}")
         config = RunConfig.from_json(opened.config, allowed)
+    notes: tuple[str, ...] = ()
+    if sample is not None:
+        try:
+            config = RunConfig.from_json({**opened.config, "sample": sample}, allowed)
+        except UsageError as error:
+            notes = (f"[sample] of the run's {CONFIG} is not used: {error}",)
     if wrong := mismatch(folder / name, entry["size"], entry["sha256"]):
         raise checkpoint.corrupt(folder, f"{name} {wrong}")
-    stored, notes = checked_finite(open_safetensors(folder / name), folder / name, allow_nonfinite)
+    stored, more = checked_finite(open_safetensors(folder / name), folder / name, allow_nonfinite)
+    notes += more
+    sha256, step = entry["sha256"], opened.step
+    if computed is not None:
+        if foreign := computed.tensors.keys() - stored.keys():
+            raise UsageError(f"{folder} does not fit the run's averages: it has no {min(foreign)}")
+        stored, notes = {**stored, **computed.tensors}, (*notes, *computed.notes)
+        weights, step = f"average {computed.about.length:g}", computed.about.step
+        sha256 = hashlib.sha256((sha256 + computed.sha256).encode()).hexdigest()
     tensors = adapter.merged(stored, config.lora, folder / name)
     check_size(config.model, len(tensors))
     expected, actual = shapes(config.model), {key: lazy.shape for key, lazy in tensors.items()}
@@ -93,12 +165,13 @@ def read(
         class_names=tuple(names),
         autoencoder_info=autoencoder,
         source=source,
-        step=opened.step,
+        step=step,
         kind=weights,
-        sha256=entry["sha256"],
+        sha256=sha256,
         notes=notes,
         breaks=tuple(state.get("breaks", ())),
         factors=adapter.factors(stored),
+        averaged=None if computed is None else computed.about,
     )
 
 

@@ -21,6 +21,7 @@ from scaledit import checkpoint, images
 from scaledit.callbacks import Progress
 from scaledit.config import RunConfig, SampleConfig, differing
 from scaledit.data.datasets import attribution
+from scaledit.diffusion.guidance import active
 from scaledit.errors import RunError, UsageError, counted, listed, reading
 from scaledit.evaluation import protocol
 from scaledit.evaluation.result import Result, side_by_side
@@ -33,6 +34,7 @@ from scaledit.report import page
 from scaledit.report.page import Chart, Sheet
 from scaledit.report.run import MAX_PLOTTED, WIDE, Events, duration, read_events
 from scaledit.sampling.request import parse_classes
+from scaledit.scaling.compute import train_macs_of
 from scaledit.training.folder import CHECKPOINTS, CONFIG, STATUS
 
 MOST = 6
@@ -272,7 +274,7 @@ class Numbers(NamedTuple):
             images=run.step * batch,
             parameters=counts.params,
             macs_per_image=counts.macs,
-            training_macs=flops.train_macs(counts.macs, run.step * batch),
+            training_macs=train_macs_of(run.config, run.step),
             seconds=seconds,
             images_per_second=last["step"] * batch / seconds if last and seconds else None,
             device=devices[-1] if devices else None,
@@ -376,7 +378,7 @@ def sample(
             progress(before * total + done, len(runs) * total)
 
         try:
-            pipeline = load(run.folder, device, allow_import=allowed)
+            pipeline = load(run.folder, device, allow_import=allowed, average=0)
         except (UsageError, RunError) as error:
             notes.append(f"{run.label} could not be sampled: {error}")
             continue
@@ -474,7 +476,7 @@ def _shown(samples: ComparedSamples, runs: Sequence[ComparedRun]) -> dict[str, o
         for label, grid in samples.sheets.items()
     }
     settings = samples.settings
-    guidance = in_words([part.to_json() for part in settings.guidance if not part.idle])
+    guidance = in_words([part.to_json() for part in active(settings.guidance)])
     return {
         "sheets": sheets,
         "names": page.row_names(samples.names),

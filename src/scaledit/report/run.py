@@ -16,6 +16,7 @@ from scaledit.callbacks import Progress
 from scaledit.captions import images_in
 from scaledit.config import RunConfig, scaled, trained
 from scaledit.data.datasets import attribution
+from scaledit.diffusion.guidance import active
 from scaledit.errors import RunError, UsageError, counted
 from scaledit.evaluation.judge import Judge, is_data_set, open_run_judge, sample_sets
 from scaledit.evaluation.own import HELD_OUT
@@ -26,7 +27,7 @@ from scaledit.files.reading import picture_in
 from scaledit.models import flops
 from scaledit.part import Allowed, in_words
 from scaledit.pipeline import Pipeline, load
-from scaledit.report import nearest, page
+from scaledit.report import nearest, page, settings
 from scaledit.report.breaks import Break, as_text, batches, breaks_of, images_seen
 from scaledit.report.page import REPORT, Card, Chart, Sheet
 from scaledit.report.reproduce import reproduce
@@ -65,7 +66,8 @@ def write(
     config: whose [sample] and [evaluate] say what the report shows; by default that of the checkpoint. Raises
     UsageError if the run names another module.
     """
-    pipeline, made_from = load(run, device, allow_import=allow_import), page.state_of(run)
+    pipeline = load(run, device, allow_import=allow_import, average=0)  # the log has evaluations of the EMA
+    made_from = page.state_of(run)
     if config is not None:
         shown = replace(pipeline.config, sample=config.sample, evaluate=config.evaluate)
         pipeline = replace(pipeline, config=shown)
@@ -92,6 +94,7 @@ def write(
         curves=curves(events, breaks=breaks),
         film=_film(run, events, pipeline),
         started_from=_started_from(events),
+        settings=settings.section(run),
         attribution=attribution(pipeline.config.data.name, pipeline.class_names),
         reproduce=reproduce(pipeline.config, run, events, pipeline.origin),
         **sections,
@@ -272,7 +275,7 @@ def _evaluated(pipeline: Pipeline, judge: Judge, events: Events, progress: Progr
     scales = _scales(pipeline)
     for i, scale in enumerate(scales):
         guidance = scaled(config.evaluate.guidance or config.sample.guidance, scale)
-        result = logged.get(json.dumps([part.to_json() for part in guidance if not part.idle]))
+        result = logged.get(json.dumps([part.to_json() for part in active(pipeline.opened(guidance))]))
         if result is None:
             sets = sample_sets(judge, pipeline, replace(config.evaluate, guidance=guidance))
 
@@ -303,7 +306,7 @@ def _decoders(
     decoder."""
     config = pipeline.config
     compared = replace(config.autoencoder, path=config.autoencoder.compare)
-    other = load(run, device, compared, allow_import=config.modules())
+    other = load(run, device, compared, allow_import=config.modules(), average=0)
     assert pipeline.decoder is not None and other.decoder is not None  # only runs on latents compare decoders
     name, other_name = Path(pipeline.decoder.where).name, Path(other.decoder.where).name
     result = judge.evaluate(sample_sets(judge, other, replace(config.evaluate, guidance=())))

@@ -30,7 +30,7 @@ from scaledit.files.shards import ALL, Shard, begin_or_join
 from scaledit.pipeline import Pipeline
 from scaledit.posix import POSIX, require
 from scaledit.sampling import files
-from scaledit.sampling.request import Request, labels_at
+from scaledit.sampling.request import EVALUATIONS, Request, Spent, labels_at, together
 
 PART = 250
 REQUEST = "request.json"
@@ -80,6 +80,11 @@ class Parts:
     def missing(self) -> list[int]:
         return [k for k in self.numbers() if not self.path(k).is_file()]
 
+    def origin(self) -> dict[str, Any]:
+        """The request, with the evaluations that the parts state, if all of them do."""
+        stated = [(_origin(self.path(k)) or {}).get(EVALUATIONS) for k in self.numbers()]
+        return {**self.request, **together(stated, [len(self.indices(k)) for k in self.numbers()])}
+
     def images(self) -> Iterator[np.ndarray]:
         """The images of one part after another. Raises RunError naming a corrupt part."""
         for k in self.numbers():
@@ -114,7 +119,8 @@ def generate(
     origin = json.loads(json.dumps({**request.origin(pipeline), "part": PART}))
     merged = out.suffix == ".npz"
     if merged and out.exists():
-        if _origin(out) != origin:
+        made = _origin(out) or {}
+        if {key: value for key, value in made.items() if key != EVALUATIONS} != origin:
             raise UsageError(f"{out} contains other samples; choose another --out, or delete it")
         return Generated(out, request.num, True)
     folder = parts_folder(out)
@@ -131,14 +137,18 @@ def generate(
     for k in todo:
         indices = parts.indices(k)
         labels = labels_at(request.rule, indices, request.classes, request.settings.seed)
-        batches = []
+        batches, spent = [], Spent()
         for first in range(0, len(indices), batch_size):
             batch = labels[first : first + batch_size].tolist()
-            batches.append(pipeline.sample(batch, request.settings, indices.start + first, batch_size))
+            start = indices.start + first
+            batches.append(
+                pipeline.sample(batch, request.settings, start, batch_size, on_evaluations=spent.add)
+            )
             done += len(batch)
             if progress is not None:
                 progress(done, total)
-        files.write_npz(parts.path(k), batches, labels, {**origin, "start": indices.start}, len(indices))
+        of_part = {**origin, "start": indices.start, **spent.stated(request.settings)}
+        files.write_npz(parts.path(k), batches, labels, of_part, len(indices))
     missing = parts.missing()
     if missing and not (merged and out.exists()):  # another shard may have merged and removed them
         return Generated(out, request.num - sum(len(parts.indices(k)) for k in missing), False)
@@ -181,11 +191,12 @@ def _merge(parts: Parts, request: Request, out: Path) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX)
         if not out.exists():
             labels = labels_at(request.rule, range(parts.n), request.classes, request.settings.seed)
-            files.write_npz(out, parts.images(), labels, parts.request, parts.n)
+            files.write_npz(out, parts.images(), labels, parts.origin(), parts.n)
         shutil.rmtree(parts.folder, ignore_errors=True)
 
 
-def _origin(path: Path) -> object:
+def _origin(path: Path) -> dict[str, Any] | None:
+    """How a file of samples was made; None for any other file."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return old.protocol(json.loads(str(file["origin"])))

@@ -11,17 +11,19 @@ rules:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from scaledit import assemble, checks, images, machine
 from scaledit.callbacks import Progress
 from scaledit.captions import class_labels
 from scaledit.config import SampleConfig
 from scaledit.data.datasets import attribution
+from scaledit.diffusion.guidance import active
 from scaledit.diffusion.noise import Stream, uniform
 from scaledit.errors import UsageError, counted, printable
 from scaledit.pipeline import MOST_IMAGES, Pipeline, near_classes
@@ -92,14 +94,59 @@ class Request:
             "labels": "rows" if self.num is None else self.rule,
             "start": self.start,
             "seed": settings.seed,
-            "sampler": assemble.sampler_json(settings.sampler, pipeline.config.diffusion.schedule),
-            "guidance": [part.to_json() for part in settings.guidance if not part.idle],
+            "sampler": assemble.sampler_json(
+                settings.sampler, pipeline.config.diffusion.schedule, pipeline.config.model.shape
+            ),
+            "guidance": [part.to_json() for part in active(pipeline.opened(settings.guidance))],
             "precision": "fp32",
             "decoder": pipeline.decoder_name,
             "rounding": images.ROUNDING,
             **({} if pipeline.size is None else {"size": list(pipeline.size)}),
             **({"attribution": credit} if credit else {}),
         }
+
+
+EVALUATIONS = "evaluations"
+"""The key of an origin for the evaluations of the denoiser per image, where the sampler decides them."""
+
+
+class Spent:
+    """How often a sampler with error control evaluated the denoiser, for each image: n, sum, and bounds."""
+
+    def __init__(self) -> None:
+        self.n, self.sum, self.min, self.max = 0, 0, 0, 0
+
+    def add(self, evaluations: Tensor) -> None:
+        """evaluations: (N,) of further images."""
+        low, high = int(evaluations.min()), int(evaluations.max())
+        self.min, self.max = min(low, self.min) if self.n else low, max(high, self.max)
+        self.n, self.sum = self.n + len(evaluations), self.sum + int(evaluations.sum())
+
+    def stated(self, settings: SampleConfig) -> dict[str, Any]:
+        """For the origin of samples: {"evaluations": {"mean", "min", "max"}} per image, or {} for a sampler
+        whose steps say it already. Guidance may evaluate the network several times each time."""
+        if not (settings.sampler.paced and self.n):
+            return {}
+        return {EVALUATIONS: {"mean": round(self.sum / self.n, 3), "min": self.min, "max": self.max}}
+
+
+def is_stated(value: Any) -> bool:
+    """Whether it is what `Spent.stated` has under its key; files from elsewhere may hold anything."""
+    return (
+        isinstance(value, Mapping)
+        and value.keys() == {"mean", "min", "max"}
+        and all(type(number) in (int, float) for number in value.values())
+    )
+
+
+def together(stated: Sequence[Any], sizes: Sequence[int]) -> dict[str, Any]:
+    """What `Spent.stated` gives for sets of images together; {} unless each of them has it. stated: the
+    evaluations of each set; sizes: their numbers of images."""
+    if not stated or not all(map(is_stated, stated)):
+        return {}
+    total = sum(one["mean"] * n for one, n in zip(stated, sizes, strict=True))
+    low, high = min(one["min"] for one in stated), max(one["max"] for one in stated)
+    return {EVALUATIONS: {"mean": round(total / sum(sizes), 3), "min": low, "max": high}}
 
 
 class Samples(NamedTuple):
@@ -158,7 +205,9 @@ def run(
 ) -> Samples:
     """Generates the images of the request."""
     labels = request.labels()
-    generated = pipeline.sample(labels, request.settings, request.start, batch_size, progress)
+    spent = Spent()
+    generated = pipeline.sample(labels, request.settings, request.start, batch_size, progress, spent.add)
     columns = request.images_per_class if request.num is None else max(1, round(len(labels) ** 0.5))
     names = class_labels(labels, pipeline.class_names, pipeline.config.model.num_classes)
-    return Samples(generated, np.array(labels), columns, request.origin(pipeline), names)
+    origin = {**request.origin(pipeline), **spent.stated(request.settings)}
+    return Samples(generated, np.array(labels), columns, origin, names)

@@ -1,17 +1,18 @@
 """The cost of a run, from its config alone: multiply-adds, hours, money, memory; imports no torch.
 
-    train_macs  = macs * batch * steps * 3                 a backward pass is two forward ones (section 4)
+    train_macs  = steps (batch (3 macs + extra) + step)    compute.py; a backward pass is two forward ones
     train_flops = 2 train_macs                             vendors count a multiply-add as two
     hours       = train_flops / (peak * devices * utilization) / 3600
     state       = 8 bytes per parameter                    float32: weight, EMA
-                  and 4 and the optimizer's (AdamW: 8) per trained parameter
+                  and 4 and the optimizer's (AdamW: 8; Muon: 4 in matrices) per trained parameter
     activations = micro-batch (4 wide + b narrow)          see `activation_bytes`; b = 4, or 2 in bf16
     sampling    = macs * evaluations                       twice that with guidance
 
 If weights are frozen (train.freeze, LoRA), a step costs less than 3 forward passes, since their gradients are
 not computed; train_macs is then an upper bound.
 
-Not included: encoding images, decoding samples, reading data, the optimizer's arithmetic.
+Muon's matrix products are divided over the ranks. Not included: encoding images, decoding samples, reading
+data, the rest of the optimizer's arithmetic.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaledit.config import RunConfig, trained
-from scaledit.diffusion import Guidance, Sampler
+from scaledit.config.updates import matrix_weights, update_macs
+from scaledit.diffusion import Guidance, Sampler, Schedule
+from scaledit.diffusion.guidance import active, spent
 from scaledit.errors import UsageError, counted
 from scaledit.models import flops
 from scaledit.models.config import DiTConfig
 from scaledit.models.description import Description
+from scaledit.scaling.compute import train_macs_of
 from scaledit.scaling.devices import peak_warning, terse
 
 BYTES_PER_PARAMETER, BYTES_PER_TRAINED_PARAMETER = 2 * 4, 4
@@ -81,7 +85,8 @@ class Plan:
     """The cost of a run.
 
     params: of the model; trained_params: of those and LoRA's, the trained ones. macs: multiply-adds of one
-    forward pass at batch 1; train_macs and train_flops: of the full training.
+    forward pass at batch 1; train_macs and train_flops: of the full training. optimizer_macs: of the matrix
+    products in one step of the optimizer, on all devices together; train_macs includes them.
     peak: as in `Hardware`. utilization: the share of it, None without a peak. iterations_per_second, hours,
     device_hours: None if no speed is known. cost: device_hours * price, None without either. micro_batch:
     images per device and forward pass. state_bytes: per device, exact. activation_bytes: per device, an
@@ -100,6 +105,7 @@ class Plan:
     precision: str
     train_macs: int
     train_flops: int
+    optimizer_macs: int
     devices: int
     peak: float | None
     utilization: float | None
@@ -139,8 +145,12 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
     """
     train, model, devices = config.train, config.model, hardware.devices
     counts, parameters = flops.count(model), trained.count(config)
-    bytes_per_trained = BYTES_PER_TRAINED_PARAMETER + config.optimizer.algorithm.bytes_of_state
-    flops_per_step = flops.train_macs(counts.macs, train.batch_size) * FLOPS_PER_MAC
+    algorithm = config.optimizer.algorithm
+    state_bytes = BYTES_PER_PARAMETER * parameters.all + BYTES_PER_TRAINED_PARAMETER * parameters.trained
+    state_bytes += algorithm.state_bytes(parameters.trained, matrix_weights(config))
+    in_update = update_macs(config)
+    train_macs = train_macs_of(config)
+    flops_per_step = FLOPS_PER_MAC * train_macs // train.steps
     speed, utilization = _speed(hardware, flops_per_step, iterations_per_second)
     if train.batch_size % (devices * train.accumulate):
         raise UsageError(
@@ -148,10 +158,9 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
             f"train.accumulate {train.accumulate}; change one of the three"
         )
     micro_batch = train.batch_size // (devices * train.accumulate)
-    train_macs = flops.train_macs(counts.macs, train.batch_size * train.steps)
     hours = None if speed is None else train.steps / speed / 3600
     device_hours = None if hours is None else hours * devices
-    passes = evaluations(config.sample.sampler, config.sample.guidance)
+    passes = evaluations(config.sample.sampler, config.sample.guidance, config.diffusion.schedule)
     return Plan(
         recipe=config.name,
         params=counts.params,
@@ -162,6 +171,7 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
         precision=train.precision,
         train_macs=train_macs,
         train_flops=train_macs * FLOPS_PER_MAC,
+        optimizer_macs=in_update,
         devices=devices,
         peak=hardware.peak,
         utilization=utilization,
@@ -171,12 +181,25 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
         price=hardware.price,
         cost=None if device_hours is None or hardware.price is None else device_hours * hardware.price,
         micro_batch=micro_batch,
-        state_bytes=BYTES_PER_PARAMETER * parameters.all + bytes_per_trained * parameters.trained,
+        state_bytes=state_bytes,
         activation_bytes=activation_bytes(model, micro_batch, train.precision),
         sampling_evaluations=passes,
         sampling_macs=passes * counts.macs,
-        warnings=(*hardware.warnings(train.precision), *_of_sizes(config)),
+        warnings=(
+            *hardware.warnings(train.precision),
+            *_sampling_warnings(config.sample.sampler),
+            *_of_sizes(config),
+        ),
     )
+
+
+def _sampling_warnings(sampler: Sampler) -> list[str]:
+    if not sampler.paced:
+        return []
+    return [
+        f"the sampler {sampler.part_name()} decides its steps for each image, so the forward passes of "
+        f"sampling are the most that it may take, {sampler.total_evaluations():,} evaluations"
+    ]
 
 
 def _speed(
@@ -201,9 +224,13 @@ def _speed(
     return measured, utilization
 
 
-def evaluations(sampler: Sampler, guidance: Sequence[Guidance]) -> int:
-    """Forward passes for one image: the sampler's, times those of each guidance part."""
-    return sampler.total_evaluations() * math.prod(part.evaluations for part in guidance)
+def evaluations(sampler: Sampler, guidance: Sequence[Guidance], schedule: Schedule) -> int:
+    """Forward passes for one image: the sampler's, times those of each guidance part at the time. A weaker
+    model of autoguidance counts as much as the model."""
+    parts = active(guidance)
+    if all(not part.modifies and type(part).spent is Guidance.spent for part in parts):
+        return sampler.total_evaluations() * math.prod(part.evaluations for part in parts)
+    return round(float(spent(parts, schedule, sampler.evaluated(schedule)).sum()))
 
 
 def activation_bytes(model: DiTConfig, batch: int, precision: str) -> int:
@@ -212,8 +239,8 @@ def activation_bytes(model: DiTConfig, batch: int, precision: str) -> int:
     An estimate for the network alone: the tensors that autograd saves for T tokens (in-context: two more) of
     width d, with an MLP of width m and fused attention, which stores no T x T matrix. A LayerNorm saves its
     input x, a Linear its input, an attention q, k, v and its output, GELU its input, a modulation and a gate
-    both factors. Each layer of the network's description knows its own (`Layer.kept`, `Block.kept`); the sums
-    are, in values per image and block:
+    both factors. Each layer of the network's description knows its own (`Layer.activations`,
+    `Block.activations`); the sums are, in values per image and block:
 
                           wide, 4 bytes        narrow, 4 bytes, or 2 under bf16 autocast
         in_context        2 T d  (x)         + 6 T d + 2 T m          LN x; q, k, v, attention; MLP
@@ -222,7 +249,8 @@ def activation_bytes(model: DiTConfig, batch: int, precision: str) -> int:
         adaln_zero        4 T d  (x, LN x)   + 8 T d + 2 T m + 10 d   and the gates' factors
 
     (x, LN x and modulated LN x once per norm), and a few values per token for each norm and head. Factors and
-    results of matrix products are narrow; bf16 autocast also keeps a bf16 copy of the weights.
+    results of matrix products are narrow; bf16 autocast also keeps a bf16 copy of the weights. Registers are
+    tokens too, and other parts of the network (model.mlp, model.qk_norm, ...) count their own.
     """
     description = Description.of(model)
     activations = description.activations()
@@ -254,6 +282,8 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
             f"({counted(plan.steps, 'step')} of batch {plan.batch_size:,}{bound})",
         ),
     ]
+    if plan.optimizer_macs:
+        rows.append(("optimizer", f"{prefixed(plan.optimizer_macs)} multiply-adds per step, on all devices"))
     if plan.iterations_per_second is None or plan.hours is None:
         rows.append(("speed", "unknown: pass --gpu, --peak or --iterations-per-second for the hours"))
     else:

@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from scaledit.diffusion import DDPM, ClassifierFree
+from scaledit.diffusion import DDPM, ClassifierFree, LinearBeta
 from scaledit.evaluation.metric import built_in_columns
 from scaledit.models import flops
 from scaledit.models.config import SIZES, DiTConfig
@@ -143,7 +143,7 @@ def _row(
         sampler=cell(sampler.to_json()),
         guidance=cell([guidance.to_json()]),
         decoder=decoder,
-        sampling_macs=macs * evaluations(sampler, [guidance]),
+        sampling_macs=macs * evaluations(sampler, [guidance], LinearBeta()),
         num=50_000,
         sample_sets=1,
         protocol=protocol,

@@ -82,7 +82,7 @@ class Sweep:
     def ranked(self) -> list[Point]:
         """The points with a result, the best first."""
         known = [point for point in self.points if self.main.key in point.metrics]
-        return sorted(known, key=lambda point: _badness(self.main, point.metrics[self.main.key].mean))
+        return sorted(known, key=lambda point: badness(self.main, point.metrics[self.main.key].mean))
 
     def alike(self) -> list[Point]:
         """The points that are not distinguishable from the best one; none if the spread is unknown."""
@@ -91,7 +91,7 @@ class Sweep:
         if best is None or best.std is None:
             return []
         others = [(point, point.metrics[key]) for point in ranked[1:]]
-        return [point for point, spread in others if spread.std is None or not _differ(best, spread)]
+        return [point for point, spread in others if spread.std is None or not differ(best, spread)]
 
     def verdict(self) -> str:
         """Which value is best, with its margin and what that is worth."""
@@ -115,7 +115,8 @@ class Sweep:
         return f"{said}. Not distinguishable from it: {'; '.join(point.title for point in alike)}."
 
 
-def _badness(column: Column, value: float) -> float:
+def badness(column: Column, value: float) -> float:
+    """Smaller is better."""
     match column.better:
         case "higher":
             return -value
@@ -124,7 +125,7 @@ def _badness(column: Column, value: float) -> float:
     return value
 
 
-def _differ(a: Spread, b: Spread) -> bool:
+def differ(a: Spread, b: Spread) -> bool:
     """Whether two results of several seeds each are further apart than chance explains."""
     if a.std == b.std == 0:
         return a.mean != b.mean
@@ -141,7 +142,11 @@ def welch(a: Spread, b: Spread) -> float:
     errors = [(spread.std or 0.0) ** 2 / len(spread.values) for spread in (a, b)]
     t = abs(a.mean - b.mean) / math.sqrt(sum(errors))
     own = (error**2 / (len(spread.values) - 1) for error, spread in zip(errors, (a, b), strict=True))
-    d = sum(errors) ** 2 / sum(own)
+    return p_value(t, sum(errors) ** 2 / sum(own))
+
+
+def p_value(t: float, d: float) -> float:
+    """The two-sided p-value of Student's t with d degrees of freedom; the formula is in `welch`."""
 
     def integral(end: float) -> float:
         u = (np.arange(POINTS) + 0.5) / POINTS * end

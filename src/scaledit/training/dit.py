@@ -3,6 +3,7 @@
 for event in train(config, out, resume="auto"): ...
 
 out/config.json   out/log.jsonl   out/checkpoints/step-XXXXXXXX/   out/samples/step-XXXXXXXX.png
+out/averages/step-XXXXXXXX/ with ema.power
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from scaledit import assemble, captions, checkpoint, images, machine
 from scaledit.autoencoders.decoder import Decoder
 from scaledit.callbacks import Progress
 from scaledit.config import RunConfig, check_guidance
+from scaledit.config.tables import modules
+from scaledit.config.updates import updates
 from scaledit.data.datasets import attribution
 from scaledit.data.latent_buckets import BucketLatents
 from scaledit.data.latents import Latents
@@ -27,11 +30,12 @@ from scaledit.data.sets import TrainingSet, check_fits
 from scaledit.errors import UsageError, counted
 from scaledit.evaluation.judge import Judge, check_reference_fits, open_run_judge, sample_sets
 from scaledit.models import flops
-from scaledit.pipeline import BYTES_OF_A_NUMBER, Pipeline
+from scaledit.pipeline import BYTES_OF_A_NUMBER, Pipeline, open_other
 from scaledit.sampling.request import BYTES_OF_A_LABEL
-from scaledit.training.events import Evaluated, Event, Sampled, Stepped, Verifying
+from scaledit.training.events import Evaluated, Event, Remarked, Sampled, Stepped, Verifying
 from scaledit.training.folder import CHECKPOINTS, CONFIG, SAMPLES, Changes, with_background
 from scaledit.training.loop import Run, RunContext, due, locked
+from scaledit.training.power import Snapshots, remark
 from scaledit.training.ranks import Ranks
 from scaledit.training.same_data import SameData, as_recorded
 from scaledit.training.start import Start, opened
@@ -63,8 +67,9 @@ def train(
     config = with_background(config, out)
     ranks = context.ranks
     _check_sizes(config, len(ranks.share(config.train.batch_size)), ranks.device)
-    check_guidance(config.model, config.sample.guidance, "sample.guidance")
-    check_guidance(config.model, config.evaluate.guidance, "evaluate.guidance")
+    updates(config)  # raises, before anything is written
+    for key, guidance in (("sample", config.sample.guidance), ("evaluate", config.evaluate.guidance)):
+        check_guidance(config.model, config.diffusion.schedule, guidance, f"{key}.guidance")
     if dataset is None:
         encoder = assemble.autoencoder(config.autoencoder, config.data, ranks.device)
         dataset = assemble.dataset(config.data, encoder)
@@ -90,8 +95,10 @@ def train(
         _check_sizes(replace(config, model=mixed.largest), share, ranks.device)
     elif isinstance(dataset, BucketLatents):
         dataset.batch(np.arange(1), range(1), 0)  # raises: which sizes to choose
+    assemble.check_terms(config, dataset)
     decoder = assemble.decoder(config.autoencoder, dataset, ranks.device)
     _check_decoder(config, decoder)
+    _open_others(config, ranks.device, decoder)
     if config.evaluate.every or reported:
         scale = 1 if decoder is None else decoder.autoencoder_info.downsampling
         _, height, width = config.model.shape
@@ -119,7 +126,8 @@ def train(
     with locked(config, out, resume, context, check, changes) as latest:
         context.heartbeat("building the model", 0)
         state = TrainState.create(config, dataset, ranks, start, mixed)
-        hooks = Hooks(state, out, context, dataset.class_names, decoder, judge)
+        snapshots = Snapshots(state.power, config, out, ranks)
+        hooks = Hooks(state, out, context, dataset.class_names, decoder, judge, snapshots)
         counts = flops.count(config.model)
         manifest = {
             "class_names": dataset.class_names,
@@ -128,6 +136,8 @@ def train(
         }
         if start is not None and ranks.first:
             yield start.event
+        if config.ema.power and ranks.first:
+            yield Remarked((remark(config, out),))
         macs = counts.macs if mixed is None else mixed.macs
         run = Run(state, out, context, macs, manifest, hooks.stepped, hooks.due, data)
         yield from run.run(latest, counts.params)
@@ -143,12 +153,14 @@ class Hooks:
     class_names: tuple[str, ...]
     decoder: Decoder | None
     judge: Judge | None
+    snapshots: Snapshots
 
     def stepped(self, **fields: Any) -> Stepped:
         return Stepped(**fields, ema_distance=self.state.ema_distance())
 
     def due(self, last: bool) -> Iterator[Event]:
         step, config = self.state.step, self.state.config
+        self.snapshots.keep(step, last)
         sampled = config.sample.due(step, last)
         judged = due(step, config.evaluate.every, last)
         if not (sampled or judged):
@@ -239,6 +251,13 @@ def _check_decoder(config: RunConfig, decoder: Decoder | None) -> None:
         _ = decoder.autoencoder
     except UsageError as error:
         raise UsageError(f"{error}; or train without sampling: sample.every=0 evaluate.every=0") from None
+
+
+def _open_others(config: RunConfig, device: torch.device, decoder: Decoder | None) -> None:
+    """Raises UsageError or RunError now if guidance names a model that cannot be used later."""
+    info = None if decoder is None else decoder.autoencoder_info
+    for part in (*config.sample.guidance, *config.evaluate.guidance):
+        part.opened(lambda path: open_other(path, config, device, info, modules(config)))
 
 
 def _check_same_latents(saved: checkpoint.Checkpoint, decoder: Decoder | None) -> None:

@@ -28,8 +28,8 @@ class Verifying(NamedTuple):
 
 
 class Remarked(NamedTuple):
-    """Remarks on the data, such as the split that is read or files that are not used. Reported whenever a run
-    starts or resumes; not logged."""
+    """Remarks on the data, such as the split that is read or files that are not used, and on what
+    power-function averages take. Reported whenever a run starts or resumes; not logged."""
 
     lines: tuple[str, ...]
 

@@ -13,9 +13,10 @@ import abc
 import gc
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -24,9 +25,11 @@ from torch import Tensor, nn
 
 from scaledit.checkpoint import Checkpoint, corrupt
 from scaledit.config import Config, OptimizerConfig
+from scaledit.config.updates import Update
 from scaledit.data.loader import Loader
 from scaledit.data.order import samples_at
 from scaledit.errors import RunError, UsageError, shown
+from scaledit.optimizers.base import LR_SCALE, MATRICES
 from scaledit.training.events import is_term
 from scaledit.training.parallel import Parallel, full, local
 from scaledit.training.ranks import Ranks
@@ -113,12 +116,15 @@ class Learner(abc.ABC, Generic[Item]):
     def after_step(self, table: Tensor) -> None:
         """Called after each optimizer step; table: as in StepResult."""
 
+    def after_any_step(self, n: int) -> None:
+        """Called after each step, also a skipped one. n: its number, from 1."""
+
     @abc.abstractmethod
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """The tensors of a checkpoint, by file and name; they may be shards."""
 
     def trained_parameters(self) -> dict[str, Tensor]:
-        """The parameters that the optimizer trains, in its order, by their names in a checkpoint."""
+        """The parameters that the optimizer trains, by their names in a checkpoint."""
         named = dict(self.net.named_parameters())
         if self.replicated is not None:
             replicated = self.replicated.named_parameters()
@@ -132,6 +138,12 @@ class Learner(abc.ABC, Generic[Item]):
             for name, parameter in self.trained_parameters().items()
             for kind, value in self.optimizer.state[parameter].items()
         }
+
+    @property
+    def last_rate(self) -> float:
+        """The learning rate of the last step, without the factors of groups."""
+        group = self.optimizer.param_groups[0]
+        return group["lr"] / group.get(LR_SCALE, 1.0)
 
     def positions(self, step: int) -> range:
         """The positions in the stream of training samples that step `step` sees, on all ranks: the next step,
@@ -181,9 +193,11 @@ class Learner(abc.ABC, Generic[Item]):
                 gradients = [local(weight.grad) for weight in weights if weight.grad is not None]
                 torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]
             for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(settings, self.step, self.config.train.steps)
+                rate = learning_rate(settings, self.step, self.config.train.steps)
+                group["lr"] = rate * group.get(LR_SCALE, 1.0)
             self.optimizer.step()
             self.after_step(table)
+        self.after_any_step(self.step + 1)
         self.step += 1
         self.position += len(batch)
         self.seconds += time.perf_counter() - began
@@ -326,19 +340,22 @@ class Learner(abc.ABC, Generic[Item]):
             raise corrupt(saved.folder, f"{part.part_name()} keeps no optimizer state {shown(min(unknown))}")
         # zeros_like keeps the memory layout of the parameter. The fused AdamW walks both in the order of
         # memory, so moments of another layout would meet other weights.
+        trained = self.trained_parameters()
         state_of = {
             name: {
                 kind: torch.zeros(()) if kind in part.scalars else torch.zeros_like(parameter.detach())
                 for kind in part.state
                 if f"{kind}/{name}" in names
             }
-            for name, parameter in self.trained_parameters().items()
+            for name, parameter in trained.items()
         }
         moments = {
             f"{kind}/{name}": value for name, kinds in state_of.items() for kind, value in kinds.items()
         }
         read_into(saved, {**self.state_dict(), "optimizer": moments})
-        by_index = {i: kinds for i, kinds in enumerate(state_of.values()) if kinds}
+        weights = (weight for group in self.optimizer.param_groups for weight in group["params"])
+        index = {weight: i for i, weight in enumerate(weights)}  # torch's order, which is that of the groups
+        by_index = {index[trained[name]]: kinds for name, kinds in state_of.items() if kinds}
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": by_index})
         self.step = saved.step
         self.skipped, self.seconds = state["skipped"], state["seconds"]
@@ -367,13 +384,32 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def make_optimizer(
-    net: nn.Module, config: OptimizerConfig, replicated: nn.Module | None = None
+    net: nn.Module,
+    config: OptimizerConfig,
+    replicated: nn.Module | None = None,
+    updates: Mapping[str, Update] = MappingProxyType({}),
 ) -> torch.optim.Optimizer:
     """The optimizer of a run. replicated: as in Learner; its weights form a separate group, because the fused
-    AdamW takes no plain tensors among shards."""
-    modules = [net] if replicated is None else [net, replicated]
-    groups = [[weight for weight in module.parameters() if weight.requires_grad] for module in modules]
-    return config.algorithm.make([{"params": group} for group in groups if group], config.learning_rate)
+    AdamW takes no plain tensors among shards. updates: {name: update} of the weights of `net` that are not
+    updated like all others; each different update has a group."""
+    groups: dict[Update, list[Tensor]] = {}
+    for name, weight in net.named_parameters():
+        if weight.requires_grad:
+            groups.setdefault(updates.get(name, Update()), []).append(weight)
+    made = [_group(weights, update) for update, weights in groups.items()]
+    if beside := [weight for weight in replicated.parameters() if weight.requires_grad] if replicated else []:
+        made.append(_group(beside, Update()))
+    return config.algorithm.make(made, config.learning_rate)
+
+
+def _group(weights: Sequence[Tensor], update: Update) -> dict[str, Any]:
+    """A group as `scaledit.optimizers.base` describes it."""
+    group: dict[str, Any] = {"params": list(weights)}
+    if update.lr_scale != 1:
+        group[LR_SCALE] = update.lr_scale
+    if update.matrices:
+        group[MATRICES] = update.matrices
+    return group
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:

@@ -19,15 +19,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from scaledit import checkpoint
-from scaledit.checkpoint import SHARDED, Checkpoint
+from scaledit.checkpoint import POWER, SHARDED, Checkpoint
 from scaledit.config import CheckpointConfig
 from scaledit.errors import UsageError
 from scaledit.training.parallel import copy_full, full
 from scaledit.training.ranks import Ranks
 
 Parts = Mapping[str, Mapping[str, Tensor]]
-IN_SHARDS = ("model", "optimizer")
-"""The parts of a sharded model that are saved as shards. The average is saved complete, for sampling."""
+IN_SHARDS = ("model", "optimizer", POWER)
+"""The parts of a sharded model that are saved as shards. The EMA is saved complete, for sampling."""
 
 
 class Saving:
@@ -52,7 +52,9 @@ class Saving:
             from scaledit.training import shards
 
             folder = self.ranks.on_first(lambda: checkpoint.begin(self.checkpoints, step))
-            sharded = {f"{part}/{key}": value for part in IN_SHARDS for key, value in parts[part].items()}
+            sharded = {
+                f"{part}/{key}": value for part in IN_SHARDS for key, value in parts.get(part, {}).items()
+            }
             parts = {
                 part: {key: full(value.detach()) for key, value in tensors.items()}
                 for part, tensors in parts.items()

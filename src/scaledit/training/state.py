@@ -1,7 +1,7 @@
 """The state of a DiT in training: what is learned besides the weights, and how the loss is computed.
 
     theta <- AdamW(theta, grad of the mean over the batch of  weight L(theta; x_0, y, t, eps))
-    ema   <- beta ema + (1 - beta) theta
+    ema   <- beta ema + (1 - beta) theta, and likewise the averages of ema.power (scaledit.training.power)
 
 All randomness of step i is keyed by (seed, position in the stream): no generator has to be saved, and a
 resumed run draws the same numbers as an uninterrupted one.
@@ -19,32 +19,39 @@ from torch import Tensor
 
 from scaledit import assemble, checks
 from scaledit.autoencoders.encoded import EncodedImages
+from scaledit.checkpoint import POWER
 from scaledit.conditions.labels import Labels
 from scaledit.config import RunConfig, models_at
+from scaledit.config.updates import updates
 from scaledit.data.buckets import Buckets, Drawn, bucketed
 from scaledit.data.latents import Latents
 from scaledit.data.loader import PATIENCE, Loader
-from scaledit.data.order import samples_at
+from scaledit.data.order import paired, samples_at
 from scaledit.data.sets import Batch, TrainingSet
 from scaledit.diffusion import NetDenoiser, TimeDistribution
 from scaledit.diffusion.noise import TrainingDraws, named_draws, training_draws
-from scaledit.diffusion.objectives import Context, Objective, named_terms
+from scaledit.diffusion.objectives import Context, Objective
+from scaledit.diffusion.terms import Partner, Term, all_draws, losses
 from scaledit.models import flops
 from scaledit.models.config import DiTConfig
 from scaledit.models.dit import DiT
 from scaledit.training import ema
 from scaledit.training.learner import REPLICATED, Learner, LossTerms, autocast, make_optimizer
 from scaledit.training.parallel import Parallel, full, local, shard
+from scaledit.training.power import Tracks
 from scaledit.training.ranks import Ranks
 from scaledit.training.start import Start
 
 
 class Read(NamedTuple):
-    """What a loader reads for some positions of the stream. named: the draws that the objective declares."""
+    """What a loader reads for some positions of the stream. named: the draws that the objective and the terms
+    of the loss declare. before: number of rows in batch and draws that come before the first position; with
+    partners, batch and draws are of `data.order.paired(positions)`."""
 
     batch: Batch
     draws: TrainingDraws
     named: dict[str, Tensor]
+    before: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,40 +108,54 @@ class Mixed:
 @dataclass(frozen=True)
 class Reader:
     """positions -> Read; runs in the loader's processes. shape: of the model's inputs. named: as
-    `Objective.draws`. mixed: the sizes of the batches, if they have several."""
+    `Objective.draws`. partners: whether a term of the loss needs a partner for each sample. mixed: the sizes
+    of the batches, if they have several; a partner has the size of its sample."""
 
     dataset: TrainingSet
     seed: int
     shape: tuple[int, ...]
     named: Mapping[str, str] = field(default_factory=dict)
+    partners: bool = False
     mixed: Mixed | None = None
 
     def __call__(self, positions: range) -> Read:
-        dataset, shape = self.dataset, self.shape
+        read = paired(positions) if self.partners else positions
+        dataset, shape, before = self.dataset, self.shape, positions.start - read.start
         if self.mixed is None:
-            indices = samples_at(positions, len(dataset), self.seed)
+            indices = samples_at(read, len(dataset), self.seed)
         else:
-            bucket, indices = self.mixed.drawn(positions, self.seed)
+            bucket, indices = self.mixed.drawn(read, self.seed, self.mixed.offset - before)
             dataset, shape = self.mixed.buckets.sets[bucket], self.mixed.shapes[bucket]
         return Read(
-            dataset.batch(indices, positions, self.seed),
-            training_draws(self.seed, positions, shape),
+            dataset.batch(indices, read, self.seed),
+            training_draws(self.seed, read, shape),
             named_draws(self.seed, positions, shape, self.named),
+            before,
         )
 
 
 @dataclass(eq=False, kw_only=True)
 class TrainState(Learner[Read]):
-    """A DiT, its moving average, its objective with its own modules (`replicated`), and what the time
-    distribution has learned. encoder: turns images into latents during training; None if the data set holds
-    the model's inputs. mixed: the sizes of the batches, if they have several."""
+    """A DiT, its moving average, its objective and further terms of the loss with their own modules
+    (`replicated`), and what the time distribution has learned.
+
+    objective_modules: the objective's part of `replicated`. term_modules, frozen: what each term trains and
+    reads, by its name in the log. encoder: turns images into latents during training; None if the data set
+    holds the model's inputs. images: whether training sees pixels. mixed: the sizes of the batches, if they
+    have several.
+    """
 
     config: RunConfig  # pyright: ignore[reportIncompatibleVariableOverride]
     net: DiT  # pyright: ignore[reportIncompatibleVariableOverride]
     ema: DiT
     objective: Objective
     times: TimeDistribution
+    terms: tuple[Term, ...] = ()
+    objective_modules: torch.nn.Module | None = None
+    term_modules: Mapping[str, torch.nn.Module] = field(default_factory=dict)
+    frozen: Mapping[str, Any] = field(default_factory=dict)
     encoder: EncodedImages | None = None
+    images: bool = True
     mixed: Mixed | None = None
 
     @classmethod
@@ -148,8 +169,8 @@ class TrainState(Learner[Read]):
     ) -> TrainState:
         """A fresh state, the same on all ranks. start: the model that the weights and their average start
         from, instead of random weights. mixed: as `Mixed.of`, if it is known. Raises UsageError if there are
-        more ranks than samples in a batch, or if modules of the objective cannot be trained exactly, and as
-        `Mixed.of`."""
+        more ranks than samples in a batch, if modules of the objective or a term cannot be trained exactly,
+        or if a term lacks what it reads, and as `Mixed.of`."""
         net, average = (assemble.trainable(config) for _ in range(2))
         if start is not None:
             start.load(net)
@@ -162,27 +183,36 @@ class TrainState(Learner[Read]):
         if parallel.sharded:
             hybrid = config.engine.parallel == "hybrid"
             shard(average, average.blocks, hybrid, precision, ranks, trained=False)
-        objective = config.diffusion.objective
+        objective, terms = config.diffusion.objective, config.diffusion.terms
+        assemble.check_terms(config, dataset)
         own = assemble.objective_modules(objective, config.model, config.train.seed, ranks.device)
+        of_terms = assemble.term_modules(terms, config.model, config.train.seed, ranks.device)
+        replicated = _together(own, of_terms)
         encoder = dataset if isinstance(dataset, EncodedImages) else None
         images = dataset if encoder is None else encoder.images
         if mixed is None:
             mixed = Mixed.of(config, dataset, ranks)
-        reader = Reader(images, config.train.seed, config.model.shape, dict(objective.draws), mixed)
+        partners, draws = any(term.partner for term in terms), all_draws(objective, terms)
+        reader = Reader(images, config.train.seed, config.model.shape, draws, partners, mixed)
         workers = 0 if assemble.data_part(config.data).in_memory else config.data.workers
         return cls(
             config=config,
             net=net,
             ema=average.eval(),
             parallel=parallel,
-            replicated=own,
-            optimizer=make_optimizer(net, config.optimizer, own),
+            replicated=replicated,
+            optimizer=make_optimizer(net, config.optimizer, replicated, updates(config)),
             objective=objective,
-            times=assemble.times(config.diffusion),
+            terms=terms,
+            objective_modules=own,
+            term_modules=of_terms,
+            frozen=assemble.frozen(terms, config.model, ranks.device),
+            times=assemble.times(config.diffusion, config.model.shape),
             ranks=ranks,
             loader=Loader(reader, config.train.batch_size, workers, PATIENCE * config.engine.timeout),
             samples=len(dataset),
             encoder=encoder,
+            images=assemble.gives_images(dataset),
             mixed=mixed,
         )
 
@@ -193,6 +223,9 @@ class TrainState(Learner[Read]):
         pairs = zip(self.ema_weights, self.net_weights, self.net.parameters(), strict=True)
         moving = [(average, weight) for average, weight, trained in pairs if trained.requires_grad]
         self.moving: tuple[list[Tensor], list[Tensor]] = ([a for a, _ in moving], [w for _, w in moving])
+        self.power = Tracks(
+            self.config.ema, {name: p for name, p in self.net.named_parameters() if p.requires_grad}
+        )
         network: Any = self.parallel
         self.denoiser: NetDenoiser = assemble.denoiser(self.config.diffusion, network)
         self.ema_denoiser: NetDenoiser = assemble.denoiser(self.config.diffusion, self.ema)
@@ -206,25 +239,44 @@ class TrainState(Learner[Read]):
 
     def compute_loss(self, item: Read, part: slice, positions: range) -> LossTerms:
         config, device = self.config, self.ranks.device
-        x0, y = (column[part] for column in item.batch)
-        time, label_drop, eps = (draw[part] for draw in item.draws)
+        has_partners = any(term.partner for term in self.terms)
+        read = paired(positions) if has_partners else positions
+        before = positions.start - read.start
+        first = item.before + part.start - before
+        rows, inside = slice(first, first + len(read)), slice(before, before + len(positions))
+        x0, y = (column[rows] for column in item.batch)
+        time, label_drop, eps = (draw[rows] for draw in item.draws)
+        pixels = x0[inside].to(device) if self.images and any(term.images for term in self.terms) else None
         if self.encoder is not None:
-            x0 = self.encoder.encoded(x0, positions, config.train.seed)
+            x0 = self.encoder.encoded(x0, read, config.train.seed)
+        partner = None
+        if has_partners:
+            others = torch.tensor([(position ^ 1) - read.start for position in positions])
+            partner = Partner(*(column[others].to(device) for column in (x0, y, eps)))
+        x0, y, time, label_drop, eps = (column[inside] for column in (x0, y, time, label_drop, eps))
         condition: Any = self.net.drop(self.net.condition(y), label_drop)
         if isinstance(condition, Labels):
             condition = condition.values  # objectives take labels as a tensor
         fraction, weight = self.times.draw(time, self.learned_times)
         named = {name: draw[part].to(device) for name, draw in item.named.items()}
         with autocast(config.train.precision, device):
-            losses = self.objective(
+            terms = losses(
+                self.objective,
+                self.terms,
                 self.denoiser,
                 x0.to(device),
                 condition.to(device),
                 self.denoiser.schedule.time_at(fraction),
                 eps.to(device),
-                context=Context(named, self.replicated, self.ema_denoiser),
+                Context(named, self.objective_modules, self.ema_denoiser),
+                images=pixels,
+                partner=partner,
+                modules=self.term_modules,
+                frozen=self.frozen,
+                step=self.step,
             )
-        terms = named_terms(self.objective, losses, len(x0))
+        if self.terms and any(term.active(self.step) != term.active(self.step - 1) for term in self.terms):
+            self._names = None  # the log has one term less from this step on
         total = terms.pop("total")
         extras = {"unweighted": total.detach(), "fraction": fraction}
         return LossTerms(total * weight.to(total), terms, extras)
@@ -234,6 +286,9 @@ class TrainState(Learner[Read]):
         unweighted, fraction = table[:, -2], table[:, -1]
         self.times.update(self.learned_times, fraction, unweighted)
 
+    def after_any_step(self, n: int) -> None:
+        self.power.update(n)
+
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         parts = {
             "model": dict(self.net.state_dict()),
@@ -241,6 +296,8 @@ class TrainState(Learner[Read]):
             "optimizer": self.optimizer_state(),
             "times": dict(self.learned_times),
         }
+        if self.config.ema.power:
+            parts[POWER] = self.power.state_dict()
         return parts if self.replicated is None else {**parts, REPLICATED: dict(self.replicated.state_dict())}
 
     @torch.no_grad()
@@ -261,3 +318,12 @@ class TrainState(Learner[Read]):
         plain = assemble.trainable(self.config).to(self.ranks.device).requires_grad_(False).eval()
         plain.load_state_dict(tensors)
         return plain
+
+
+def _together(own: torch.nn.Module | None, of_terms: Mapping[str, torch.nn.Module]) -> torch.nn.Module | None:
+    """The modules of the objective and of the terms as one; None if there are none. Those of an objective
+    alone keep the names that they have without terms."""
+    if not of_terms:
+        return own
+    terms = torch.nn.ModuleDict(of_terms)
+    return torch.nn.ModuleDict({"terms": terms} if own is None else {"objective": own, "terms": terms})

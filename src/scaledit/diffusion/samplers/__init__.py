@@ -4,6 +4,7 @@
     flow      dx_t = x0 d alpha + eps d sigma
     Euler     x_s = x_t + (alpha_s - alpha_t) x0 + (sigma_s - sigma_t) eps
     Heun      Euler with x0 and eps averaged over both ends of the step
+    Adaptive  Heun, with steps whose difference from Euler is below a tolerance
     DDIM      x_s = alpha_s x0 + sqrt(sigma_s^2 - eta^2 v) eps + eta sqrt(v) z     v = Var q(x_s | x_t, x_0)
     DDPM      x_s ~ N(mean of q(x_s | x_t, x0), learned or fixed variance)
     DPMSolver x_s = (sigma_s / sigma_t) x_t + (alpha_s - alpha_t sigma_s / sigma_t) D     D from two x0's
@@ -15,18 +16,27 @@ on every schedule up to both of its ends. One Euler step is one DDIM step.
 There is one file per sampler; `base` is what they share, and `loop` runs them.
 """
 
-from scaledit.diffusion.samplers.base import NoiseSource, Sampler
+from scaledit.diffusion.samplers.adaptive import Adaptive
+from scaledit.diffusion.samplers.base import NoiseSource, Pace, Sampler
 from scaledit.diffusion.samplers.ddim import DDIM
 from scaledit.diffusion.samplers.ddpm import DDPM
 from scaledit.diffusion.samplers.dpm import DPMSolver
 from scaledit.diffusion.samplers.euler import Euler
 from scaledit.diffusion.samplers.heun import Heun
-from scaledit.diffusion.samplers.loop import Batch, Job, NonFiniteError, sample, sample_many
+from scaledit.diffusion.samplers.loop import (
+    Batch,
+    Job,
+    NonFiniteError,
+    TooManyEvaluations,
+    sample,
+    sample_many,
+)
 from scaledit.diffusion.samplers.unipc import UniPC
 
 __all__ = [
     "DDIM",
     "DDPM",
+    "Adaptive",
     "Batch",
     "DPMSolver",
     "Euler",
@@ -34,7 +44,9 @@ __all__ = [
     "Job",
     "NoiseSource",
     "NonFiniteError",
+    "Pace",
     "Sampler",
+    "TooManyEvaluations",
     "UniPC",
     "sample",
     "sample_many",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 from scaledit.conditions import Condition
 from scaledit.diffusion.denoiser import Denoiser
@@ -37,12 +38,24 @@ class StepNoise(Protocol):
         ...
 
 
+class Pace(NamedTuple):
+    """How far rows are that choose their own steps, (N,) on the CPU. t: float64, the times reached. done:
+    bool. evaluations: int64, of the denoiser so far. most: the evaluations at which sampling fails."""
+
+    t: Tensor
+    done: Tensor
+    evaluations: Tensor
+    most: int
+
+
 @dataclass(frozen=True)
 class Sampler(Part, kind="sampler", home="scaledit.diffusion.samplers", needs=("step",)):
     """steps: number of steps of the grid. times: how their times are chosen; in Python also a name
-    ("karras"), a table or a list of times. evaluations: evaluations of the denoiser per step."""
+    ("karras"), a table or a list of times. evaluations: evaluations of the denoiser per step. paced: whether
+    each row chooses its own steps, so that `pace` says how far it is."""
 
     evaluations: ClassVar[int] = 1
+    paced: ClassVar[bool] = False
 
     steps: int = field(50, ge=1, le=MOST_STEPS, doc="steps of the grid")
     times: Times = field(Even(), doc="how the times of the grid are chosen")
@@ -51,14 +64,34 @@ class Sampler(Part, kind="sampler", home="scaledit.diffusion.samplers", needs=("
         object.__setattr__(self, "times", as_times(self.times))
         super().__post_init__()
 
+    @property
+    def ticks(self) -> int:
+        """The units in which progress is counted: steps."""
+        return self.steps
+
+    def pace(self, state: Any) -> Pace:
+        """How far the rows with this state are, if the sampler is `paced`. Its `step` is called with the
+        first and the last time of the grid, until all rows are done; rows that are done leave the batch."""
+        raise NotImplementedError
+
     def total_evaluations(self) -> int:
         """Evaluations of the denoiser in all steps together."""
         return self.evaluations * self.steps
+
+    def evaluated(self, schedule: Schedule) -> Tensor:
+        """The times at which it evaluates the denoiser, float64 on the CPU, which say what guidance that
+        depends on the time costs. By default the start of each step, `evaluations` times."""
+        return self.grid(schedule)[:-1].repeat_interleave(self.evaluations)
 
     def grid(self, schedule: Schedule) -> Tensor:
         """(steps + 1,) float64 on the CPU: descending times, the last one clean. Raises UsageError if the
         schedule does not have that many steps."""
         return self.times.grid(schedule, self.steps)
+
+    def chosen_for(self, shape: Sequence[int]) -> Self:
+        """The sampler for inputs (C, H, W), whose times may depend on their shape."""
+        times = self.times.chosen_for(shape)
+        return self if times is self.times else replace(self, times=times)
 
     def init(self, x: Tensor) -> Any:
         """The state before the first step, for initial noise x (N, C, H, W): None, or for multistep methods a

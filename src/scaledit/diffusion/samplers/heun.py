@@ -23,6 +23,10 @@ class Heun(Sampler, name="heun"):
     def total_evaluations(self) -> int:
         return 2 * self.steps - 1
 
+    def evaluated(self, schedule):
+        grid = self.grid(schedule)
+        return torch.cat([grid[:-1], grid[1:-1]])
+
     def step(self, denoiser, x, t, s, condition, state, noise, i):
         schedule = denoiser.schedule
         (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.coefficients(t), schedule.coefficients(s)

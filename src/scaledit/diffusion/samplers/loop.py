@@ -23,12 +23,12 @@ from scaledit.diffusion.schedule import Schedule
 from scaledit.errors import RunError
 from scaledit.lazy import Tensor, torch
 from scaledit.part import Part
-from scaledit.values import own_fields
 
 
 class NonFiniteError(RunError):
     """Samples became NaN or infinite. rows: the job's rows that were first. step: the sampling step that made
-    them so, from 0, or -1 if the initial noise was not finite. t, s: its times. job: the job's number."""
+    them so, from 0, or -1 if the initial noise was not finite. steps: of the sampler; 0 if rows choose their
+    own, and step is then the evaluation. t, s: its times. job: the job's number."""
 
     def __init__(self, rows: list[int], step: int, steps: int, t: float, s: float, job: int = 0):
         self.rows, self.step, self.steps, self.t, self.s, self.job = rows, step, steps, t, s, job
@@ -40,9 +40,31 @@ class NonFiniteError(RunError):
         more = f" and {len(numbers) - MOST_LISTED} more" if len(numbers) > MOST_LISTED else ""
         if self.step < 0:
             return f"the noise that sampling starts from is not finite in {noun} {listed}{more}"
+        if not self.steps:
+            return (
+                f"sampling gave numbers that are not finite: first in evaluation {self.step + 1}, at time "
+                f"{self.t:g}, in {noun} {listed}{more}"
+            )
         return (
             f"sampling gave numbers that are not finite: first in step {self.step + 1} of {self.steps}, from "
             f"time {self.t:g} to {self.s:g}, in {noun} {listed}{more}"
+        )
+
+
+class TooManyEvaluations(RunError):
+    """Rows did not meet their tolerance in `most` evaluations. t: the time that the last of them reached.
+    job: the job's number."""
+
+    def __init__(self, rows: list[int], most: int, t: float, job: int = 0):
+        self.rows, self.most, self.t, self.job = rows, most, t, job
+        super().__init__(self.describe("row" if len(rows) == 1 else "rows", rows))
+
+    def describe(self, noun: str, numbers: Sequence[int]) -> str:
+        """The message, with the rows called `noun` and numbered by `numbers`."""
+        listed = ", ".join(map(str, numbers[:MOST_LISTED]))
+        return (
+            f"{noun} {listed} reached only time {self.t:g} in {self.most} evaluations; raise rtol and atol "
+            "(--tolerance), or max_evaluations"
         )
 
 
@@ -90,14 +112,39 @@ class _Running:
 
     def __init__(self, job: Job, schedule: Schedule, number: int):
         self.job, self.number, self.i = job, number, 0
-        self.x = job.noise.initial()
-        self.grid = job.sampler.grid(schedule)
+        self.x, self.y, self.guidance = job.noise.initial(), job.y, tuple(job.guidance)
+        self.grid = job.sampler.chosen_for(self.x.shape[1:]).grid(schedule)
         self.finite = _FiniteCheck(self.x, self.grid, number)
         self.state = job.sampler.init(self.x)
 
-    def time(self, i: int) -> Tensor:
-        """The i-th time of the grid, for each row, (N,)."""
-        return self.grid[i].expand(len(self.x))
+    def times(self) -> tuple[Tensor, Tensor]:
+        """The times of the next step, for each row, (N,)."""
+        return self.grid[self.i].expand(len(self.x)), self.grid[self.i + 1].expand(len(self.x))
+
+    def stepped(self) -> bool:
+        """Called after each step; returns whether rows of the job have left the batch."""
+        self.finite.record(self.x, self.i)
+        self.i += 1
+        if self.done:
+            self.finite.check()
+        return self.done
+
+    @property
+    def done(self) -> bool:
+        return self.i == len(self.grid) - 1
+
+    @property
+    def tick(self) -> int:
+        """The tick of the sampler's `ticks` that the last step was."""
+        return self.i - 1
+
+    def images(self) -> Tensor:
+        """(N, C, H, W) of all rows of the job."""
+        return self.x
+
+    def evaluations(self) -> Tensor:
+        """(N,) int64, of the denoiser."""
+        return torch.full((len(self.x),), self.job.sampler.total_evaluations())
 
     def noise(self, needed: Tensor | None) -> Tensor:
         """The noise of this step; zeros, without drawing, if no row needs it."""
@@ -106,16 +153,78 @@ class _Running:
         return torch.zeros_like(self.x)
 
 
+class _Paced(_Running):
+    """A job whose rows choose their own steps. x, y, guidance and state are of the rows that are not done.
+    rows: their places in the job."""
+
+    def __init__(self, job: Job, schedule: Schedule, number: int):
+        super().__init__(job, schedule, number)
+        self.rows, self.finished = torch.arange(len(self.x)), self.x.clone()
+        self.spent, self.slowest = torch.zeros(len(self.x), dtype=torch.int64), 0.0
+
+    def times(self) -> tuple[Tensor, Tensor]:
+        return self.grid[0].expand(len(self.x)), self.grid[-1].expand(len(self.x))
+
+    def stepped(self) -> bool:
+        pace = self.job.sampler.pace(self.state)
+        finite = torch.isfinite(self.x).flatten(1).all(1).cpu()
+        start, end = float(self.grid[0]), float(self.grid[-1])
+        if not bool(finite.all()):
+            t = float(pace.t[~finite].min())
+            raise NonFiniteError(self.rows[~finite].tolist(), self.i, 0, t, end, self.number)
+        self.spent[self.rows] = pace.evaluations
+        late = ~pace.done & (pace.evaluations >= pace.most)
+        if bool(late.any()):
+            raise TooManyEvaluations(
+                self.rows[late].tolist(), pace.most, float(pace.t[late].max()), self.number
+            )
+        self.i += 1
+        self.slowest = (start - float(pace.t.max())) / (start - end)
+        if not bool(pace.done.any()):
+            return False
+        self.finished[self.rows.to(self.x.device)] = self.x
+        keep = (~pace.done).nonzero().flatten()
+        self.rows, index = self.rows[keep], keep.to(self.x.device)
+        self.x, self.y = self.x[index], None if self.y is None else self.y[index]
+        self.state = _map(lambda value: value[keep.to(value.device)], self.state)
+        self.guidance = tuple(part.rows(keep) for part in self.guidance)
+        return True
+
+    @property
+    def done(self) -> bool:
+        return not len(self.rows)
+
+    @property
+    def tick(self) -> int:
+        ticks = self.job.sampler.ticks
+        return ticks - 1 if self.done else min(ticks - 1, int(ticks * self.slowest))
+
+    def images(self) -> Tensor:
+        images = self.finished.clone()
+        images[self.rows.to(images.device)] = self.x
+        return images
+
+    def evaluations(self) -> Tensor:
+        return self.spent
+
+
+def _running(job: Job, schedule: Schedule, number: int) -> _Running:
+    return (_Paced if job.sampler.paced else _Running)(job, schedule, number)
+
+
 class Batch:
     """Jobs whose rows go through the denoiser together. Their samplers may differ only in steps and times,
     and their guidance only in BY_ROW fields.
 
     Each job's images are those of the job alone, up to the network's rounding at another batch size.
+    evaluations: {number: (N,) int64} of the jobs that finished, how often the denoiser was evaluated for each
+    of their rows.
     """
 
     def __init__(self, denoiser: Denoiser):
         self.denoiser = denoiser
         self.running: list[_Running] = []
+        self.evaluations: dict[int, Tensor] = {}
         self._guided: tuple[Denoiser, Tensor | Condition | None] | None = None
 
     def add(self, job: Job, number: int = 0) -> None:
@@ -125,7 +234,7 @@ class Batch:
         cannot be batched with the running ones, NonFiniteError if its noise is not finite.
         """
         with torch.no_grad():
-            self._add(_Running(job, self.denoiser.schedule, number))
+            self._add(_running(job, self.denoiser.schedule, number))
 
     def _add(self, job: _Running) -> None:
         if self.running and kind(job) != kind(self.running[0]):
@@ -145,36 +254,37 @@ class Batch:
             self._step()
         done, running = [], []
         for job in self.running:
-            job.finite.record(job.x, job.i)
+            left = job.stepped()
             if on_step is not None:
-                on_step(job.number, job.i, job.x)
-            job.i += 1
-            if job.i < len(job.grid) - 1:
+                on_step(job.number, job.tick, job.images())
+            if left:
+                self._guided = None
+            if not job.done:
                 running.append(job)
                 continue
-            job.finite.check()
-            done.append((job.number, job.x))
-        if done:
-            self.running, self._guided = running, None
+            done.append((job.number, job.images()))
+            self.evaluations[job.number] = job.evaluations()
+        self.running = running
         return done
 
     def _step(self) -> None:
         jobs = self.running
         sizes = [len(job.x) for job in jobs]
         if self._guided is None:
-            parts = merge([tuple(job.job.guidance) for job in jobs], sizes)
-            self._guided = guided(self.denoiser, parts), _cat([job.job.y for job in jobs])
+            parts = merge([job.guidance for job in jobs], sizes)
+            self._guided = guided(self.denoiser, parts), _cat([job.y for job in jobs])
         denoiser, y = self._guided
 
         def noise(needed: Tensor | None = None) -> Tensor:
             masks = [None] * len(jobs) if needed is None else needed.split(sizes)
             return _cat([job.noise(mask) for job, mask in zip(jobs, masks, strict=True)])
 
+        t, s = (_cat(times) for times in zip(*(job.times() for job in jobs), strict=True))
         x, state = jobs[0].job.sampler.step(
             denoiser,
             _cat([job.x for job in jobs]),
-            _cat([job.time(job.i) for job in jobs]),
-            _cat([job.time(job.i + 1) for job in jobs]),
+            t,
+            s,
             y,
             _cat([job.state for job in jobs]),
             noise,
@@ -188,7 +298,7 @@ def kind(job: _Running) -> tuple[Any, ...]:
     """What jobs must have in common to share a batch."""
 
     def fields(part: Part, excluded: tuple[str, ...]) -> tuple[Any, ...]:
-        values = [getattr(part, f.name) for f in own_fields(type(part)) if f.name not in excluded]
+        values = [getattr(part, f.name) for f in dataclasses.fields(part) if f.name not in excluded]  # pyright: ignore
         return (type(part), *values)
 
     y = job.job.y
@@ -197,7 +307,7 @@ def kind(job: _Running) -> tuple[Any, ...]:
         condition = (type(y), *(value for value in values if not isinstance(value, torch.Tensor)))
     else:
         condition = None if y is None else (y.dtype, y.device)
-    guidance = tuple(fields(part, part.BY_ROW) for part in job.job.guidance)
+    guidance = tuple(fields(part, ("inside", *part.BY_ROW)) for part in job.job.guidance)
     image = (job.x.shape[1:], job.x.dtype, job.x.device)
     return (fields(job.job.sampler, ("steps", "times")), guidance, condition, image)
 
@@ -209,16 +319,21 @@ def sample(
     y: Tensor | Condition | None = None,
     *,
     on_step: Callable[[int, Tensor], None] | None = None,
+    on_evaluations: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """One batch of images whose rows agree: (N, C, H, W) in the dtype and on the device of `noise.initial()`.
 
     y: labels (N,) int64, a Condition of N rows, or None for the null condition. `on_step(i, x)` is called
-    after step i. Raises NonFiniteError if samples become NaN or infinite.
+    after step i. `on_evaluations` is called once, with how often the denoiser was evaluated for each row,
+    (N,) int64. Raises NonFiniteError if samples become NaN or infinite, TooManyEvaluations if a tolerance
+    cannot be met.
     """
     batch = Batch(denoiser)
     batch.add(Job(sampler, noise, y))
     while not (done := batch.advance(None if on_step is None else lambda _, i, x: on_step(i, x))):
         pass
+    if on_evaluations is not None:
+        on_evaluations(batch.evaluations[0])
     return done[0][1]
 
 
@@ -235,7 +350,7 @@ def sample_many(
     images: list[Tensor | None] = [None] * len(jobs)
     with torch.no_grad():
         for number, job in enumerate(jobs):
-            running = _Running(job, denoiser.schedule, number)
+            running = _running(job, denoiser.schedule, number)
             kinds.setdefault(kind(running), Batch(denoiser))._add(running)
     for batch in kinds.values():
         while batch.running:

@@ -18,10 +18,15 @@ class Places(NamedTuple):
     """What the attention of a block knows of where its tokens are, for T patches; tokens that a design
     appends have no place. rotation: (2, T, head / 2), cosines and sines of the angles by which the pairs of
     neighboring channels of queries and keys are rotated. bias: (heads, T, T), added to the scores. None if
-    the encoding has none."""
+    the encoding has none.
+
+    With model.value_residual it also carries the values of the first block, (N, heads, T, head). kept: the
+    list that the first block's attention appends them to. values: those values, in all other blocks."""
 
     rotation: Tensor | None = None
     bias: Tensor | None = None
+    values: Tensor | None = None
+    kept: list[Tensor] | None = None
 
 
 class Position(Part, kind="position encoding", home="scaledit.models.positions"):

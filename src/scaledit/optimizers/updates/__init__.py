@@ -1,0 +1,1 @@
+"""torch's side of the optimizers that are not torch's own."""
