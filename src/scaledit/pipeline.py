@@ -210,7 +210,7 @@ class Pipeline:
         """The sampler of `settings`. Raises UsageError if this model cannot be sampled with them."""
         check_sampling(settings, self.config.diffusion)
         check_guidance(self.config.model, self.config.diffusion.schedule, settings.guidance)
-        settings.sampler.chosen_for(self.config.model.shape).grid(self.config.diffusion.schedule)
+        settings.sampler.chosen_for(self.model.shape).grid(self.config.diffusion.schedule)
         return settings.sampler
 
     def sample(

@@ -95,7 +95,7 @@ class Request:
             "start": self.start,
             "seed": settings.seed,
             "sampler": assemble.sampler_json(
-                settings.sampler, pipeline.config.diffusion.schedule, pipeline.config.model.shape
+                settings.sampler, pipeline.config.diffusion.schedule, pipeline.model.shape
             ),
             "guidance": [part.to_json() for part in active(pipeline.opened(settings.guidance))],
             "precision": "fp32",
