@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaledit import averages, checks
 from scaledit.config.sections import DiffusionConfig, EMAConfig, SampleConfig
-from scaledit.diffusion.guidance import Guidance, Target, active
+from scaledit.diffusion.guidance import CFGZeroStar, ClassifierFree, Guidance, Target, active
 from scaledit.diffusion.parameterization import network_times
 from scaledit.diffusion.schedule import Schedule
 from scaledit.errors import UsageError, shown
@@ -180,6 +180,12 @@ def check_guidance(
 ) -> None:
     """Raises UsageError if guidance would use a null label that was never trained, does not fit the model, or
     changes guidance that is not there, and warns if it has no effect. name: the key, for messages."""
+    kinds = {type(part) for part in active(guidance)}
+    if kinds >= {ClassifierFree, CFGZeroStar}:
+        raise UsageError(
+            f"{name} has classifier_free and cfg_zero_star, which both guide by the class; leave one of them "
+            "out"
+        )
     for i, part in enumerate(guidance):
         if part.idle:
             continue
