@@ -69,7 +69,7 @@ def test_inner_products_are_those_of_the_integral(a: int, b: int, first: float, 
     end = min(a, b)
     tau, dtau = (nodes + 1) / 2 * end, weights / 2 * end
     densities = [(g + 1) * tau**g / t ** (g + 1) for g, t in zip(gammas, (a, b), strict=True)]
-    found = averages.product(np.float64(a), np.float64(gammas[0]), np.float64(b), np.float64(gammas[1]))
+    found = averages.product(np.array(a), np.array(gammas[0]), np.array(b), np.array(gammas[1]))
     assert found == pytest.approx((densities[0] * densities[1]) @ dtau, rel=1e-6)
 
 

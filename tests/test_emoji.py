@@ -34,14 +34,14 @@ from scaledit.interop import card
 from scaledit.interop.convert import open_model
 from tiny import TINY
 
-EVERY = 9
-"""The part of the set that most tests draw: each ninth picture."""
+EVERY = 15
+"""The part of the set that most tests draw: each fifteenth picture."""
 CREDIT = "OpenMoji, the open-source emoji and icon project (https://openmoji.org), license CC BY-SA 4.0"
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The cache folder of a set that has each ninth picture only."""
+    """The cache folder of a set that has each fifteenth picture only."""
     few = listed.pictures()[::EVERY]
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")

@@ -16,8 +16,8 @@ from torch import Tensor
 from scaledit import DiT, DiTConfig, assemble, load
 from scaledit.cli import main
 from scaledit.conditions.labels import Labels
-from scaledit.config import check_guidance
-from scaledit.config.short import scaled
+from scaledit.config import check_guidance, with_values
+from scaledit.config.short import scaled, short
 from scaledit.diffusion import (
     Autoguidance,
     Batch,
@@ -427,6 +427,17 @@ def test_an_interval_on_the_command_line(run: Path, capsys: pytest.CaptureFixtur
     assert sampled(run, capsys, "--cfg-scale", "1", "--cfg-interval", "0-0.8")["guidance"] == []
     assert scaled((Interval(), Rescale()), 2.0) == (ClassifierFree(scale=2.0), Interval(), Rescale())
     assert scaled((Internal(), Interval()), 2.0) == (Internal(), ClassifierFree(scale=2.0), Interval())
+    limited = with_values(tiny(), {"sample.guidance": [Internal(), Interval()]})
+    values = short(limited, cfg_scale=2, cfg_interval=(0.1, 0.5))
+    assert with_values(limited, values).sample.guidance == (
+        Internal(),
+        ClassifierFree(scale=2.0),
+        Interval(low=0.1, high=0.5),
+    )
+    zero_star = with_values(tiny(), {"sample.guidance": [CFGZeroStar(scale=4.0)]})
+    assert short(zero_star, cfg_scale=2) == {"sample.guidance.cfg_zero_star.scale": 2}
+    both_kinds = 'sample.guidance=["cfg_zero_star",{name="classifier_free",scale=2}]'
+    assert "which both guide by the class; leave one" in refused(run, capsys, both_kinds)
     assert "there is none; put another part before it" in refused(run, capsys, 'sample.guidance=["interval"]')
     assert "two fractions" in refused(run, capsys, "--cfg-scale", "2", "--cfg-interval", "0.5")
     assert "low must be below high" in refused(run, capsys, "--cfg-scale", "2", "--cfg-interval", "0.5-0.4")
