@@ -137,7 +137,7 @@ def drawn_weights(made: DiTConfig) -> dict[str, Tensor]:
     return weights
 
 
-@every_design
+@pytest.mark.parametrize("design", paper.designs())
 @pytest.mark.parametrize("ratio", [4.0, 2.7])
 def test_the_same_random_numbers_become_the_same_weights_as_ever(design: str, ratio: float):
     made = small(conditioning=design, mlp_ratio=ratio)
@@ -644,8 +644,8 @@ def test_what_a_block_is_told_is_a_vector_or_tokens(design: str):
     assert torch.equal(embedded.tokens, torch.stack([time, label], 1)) and embedded.token_mask is None
     as_tokens = Embedded(time, label, label.unsqueeze(1), torch.ones(2, 1, dtype=torch.bool))
     assert torch.equal(as_tokens.tokens, embedded.tokens)
-    block, x = trained(small(conditioning=design)).blocks[0], torch.randn(2, 6, 16)
-    design_of = small(conditioning=design).block
-    out = block(design_of.enter(x, embedded), embedded)
-    masked = block(design_of.enter(x, as_tokens), as_tokens)
+    net, x = trained(small(conditioning=design)), torch.randn(2, 6, 16)
+    embedded, as_tokens = (net.design.prepare(net, told) for told in (embedded, as_tokens))
+    out = net.blocks[0](net.design.enter(x, embedded), embedded)
+    masked = net.blocks[0](net.design.enter(x, as_tokens), as_tokens)
     assert torch.allclose(out, masked, atol=1e-5)

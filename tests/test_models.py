@@ -90,9 +90,10 @@ def test_an_untrained_model_predicts_zero_and_an_adaln_zero_block_is_the_identit
     assert torch.equal(dit(*inputs(config)), torch.zeros(2, 6, 4, 6))
     tokens, told = torch.randn(2, 6, 16), Embedded(torch.randn(2, 16), torch.randn(2, 16))
     other = Embedded(torch.randn(2, 16), torch.randn(2, 16))
+    told, other = (dit.design.prepare(dit, embedded) for embedded in (told, other))
     for block in dit.blocks:
         out = block(tokens, told)
-        assert torch.equal(out, tokens) == (design == "adaln_zero")
+        assert torch.equal(out, tokens) == (design in ("adaln_zero", "adaln_single"))
         # Before training only cross-attention's blocks look at the condition at all.
         assert torch.equal(out, block(tokens, other)) == (design != "cross_attention")
 

@@ -30,6 +30,17 @@ from tiny import TINY, tiny
 
 FSDP = "engine.parallel=fsdp"
 MUON = "optimizer.algorithm=muon"
+EVERY_PART = (
+    "model.conditioning=adaln_single",
+    "model.norm=rms",
+    "model.mlp=swiglu",
+    "model.qk_norm=true",
+    "model.value_residual=true",
+    'model.patch_embed={name="bottleneck", width=5}',
+    "model.registers=2",
+    "model.time_embedding=fourier",
+)
+"""Of the network, that is not the paper's."""
 PAPER_RATE = ("optimizer.learning_rate=1e-4", "optimizer.warmup_steps=0")
 TIMES = -1
 """The column of a table that holds the drawn times."""
@@ -71,6 +82,8 @@ def test_two_ranks_train_as_one_process(tmp_path: Path):
         "poisoned": Job(steps=8, poisoned=(wrong,)),
         "muon": Job((MUON, *PAPER_RATE, "optimizer.algorithm.weight_decay=0.1"), steps=15),
         "muon, shards": Job((MUON, *PAPER_RATE, "optimizer.base_width=4", FSDP), steps=15),
+        "every part": Job((*EVERY_PART, "engine.recompute=blocks", *PAPER_RATE), steps=8),
+        "every part, shards": Job((*EVERY_PART, "engine.recompute=blocks", FSDP, *PAPER_RATE), steps=8),
     }
     bf16 = ("train.precision=bf16", *PAPER_RATE)
     rough = {"copies": Job(bf16, steps=10), "shards": Job((*bf16, FSDP), steps=10)}
@@ -88,7 +101,8 @@ def test_two_ranks_train_as_one_process(tmp_path: Path):
         steps = [step for step, skipped in enumerate(a.skipped) if not skipped]
         assert off([a.losses[s] for s in steps], [b.losses[s] for s in steps]) < 1e-6, name
         assert off([a.norms[s] for s in steps], [b.norms[s] for s in steps]) < 2e-6, name
-    for name in ("fsdp", "muon", "muon, shards"):  # every parameter, at the paper's rate
+    # Every parameter, at the paper's rate.
+    for name in ("fsdp", "muon", "muon, shards", "every part", "every part, shards"):
         assert max(furthest(one[name], two[name]).values()) < 2e-7, name
     apart = furthest(one["ddp"], two["ddp"])
     keys = {name: apart.pop(name) for name in list(apart) if name.endswith("(keys)")}

@@ -23,6 +23,7 @@ from scaledit.scaling.sweep import Spread
 from scaledit.training import log
 from scaledit.training.dit import train
 from scaledit.tuning import found as maps
+from scaledit.tuning import judged
 from scaledit.tuning.cells import Axes, Cell
 from scaledit.tuning.found import is_alike
 from scaledit.tuning.judged import Judged, _alone, _drop, judge_cells
@@ -106,7 +107,9 @@ def judge_of(pipeline: Pipeline, **changes: Any) -> tuple[Judge, Any]:
     ), evaluate
 
 
-def test_cells_have_the_metrics_of_an_evaluation_and_are_kept(run: Path):
+def test_cells_have_the_metrics_of_an_evaluation_and_are_kept(run: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(judged, "PART", 8)
+
     def opened(average: str | None) -> Pipeline:
         return load(run, "cpu", average=average)
 
@@ -117,14 +120,16 @@ def test_cells_have_the_metrics_of_an_evaluation_and_are_kept(run: Path):
         pass
 
     def interrupt(done: int, total: int) -> None:
-        if done > total / 2:
+        if done > 0.75 * total:  # all of the first seed, and 8 of 20 images of the second
             raise Stop
 
     with pytest.raises(Stop):
         judge_cells(run, cells, opened, judge, evaluate, {}, progress=interrupt)
     made = judge_cells(run, cells, opened, judge, evaluate, {})
-    assert made.work.known == made.work.alone / 2  # the first seed was there
-    assert made.work.made < made.work.alone / 2
+    assert made.work.known == made.work.alone / 2
+    other = dataclasses.replace(evaluate, seed=100, seeds=1)
+    assert made.work.made == 12 / 20 * judge_cells(run, cells, opened, judge, other, {}).work.made
+    assert not list((run / "sweep").glob("*.npz"))
     again = judge_cells(run, cells, opened, judge, evaluate, {})
     assert (again.work.made, again.work.known) == (0, again.work.alone)
     assert [one.metrics for one in again.cells] == [one.metrics for one in made.cells]

@@ -23,6 +23,10 @@ class RunError(RuntimeError):
     """A correct call that failed: a corrupt file, values that are not finite, a full disk. Exit code 1."""
 
 
+class Diverged(RunError):
+    """A training whose losses, weights or samples are not finite, or whose loss keeps spiking."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """'; did you mean X?' for the closest known name, or the list of known names if none is close."""
     known = sorted(known)

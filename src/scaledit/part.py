@@ -237,7 +237,7 @@ def _a(kind: type[Part]) -> str:
     """The kind with its article."""
     if kind.KIND in ("times", "guidance"):
         return kind.KIND
-    return f"{'an' if kind.KIND[0] in 'aeiou' else 'a'} {kind.KIND}"
+    return f"{'an' if kind.KIND[0] in 'aeiou' or kind.KIND == 'MLP' else 'a'} {kind.KIND}"
 
 
 def _check_class(kind: type[Part], part: Any, name: str) -> None:

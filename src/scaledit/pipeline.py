@@ -35,7 +35,7 @@ from scaledit.config import (
 from scaledit.config.tables import modules
 from scaledit.data.latents import AutoencoderInfo
 from scaledit.diffusion.guidance.base import Opened, active
-from scaledit.errors import RunError, UsageError, counted, did_you_mean, listed, no_such
+from scaledit.errors import Diverged, RunError, UsageError, counted, did_you_mean, listed, no_such
 from scaledit.interop import card, hub, native
 from scaledit.interop.convert import open_model
 from scaledit.interop.infer import Hints
@@ -247,7 +247,7 @@ class Pipeline:
                     on_evaluations=on_evaluations,
                 )
             except diffusion.NonFiniteError as error:
-                raise RunError(self._nonfinite(error, start + first, settings)) from None
+                raise Diverged(self._nonfinite(error, start + first, settings)) from None
             except diffusion.TooManyEvaluations as error:
                 numbers = [start + first + row for row in error.rows]
                 raise RunError(error.describe(*_images(numbers))) from None

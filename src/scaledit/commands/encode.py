@@ -14,6 +14,7 @@ from scaledit.commands.parsing import Example
 from scaledit.data.background import background_color
 from scaledit.data.datasets import DataSet
 from scaledit.errors import UsageError, no_such, printable
+from scaledit.values import hints
 
 if TYPE_CHECKING:
     from scaledit.autoencoders.cache import Encoded
@@ -47,7 +48,10 @@ EXAMPLES = (
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    images = "a folder with one folder per class, tar shards, Parquet files or a .zip; or the built-in photos"
+    images = (
+        "a folder with one folder per class, tar shards, Parquet files or a .zip; or the built-in photos or "
+        "emoji"
+    )
     parser.add_argument("images", metavar="IMAGES", help=images)
     autoencoder = "the autoencoder: a folder or a hub id, or pixels for none"
     parser.add_argument("--autoencoder", metavar="AE", required=True, help=autoencoder)
@@ -104,7 +108,7 @@ def run(args: argparse.Namespace) -> None:
     common.at_least(args, 1, "image_size", "batch_size", "workers", "per_file")
     common.at_least(args, 0, "max_bad")
     background_color(args.background or "")
-    in_memory = _in_memory(args.images)
+    in_memory = _in_memory(args.images, args.image_size)
     if in_memory is None and not Path(args.images).exists():
         raise UsageError(no_such(args.images))
 
@@ -226,7 +230,10 @@ def _kept(args: argparse.Namespace, images: int) -> str:
     return common.kept_parts(written, -(-images // args.per_file), "files", args.out)
 
 
-def _in_memory(name: str) -> DataSet | None:
-    """The color set in memory that IMAGES names, None for a path."""
+def _in_memory(name: str, image_size: int | None) -> DataSet | None:
+    """The color set in memory that IMAGES names, at this size if it can be drawn at any; None for a path."""
     chosen = part.members(DataSet).get(name)
-    return chosen() if chosen is not None and chosen.in_memory and chosen.channels == 3 else None
+    if chosen is None or not chosen.in_memory or chosen.channels != 3:
+        return None
+    size = {"image_size": image_size} if image_size and "image_size" in hints(chosen) else {}
+    return part.build(DataSet, {"name": name, **size}, "images")

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from scaledit.scaling.table import Table
 
 SUMMARY = "train, evaluate and compare a grid of runs"
-DESCRIPTION = """The report shows fits, figures and verdicts on the claims of the paper or, for a sweep, the
-results by the values that were varied and the best of them. If a study is interrupted, run the same command
-again: it resumes. Several machines that share the folder of --out can run the same command to share the
-work."""
+DESCRIPTION = """The report shows fits, figures and verdicts on the claims of the paper; for a sweep, the
+results by the values that were varied and the best of them; for a study of switches, what each of them
+changes at equal training compute. If a study is interrupted, run the same command again: it resumes. Several
+machines that share the folder of --out can run the same command to share the work."""
 EXAMPLES = (
     Example("scaledit study digits --fast --dry-run", "Estimate the cost of the small study of digits"),
     Example(
@@ -94,14 +94,15 @@ def run(args: argparse.Namespace) -> int:
         return _join(study, queue, args)
     with common.interruptible(lambda: _kept(queue)):
         code = _work(study, queue, args, name)
-        if args.dry_run or (code != DONE and not (code == INCOMPLETE and study.varied)):
+        may_fail = bool(study.varied or study.ablation)
+        if args.dry_run or (code != DONE and not (code == INCOMPLETE and may_fail)):
             return code
         return _finish(study, queue, args)
 
 
 def _finish(study: Study, queue: Queue, args: argparse.Namespace) -> int:
-    """Writes the report of a study whose jobs are done. Values of a sweep may have failed, which is a result:
-    a learning rate that is too high."""
+    """Writes the report of a study whose jobs are done. Values of a sweep and switches may have failed, which
+    is a result: a learning rate that is too high."""
     from scaledit.scaling import table as tables
     from scaledit.scaling.collect import collect
 
@@ -140,7 +141,9 @@ def _check_report_only(args: argparse.Namespace) -> None:
 
 
 def _write(table: Table, folder: Path) -> Path:
-    if table.about.varied:
+    if table.about.ablation:
+        from scaledit.report import ablation as report
+    elif table.about.varied:
         from scaledit.report import sweep as report
     else:
         from scaledit.report import study as report

@@ -44,7 +44,7 @@ EXAMPLES = (
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("run", metavar="RUN", type=Path, help="a run folder")
+    add("run", metavar="RUN", type=Path, help="the folder of a trained run")
     changes = "new values of keys that say how the model is sampled and judged, such as sample.sampler=dpm"
     common.overrides(parser, changes)
     lists: list[tuple[str, Callable[[str], Any], str, str]] = [

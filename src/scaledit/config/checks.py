@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from scaledit import averages, checks
 from scaledit.config.sections import DiffusionConfig, EMAConfig, SampleConfig
 from scaledit.diffusion.guidance import CFGZeroStar, ClassifierFree, Guidance, Target, active
+from scaledit.diffusion.parameterization import network_times
 from scaledit.diffusion.schedule import Schedule
 from scaledit.errors import UsageError, shown
 from scaledit.models.config import DiTConfig
@@ -51,6 +52,8 @@ def check_run(config: RunConfig) -> None:
             )
     check_averages(config)
     check_learned(config.model, config.diffusion)
+    low, high = network_times(config.diffusion.parameterization) or (None, None)
+    config.model.time_embedding_part.fits_times(low, high)
     check_objective(config.model, config.diffusion)
     check_lora(config)
     if config.optimizer.base_width and config.lora.rank:

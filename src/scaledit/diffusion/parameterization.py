@@ -16,6 +16,7 @@ A parameterization also defines the network's inputs: the image times c_in, and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
@@ -29,6 +30,7 @@ NETWORK_TIME_MAX = 1000
 """The network's time is scaled to 0..1000, whatever the schedule's unit."""
 Tells = Literal["t", "alpha"]
 """The network's time input: t in 0..1000, or alpha in 0..1 as in SiT (Ma et al. 2024)."""
+Range = tuple[float, float]
 LogVariance = Callable[["Tensor", "Tensor"], "Tensor"]
 """(t, s) -> the predicted log variance of q(x_s | x_t): elementwise (N, C, H, W), or of t's shape."""
 
@@ -62,6 +64,10 @@ class Parameterization(
         """c_noise, the network's time input: float64 on the CPU, of t's shape."""
         return schedule.time(t) * (NETWORK_TIME_MAX / schedule.horizon)
 
+    def time_range(self) -> Range | None:
+        """The range of `network_time` on any schedule; None if it is unknown."""
+        return 0, NETWORK_TIME_MAX
+
     def target(self, schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """The regression target of the first C output channels."""
         raise NotImplementedError
@@ -69,6 +75,17 @@ class Parameterization(
     def decode(self, schedule: Schedule, out: Tensor, x_t: Tensor, t: Tensor) -> Prediction:
         """The prediction that the network's output `out` at (x_t, t) stands for."""
         raise NotImplementedError
+
+
+def network_times(parameterization: Parameterization) -> Range | None:
+    """The range of the times that the network gets; None if it is unknown, as for a class of yours that
+    defines `network_time` but no `time_range`."""
+
+    def owner(method: str) -> type:
+        return next(cls for cls in type(parameterization).__mro__ if method in vars(cls))
+
+    is_known = issubclass(owner("time_range"), owner("network_time"))
+    return parameterization.time_range() if is_known else None
 
 
 @dataclass(frozen=True)
@@ -84,6 +101,9 @@ class _TimeOrAlpha(Parameterization):
 
     def network_time(self, schedule: Schedule, t: Tensor) -> Tensor:
         return schedule.alpha(t) if self.tells == "alpha" else super().network_time(schedule, t)
+
+    def time_range(self) -> Range | None:
+        return (0, 1) if self.tells == "alpha" else super().time_range()
 
 
 def _solve(x_t: Tensor, out: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,6 +192,10 @@ class EDM(Parameterization, name="edm"):
         end = torch.where(sigma < high * alpha, torch.full_like(ratio, low), high)
         return torch.where(inside, ratio, end).log() / 4
 
+    def time_range(self) -> Range | None:
+        low, high = SIGMA_RANGE
+        return math.log(low) / 4, math.log(high) / 4
+
     def target(self, schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         (alpha, sigma), d, norm = schedule.coefficients(t), self.sigma_data, self._norm(schedule, t)
         return broadcast_like(sigma / (norm * d), x0) * x0 - broadcast_like(alpha * d / norm, x0) * eps
@@ -206,6 +230,9 @@ class LearnedRange(Parameterization, name="learned_range"):
 
     def network_time(self, schedule: Schedule, t: Tensor) -> Tensor:
         return self.mean.network_time(schedule, t)
+
+    def time_range(self) -> Range | None:
+        return network_times(self.mean)
 
     def target(self, schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         return self.mean.target(schedule, x0, eps, t)

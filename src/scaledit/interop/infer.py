@@ -12,6 +12,7 @@ show which (`classes_of`).
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -189,13 +190,12 @@ def _depth(shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 
 def _with_design(config: DiTConfig, shapes: Mapping[str, tuple[int, ...]]) -> DiTConfig:
-    """The config with the block design whose weights are most similar to those of block 0 and the last layer.
-    A tie leaves the config unchanged; then an error names the weights that do not fit."""
-    ends = {key: shape for key, shape in shapes.items() if key.startswith(("blocks.0.", "final."))}
+    """The config with the block design whose weights are most similar to those of block 0 and of the layers
+    outside the blocks. A tie leaves the config unchanged; then an error names the weights that do not fit."""
+    ends = {key: shape for key, shape in shapes.items() if re.match(r"blocks\.0\.|(?!blocks\.)", key)}
 
     def mismatches(candidate: DiTConfig) -> int:
-        described = Description.of(replace(candidate, depth=1)).shapes()
-        expected = {key: shape for key, shape in described.items() if key.startswith(("blocks.", "final."))}
+        expected = Description.of(replace(candidate, depth=1)).shapes()
         return sum(ends.get(key) != expected.get(key) for key in ends.keys() | expected.keys())
 
     return min((config, *(replace(config, conditioning=name) for name in members(Block))), key=mismatches)

@@ -12,9 +12,14 @@ from typing import Any, TypeVar
 
 from scaledit import part
 from scaledit.errors import UsageError, did_you_mean
+from scaledit.models import switches
 from scaledit.models.blocks import Block
 from scaledit.models.conditioners import Conditioner
+from scaledit.models.mlps import MLP
+from scaledit.models.norms import Norm
+from scaledit.models.patch_embeds import PatchEmbed
 from scaledit.models.positions import Position
+from scaledit.models.time_embeddings import TimeEmbedding
 from scaledit.values import check_bounds, field
 
 # Paper, table 1: depth, hidden size, heads.
@@ -25,9 +30,28 @@ LATENT_DOWNSAMPLING = 8
 IMAGENET_CLASSES = 1000
 
 MODEL_NAMES = tuple(f"DiT-{size}/{patch}" for size in SIZES for patch in PATCHES)
-PARTS = {"conditioning": Block, "position": Position, "conditioner": Conditioner}
+PARTS = {
+    "conditioning": Block,
+    "position": Position,
+    "conditioner": Conditioner,
+    "time_embedding": TimeEmbedding,
+    "norm": Norm,
+    "mlp": MLP,
+    "patch_embed": PatchEmbed,
+}
 """Fields of a config that are parts, with their kinds."""
-ADDED = ("conditioner", "second_time", "early_output")
+ADDED = (
+    "conditioner",
+    "second_time",
+    "early_output",
+    "time_embedding",
+    "norm",
+    "mlp",
+    "patch_embed",
+    "qk_norm",
+    "value_residual",
+    "registers",
+)
 """Fields that old configs lack; defaults are not written, so that old and new configs are equal."""
 
 Kind = TypeVar("Kind", bound=part.Part)
@@ -37,9 +61,9 @@ Kind = TypeVar("Kind", bound=part.Part)
 class DiTConfig:
     """The shape of a DiT: everything that a checkpoint's tensors depend on.
 
-    `conditioning`, `position` and `conditioner` are parts: a name, MODULE:CLASS, a table with its fields, or
-    the part itself. A built-in part with default fields is stored as its name. Raises UsageError if the sizes
-    are inconsistent."""
+    The fields in `PARTS` are parts: a name, MODULE:CLASS, a table with its fields, or the part itself. A
+    built-in part with default fields is stored as its name. Raises UsageError if the sizes are inconsistent,
+    or a field has no effect on the block design."""
 
     input_size: int | tuple[int, int] = field(
         doc="side of the square input, or [height, width], in pixels or latents"
@@ -77,6 +101,29 @@ class DiTConfig:
         doc="number of blocks after which a second final layer predicts too, for internal guidance (about a "
         "third of the depth); 0: none",
     )
+    time_embedding: TimeEmbedding | str = field(
+        "sinusoidal", doc="embedding of the times; sinusoidal is the paper's"
+    )
+    norm: Norm | str = field("layer", doc="norm of the blocks and of the final layer; layer is the paper's")
+    mlp: MLP | str = field("gelu", doc="MLP of the blocks; gelu is the paper's")
+    patch_embed: PatchEmbed | str = field(
+        "linear", doc="from the numbers of a patch to a token; linear is the paper's"
+    )
+    qk_norm: bool = field(
+        False,
+        doc="whether queries and keys are normalized per head by an RMSNorm with a learned scale, before "
+        "they are rotated (Henry et al. 2020; Dehghani et al. 2023)",
+    )
+    value_residual: bool = field(
+        False,
+        doc="whether the values of each attention are mixed with those of the first block: l v_1 + (1 - l) "
+        "v, with a learned l per block that starts at 0.5 (Zhou et al. 2024)",
+    )
+    registers: int = field(
+        0,
+        ge=0,
+        doc="learned tokens in the sequence beside the patches, dropped at the end (Darcet et al. 2024)",
+    )
 
     def __post_init__(self) -> None:
         size = self.input_size
@@ -94,6 +141,7 @@ class DiTConfig:
             "num_heads",
             "num_classes",
             "early_output",
+            "registers",
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool):
@@ -117,11 +165,24 @@ class DiTConfig:
                 f"model.early_output {self.early_output} must be less than model.depth {self.depth}, the "
                 f"number of blocks; use {self.depth // 3}, or 0 for none"
             )
-        if not isinstance(self.second_time, bool):
-            raise UsageError(f"model.second_time must be true or false, got {self.second_time!r}")
+        for name in ("second_time", "qk_norm", "value_residual"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise UsageError(f"model.{name} must be true or false, got {value!r}")
         self.position_part.fits(self)
+        self.patch_embed_part.fits(self)
+        if self.qk_norm and self.hidden_size == self.num_heads:
+            raise UsageError(
+                "model.qk_norm with heads of one channel leaves only the signs of queries and keys; choose "
+                "fewer heads (model.num_heads), or leave it out"
+            )
+        if self.value_residual and self.depth == 1:
+            raise UsageError(
+                "model.value_residual hands the values of the first block to later ones, but model.depth is "
+                "1; leave it out"
+            )
         if self.mlp_hidden < 1:
             raise UsageError(f"model.mlp_ratio {self.mlp_ratio} leaves the MLP without hidden units; use 4")
+        switches.check(self)
 
     @property
     def block(self) -> Block:
@@ -135,6 +196,22 @@ class DiTConfig:
     @property
     def conditioner_part(self) -> Conditioner:
         return _part(Conditioner, self.conditioner, "model.conditioner")
+
+    @property
+    def time_embedding_part(self) -> TimeEmbedding:
+        return _part(TimeEmbedding, self.time_embedding, "model.time_embedding")
+
+    @property
+    def norm_part(self) -> Norm:
+        return _part(Norm, self.norm, "model.norm")
+
+    @property
+    def mlp_part(self) -> MLP:
+        return _part(MLP, self.mlp, "model.mlp")
+
+    @property
+    def patch_embed_part(self) -> PatchEmbed:
+        return _part(PatchEmbed, self.patch_embed, "model.patch_embed")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, with all fields of parts; `DiTConfig(**value)` is the inverse."""
@@ -172,6 +249,16 @@ class DiTConfig:
         """Patches of one image: the sequence length without the condition tokens of in-context."""
         rows, columns = self.grid
         return rows * columns
+
+    @property
+    def sequence(self) -> int:
+        """Tokens of one image in the blocks, patches and registers, without those of the condition."""
+        return self.tokens + self.registers
+
+    @property
+    def patch_numbers(self) -> int:
+        """Numbers of one patch of the input, C p p."""
+        return self.in_channels * self.patch_size**2
 
     def at(self, height: int, width: int) -> DiTConfig:
         """The same model for inputs of another size. Raises UsageError if the patch size does not divide

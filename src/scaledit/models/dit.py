@@ -20,11 +20,8 @@ from scaledit.errors import UsageError
 from scaledit.models.blocks import Block, Embedded
 from scaledit.models.config import DiTConfig
 from scaledit.models.description import Description, Layers
-from scaledit.models.layers import Derived, TimestepEmbedder, patchify, unpatchify
-
-NORMAL_STD = 0.02
-"""Standard deviation of the weights listed in `Layer.NORMAL`."""
-
+from scaledit.models.layers import Derived, patchify, unpatchify
+from scaledit.models.variants import Learned
 
 MOST_TABLES = 64
 """Position tables of other grids that a network keeps."""
@@ -47,7 +44,8 @@ class EarlyOutput(NamedTuple):
 
 
 class BlockModule(nn.Module):
-    """A block: the layers of its design, and the design's forward pass."""
+    """A block: the layers of its design, and the design's forward pass. With a value residual, the first one
+    is a `FirstBlock`."""
 
     def __init__(self, design: Block, layers: Layers):
         super().__init__()
@@ -56,6 +54,22 @@ class BlockModule(nn.Module):
 
     def forward(self, x: Tensor, embedded: Embedded) -> Tensor:
         return self.design.forward(self, x, embedded)
+
+
+class FirstBlock(BlockModule):
+    """The first block of a network with model.value_residual: returns its tokens and the values of its
+    attention, (N, heads, T, head), which are an input of all other blocks."""
+
+    def forward(self, x: Tensor, embedded: Embedded) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        kept: list[Tensor] = []
+        places = embedded.places._replace(kept=kept)
+        x = self.design.forward(self, x, embedded._replace(places=places))
+        if len(kept) != 1:
+            raise UsageError(
+                f"model.value_residual needs the values of the block design {self.design.part_name()}, which "
+                "does not pass embedded.places to its attention; call m.attn(x, embedded.places)"
+            )
+        return x, kept[0]
 
 
 class FinalModule(BlockModule):
@@ -89,10 +103,12 @@ class DiT(Derived):
     not taken, or a block or the early head does not exist.
     """
 
-    patch_embed: nn.Linear
-    time_embed: TimestepEmbedder
-    second_time_embed: TimestepEmbedder
+    patch_embed: nn.Module
+    time_embed: nn.Module
+    second_time_embed: nn.Module
     """Only if the config has a second time."""
+    registers: Learned
+    """Only if the config has registers."""
     label_embed: nn.Embedding
     """Only if the conditions are labels."""
     position: Tensor
@@ -108,7 +124,10 @@ class DiT(Derived):
         self._tables: dict[tuple[int, int], Tensor | None] = {}
         add_layers(self, described.ends)
         self.derive("position", partial(_position_table, config), exact=False)
-        self.blocks = nn.ModuleList(BlockModule(self.design, described.block) for _ in range(described.depth))
+        kinds = [FirstBlock if config.value_residual else BlockModule] + [BlockModule] * (config.depth - 1)
+        self.blocks = nn.ModuleList(
+            kind(self.design, layers) for kind, layers in zip(kinds, described.blocks(), strict=True)
+        )
         self.final = FinalModule(self.design, described.final)
         if described.early:
             self.early_final = FinalModule(self.design, described.early)
@@ -172,22 +191,36 @@ class DiT(Derived):
             tokens = tokens + table
         places = self.encoding.places(self, config, grid, tokens)
         embedded = Embedded(time, *self.conditioner.embed(self, condition), places=places)
+        embedded = self.design.prepare(self, embedded)
         patches, (height, width) = grid[0] * grid[1], x.shape[2:]
+        if config.registers:
+            registers = self.registers().to(tokens.dtype).expand(tokens.shape[0], -1, -1)
+            tokens = torch.cat([tokens, registers], dim=1)
         tokens = self.design.enter(tokens, embedded)
         states: dict[int, Tensor] = {}
         early_out = None
         for i, block in enumerate(self.blocks):
-            tokens = block(tokens, embedded)
-            if i in hidden:
-                states[i] = self.design.leave(tokens, patches)
+            if config.value_residual and i == 0:
+                tokens, values = block(tokens, embedded)
+                embedded = embedded._replace(places=places._replace(values=values))
+            else:
+                tokens = block(tokens, embedded)
+            if any(i == wanted for wanted in hidden):  # a compiled call gets "i in hidden" wrong
+                states[i] = self._patches(tokens, patches)
             if early and i + 1 == config.early_output:
-                head = self.early_final(self.design.leave(tokens, patches), embedded)
+                head = self.early_final(self._patches(tokens, patches), embedded)
                 early_out = unpatchify(head, config.patch_size, height, width)
-        tokens = self.final(self.design.leave(tokens, patches), embedded)
+        tokens = self.final(self._patches(tokens, patches), embedded)
         out = unpatchify(tokens, config.patch_size, height, width)
         if early_out is not None:
             return EarlyOutput(out, states, early_out)
         return Output(out, states) if hidden else out
+
+    def _patches(self, tokens: Tensor, patches: int) -> Tensor:
+        """The tokens of the patches, given all tokens after a block."""
+        registers = self.config.registers
+        tokens = self.design.leave(tokens, patches + registers)
+        return tokens[:, :patches] if registers else tokens
 
     def _grid(self, x: Tensor) -> tuple[int, int]:
         """Rows and columns of patches of x. Raises UsageError if it has no such shape."""
@@ -235,16 +268,25 @@ def initialize(dit: DiT) -> None:
     3. Modulations of the blocks and of the final layer, and the final linear: all zero
        (`Layer.starts_at_zero`). Thus adaLN starts unmodulated, each adaLN-Zero block is the identity, and
        every model predicts zero.
+
+    Of the parts that are not the paper's:
+
+    1. Linears that hold several matrices (qkv; W1 and W3 of SwiGLU) are one matrix here.
+    2. The table of times and the registers are N(0, 0.02), and context tokens are N(0, 1 / D) (`Layer.std`).
+    3. The shared modulation of adaLN-single and the vectors of its blocks are zero.
+    4. Scales of norms are one, also those of queries and keys; the l of a value residual is 0.5. No random
+       numbers are drawn for them.
     """
     for module in dit.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     layers = dict(Description.of(dit.config).named())
     first = dit.conditioner.layers(dit.config)  # drawn first, so that a seed gives the weights it always gave
     for name, layer in {**first, **layers}.items():
         for weight in layer.NORMAL:
-            nn.init.normal_(dit.get_parameter(f"{name}.{weight}"), std=NORMAL_STD)
+            nn.init.normal_(dit.get_parameter(f"{name}.{weight}"), std=layer.std)
     for name, layer in layers.items():
         if layer.starts_at_zero:
             for weight in layer.weights():

@@ -3,6 +3,8 @@
 tokens  =  patchify(x) W + b + pos              (paper, section 3.2, "Patchify")
 gamma(t) = [cos(t w_k), sin(t w_k)],  w_k = 10000^(-k/128),  k = 0..127
 Attn(q, k, v) = softmax(q k^T / sqrt(head)) v
+
+These are the paper's; `variants` has the modules of other parts.
 """
 
 from __future__ import annotations
@@ -20,6 +22,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from scaledit.errors import UsageError
 from scaledit.models.description import TIME_FREQUENCIES
 from scaledit.models.positions import Places
+from scaledit.models.variants import RMSNorm
+
+FIRST_MIX = 0.5
+"""The first value of l in a value residual."""
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
@@ -125,14 +131,15 @@ def _rederive_after_loading(module: nn.Module, keys: object) -> None:
 
 
 class TimestepEmbedder(Derived):
-    """t (N,) -> (N, D): sinusoid, Linear, SiLU, Linear."""
+    """t (N,) -> (N, D): cosines and sines, Linear, SiLU, Linear. frequencies: makes the angles per unit of t,
+    (128,) float32; the paper's by default."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, frequencies: Callable[[], Tensor] = time_frequencies):
         super().__init__()
         self.fc1 = nn.Linear(TIME_FREQUENCIES, width)
         self.fc2 = nn.Linear(width, width)
         # Exact, since rounded frequencies would be a different function.
-        self.derive("frequencies", time_frequencies, exact=True)
+        self.derive("frequencies", frequencies, exact=True)
         self.frequencies: Tensor
 
     def forward(self, t: Tensor) -> Tensor:
@@ -153,37 +160,63 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with qkv bias: x (N, T, D) -> (N, T, D). places: where the tokens are. mask:
-    (N, T), as in `attend`."""
+    """Multi-head self-attention with qkv bias: x (N, T, D) -> (N, T, D). qk_norm: whether queries and keys
+    are normalized per head. mixes_values: whether the values are l v_1 + (1 - l) v, with those of the first
+    block, v_1, and a learned l that starts at 0.5. places: where the tokens are, and v_1. mask: (N, T), as in
+    `attend`."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, qk_norm: bool = False, mixes_values: bool = False):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
+        self.q_norm, self.k_norm = _qk_norms(width // heads, qk_norm)
+        self.mix = nn.Parameter(torch.full((1,), FIRST_MIX)) if mixes_values else None
 
     def forward(self, x: Tensor, places: Places | None = None, mask: Tensor | None = None) -> Tensor:
         n, tokens, width = x.shape
         q, k, v = self.qkv(x).reshape(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        q, k = self.q_norm(q), self.k_norm(k)
+        v = self._mixed(v, places)
         return self.proj(attend(q, k, v, mask))
+
+    def _mixed(self, v: Tensor, places: Places | None) -> Tensor:
+        """The values, mixed with those of the first block; in that block, they are handed on."""
+        if places is not None and places.kept is not None:
+            places.kept.append(v)
+        if self.mix is None:
+            return v
+        if places is None or places.values is None:
+            raise UsageError(
+                "model.value_residual needs the values of the first block, which this block design does not "
+                "pass to its attention; call m.attn(x, embedded.places)"
+            )
+        share = self.mix.to(v.dtype)
+        return share * places.values + (1 - share) * v
+
+
+def _qk_norms(head: int, wanted: bool) -> tuple[nn.Module, nn.Module]:
+    return (RMSNorm(head), RMSNorm(head)) if wanted else (nn.Identity(), nn.Identity())
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention from x (N, T, D) to a context (N, S, D). mask: (N, S), as in `attend`."""
+    """Multi-head attention from x (N, T, D) to a context (N, S, D). qk_norm: whether queries and keys are
+    normalized per head. mask: (N, S), as in `attend`."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, qk_norm: bool = False):
         super().__init__()
         self.heads = heads
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(width, 2 * width)
         self.proj = nn.Linear(width, width)
+        self.q_norm, self.k_norm = _qk_norms(width // heads, qk_norm)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         n, tokens, width = x.shape
         head = width // self.heads
         q = self.q(x).reshape(n, tokens, self.heads, head).transpose(1, 2)
         k, v = self.kv(context).reshape(n, -1, 2, self.heads, head).permute(2, 0, 3, 1, 4)
-        return self.proj(attend(q, k, v, mask))
+        return self.proj(attend(self.q_norm(q), self.k_norm(k), v, mask))
 
 
 class MLP(nn.Module):

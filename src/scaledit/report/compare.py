@@ -34,6 +34,7 @@ from scaledit.report import page
 from scaledit.report.page import Chart, Sheet
 from scaledit.report.run import MAX_PLOTTED, WIDE, Events, duration, read_events
 from scaledit.sampling.request import parse_classes
+from scaledit.scaling.compute import train_macs_of
 from scaledit.training.folder import CHECKPOINTS, CONFIG, STATUS
 
 MOST = 6
@@ -273,7 +274,7 @@ class Numbers(NamedTuple):
             images=run.step * batch,
             parameters=counts.params,
             macs_per_image=counts.macs,
-            training_macs=flops.train_macs(counts.macs, run.step * batch),
+            training_macs=train_macs_of(run.config, run.step),
             seconds=seconds,
             images_per_second=last["step"] * batch / seconds if last and seconds else None,
             device=devices[-1] if devices else None,

@@ -10,21 +10,25 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from scaledit import assemble, machine
 from scaledit.config import RunConfig, old
-from scaledit.errors import shown
+from scaledit.errors import RunError, shown
 from scaledit.evaluation.metric import columns
 from scaledit.evaluation.protocol import is_conclusive
 from scaledit.evaluation.result import Result
 from scaledit.models import flops
 from scaledit.sampling.request import EVALUATIONS, is_stated
+from scaledit.scaling.ablated_runs import RATE_KEY
+from scaledit.scaling.ablation import BAR, REFERENCE
+from scaledit.scaling.compute import train_macs_of
 from scaledit.scaling.plan import evaluations
 from scaledit.scaling.queue import Job, Queue
-from scaledit.scaling.study import Study, StudyRun
+from scaledit.scaling.study import AblationStudy, Study, StudyRun
 from scaledit.scaling.table import FINAL, TRAINING, About, Loss, Row, Table, cell
-from scaledit.scaling.work import RUNS, measurement_job, training_job
+from scaledit.scaling.work import RUNS, measurement_job, training_job, trial_results, with_rate
 
 OF_ONE_RUN = ("samples", "run", "step", "sha256", "seed", "sampler", "guidance", "decoder")
 """Keys of a protocol that the row's own columns repeat, or that hold for one row only."""
@@ -42,6 +46,7 @@ def collect(study: Study, queue: Queue, command: str) -> tuple[Table, list[Job]]
     missing: list[Job] = []
     seconds = 0.0
     loss_at: dict[str, Mapping[str, float | None]] = {}
+    configs: dict[str, RunConfig] = {run.name: run.config for run in study.runs}
     for run in study.runs:
         job = training_job(run)
         if not queue.done(job.key):
@@ -50,6 +55,10 @@ def collect(study: Study, queue: Queue, command: str) -> tuple[Table, list[Job]]
         result = queue.result(job)
         with queue.parsing(job):
             seconds += _number(result, "seconds")
+            if run.may_diverge and "diverged" in result:
+                continue
+            if study.ablation is not None:
+                configs[run.name] = with_rate(run, queue)
             loss_at[run.name] = {
                 step: None if loss is None else _number(result["loss_at"], step)
                 for step, loss in result["loss_at"].items()
@@ -63,7 +72,7 @@ def collect(study: Study, queue: Queue, command: str) -> tuple[Table, list[Job]]
                 pictures |= {run.name: path.read_bytes()} if path.is_file() else {}
             for evaluation in result["evaluations"]:
                 key = _protocol(evaluation, protocols)
-                rows.append(_row(run, TRAINING, run.config, evaluation, loss_at[run.name], key))
+                rows.append(_row(run, TRAINING, configs[run.name], evaluation, loss_at[run.name], key))
     for measurement in study.measurements:
         run, job = measurement.run, measurement_job(measurement)
         if not queue.done(job.key) or run.name not in loss_at:
@@ -73,7 +82,15 @@ def collect(study: Study, queue: Queue, command: str) -> tuple[Table, list[Job]]
         with queue.parsing(job):
             seconds += _number(result, "seconds")
             key = _protocol(result, protocols)
-            rows.append(_row(run, measurement.part, measurement.config, result, loss_at[run.name], key))
+            config = replace(measurement.config, optimizer=configs[run.name].optimizer)
+            row = _row(run, measurement.part, config, result, loss_at[run.name], key)
+            if measurement.name:
+                more = {**row.settings, **(measurement.settings or {})}
+                row = replace(row, name=measurement.name, settings=more)
+                configs.setdefault(row.name, config)
+            rows.append(row)
+    if study.ablation is not None:
+        check_budgets(study, study.ablation, rows)
     measured = {measurement.run.name for measurement in study.measurements}
     for run in study.runs if study.varied else ():
         if run.name in loss_at and run.name not in measured:  # only its loss is known
@@ -93,13 +110,46 @@ def collect(study: Study, queue: Queue, command: str) -> tuple[Table, list[Job]]
         floor=next((row.metrics[f"{main}_real"] for row in rows if f"{main}_real" in row.metrics), None),
         sizes=study.sizes,
         protocols=protocols,
-        configs={run.name: run.config.to_json() for run in study.runs},
+        configs={name: config.to_json() for name, config in configs.items()},
         made=made,
         declared=study.declared,
         varied=study.varied,
-        failed=_failures(study, queue, missing) if study.varied else {},
+        failed=_failures(study, queue, missing) if study.varied or study.ablation else {},
+        ablation={} if study.ablation is None else _ablation(study.ablation, queue),
     )
     return Table(about, tuple(rows), tuple(losses), pictures), missing
+
+
+def check_budgets(study: Study, ablation: AblationStudy, rows: Sequence[Row]) -> None:
+    """Raises RunError if a result at the end of training does not have the training compute that its role
+    declares, up to one step."""
+    budgets = {bar["name"]: bar["train_macs"] for bar in ablation.bars}
+    budgets |= {one["name"]: one["train_macs"] for one in ablation.references}
+    for row in rows:
+        budget = budgets.get(row.settings["switch"]) if row.settings["role"] in (REFERENCE, BAR) else None
+        budget = ablation.budget if budget is None else budget
+        if row.part == FINAL and row.steps * abs(row.train_macs - budget) > row.train_macs:
+            raise RunError(
+                f"{study.name}: {row.name} has {row.train_macs} multiply-adds of training, but its budget is "
+                f"{budget}; report this error"
+            )
+
+
+def _ablation(ablation: AblationStudy, queue: Queue) -> dict[str, Any]:
+    """What verdicts need besides the rows. The learning rates are those of trials that are done."""
+    rates = {
+        owner: {f"{rate:g}": fd for rate, fd in trial_results(trials, queue).items()}
+        for owner, trials in ablation.trials.items()
+        if all(queue.done(trial.key) for trial in trials)
+    }
+    return {
+        **ablation.switches.to_json(),
+        "seeds": list(ablation.seeds),
+        "budget": ablation.budget,
+        "references": [dict(one) for one in ablation.references],
+        "bars": [dict(one) for one in ablation.bars],
+        "rates": rates,
+    }
 
 
 def _failures(study: Study, queue: Queue, missing: Sequence[Job]) -> dict[str, str]:
@@ -138,6 +188,7 @@ def _row(
         metrics |= {f"{key}_std": metric.std} if metric.std is not None else {}
         metrics |= {f"{key}_real": metric.real} if metric.real is not None else {}
     sampler, evaluate = config.sample.sampler, config.evaluate
+    is_ablation = "role" in run.settings
     passes = evaluations(sampler, evaluate.guidance, config.diffusion.schedule)
     if is_stated(spent := values["protocol"].get(EVALUATIONS)):  # the images', not the most that it may spend
         passes = round(passes * spent["mean"] / sampler.total_evaluations())
@@ -153,7 +204,7 @@ def _row(
         batch_size=batch_size,
         steps=step,
         images=step * batch_size,
-        train_macs=flops.train_macs(counts.macs, batch_size * step),
+        train_macs=train_macs_of(config, step),
         seed=config.train.seed,
         loss=loss_at.get(str(step)),
         fd=main.value if main else None,
@@ -166,7 +217,7 @@ def _row(
         sample_sets=evaluate.seeds,
         protocol=protocol,
         metrics=metrics,
-        settings=run.settings,
+        settings={**run.settings, **({RATE_KEY: config.optimizer.learning_rate} if is_ablation else {})},
     )
 
 

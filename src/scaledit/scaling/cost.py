@@ -20,6 +20,7 @@ from scaledit.machine import seconds as fastest
 from scaledit.machine import wait
 from scaledit.models import flops
 from scaledit.models.config import DiTConfig
+from scaledit.scaling.compute import train_macs_of
 from scaledit.scaling.study import Study
 from scaledit.scaling.work import measurement_job, sampling_macs, training_job
 
@@ -61,7 +62,7 @@ def estimate(study: Study, device: torch.device, progress: Progress) -> Cost:
     for run in study.runs:
         model, train = run.config.model, run.config.train
         rate = rates[model, train.batch_size]
-        own = flops.train_macs(flops.count(model).macs, train.batch_size * train.steps)
+        own = train_macs_of(run.config)
         sampling = training_job(run).macs - own
         train_macs += own
         sampled += sampling

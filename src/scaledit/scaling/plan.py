@@ -1,6 +1,6 @@
 """The cost of a run, from its config alone: multiply-adds, hours, money, memory; imports no torch.
 
-    train_macs  = macs * batch * steps * 3                 a backward pass is two forward ones (section 4)
+    train_macs  = steps (batch (3 macs + extra) + step)    compute.py; a backward pass is two forward ones
     train_flops = 2 train_macs                             vendors count a multiply-add as two
     hours       = train_flops / (peak * devices * utilization) / 3600
     state       = 8 bytes per parameter                    float32: weight, EMA
@@ -11,9 +11,8 @@
 If weights are frozen (train.freeze, LoRA), a step costs less than 3 forward passes, since their gradients are
 not computed; train_macs is then an upper bound.
 
-Muon's matrix products are counted apart and make the hours longer; they are divided over the ranks.
-
-Not included: encoding images, decoding samples, reading data, the rest of the optimizer's arithmetic.
+Muon's matrix products are divided over the ranks. Not included: encoding images, decoding samples, reading
+data, the rest of the optimizer's arithmetic.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from scaledit.errors import UsageError, counted
 from scaledit.models import flops
 from scaledit.models.config import DiTConfig
 from scaledit.models.description import Description
+from scaledit.scaling.compute import train_macs_of
 from scaledit.scaling.devices import peak_warning, terse
 
 BYTES_PER_PARAMETER, BYTES_PER_TRAINED_PARAMETER = 2 * 4, 4
@@ -86,7 +86,7 @@ class Plan:
 
     params: of the model; trained_params: of those and LoRA's, the trained ones. macs: multiply-adds of one
     forward pass at batch 1; train_macs and train_flops: of the full training. optimizer_macs: of the matrix
-    products in one step of the optimizer, on all devices together, which train_macs does not include.
+    products in one step of the optimizer, on all devices together; train_macs includes them.
     peak: as in `Hardware`. utilization: the share of it, None without a peak. iterations_per_second, hours,
     device_hours: None if no speed is known. cost: device_hours * price, None without either. micro_batch:
     images per device and forward pass. state_bytes: per device, exact. activation_bytes: per device, an
@@ -138,7 +138,8 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
     state_bytes = BYTES_PER_PARAMETER * parameters.all + BYTES_PER_TRAINED_PARAMETER * parameters.trained
     state_bytes += algorithm.state_bytes(parameters.trained, matrix_weights(config))
     in_update = update_macs(config)
-    flops_per_step = (flops.train_macs(counts.macs, train.batch_size) + in_update) * FLOPS_PER_MAC
+    train_macs = train_macs_of(config)
+    flops_per_step = FLOPS_PER_MAC * train_macs // train.steps
     speed, utilization = _speed(hardware, flops_per_step, iterations_per_second)
     if train.batch_size % (devices * train.accumulate):
         raise UsageError(
@@ -146,7 +147,6 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
             f"train.accumulate {train.accumulate}; change one of the three"
         )
     micro_batch = train.batch_size // (devices * train.accumulate)
-    train_macs = flops.train_macs(counts.macs, train.batch_size * train.steps)
     hours = None if speed is None else train.steps / speed / 3600
     device_hours = None if hours is None else hours * devices
     passes = evaluations(config.sample.sampler, config.sample.guidance, config.diffusion.schedule)
@@ -224,8 +224,8 @@ def activation_bytes(model: DiTConfig, batch: int, precision: str) -> int:
     An estimate for the network alone: the tensors that autograd saves for T tokens (in-context: two more) of
     width d, with an MLP of width m and fused attention, which stores no T x T matrix. A LayerNorm saves its
     input x, a Linear its input, an attention q, k, v and its output, GELU its input, a modulation and a gate
-    both factors. Each layer of the network's description knows its own (`Layer.kept`, `Block.kept`); the sums
-    are, in values per image and block:
+    both factors. Each layer of the network's description knows its own (`Layer.activations`,
+    `Block.activations`); the sums are, in values per image and block:
 
                           wide, 4 bytes        narrow, 4 bytes, or 2 under bf16 autocast
         in_context        2 T d  (x)         + 6 T d + 2 T m          LN x; q, k, v, attention; MLP
@@ -234,7 +234,8 @@ def activation_bytes(model: DiTConfig, batch: int, precision: str) -> int:
         adaln_zero        4 T d  (x, LN x)   + 8 T d + 2 T m + 10 d   and the gates' factors
 
     (x, LN x and modulated LN x once per norm), and a few values per token for each norm and head. Factors and
-    results of matrix products are narrow; bf16 autocast also keeps a bf16 copy of the weights.
+    results of matrix products are narrow; bf16 autocast also keeps a bf16 copy of the weights. Registers are
+    tokens too, and other parts of the network (model.mlp, model.qk_norm, ...) count their own.
     """
     description = Description.of(model)
     activations = description.activations()

@@ -26,8 +26,8 @@ A sweep varies keys of a recipe and compares the values with each other:
     seeds = 3                          # or a list of seeds; 1 by default
     common.train.steps = 300
 
-A study with [[runs]] of one model that only measures the end of training is reported as a sweep, too. Imports
-no torch.
+A study with [[runs]] of one model that only measures the end of training is reported as a sweep, too. A study
+with [switches.NAME] is an ablation (`ablated_runs`). Imports no torch.
 """
 
 from __future__ import annotations
@@ -41,10 +41,13 @@ from typing import Any
 from scaledit import config as configs
 from scaledit.config import RunConfig, old
 from scaledit.errors import UsageError, did_you_mean, listed, near_path, shown
+from scaledit.scaling.ablation import Ablation
 from scaledit.scaling.table import DECODER, FINAL, GUIDANCE, SAMPLING, file_name
 
 STUDIES = Path(__file__).parent.parent / "studies"
 KEYS = ("title", "extends", "recipe", "sizes", "common", "vary", "seeds", "runs", "measure")
+SWITCHES = "switches"
+"""The key that makes a study an ablation, whose other keys `ablated_runs` reads."""
 MEASURED = ("sample", "evaluate", "autoencoder")
 """Sections that a measurement may change; none affects the training."""
 IN_NAME = ("model.patch_size", "model.name", "model.conditioning", "train.seed", "train.steps")
@@ -58,13 +61,16 @@ MOST_RUNS = 10_000
 @dataclass(frozen=True)
 class StudyRun:
     """One training. size: as in the table. settings: the other keys that the study varies, by
-    'section.key'. choice: all keys that it varies."""
+    'section.key'. choice: all keys that it varies. trials: finished before it; its learning rate is that of
+    the best of them, not the one of `config`. may_diverge: a trial, of which divergence is a result."""
 
     name: str
     size: str
     config: RunConfig
     settings: Mapping[str, Any]
     choice: Mapping[str, Any]
+    trials: tuple[StudyRun, ...] = ()
+    may_diverge: bool = False
 
     @property
     def key(self) -> str:
@@ -75,15 +81,19 @@ class StudyRun:
 @dataclass(frozen=True)
 class Measurement:
     """One result of a finished run, whose config has changed [sample], [evaluate] or [autoencoder]
-    sections."""
+    sections. name, settings: of its row, if they are not those of the run."""
 
     run: StudyRun
     part: str
     config: RunConfig
     changes: Mapping[str, Any]
+    name: str = ""
+    settings: Mapping[str, Any] | None = None
 
     @property
     def key(self) -> str:
+        if self.name:
+            return f"{file_name(self.name)}-{self.part}"
         words = [f"{old.word(key.partition('.')[2])}-{value}" for key, value in self.changes.items()]
         return "-".join([self.run.key, self.part, *words]).replace("/", "-").replace(" ", "-")
 
@@ -91,7 +101,8 @@ class Measurement:
 @dataclass(frozen=True)
 class Study:
     """sizes: smallest first. declared: its TOML, after that of the study that it extends. varied: of a sweep,
-    the values of each run, without the seed; empty for a study of the paper's claims."""
+    the values of each run, without the seed; empty for a study of the paper's claims. ablation: of a study of
+    switches, else None."""
 
     name: str
     title: str
@@ -100,6 +111,21 @@ class Study:
     sizes: tuple[str, ...]
     declared: str
     varied: Mapping[str, Mapping[str, Any]]
+    ablation: AblationStudy | None = None
+
+
+@dataclass(frozen=True)
+class AblationStudy:
+    """The part of a study of switches that its verdicts need. budget: multiply-adds of each training.
+    references, bars: what the full set is compared with (`ablated_runs`). trials: by the name of the set that
+    chooses its learning rate among them."""
+
+    switches: Ablation
+    seeds: tuple[int, ...]
+    budget: int
+    references: tuple[Mapping[str, Any], ...]
+    bars: tuple[Mapping[str, Any], ...]
+    trials: Mapping[str, tuple[StudyRun, ...]]
 
 
 def names() -> list[str]:
@@ -111,9 +137,13 @@ def load(study: str) -> Study:
     """Loads a study by name or by the path of a .toml file.
 
     Raises UsageError for an unknown study, key or size, for runs that the recipe cannot express, for two runs
-    with the same name, and for a measurement that selects no run.
+    with the same name, for a measurement that selects no run, and as `ablated_runs.study` does.
     """
     table, declared = _read(study)
+    if SWITCHES in table:
+        from scaledit.scaling import ablated_runs  # which builds on this module
+
+        return ablated_runs.study(study, table, declared)
     for key in table:
         if key not in KEYS:
             raise UsageError(f"{study}: unknown key {key!r}{did_you_mean(key, KEYS)}")

@@ -1,6 +1,6 @@
 """The table of a study: one row per result, with its cost and how it was measured; CSV and SQLite.
 
-    images = batch_size * steps      train_macs = 3 macs * images      sampling_macs = macs * passes
+    images = batch_size * steps    train_macs = 3 macs * images (`compute`)    sampling_macs = macs * passes
 
 A folder holds everything that figures and verdicts are made from:
 
@@ -164,7 +164,8 @@ class About:
     None if unknown. sizes: by rising size. protocols, configs: by the key that rows carry and by the run's
     name. made: processor and versions where the table was collected, and the hours of all workers. declared:
     the study's TOML. varied: of a sweep, the values of each run by 'section.key', without the seed; empty for
-    studies of the paper's claims. failed: why runs of a sweep have no result.
+    studies of the paper's claims. failed: why runs of a sweep or of an ablation have no result. ablation: of
+    a study of switches, its switches, seeds, budget, references and chosen rates (`ablation_verdicts`).
     """
 
     name: str
@@ -179,12 +180,13 @@ class About:
     declared: str = ""
     varied: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
+    ablation: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
             key: value
             for key, value in dataclasses.asdict(self).items()
-            if value or key not in ("varied", "failed")
+            if value or key not in ("varied", "failed", "ablation")
         }
 
 
@@ -485,7 +487,7 @@ def _fits(key: str, value: Any) -> bool:
             return isinstance(value, list) and all(isinstance(size, str) for size in value)
         case "protocols" | "configs" | "varied":
             return isinstance(value, dict) and all(isinstance(inner, dict) for inner in value.values())
-        case "made":
+        case "made" | "ablation":
             return isinstance(value, dict)
         case "failed":
             return isinstance(value, dict) and all(isinstance(reason, str) for reason in value.values())

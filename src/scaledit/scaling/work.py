@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -22,11 +23,13 @@ import torch
 from scaledit import assemble
 from scaledit.config import EvaluateConfig, RunConfig
 from scaledit.diffusion.guidance import active
-from scaledit.errors import RunError, UsageError
+from scaledit.errors import Diverged, RunError, UsageError
 from scaledit.evaluation.judge import Judge, open_judge, open_run_judge, sample_sets
 from scaledit.evaluation.own import HELD_OUT
+from scaledit.evaluation.result import Result
 from scaledit.models import flops
 from scaledit.pipeline import load
+from scaledit.scaling.compute import train_macs_of
 from scaledit.scaling.plan import evaluations
 from scaledit.scaling.queue import Job, Queue
 from scaledit.scaling.study import Measurement, Study, StudyRun
@@ -64,9 +67,11 @@ def jobs(study: Study) -> list[Job]:
 def training_job(run: StudyRun) -> Job:
     train, evaluate = run.config.train, run.config.evaluate
     times = -(-train.steps // evaluate.every) if evaluate.every else 0
-    macs = flops.train_macs(flops.count(run.config.model).macs, train.batch_size * train.steps)
-    macs += times * sampling_macs(run.config)
-    return Job(run.key, {"train": _inputs(run.config)}, macs, upgrade=upgraded)
+    macs = train_macs_of(run.config) + times * sampling_macs(run.config)
+    inputs: dict[str, Any] = {"train": _inputs(run.config)}
+    if run.trials:
+        inputs["trials"] = {trial.key: trial.config.optimizer.learning_rate for trial in run.trials}
+    return Job(run.key, inputs, macs, needs=tuple(trial.key for trial in run.trials), upgrade=upgraded)
 
 
 def measurement_job(measurement: Measurement) -> Job:
@@ -124,20 +129,75 @@ def work(study: Study, queue: Queue, device: str, stop: StopRequest) -> Iterator
                 queue.finish(job, {**result, "seconds": round(seconds, 1)})
                 yield Ended(job, seconds)
                 continue
-        if all(not queue.failed.isdisjoint((job.key, *job.needs)) for job in queue.left):
+        if not _possible(queue):
             return
         time.sleep(POLL)  # other processes hold the remaining jobs or those that they need
 
 
+def _possible(queue: Queue) -> bool:
+    """Whether a job is left that neither failed here nor needs, through others, one that did."""
+    left, blocked = queue.left, set(queue.failed)
+    while more := [job.key for job in left if job.key not in blocked and not blocked.isdisjoint(job.needs)]:
+        blocked.update(more)
+    return any(job.key not in blocked for job in left)
+
+
+def with_rate(run: StudyRun, queue: Queue) -> RunConfig:
+    """The config of a run whose trials are done, with the learning rate of the best of them. Raises RunError
+    if all of them diverged."""
+    if not run.trials:
+        return run.config
+    found = trial_results(run.trials, queue)
+    distances = {rate: distance for rate, distance in found.items() if distance is not None}
+    if not distances:
+        raise RunError(
+            f"{run.name} has no learning rate: all of {', '.join(f'{rate:g}' for rate in found)} diverged; "
+            "declare lower ones in [rates]"
+        )
+    best = min(distances, key=lambda rate: (distances[rate], rate))
+    return replace(run.config, optimizer=replace(run.config.optimizer, learning_rate=best))
+
+
+def trial_results(trials: Sequence[StudyRun], queue: Queue) -> dict[float, float | None]:
+    """The distance at the end of each trial, by its learning rate; None if it diverged. Without a reference,
+    the training loss takes the place of the distance."""
+    found: dict[float, float | None] = {}
+    for trial in trials:
+        job = training_job(trial)
+        result, steps = queue.result(job), trial.config.train.steps
+        with queue.parsing(job):
+            value: Any = None
+            if "diverged" not in result:
+                last = [e for e in result["evaluations"] if e["step"] == steps]
+                measured = Result.from_json(last[-1]) if last else None
+                value = result["loss_at"][str(steps)]
+                if measured is not None and measured.columns:
+                    value = measured.metrics[next(iter(measured.columns))].value
+                if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                    raise ValueError(f"its result at the end is {value!r}")
+            found[trial.config.optimizer.learning_rate] = value
+    return found
+
+
 def train_run(run: StudyRun, queue: Queue, job: Job, device: str, stop: StopRequest) -> dict[str, Any]:
-    """Trains a run, or resumes it, and returns what its log records. Raises Stopping after saving;
-    RunError."""
+    """Trains a run, or resumes it, and returns what its log records. Raises Stopping after saving; RunError,
+    but of a run that may diverge returns why it did."""
+    try:
+        return _train_run(run, queue, job, device, stop)
+    except Diverged as error:
+        if not run.may_diverge:
+            raise
+        return {"diverged": str(error)}
+
+
+def _train_run(run: StudyRun, queue: Queue, job: Job, device: str, stop: StopRequest) -> dict[str, Any]:
     folder, steps = queue.out / RUNS / run.key, run.config.train.steps
     folder.mkdir(parents=True, exist_ok=True)
     record, reported, event = log.JsonLog(folder), 0.0, None
     context = RunContext(Ranks(assemble.device(device)), stop)
-    sample = replace(run.config.sample, early=False)  # nobody watches the runs of a study
-    for event in train(replace(run.config, sample=sample), folder, resume="auto", context=context):
+    config = with_rate(run, queue)
+    sample = replace(config.sample, early=False)  # nobody watches the runs of a study
+    for event in train(replace(config, sample=sample), folder, resume="auto", context=context):
         record(event)
         if isinstance(event, Stepped | Evaluated) and time.monotonic() > reported + REPORT_EVERY:
             reported = time.monotonic()

@@ -18,7 +18,7 @@ import torch
 from scaledit import checkpoint, machine
 from scaledit.config import Config
 from scaledit.data import loader
-from scaledit.errors import RunError, counted
+from scaledit.errors import Diverged, counted
 from scaledit.models.flops import TRAIN_FORWARDS
 from scaledit.training import folder
 from scaledit.training.events import (
@@ -297,12 +297,12 @@ class Run(Generic[State]):
             yield Saved(int(path.name.removeprefix("step-")), path)
 
     def _give_up(self, why: str) -> NoReturn:
-        """Ends the run; called on all ranks together."""
+        """Ends the run with Diverged; called on all ranks together."""
         if not self.context.ranks.first:
             raise EndedElsewhere(1)
         folders = checkpoint.find(self.checkpoints)
         good = f"the last good checkpoint is {folders[-1]}" if folders else "no checkpoint had been saved yet"
-        raise RunError(
+        raise Diverged(
             f"{why}; stopped after step {self.state.step}; {good}. Try a lower optimizer.learning_rate, or "
             "optimizer.clip=1"
         )

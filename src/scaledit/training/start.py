@@ -29,6 +29,7 @@ from scaledit.interop.model import Model
 from scaledit.interop.official import LABELS
 from scaledit.models.blocks import Block
 from scaledit.models.conditioners import Conditioner
+from scaledit.models.config import PARTS
 from scaledit.models.dit import DiT
 from scaledit.models.positions import Position
 from scaledit.models.positions.sincos import SinCos
@@ -36,8 +37,20 @@ from scaledit.models.shapes import shapes
 from scaledit.part import Allowed, Part, plain
 from scaledit.training.events import Initialized, few
 
-SIZES = ("patch_size", "hidden_size", "depth", "num_heads", "second_time", "learn_sigma")
+SIZES = (
+    "patch_size",
+    "hidden_size",
+    "depth",
+    "num_heads",
+    "second_time",
+    "learn_sigma",
+    "qk_norm",
+    "value_residual",
+    "registers",
+)
 """Fields of DiTConfig in which the model and the run must agree, besides parts and the channels."""
+SWITCHED = ("time_embedding", "norm", "mlp", "patch_embed")
+"""Fields of DiTConfig that are parts, in which they must agree as well."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +187,9 @@ def _shape(config: RunConfig, other: RunConfig) -> Iterator[Mismatch]:
         yield Mismatch("model.mlp_ratio", theirs.mlp_ratio, ours.mlp_ratio, ratio)
     yield from _part(Block, "model.conditioning", ours.block, theirs.block)
     yield from _part(Conditioner, "model.conditioner", ours.conditioner_part, theirs.conditioner_part)
+    for key in SWITCHED:
+        mine, other_part = (getattr(model, f"{key}_part") for model in (ours, theirs))
+        yield from _part(PARTS[key], f"model.{key}", mine, other_part)
     a, b = ours.position_part, theirs.position_part
     if not (isinstance(a, SinCos) and isinstance(b, SinCos)):
         yield from _part(Position, "model.position", a, b)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from scaledit.models.blocks import Block, Embedded, final_linear
-from scaledit.models.description import MLP, Activations, LayerNorm, Layers, Modulation, SelfAttention
+from scaledit.models.blocks import Block, Embedded, attention, final_linear, mlp, norm
+from scaledit.models.description import Activations, Layers, Modulation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,13 +30,13 @@ class AdaLN(Block, name="adaln", title="adaLN"):
     """Vectors in the output of a block's modulation."""
 
     def layers(self, config: DiTConfig) -> Layers:
-        d, rows = config.hidden_size, config.tokens
+        rows = config.sequence
         return {
-            "norm1": LayerNorm(d, rows, affine=False),
-            "attn": SelfAttention(d, config.num_heads, rows),
-            "norm2": LayerNorm(d, rows, affine=False),
-            "mlp": MLP(d, config.mlp_hidden, rows),
-            "modulation": Modulation(d, self.VECTORS),
+            "norm1": norm(config, rows, affine=False),
+            "attn": attention(config, rows),
+            "norm2": norm(config, rows, affine=False),
+            "mlp": mlp(config, rows),
+            "modulation": Modulation(config.hidden_size, self.VECTORS),
         }
 
     def forward(self, m: Any, x: Tensor, embedded: Embedded) -> Tensor:
@@ -47,11 +47,11 @@ class AdaLN(Block, name="adaln", title="adaLN"):
     def activations(self, config: DiTConfig) -> Activations:
         """wide: LN x twice, t + c. narrow: silu(t + c), and 1 + s twice."""
         d = config.hidden_size
-        return Activations(wide=(2 * config.tokens + 1) * d, narrow=3 * d)
+        return Activations(wide=(2 * config.sequence + 1) * d, narrow=3 * d)
 
     def final_layers(self, config: DiTConfig) -> Layers:
         return {
-            "norm": LayerNorm(config.hidden_size, config.tokens, affine=False),
+            "norm": norm(config, config.tokens, affine=False),
             "linear": final_linear(config),
             "modulation": Modulation(config.hidden_size, 2),
         }

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from scaledit.models.config import DiTConfig
 
 
+def gated(m: Any, x: Tensor, embedded: Embedded, vectors: Tensor) -> Tensor:
+    """The block, given its six vectors, (N, 6 D)."""
+    shift1, scale1, gate1, shift2, scale2, gate2 = vectors.chunk(6, dim=1)
+    x = x + gate1.unsqueeze(1) * m.attn(modulate(m.norm1(x), shift1, scale1), embedded.places)
+    return x + gate2.unsqueeze(1) * m.mlp(modulate(m.norm2(x), shift2, scale2))
+
+
 @dataclass(frozen=True)
 class AdaLNZero(AdaLN, name="adaln_zero", title="adaLN-Zero"):
     """The paper's final design: the time and the class give the shift, scale and gate of both branches."""
@@ -27,12 +34,10 @@ class AdaLNZero(AdaLN, name="adaln_zero", title="adaLN-Zero"):
     VECTORS: ClassVar[int] = 6
 
     def forward(self, m: Any, x: Tensor, embedded: Embedded) -> Tensor:
-        shift1, scale1, gate1, shift2, scale2, gate2 = m.modulation(embedded.vector).chunk(6, dim=1)
-        x = x + gate1.unsqueeze(1) * m.attn(modulate(m.norm1(x), shift1, scale1), embedded.places)
-        return x + gate2.unsqueeze(1) * m.mlp(modulate(m.norm2(x), shift2, scale2))
+        return gated(m, x, embedded, m.modulation(embedded.vector))
 
     def activations(self, config: DiTConfig) -> Activations:
         """adaLN's, and the factors of the gates: both branches, and all six vectors, since gates are
         views."""
-        gates = (2 * config.tokens + self.VECTORS) * config.hidden_size
+        gates = (2 * config.sequence + self.VECTORS) * config.hidden_size
         return super().activations(config).plus(Activations(narrow=gates))

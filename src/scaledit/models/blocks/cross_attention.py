@@ -10,9 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from scaledit.models import description
-from scaledit.models.blocks import Block, Embedded, condition_tokens
-from scaledit.models.description import MLP, LayerNorm, Layers, SelfAttention
+from scaledit.models.blocks import (
+    Block,
+    Embedded,
+    attention,
+    condition_tokens,
+    cross_attention,
+    mlp,
+    norm,
+)
+from scaledit.models.description import Layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,14 +32,14 @@ class CrossAttention(Block, name="cross_attention", title="cross-attention"):
     """Each token attends to the time and the class, between self-attention and MLP."""
 
     def layers(self, config: DiTConfig) -> Layers:
-        d, heads, rows = config.hidden_size, config.num_heads, config.tokens
+        rows = config.sequence
         return {
-            "norm1": LayerNorm(d, rows),
-            "attn": SelfAttention(d, heads, rows),
-            "norm_cross": LayerNorm(d, rows),
-            "cross": description.CrossAttention(d, heads, rows, condition_tokens(config)),
-            "norm2": LayerNorm(d, rows),
-            "mlp": MLP(d, config.mlp_hidden, rows),
+            "norm1": norm(config, rows),
+            "attn": attention(config, rows),
+            "norm_cross": norm(config, rows),
+            "cross": cross_attention(config, rows, condition_tokens(config)),
+            "norm2": norm(config, rows),
+            "mlp": mlp(config, rows),
         }
 
     def forward(self, m: Any, x: Tensor, embedded: Embedded) -> Tensor:

@@ -11,11 +11,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from scaledit.lazy import Tensor, torch
-from scaledit.models.blocks import Block, Embedded, condition_tokens
-from scaledit.models.description import MLP, LayerNorm, Layers, SelfAttention
+from scaledit.models.blocks import Block, Embedded, attention, condition_tokens, mlp, norm
+from scaledit.models.description import Layers
 
 if TYPE_CHECKING:
     from scaledit.models.config import DiTConfig
+
+
+def plain_layers(config: DiTConfig, rows: int) -> Layers:
+    """The layers of a plain ViT block of `rows` tokens."""
+    return {
+        "norm1": norm(config, rows),
+        "attn": attention(config, rows),
+        "norm2": norm(config, rows),
+        "mlp": mlp(config, rows),
+    }
+
+
+def plain(m: Any, x: Tensor, embedded: Embedded, mask: Tensor | None = None) -> Tensor:
+    """A plain ViT block. mask: (N, T), false at tokens to ignore; None if there are none."""
+    x = x + m.attn(m.norm1(x), embedded.places, mask)
+    return x + m.mlp(m.norm2(x))
 
 
 @dataclass(frozen=True)
@@ -23,23 +39,16 @@ class InContext(Block, name="in_context", title="in-context"):
     """The time and the class are tokens in the sequence of a plain ViT."""
 
     def layers(self, config: DiTConfig) -> Layers:
-        d, rows = config.hidden_size, config.tokens + condition_tokens(config)
-        return {
-            "norm1": LayerNorm(d, rows),
-            "attn": SelfAttention(d, config.num_heads, rows),
-            "norm2": LayerNorm(d, rows),
-            "mlp": MLP(d, config.mlp_hidden, rows),
-        }
+        return plain_layers(config, config.sequence + condition_tokens(config))
 
     def enter(self, x: Tensor, embedded: Embedded) -> Tensor:
         return torch.cat([x, embedded.tokens], dim=1)
 
     def forward(self, m: Any, x: Tensor, embedded: Embedded) -> Tensor:
         mask = embedded.token_mask
-        if mask is not None:  # no patch is padding
+        if mask is not None:  # no patch and no register is padding
             mask = torch.cat([mask.new_ones(x.shape[0], x.shape[1] - mask.shape[1]), mask], dim=1)
-        x = x + m.attn(m.norm1(x), embedded.places, mask)
-        return x + m.mlp(m.norm2(x))
+        return plain(m, x, embedded, mask)
 
     def leave(self, x: Tensor, tokens: int) -> Tensor:
         return x[:, :tokens]

@@ -16,10 +16,15 @@ if TYPE_CHECKING:
 
 class Places(NamedTuple):
     """What the attention of a block knows of where its tokens are. rotation: of queries and keys. bias: added
-    to the scores. None if the encoding has none."""
+    to the scores. None if the encoding has none.
+
+    With model.value_residual it also carries the values of the first block, (N, heads, T, head). kept: the
+    list that the first block's attention appends them to. values: those values, in all other blocks."""
 
     rotation: Tensor | None = None
     bias: Tensor | None = None
+    values: Tensor | None = None
+    kept: list[Tensor] | None = None
 
 
 class Position(Part, kind="position encoding", home="scaledit.models.positions"):
