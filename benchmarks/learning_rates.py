@@ -11,20 +11,25 @@ of another width: the rate that is best at width 48 is used at the others. `cost
 best loss at that width. The rate carries over if its cost at width 384 is at most half of what it is without
 scaling.
 
-python benchmarks/learning_rates.py [FOLDER] [--minutes M]     writes results/learning-rates.json when all
-                                                               runs are done (6 minutes on one idle core)
+`changes` are those of a coordinate check (Yang et al. 2022, appendix D.1), at the rate 5e-3 without warm-up:
+the mean absolute change of the output after one step, and of the tokens after the last block after three.
 
-Finished runs are kept in FOLDER (default: runs/learning-rates). --minutes: begins no run after that time.
+python benchmarks/learning_rates.py [FOLDER] [--minutes M]     writes results/learning-rates.json (6 minutes
+                                                               on one idle core)
+
+Finished runs are kept in FOLDER (default: runs/learning-rates). --minutes: begins no run after that time; the
+results are then of the widths that are done.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -109,17 +114,18 @@ def held_out_loss(state: TrainState) -> float:
 
 def table(losses: dict[Run, float], base_width: int) -> dict[int, dict[float, float]]:
     """{width: {rate: loss}} with this base width."""
-    return {
+    rows = {
         width: {
             run.rate: loss
             for run, loss in losses.items()
-            if run.width == width and run.base_width in (base_width, BASE if width == BASE else base_width)
+            if run.width == width and (run.base_width == base_width or width == BASE)
         }
         for width in WIDTHS
     }
+    return {width: row for width, row in rows.items() if len(row) == len(RATES)}
 
 
-def summary(losses: dict[Run, float], base_width: int) -> dict[str, object]:
+def summary(losses: dict[Run, float], base_width: int) -> dict[str, Any]:
     """The best rate at each width with this base width, and the cost of the narrow one's rate."""
     found = table(losses, base_width)
     best = {width: min(row, key=lambda rate: row[rate]) for width, row in found.items()}
@@ -137,6 +143,31 @@ def summary(losses: dict[Run, float], base_width: int) -> dict[str, object]:
     }
 
 
+def changes(width: int, base_width: int) -> list[float]:
+    """The coordinate check: how far the output has changed after one step, the last tokens after three."""
+    run = Run("adamw", width, 5e-3, base_width)
+    config = dataclasses.replace(
+        run.config, optimizer=dataclasses.replace(run.config.optimizer, warmup_steps=0)
+    )
+    state = TrainState.create(config, digits(), Ranks(torch.device("cpu")))
+    draws = torch.Generator().manual_seed(0)
+    x, t, y = torch.randn(16, 1, 8, 8, generator=draws), torch.linspace(0, 1000, 16), torch.arange(16) % 10
+    last = config.model.depth - 1
+
+    @torch.no_grad()
+    def seen() -> list[torch.Tensor]:
+        output = state.net(x, t, y, hidden=[last])
+        return [output.out, output.hidden[last]]
+
+    start, found = seen(), []
+    for step in range(3):
+        state.train_step()
+        if step in (0, 2):
+            which = 0 if step == 0 else 1
+            found.append(float((seen()[which] - start[which]).abs().mean()))
+    return found
+
+
 def main(folder: Path, minutes: float) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     began, losses = time.monotonic(), {}
@@ -144,14 +175,17 @@ def main(folder: Path, minutes: float) -> None:
         file = folder / f"{run.algorithm}-{run.width}-{run.base_width}-{run.rate:g}.json"
         if not file.exists():
             if time.monotonic() - began > 60 * minutes:
-                return
+                break
             start = time.monotonic()
             loss = trained(run)
             file.write_text(json.dumps({"loss": loss, "seconds": time.monotonic() - start}))
             print(f"{file.stem}: {loss:.4f} in {time.monotonic() - start:.0f} s", flush=True)
         losses[run] = json.loads(file.read_text())["loss"]
+    if len(losses) < len(RATES):
+        return  # not even the first width
     scaled, plain = (summary(losses, base) for base in (BASE, 0))
-    carries = scaled["cost"][WIDTHS[-1]] <= 0.5 * plain["cost"][WIDTHS[-1]]  # type: ignore[index]
+    costs = [found["cost"].get(WIDTHS[-1]) for found in (scaled, plain)]
+    carries = None if None in costs else costs[0] <= 0.5 * costs[1]
     results = {
         "machine": described(),
         "steps": STEPS,
@@ -159,7 +193,12 @@ def main(folder: Path, minutes: float) -> None:
         "carries_over": carries,
         "scaled": scaled,
         "plain": plain,
+        "changes": {
+            name: {width: changes(width, base) for width in WIDTHS}
+            for name, base in (("scaled", BASE), ("plain", 0))
+        },
     }
+    print(f"changes: {results['changes']}")
     for name in ("plain", "scaled"):
         for width, row in results[name]["losses"].items():
             print(

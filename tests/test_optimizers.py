@@ -106,8 +106,10 @@ def test_a_fused_weight_is_its_matrices():
 
 
 DESIGNS = {
-    "adaln_zero": {"attn.qkv.weight": 3, "attn.proj.weight": 1, "modulation.weight": 6},
-    "cross_attention": {"attn.qkv.weight": 3, "cross.q.weight": 1, "cross.kv.weight": 2},
+    "conditioning=adaln_zero": {"attn.qkv.weight": 3, "attn.proj.weight": 1, "modulation.weight": 6},
+    "conditioning=cross_attention": {"attn.qkv.weight": 3, "cross.q.weight": 1, "cross.kv.weight": 2},
+    "mlp=swiglu": {"mlp.fc1.weight": 2, "mlp.fc2.weight": 1},
+    "registers=2": {"attn.qkv.weight": 3},
 }
 
 
@@ -115,10 +117,10 @@ DESIGNS = {
 def test_matrices_are_those_of_the_blocks(design: str):
     """The names and how each is split; the rest follows AdamW, whose first step has the size of the rate; and
     the plan counts bytes and multiply-adds."""
-    config = tiny(MUON, f"model.conditioning={design}", "optimizer.warmup_steps=0")
+    config = tiny(MUON, f"model.{design}", "optimizer.warmup_steps=0")
     found = updates(config)
     assert all(name.startswith("blocks.") and update.matrices for name, update in found.items())
-    expected = DESIGNS[design] | {"mlp.fc1.weight": 1, "mlp.fc2.weight": 1}
+    expected = {"mlp.fc1.weight": 1, "mlp.fc2.weight": 1} | DESIGNS[design]
     assert {f"blocks.1.{name}": count for name, count in expected.items()}.items() <= {
         name: update.matrices for name, update in found.items()
     }.items()
