@@ -25,7 +25,7 @@ from scaledit.report import what_helps
 from scaledit.scaling import study as studies
 from scaledit.scaling import table as tables
 from scaledit.scaling.ablation import Ablation, Switch, set_key
-from scaledit.scaling.ablation_verdicts import Judged, first_at, t_quantile
+from scaledit.scaling.ablation_verdicts import Judged, first_at, percent, t_quantile
 from scaledit.scaling.collect import check_budgets, collect
 from scaledit.scaling.compute import step_macs, steps_within, train_macs_of
 from scaledit.scaling.queue import JOURNAL, Queue
@@ -123,6 +123,11 @@ def test_what_a_switch_requires_is_on_both_sides():
         ("[budget]", "[bugdet]", "unknown key 'bugdet' beside [switches]; did you mean 'budget'"),
         ("fd = 50.0", "fd = -1.0", "fd and train_macs as numbers above 0"),
         ("[[ref", '[[bars]]\nreference = "demo"\nshare = 0.5\n[[ref', "unknown reference 'demo'"),
+        (
+            "[[ref",
+            '[[bars]]\nreference = "baseline"\nshare = 0.5\nswitches = ["huge"]\n[[ref',
+            "bars: unknown switch 'huge'",
+        ),
     ],
 )  # fmt: skip
 def test_a_wrong_ablation_is_one_sentence(old: str, new: str, expected: str, tmp_path: Path):
@@ -145,19 +150,11 @@ add.evaluate.guidance = ["classifier_free"]
     )
     with pytest.raises(UsageError, match=r"classifier_free is in evaluate\.guidance already"):
         loaded(tmp_path, text)
-    (tmp_path / "mine.py").write_text(
-        "from dataclasses import dataclass\n"
-        "from scaledit.diffusion import ClassifierFree\n"
-        "@dataclass(frozen=True)\n"
-        "class Own(ClassifierFree):\n"
-        "    pass\n"
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path)
-        study = loaded(tmp_path, text.replace('["classifier_free"]', '[{name = "mine:Own", scale = 3.0}]'))
+    study = loaded(tmp_path, text.replace('["classifier_free"]', '[{name = "interval", high = 0.8}]'))
     full = next(m for m in study.measurements if m.name == "full")
-    assert [(part.part_name(), part.scale) for part in full.config.evaluate.guidance] == [
-        ("classifier_free", 2.0), ("mine:Own", 3.0)
+    guidance = [part.to_json() for part in full.config.evaluate.guidance]
+    assert [(part["name"], part.get("scale"), part.get("high")) for part in guidance] == [
+        ("classifier_free", 2.0, None), ("interval", None, 0.8)
     ]  # fmt: skip
     assert full.config.model.mlp_ratio == 2.0
     assert full.config.sample.guidance == full.config.evaluate.guidance
@@ -222,6 +219,7 @@ def test_plans_count_the_same(tmp_path: Path):
 def test_sets_have_equal_compute_and_scaled_schedules(tmp_path: Path):
     text = TOML.replace("train = {steps = 12", "train = {steps = 120")
     text += '[[bars]]\nreference = "other"\nshare = 0.02\n'
+    text += '[[bars]]\nreference = "baseline"\nshare = 0.5\nswitches = ["wide"]\n'
     study = loaded(tmp_path, text)
     assert study.ablation is not None
     budget = study.ablation.budget
@@ -230,14 +228,19 @@ def test_sets_have_equal_compute_and_scaled_schedules(tmp_path: Path):
     # Guidance changes no training, so it has none of its own. `wide` has one at the rate of the baseline.
     assert {name for name in runs if "seed" not in name} == {
         "rate 0.001 baseline", "rate 1e+30 baseline", "rate 0.001 full", "rate 1e+30 full",
-        "baseline", "full", "+wide", "full at 0.02 of other",
+        "baseline", "full", "+wide", "full at 0.02 of other", "+wide at 0.5 of baseline",
     }  # fmt: skip
     measured = {m.name: m for m in study.measurements if "seed" not in m.name}
     assert measured["+guided"].run.name == "baseline"
     guided = {name: len(m.config.evaluate.guidance) for name, m in measured.items()}
-    assert guided == {"baseline": 0, "full": 1, "+wide": 0, "+guided": 1, "full at 0.02 of other": 1}
+    assert guided == {
+        "baseline": 0, "full": 1, "+wide": 0, "+guided": 1, "full at 0.02 of other": 1,
+        "+wide at 0.5 of baseline": 0,
+    }  # fmt: skip
     for name, config in runs.items():
-        goal = round(0.02 * 1e9) if name.startswith("full at") else budget
+        goal = {"full at 0.02 of other": round(0.02 * 1e9), "+wide at 0.5 of baseline": budget / 2}.get(
+            name.partition(" seed")[0], budget
+        )
         assert abs(train_macs_of(config) - goal) <= step_macs(config) / 2, name
         assert config.optimizer.warmup_steps == round(6 * config.train.steps / 120)
         evaluations = 1 if name.startswith("rate") else 2
@@ -379,6 +382,11 @@ def test_switches_of_sampling_are_judged_on_equal_trainings():
     assert apart is not None and apart.outcome == "no difference"
 
 
+def test_changes_in_percent():
+    logs = {-0.2: "-18 %", 0.0: "0.0 %", 1e-9: "0.0 %", -0.001: "-0.1 %", 0.095: "+10 %", 1.0: "+172 %"}
+    assert {log: percent(log, True) for log in logs} == logs and percent(0.05) == "5.1 %"
+
+
 def test_quantiles_of_student():
     known = {1: 12.70620, 2: 4.302653, 4: 2.776445, 10: 2.228139, 42: 2.018082, 1000: 1.962339}
     for df, t in known.items():
@@ -511,10 +519,10 @@ def test_the_table_of_the_page():
         line.split(" | ") for line in what_helps.table(judged.ablation.switches, found, second).splitlines()
     ]
     a, b, c = rows[2:5]
-    assert a[2:4] == ["-50 %", "+0 %"] and a[5:] == ["helps", "-67 %, unknown |"]
-    assert b[2:4] == ["+0 %", "not measured yet"] and b[5] == "no difference"
+    assert a[2:4] == ["-50 %", "0.0 %"] and a[5:] == ["helps", "-67 %, unknown |"]
+    assert b[2:4] == ["0.0 %", "not measured yet"] and b[5] == "no difference"
     assert c[2:] == ["not measured yet"] * 4 + ["not measured yet |"]
-    assert a[4] == f"{100 * math.expm1(found['noise']['apart']['least']):.0f} %"
+    assert a[4] == percent(found["noise"]["apart"]["least"])
     none = what_helps.table(judged.ablation.switches, None, None).splitlines()
     assert all(line.count("not measured yet") == 5 for line in none[2:])
 

@@ -86,7 +86,8 @@ def test_no_alias_hides_a_key_in_its_own_section():
         ("train.out_dir=x", "unknown key 'train.out_dir'; the run folder is the option --out FOLDER"),
         (
             "ema.xyzzy=1",
-            "unknown key 'ema.xyzzy'; the keys of [ema] are decay and warmup",
+            "unknown key 'ema.xyzzy'; the keys of [ema] are decay, power, snapshot_precision, snapshots and "
+            "warmup",
         ),
         ("xyzzy=1", "'xyzzy=1' names no section; an override is section.key=value, as in train.steps=100"),
     ],

@@ -27,7 +27,7 @@ from tiny import tiny
 
 ALONE = Ranks(torch.device("cpu"))
 TWO = "ema.power=[0.05,0.1]"
-DIRECT = (0.05, 0.07, 0.1, 0.13, 0.18, 0.25)
+DIRECT = (0.05, 0.07, 0.13, 0.25)
 
 
 def test_exponents_of_the_paper():
@@ -69,7 +69,7 @@ def test_inner_products_are_those_of_the_integral(a: int, b: int, first: float, 
     end = min(a, b)
     tau, dtau = (nodes + 1) / 2 * end, weights / 2 * end
     densities = [(g + 1) * tau**g / t ** (g + 1) for g, t in zip(gammas, (a, b), strict=True)]
-    found = averages.product(np.float64(a), np.float64(gammas[0]), np.float64(b), np.float64(gammas[1]))
+    found = averages.product(np.array(a), np.array(gammas[0]), np.array(b), np.array(gammas[1]))
     assert found == pytest.approx((densities[0] * densities[1]) @ dtau, rel=1e-6)
 
 
@@ -105,14 +105,15 @@ def trained(config: RunConfig, out: Path) -> Tracks:
     return direct
 
 
-def test_computed_averages_are_those_kept(tmp_path: Path):
-    config = tiny("train.steps=160", TWO, "optimizer.learning_rate=2e-3")
+@pytest.mark.parametrize("steps", [64, pytest.param(320, marks=pytest.mark.slow)])
+def test_computed_averages_are_those_kept(tmp_path: Path, steps: int):
+    config = tiny(f"train.steps={steps}", TWO, "optimizer.learning_rate=2e-3")
     direct = trained(config, tmp_path)
     for length in DIRECT:
         pipeline = load(tmp_path, "cpu", average=length)
         found, expected = dict(pipeline.net.named_parameters()), direct.tensors[length]
         apart = norm({name: found[name].detach() - weight for name, weight in expected.items()})
-        bound = 5e-4 if length in (0.05, 0.1) else 0.01  # rounding to fp16 alone
+        bound = 5e-4 if length == 0.05 else 0.01  # rounding to fp16 alone
         assert apart < bound * norm(expected), length
 
 

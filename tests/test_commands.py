@@ -29,7 +29,7 @@ from tiny import TINY
 REPOSITORY = Path(__file__).parent.parent
 ORDER = (
     *("recipes", "train", "encode", "data", "sample", "generate", "evaluate", "reference", "convert"),
-    *("compare", "plan", "models", "paper", "completion", "autoencoder", "study", "new"),
+    *("sweep", "compare", "plan", "models", "paper", "completion", "autoencoder", "study", "new"),
 )
 """In which examples run: later ones use what earlier ones wrote."""
 MINUTES = ("scaledit new", "autoencoder train", "study", "--study docs/studies", "--to program")
@@ -74,6 +74,8 @@ def shortened(example: Example) -> list[str]:
         return [*words, *SHORT]
     if words[0] == "new":
         return [*words, *SHORT_NEW]
+    if words[0] == "sweep":
+        return [*words, "--num", "20", "--seeds", "1"]
     return [*words, *SHORT_AUTOENCODER] if words[:2] == ["autoencoder", "train"] else words
 
 

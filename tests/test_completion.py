@@ -28,7 +28,7 @@ from scaledit.config import recipe_names
         ("scaledit train digits --resume=a", ["--resume=auto"]),
         ("scaledit train digits --res", ["--resume"]),
         ("scaledit sample runs/digits --sampler d", ["ddim", "ddpm", "dpm"]),
-        ("scaledit train digits ema.", ["ema.decay=", "ema.warmup="]),
+        ("scaledit train digits ema.s", ["ema.snapshot_precision=", "ema.snapshots="]),
         ("scaledit train digits ema.warmup=", ["ema.warmup=false", "ema.warmup=true"]),
         ("scaledit train digits train.steps=9 diffusion.times=u", ["diffusion.times=uniform"]),
         ("scaledit train digits sample.sampler.et", ["sample.sampler.eta="]),

@@ -542,7 +542,7 @@ def test_every_field_of_a_section_has_its_bounds_where_it_is_defined():
         with pytest.raises(UsageError, match=f"{key} must be at least"):
             config.with_values(run, {key: bad})
     assert {one.name for one in own_fields(type(run.sample))} == {
-        "every", "early", "per_class", "classes", "sampler", "guidance", "seed"
+        "every", "early", "per_class", "classes", "sampler", "guidance", "seed", "average"
     }  # fmt: skip
 
 

@@ -31,6 +31,7 @@ SHORT = {
     "autoencoder": ("train.steps=3", "evaluate.num=2"),
     "generate": ("--num", "40"),
     "evaluate": ("--num", "40", "--seeds", "1"),
+    "sweep": ("--num", "12", "--seeds", "1"),
 }
 """Arguments that shorten the commands of the documentation."""
 RECIPES_OF_RUNS = {"train": "digits", "autoencoder": "photos-ae"}

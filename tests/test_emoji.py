@@ -25,6 +25,7 @@ from scaledit.data.emoji import EmojiImages, drawing, emoji
 from scaledit.data.emoji import catalog as listed
 from scaledit.data.emoji.catalog import Picture, subject
 from scaledit.data.emoji.classes import CATEGORIES, CATEGORY_OF
+from scaledit.data.latents import Index
 from scaledit.errors import RunError, UsageError
 from scaledit.evaluation import emoji as judge
 from scaledit.evaluation.judge import Judge, open_judge
@@ -33,14 +34,14 @@ from scaledit.interop import card
 from scaledit.interop.convert import open_model
 from tiny import TINY
 
-EVERY = 9
-"""The part of the set that most tests draw: each ninth picture."""
+EVERY = 15
+"""The part of the set that most tests draw: each fifteenth picture."""
 CREDIT = "OpenMoji, the open-source emoji and icon project (https://openmoji.org), license CC BY-SA 4.0"
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The cache folder of a set that has each ninth picture only."""
+    """The cache folder of a set that has each fifteenth picture only."""
     few = listed.pictures()[::EVERY]
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
@@ -165,6 +166,16 @@ def test_a_recipe_names_size_and_classes(cache: Path):
     with pytest.raises(UsageError, match=r'data\.classes is a key for emoji, but data\.name is "digits"'):
         assemble.dataset(DataConfig(name="digits", classes="subcategory"))
     assert "classes" not in load("digits").to_json()["data"]  # as in the configs of earlier versions
+
+
+def test_latents_of_emoji_can_be_encoded_at_any_size(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    words = ["encode", "emoji", "--autoencoder", "pixels", "--image-size", "16", "--no-flip"]
+    assert main([*words, "--out", str(tmp_path / "latents")]) == 0
+    index = Index.read(tmp_path / "latents")
+    assert index.image_size == (16, 16) and index.class_names == CATEGORIES
+    assert sum(index.counts) == len(emoji())
 
 
 # The cache

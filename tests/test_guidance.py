@@ -16,8 +16,8 @@ from torch import Tensor
 from scaledit import DiT, DiTConfig, assemble, load
 from scaledit.cli import main
 from scaledit.conditions.labels import Labels
-from scaledit.config import check_guidance
-from scaledit.config.short import scaled
+from scaledit.config import check_guidance, with_values
+from scaledit.config.short import scaled, short
 from scaledit.diffusion import (
     Autoguidance,
     Batch,
@@ -49,7 +49,10 @@ from scaledit.diffusion import (
 )
 from scaledit.diffusion.guidance import active, guide, spent
 from scaledit.errors import UsageError
+from scaledit.report.run import _guidances
+from scaledit.scaling import printed_table
 from scaledit.scaling.plan import evaluations
+from scaledit.scaling.table import cell
 from scaledit.training.dit import train
 from tiny import tiny
 
@@ -424,6 +427,17 @@ def test_an_interval_on_the_command_line(run: Path, capsys: pytest.CaptureFixtur
     assert sampled(run, capsys, "--cfg-scale", "1", "--cfg-interval", "0-0.8")["guidance"] == []
     assert scaled((Interval(), Rescale()), 2.0) == (ClassifierFree(scale=2.0), Interval(), Rescale())
     assert scaled((Internal(), Interval()), 2.0) == (Internal(), ClassifierFree(scale=2.0), Interval())
+    limited = with_values(tiny(), {"sample.guidance": [Internal(), Interval()]})
+    values = short(limited, cfg_scale=2, cfg_interval=(0.1, 0.5))
+    assert with_values(limited, values).sample.guidance == (
+        Internal(),
+        ClassifierFree(scale=2.0),
+        Interval(low=0.1, high=0.5),
+    )
+    zero_star = with_values(tiny(), {"sample.guidance": [CFGZeroStar(scale=4.0)]})
+    assert short(zero_star, cfg_scale=2) == {"sample.guidance.cfg_zero_star.scale": 2}
+    both_kinds = 'sample.guidance=["cfg_zero_star",{name="classifier_free",scale=2}]'
+    assert "which both guide by the class; leave one" in refused(run, capsys, both_kinds)
     assert "there is none; put another part before it" in refused(run, capsys, 'sample.guidance=["interval"]')
     assert "two fractions" in refused(run, capsys, "--cfg-scale", "2", "--cfg-interval", "0.5")
     assert "low must be below high" in refused(run, capsys, "--cfg-scale", "2", "--cfg-interval", "0.5-0.4")
@@ -452,6 +466,39 @@ def test_autoguidance_from_a_run(run: Path, capsys: pytest.CaptureFixture[str], 
     with pytest.raises(UsageError, match=r"cannot guide this model: its diffusion\.prediction is"):
         next(train(config, tmp_path / "b"))
     assert not (tmp_path / "b").exists()
+
+
+def test_a_weaker_model_imports_nothing_that_is_not_allowed(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A model that names a class outside scaledit is refused as guidance, as it is as a model."""
+    examples = Path(__file__).parent.parent / "examples"
+    weak = tmp_path / "weak"
+    with monkeypatch.context() as here:
+        here.chdir(examples)
+        for _ in train(tiny("train.steps=1", "sample.sampler=my_samplers:Midpoint"), weak):
+            pass
+        part = Autoguidance(model=str(weak), scale=2.0)
+        with pytest.raises(UsageError, match="code from outside scaledit; if you trust it, allow it with"):
+            load(run)([1], guidance=[part])
+        allowed = load(run, allow_import=["my_samplers"])
+        assert allowed([1], guidance=[part]).shape == (1, 8, 8, 3)
+
+
+def test_reports_show_and_name_guidance_of_other_kinds(run: Path):
+    pipeline = load(run)
+    parts = (Autoguidance(model="w"), Interval(high=0.5))
+    shown = _guidances(pipeline, parts)
+    assert list(shown.values()) == [(), parts]
+    assert list(shown)[1] == "autoguidance, model w and interval, high 0.5"
+    limited = _guidances(pipeline, (ClassifierFree(scale=3.0), Interval(high=0.5)))
+    assert active(limited["no guidance"]) == ()
+    assert limited["guidance 4.0"] == (ClassifierFree(scale=4.0), Interval(high=0.5))
+    printed = printed_table.table().rows[0]
+    row = dataclasses.replace(printed, guidance=cell([CFGZeroStar(scale=2.0).to_json()]))
+    assert row.guidance_scale == 2
+    assert row.other_guidance == "cfg_zero_star (scale 2.0, zero 0.04, channels all)"
+    assert printed.other_guidance == ""
 
 
 def test_guidance_that_does_not_fit_the_model_is_refused(run: Path, capsys: pytest.CaptureFixture[str]):

@@ -36,12 +36,12 @@ from scaledit.models.mlps import MLP
 from scaledit.models.mlps.swiglu import SwiGLU
 from scaledit.models.norms import Norm
 from scaledit.models.patch_embeds import PatchEmbed
-from scaledit.models.positions import Places
+from scaledit.models.positions import Places, Position
 from scaledit.models.shapes import shapes
 from scaledit.models.time_embeddings import TimeEmbedding
 from scaledit.models.time_embeddings.fourier import frequencies
 from scaledit.scaling.plan import activation_bytes, plan
-from scaledit.training import start
+from scaledit.training import parallel, start
 from scaledit.training.ranks import Ranks
 from scaledit.training.state import TrainState
 from test_scaling import saved_bytes
@@ -348,6 +348,7 @@ def configs(draw: st.DrawFn) -> DiTConfig:
         mlp_ratio=draw(st.sampled_from([0.5, 2.7, 4.0])),
         early_output=draw(st.sampled_from([0, depth - 1])),
         value_residual=depth > 1 and draw(st.booleans()),
+        position=draw(st.sampled_from(part.names(Position))),
         **switches,
     )
 
@@ -369,6 +370,9 @@ def test_any_combination_is_what_its_description_says(made: DiTConfig):
     }
     for name, layer in Description.of(made).named():
         assert layer.macs() == per_module.get(name, 0), name
+        for weight, count in layer.matrices().items():  # those that an optimizer of matrices may update
+            outputs, _ = layer.weights()[weight]
+            assert outputs % count == 0
     assert flops.count(made) == (sum(p.numel() for p in net.parameters()), counter.get_total_flops() // 2)
     assert DiTConfig(**made.to_json()) == made
 
@@ -423,6 +427,23 @@ def test_everything_reaches_the_output_of_its_own_image_only(design: str):
     for moved in (net(x, t + torch.tensor([0, 7, 0]), y), net(x, t, torch.tensor([0, 4, 2]))):
         difference = (moved - before).abs().amax(dim=(1, 2, 3))
         assert difference[1] > 1e-3 and difference[[0, 2]].max() < 1e-5
+
+
+@pytest.mark.parametrize("position", part.names(Position))
+@every_design
+def test_everything_works_with_every_position_and_on_another_grid(design: str, position: str):
+    """Recomputed as kept: the first block's values and the places are inputs of the blocks."""
+    net = trained(small(conditioning=design, position=position, **EVERYTHING))
+    x, t, y = inputs(net.config)
+    assert net(torch.randn(2, 3, 8, 2), t[:2], y[:2]).shape == (2, 6, 8, 2)
+
+    def gradients() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(net(x, t, y).square().mean(), list(net.parameters()))
+
+    kept = gradients()
+    for block in net.blocks:
+        parallel.recompute(block, "blocks")
+    assert all(torch.equal(a, b) for a, b in zip(kept, gradients(), strict=True))
 
 
 @every_design

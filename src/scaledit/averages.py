@@ -108,7 +108,7 @@ def fit(kept: Sequence[Kept], length: float, step: int) -> Fit:
     wanted = exponent(length)
     times = np.array([one.step for one in kept], dtype=np.float64) / step
     gammas = np.array([exponent(one.length) for one in kept])
-    one, gamma = np.float64(1.0), np.float64(wanted)
+    one, gamma = np.array(1.0), np.array(wanted)
     gram = product(times[:, None], gammas[:, None], times, gammas)
     right, norm = product(times, gammas, one, gamma), float(product(one, gamma, one, gamma))
     scale = np.sqrt(np.diag(gram))  # profiles of early steps are high and narrow

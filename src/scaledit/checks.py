@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 from scaledit.errors import UsageError
 
+MOST_DIGITS = 6
+"""Of a side in pixels."""
 SEEDS = range(-(1 << 63), 1 << 64)
 """64 bits, signed or unsigned: torch's range of seeds. -1 and 2^64 - 1 are the same seed."""
 
@@ -50,6 +53,30 @@ def finite(value: Any, name: str) -> float:
     if not math.isfinite(number):
         raise UsageError(f"{name} must be finite, got {number}")
     return number
+
+
+def image_sizes(words: Sequence[Any], key: str) -> tuple[tuple[int, int], ...]:
+    """["24x24", "32x48"] -> heights and widths. Raises UsageError for anything else, and for a size that is
+    there twice. key: what lists them, for messages."""
+    sizes: list[tuple[int, int]] = []
+    for word in words:
+        sides = word.lower().split("x") if isinstance(word, str) else []
+        if len(sides) != 2 or not all(s.isascii() and s.isdecimal() and len(s) <= MOST_DIGITS for s in sides):
+            raise UsageError(
+                f'{key} must list sizes such as "32x48" (height x width in pixels), got {word!r}'
+            )
+        size = int(sides[0]), int(sides[1])
+        if not min(size):
+            raise UsageError(f"{key} has the size {word}, but both sides must be at least 1")
+        if size in sizes:
+            raise UsageError(f"{key} has the size {word} twice")
+        sizes.append(size)
+    return tuple(sizes)
+
+
+def size_in_words(size: tuple[int, int]) -> str:
+    """(32, 48) -> "32x48", height x width, as recipes and the command line write it."""
+    return f"{size[0]}x{size[1]}"
 
 
 def size(count: float) -> str:

@@ -43,6 +43,7 @@ from scaledit.interop.lazy_tensors import from_tensor
 from scaledit.interop.model import Model
 from scaledit.interop.official import check_size
 from scaledit.models import flops
+from scaledit.models.config import DiTConfig
 from scaledit.models.dit import DiT
 from scaledit.models.shapes import shapes as needed_shapes
 from scaledit.part import Allowed, in_words
@@ -63,7 +64,8 @@ class Pipeline:
     origin: where its weights came from. decoder: the decoder of its latents, None for a model of pixels.
     official_noise: use the random numbers of the official sample.py; an image then depends on its whole
     batch. source: the file that converted weights came from. breaks: as in a model. allow_import: as in
-    `load`, for the models that guidance names. others: those models, opened when first used."""
+    `load`, for the models that guidance names. others: those models, opened when first used. size: height and
+    width of the images in pixels, None for those of the training; set by `at`."""
 
     config: RunConfig
     net: DiT
@@ -76,6 +78,7 @@ class Pipeline:
     breaks: tuple[Mapping[str, Any], ...] = ()
     allow_import: tuple[str, ...] = ()
     others: dict[str, Opened] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
 
     def __call__(
         self,
@@ -91,6 +94,7 @@ class Pipeline:
         guidance: Sequence[diffusion.Guidance] | None = None,
         cfg_interval: tuple[float, float] | None = None,
         tolerance: float | None = None,
+        size: int | tuple[int, int] | None = None,
     ) -> np.ndarray:
         """Samples one image per entry of `classes`; returns (N, H, W, 3) uint8.
 
@@ -102,16 +106,66 @@ class Pipeline:
         progress: called with (done, total) sampling steps over all batches. guidance: replaces the guidance
         of the run, the first part innermost. cfg_interval: the times (low, high) between which is guided,
         fractions of the schedule from 0, the image, to 1, noise. tolerance: rtol and atol of the sampler
-        "adaptive", which is the default with it.
+        "adaptive", which is the default with it. size: side, or (height, width), of the images in pixels.
 
         Arguments left out come from the run's [sample] section; a sampler given by name keeps its number of
-        steps. Raises UsageError for an unknown class or sampler, for settings that [sample] would refuse, and
-        for guidance if the null label was never trained; RunError if the sampled values are not finite.
+        steps. Raises UsageError for an unknown class or sampler, for settings that [sample] would refuse, for
+        a size as `at` does, and for guidance if the null label was never trained; RunError if the sampled
+        values are not finite.
         """
         settings = self.settings(
             seed, sampler, steps, cfg_scale, cfg_channels, guidance, cfg_interval, tolerance
         )
-        return self.sample(classes, settings, start, batch_size, progress)
+        return self.at(size).sample(classes, settings, start, batch_size, progress)
+
+    def at(self, size: int | Sequence[int] | None) -> Pipeline:
+        """The same model for images of another size, without further training; which size works depends on
+        its position encoding.
+
+        size: side, or (height, width), in pixels; None keeps the size. Raises UsageError if the patches and
+        the autoencoder do not divide it, naming the nearest sizes that they divide, if the position encoding
+        is not defined there, or if the tokens of one image exceed the memory."""
+        if size is None:
+            return self
+        sides = list(size) if isinstance(size, Sequence) else [size, size]
+        if len(sides) != 2:
+            raise UsageError(f"a size is a side or (height, width) in pixels, got {size!r}")
+        height, width = (checks.integer(side, "a side of size", 1) for side in sides)
+        trained, factor = self.config.model, self.downsampling
+        unit = trained.patch_size * factor
+        if height % unit or width % unit:
+            raise UsageError(
+                f"{height}x{width} (height x width) is not possible: both sides must be multiples of {unit}, "
+                f"{_unit_in_words(trained.patch_size, factor)}; the nearest size"
+                f"{_nearest_sizes((height, width), unit)}"
+            )
+        machine.check_memory(
+            BYTES_OF_A_NUMBER * (height // unit) * (width // unit) * trained.hidden_size,
+            f"the tokens of an image of {height}x{width}",
+            "choose a smaller size",
+        )
+        model = trained.at(height // factor, width // factor)
+        if model.grid == trained.grid:
+            return replace(self, size=None)
+        trained.position_part.table_at(trained, model.grid)
+        return replace(self, size=(height, width))
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per side of a latent; 1 for a model of pixels."""
+        return 1 if self.decoder is None else self.decoder.autoencoder_info.downsampling
+
+    @property
+    def model(self) -> DiTConfig:
+        """The shape of the model at the size that is sampled."""
+        if self.size is None:
+            return self.config.model
+        return self.config.model.at(*(side // self.downsampling for side in self.size))
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images in pixels."""
+        return self.model.height * self.downsampling, self.model.width * self.downsampling
 
     def settings(
         self,
@@ -156,7 +210,7 @@ class Pipeline:
         """The sampler of `settings`. Raises UsageError if this model cannot be sampled with them."""
         check_sampling(settings, self.config.diffusion)
         check_guidance(self.config.model, self.config.diffusion.schedule, settings.guidance)
-        settings.sampler.chosen_for(self.config.model.shape).grid(self.config.diffusion.schedule)
+        settings.sampler.chosen_for(self.model.shape).grid(self.config.diffusion.schedule)
         return settings.sampler
 
     def sample(
@@ -228,7 +282,7 @@ class Pipeline:
         inside = assemble.denoiser(self.config.diffusion, self.net)
         denoiser = assemble.guided(inside, self.opened(settings.guidance))
         total = -(-len(labels) // batch_size) * sampler.ticks
-        batches, done = [torch.empty(0, *self.config.model.shape)], 0
+        batches, done = [torch.empty(0, *self.model.shape)], 0
         for first in range(0, len(labels), batch_size):
             y = labels[first : first + batch_size]
             noise = self._noise(settings, start + first, len(y))
@@ -258,13 +312,13 @@ class Pipeline:
     def _check_memory(self, n: int, batch_size: int, guided: bool) -> None:
         """Raises UsageError if n images, or a batch of them in the network, exceed the memory. The estimate
         is low, so that only what cannot work is refused."""
-        size = math.prod(self.config.model.shape)
+        size = math.prod(self.model.shape)
         machine.check_memory(
             BYTES_OF_A_NUMBER * size * n, f"{counted(n, 'image')} at once", "sample fewer, or generate"
         )
         at_once = min(n, batch_size)
         machine.check_memory(
-            flops.sampling_bytes(self.config.model, at_once * (2 if guided else 1)),
+            flops.sampling_bytes(self.model, at_once * (2 if guided else 1)),
             f"sampling {counted(at_once, 'image')} at once",
             "use a smaller batch_size (--batch-size)",
             self.device,
@@ -285,7 +339,7 @@ class Pipeline:
 
     def _noise(self, settings: SampleConfig, first: int, n: int) -> diffusion.NoiseSource:
         """The noise of the images first..first + n - 1."""
-        shape = self.config.model.shape
+        shape = self.model.shape
         if self.official_noise:
             doubled = _is_guided(settings)
             return diffusion.OfficialNoise(settings.seed, n, shape, self.device, doubled=doubled)
@@ -356,6 +410,19 @@ class Pipeline:
         if not 0 <= number <= last:
             raise UsageError(f"class {number} is out of range; this model has the classes 0..{last}")
         return number
+
+
+def _unit_in_words(patch: int, factor: int) -> str:
+    if factor == 1:
+        return "the model's patch size"
+    return f"the model's patch size {patch} times the autoencoder's downsampling {factor}"
+
+
+def _nearest_sizes(size: tuple[int, int], unit: int) -> str:
+    """' is 16x16', 's are 16x16 and 16x24': multiples of the unit around a size."""
+    options = [sorted({max(1, side // unit) * unit, -(-side // unit) * unit}) for side in size]
+    sizes = [f"{height}x{width}" for height in options[0] for width in options[1]]
+    return f" is {sizes[0]}" if len(sizes) == 1 else f"s are {listed(sizes, 'and')}"
 
 
 MOST_LISTED = 50

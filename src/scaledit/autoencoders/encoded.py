@@ -47,6 +47,8 @@ class EncodedImages:
         return Batch(self.encoded(images, positions, seed), y)
 
     def encoded(self, images: Tensor, positions: range, seed: int) -> Tensor:
-        """(N, C, h, w) latents of the images at these positions of the training stream."""
-        eps = normal(seed, positions, self.shape, Stream.TRAIN_LATENT)
+        """(N, C, h, w) latents of the images, of any size, at these positions of the training stream."""
+        f = self.autoencoder.downsampling
+        shape = (self.autoencoder.channels, images.shape[2] // f, images.shape[3] // f)
+        eps = normal(seed, positions, shape, Stream.TRAIN_LATENT)
         return sample(self.autoencoder.encode(images), eps, self.autoencoder.scale)

@@ -174,6 +174,28 @@ def guidance(parser: Arguments, default: str, *, lists: bool = False) -> None:
     add("--cfg-interval", metavar="LOW-HIGH", help=interval)
 
 
+def size(parser: Arguments) -> None:
+    which = (
+        "the size of the images in pixels, height x width, such as 48x72, or one side of a square; without "
+        "further training, as far as the position encoding allows (default: that of the training)"
+    )
+    parser.add_argument("--size", type=_size, metavar="HxW", help=which)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """(height, width) from "48x72", or from "48" for a square."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isascii() and side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(
+            f"must be height x width in pixels, such as 48x72, or one side, got {text!r}"
+        )
+    if max(map(len, sides)) > checks.MOST_DIGITS or not all(map(int, sides)):
+        raise argparse.ArgumentTypeError(
+            f"must have sides from 1 to {10**checks.MOST_DIGITS - 1}, got {text!r}"
+        )
+    return int(sides[0]), int(sides[-1])
+
+
 def _values(kind: Callable[[str], Any], lists: bool) -> Callable[[str], Any]:
     """The type of an option that is one value or, where `lists` are allowed, several separated by commas."""
 
@@ -249,8 +271,8 @@ SECTIONS = ("sample", "evaluate", "autoencoder")
 
 
 def load_model(args: argparse.Namespace, model: str | Path, section: str = "sample") -> Pipeline:
-    """The model of a command with `device`, `decoder`, `sampling` and overrides, which change its config: the
-    short options first. section: where guidance is changed. Raises UsageError, RunError."""
+    """The model of a command with `device`, `decoder`, `sampling`, `size` and overrides, which change its
+    config: the short options first. section: where guidance is changed. Raises UsageError, RunError."""
     from scaledit.interop.averaged import Averaged
     from scaledit.pipeline import load
 
@@ -271,7 +293,8 @@ def load_model(args: argparse.Namespace, model: str | Path, section: str = "samp
         pipeline = load(model, args.device, decoding, allow_import=args.allow_import, average=average)
     if "average" in pipeline.origin and not getattr(args, "json", None):
         terminal.inform(Averaged(**pipeline.origin["average"]).in_words())
-    return replace(pipeline, config=replace(config, autoencoder=pipeline.config.autoencoder))
+    pipeline = replace(pipeline, config=replace(config, autoencoder=pipeline.config.autoencoder))
+    return pipeline.at(getattr(args, "size", None))
 
 
 def check_overrides(overrides: Sequence[str], sections: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scaledit import part, terminal
 from scaledit.commands import common
@@ -14,12 +14,18 @@ from scaledit.commands.parsing import Example
 from scaledit.data.background import background_color
 from scaledit.data.datasets import DataSet
 from scaledit.errors import UsageError, no_such, printable
+from scaledit.values import hints
 
 if TYPE_CHECKING:
-    from scaledit.autoencoders.cache import Encoded
+    from collections.abc import Sequence
+
+    from scaledit.autoencoders import Autoencoder
+    from scaledit.autoencoders.cache import Encoded, Encoding
+    from scaledit.data.files import Readable
     from scaledit.data.held_out import HeldOut
     from scaledit.data.holdout import Split
     from scaledit.data.sources import Source
+    from scaledit.files.shards import Shard
 
 SUMMARY = "encode images into latents once, so that training need not"
 DESCRIPTION = """Images are encoded by an autoencoder into a folder that data.path=FOLDER of a recipe reads.
@@ -39,6 +45,10 @@ EXAMPLES = (
         "Keep a share of the images out, with which runs on the latents evaluate themselves",
     ),
     Example(
+        "scaledit encode pictures --buckets 64x64,48x80,80x48 --autoencoder pixels --out mixed",
+        "Encode images at the sizes of several buckets, each near its own aspect ratio",
+    ),
+    Example(
         "scaledit encode imagenet/train --autoencoder stabilityai/sd-vae-ft-ema --out latents --shard 0/8",
         "Encode ImageNet on 8 devices; the others run the same with --shard 1/8 to 7/8",
         needs="ImageNet and a download from the Hugging Face Hub",
@@ -47,7 +57,10 @@ EXAMPLES = (
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    images = "a folder with one folder per class, tar shards, Parquet files or a .zip; or the built-in photos"
+    images = (
+        "a folder with one folder per class, tar shards, Parquet files or a .zip; or the built-in photos or "
+        "emoji"
+    )
     parser.add_argument("images", metavar="IMAGES", help=images)
     autoencoder = "the autoencoder: a folder or a hub id, or pixels for none"
     parser.add_argument("--autoencoder", metavar="AE", required=True, help=autoencoder)
@@ -64,6 +77,11 @@ def _how_encoded(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     size = "the side in pixels that images are resized and cropped to (default: 256)"
     add("--image-size", type=common.whole, metavar="S", help=size)
+    buckets = (
+        "sizes for data.buckets, such as 192x192,160x224 (height x width in pixels): each image is encoded "
+        "at those whose aspect ratio is nearest to its own, emoji at all of them"
+    )
+    add("--buckets", metavar="HxW,...", help=buckets)
     background = f"{common.BACKGROUND_HELP} (default: white, or the color with which --out was begun)"
     add("--background", metavar="COLOR", help=background)
     add("--no-flip", action="store_true", help="store no mirrored images, which halves the size")
@@ -104,30 +122,32 @@ def run(args: argparse.Namespace) -> None:
     common.at_least(args, 1, "image_size", "batch_size", "workers", "per_file")
     common.at_least(args, 0, "max_bad")
     background_color(args.background or "")
-    in_memory = _in_memory(args.images)
+    in_memory = _in_memory(args.images, args.image_size)
     if in_memory is None and not Path(args.images).exists():
         raise UsageError(no_such(args.images))
 
     from scaledit import assemble
     from scaledit.autoencoders import open_autoencoder
     from scaledit.autoencoders.cache import Encoding, begun_with, encode
-    from scaledit.data.files import BuiltIn, ImageFiles, Readable
+    from scaledit.data.files import BuiltIn, ImageFiles
     from scaledit.data.held_out import write
     from scaledit.data.sets import Images
     from scaledit.data.sources import open_source
     from scaledit.files.shards import Shard
 
-    shard = Shard.parse(args.shard)
+    shard, sizes = Shard.parse(args.shard), _sizes(args)
     if args.holdout is not None and not 0 <= args.holdout < 1:
         raise UsageError(f"--holdout must be at least 0 and less than 1, got {args.holdout:g}")
     held_out: ImageFiles | None = None
+    images: Images | None = None
     source: Readable
     if in_memory is not None:
-        images = in_memory.open()
-        assert isinstance(images, Images)  # like all of scaledit's sets in memory
+        opened = in_memory.open()
+        assert isinstance(opened, Images)  # like all of scaledit's sets in memory
+        images = opened
         source = BuiltIn(args.images, images)
         side = source.shape[1]
-        if args.image_size not in (None, side):
+        if args.image_size not in (None, side) and not sizes:
             raise UsageError(f"the images of {args.images} have {side}x{side} pixels; leave --image-size out")
         if args.background is not None:
             raise UsageError(f"the images of {args.images} are not transparent; leave --background out")
@@ -153,6 +173,10 @@ def run(args: argparse.Namespace) -> None:
     encoding = Encoding(
         not args.no_flip, args.dtype, args.batch_size, args.per_file, args.on_bad, args.max_bad
     )
+    if sizes:
+        divided = _divided_by_size(source if images is None else images, args.images, sizes)
+        _encode_buckets(args, divided, autoencoder, encoding, shard)
+        return
     with (
         common.interruptible(lambda: _kept(args, len(source.names))),
         common.progress_bar("encoding") as progress,
@@ -169,6 +193,95 @@ def run(args: argparse.Namespace) -> None:
     _tell(result)
     if kept is not None:
         _tell_held_out(kept, result.out)
+
+
+def _sizes(args: argparse.Namespace) -> tuple[tuple[int, int], ...]:
+    """The sizes of --buckets. Raises UsageError for options that do not go with it, or if --out holds one
+    size."""
+    if args.buckets is None:
+        return ()
+    from scaledit import checks
+    from scaledit.data.latents import INDEX
+
+    sizes = checks.image_sizes(args.buckets.split(","), "--buckets")
+    for option in ("image_size", "holdout"):
+        if getattr(args, option) is not None:
+            raise UsageError(f"--{option.replace('_', '-')} does not go with --buckets; leave it out")
+    if (args.out / INDEX).exists():
+        raise UsageError(f"{args.out} holds latents of one size; encode into another --out")
+    return sizes
+
+
+def _divided_by_size(
+    source: Any, name: str, sizes: Sequence[tuple[int, int]]
+) -> list[tuple[tuple[int, int], Readable]]:
+    """Each size with its images. Raises UsageError if the images have one size only or a bucket stays
+    empty."""
+    from scaledit import checks
+    from scaledit.data.files import BuiltIn, ImageFiles
+    from scaledit.data.sets import AnySize, Images
+
+    if not isinstance(source, AnySize):
+        raise UsageError(f"the images of {name} have one size; leave --buckets out")
+    members = source.members(sizes)
+    divided: list[tuple[tuple[int, int], Readable]] = []
+    for i, size in enumerate(sizes):
+        images = source.at(*size)
+        if isinstance(images, ImageFiles):
+            assert members is not None
+            if not len(members[i]):
+                raise UsageError(
+                    f"--buckets has {checks.size_in_words(size)}, but no image has an aspect ratio that is "
+                    "nearest to it; leave this size out"
+                )
+            divided.append((size, replace(images, source=images.source.subset(members[i]))))
+        else:
+            assert isinstance(images, Images)
+            divided.append((size, BuiltIn(name, images)))
+    return divided
+
+
+def _encode_buckets(
+    args: argparse.Namespace,
+    divided: Sequence[tuple[tuple[int, int], Readable]],
+    autoencoder: Autoencoder,
+    encoding: Encoding,
+    shard: Shard,
+) -> None:
+    """Encodes each bucket into its folder, and records the sizes."""
+    from scaledit.autoencoders.cache import encode
+    from scaledit.data.latent_buckets import folder_of, write
+
+    factor = autoencoder.downsampling
+    for (height, width), _ in divided:
+        if height % factor or width % factor:
+            raise UsageError(
+                f"--buckets has {height}x{width}, but {autoencoder.name} encodes multiples of {factor} pixels"
+            )
+    write(args.out, [size for size, _ in divided])
+    results: list[Encoded] = []
+    total, before = sum(len(source.names) for _, source in divided), 0
+    with (
+        common.interruptible(lambda: _kept(args, total)),
+        common.progress_bar("encoding") as progress,
+    ):
+        for size, source in divided:
+
+            def on_image(done: int, _: int, before: int = before) -> None:
+                progress(before + done, total)
+
+            folder = folder_of(args.out, size)
+            results.append(
+                encode(source, autoencoder, folder, encoding, shard, args.repair, on_image, args.update)
+            )
+            before += len(source.names)
+    if args.json:
+        listed = [{**result._asdict(), "out": str(result.out)} for result in results]
+        complete = all(result.complete for result in results)
+        terminal.say_json({"out": str(args.out), "complete": complete, "buckets": listed})
+        return
+    for result in results:
+        _tell(result)
 
 
 def _divided(files: Source, share: float, out: Path) -> Split:
@@ -222,11 +335,14 @@ def _tell_held_out(kept: HeldOut, out: Path) -> None:
 
 def _kept(args: argparse.Namespace, images: int) -> str:
     """What an interrupted command says. images: how many there are to encode."""
-    written = sum(1 for _ in args.out.glob("*.safetensors")) if args.out.is_dir() else 0
+    written = sum(1 for _ in args.out.rglob("*.safetensors")) if args.out.is_dir() else 0
     return common.kept_parts(written, -(-images // args.per_file), "files", args.out)
 
 
-def _in_memory(name: str) -> DataSet | None:
-    """The color set in memory that IMAGES names, None for a path."""
+def _in_memory(name: str, image_size: int | None) -> DataSet | None:
+    """The color set in memory that IMAGES names, at this size if it can be drawn at any; None for a path."""
     chosen = part.members(DataSet).get(name)
-    return chosen() if chosen is not None and chosen.in_memory and chosen.channels == 3 else None
+    if chosen is None or not chosen.in_memory or chosen.channels != 3:
+        return None
+    size = {"image_size": image_size} if image_size and "image_size" in hints(chosen) else {}
+    return part.build(DataSet, {"name": name, **size}, "images")

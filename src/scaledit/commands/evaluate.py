@@ -77,6 +77,7 @@ def _of_a_run(parser: argparse.ArgumentParser) -> None:
     labels = "the classes: drawn at random (uniform), in turn (equal), or those of the real images (real)"
     group.add_argument("--labels", choices=["uniform", "equal", "real"], help=labels)
     common.sampling(group)
+    common.size(group)
     common.average(group)
     common.decoder(group)
     common.allow_import(group)
@@ -196,6 +197,7 @@ def _evaluate(args: argparse.Namespace) -> Result:
                 progress=progress,
                 allowed=allowed,
                 allow_jpeg=args.allow_jpeg,
+                size=pipeline.size,
             )
         sets = sample_sets(judge, pipeline, config, settings)
     else:
@@ -211,7 +213,7 @@ def _evaluate(args: argparse.Namespace) -> Result:
 
 JUDGING = ("reference", "extractor", "inception", "any_inception", "dinov2", "metrics", "precision")
 DRAWING = ("num", "seeds", "seed", "labels")
-SAMPLING = (*common.SHORT, "average", "decoder", "decoder_precision", "tiled")
+SAMPLING = (*common.SHORT, "size", "average", "decoder", "decoder_precision", "tiled")
 
 
 def _show(results: list[Result], compared: bool) -> None:

@@ -45,6 +45,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--labels", choices=["uniform", "equal"], default="uniform", help=labels)
     common.seed(parser)
     common.sampling(parser)
+    common.size(parser)
     common.average(parser)
     common.decoder(parser)
     common.allow_import(parser)

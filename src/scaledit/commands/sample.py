@@ -41,6 +41,10 @@ EXAMPLES = (
         "Compare settings on the same noise, in a grid with labelled rows and columns",
     ),
     Example(
+        "scaledit sample runs/digits --size 8x16 --classes 3,5 --out wide.png",
+        "Sample at another size and aspect ratio than that of the training",
+    ),
+    Example(
         'scaledit sample xl2 --classes "golden retriever,macaw" --per-class 4 --cfg-scale 4 --out dogs.png',
         "Name ImageNet classes of an official checkpoint, converted by `scaledit convert`",
         needs="a converted DiT-XL/2",
@@ -63,6 +67,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     start = "the number of the first image; image i is the same in every call (default: 0)"
     add("--start", type=common.whole, default=0, metavar="I", help=start)
     common.sampling(parser, lists=True)
+    common.size(parser)
     common.average(parser)
     common.decoder(parser)
     common.allow_import(parser)

@@ -44,7 +44,7 @@ EXAMPLES = (
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("run", metavar="RUN", type=Path, help="a run folder")
+    add("run", metavar="RUN", type=Path, help="the folder of a trained run")
     changes = "new values of keys that say how the model is sampled and judged, such as sample.sampler=dpm"
     common.overrides(parser, changes)
     lists: list[tuple[str, Callable[[str], Any], str, str]] = [
@@ -127,6 +127,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _sweep(args: argparse.Namespace, folder: Path, axes: Any) -> None:
+    from scaledit import averages, checkpoint
     from scaledit.evaluation.judge import open_run_judge
     from scaledit.part import Allowed
     from scaledit.report import settings as report
@@ -134,8 +135,13 @@ def _sweep(args: argparse.Namespace, folder: Path, axes: Any) -> None:
     from scaledit.tuning.chosen import write_best
     from scaledit.tuning.judged import judge_cells
 
+    kept_steps = checkpoint.find(folder / checkpoint.AVERAGES)
+    newest = kept_steps[-1].name.removeprefix("step-") if kept_steps else ""
+
     @lru_cache(maxsize=1)
     def opened(average: str | None) -> Pipeline:
+        if average and newest and "@" not in average and averages.asked(average):
+            average = f"{average}@{int(newest)}"  # a run may still be training: all averages of one step
         words = {"average": average, "steps": None, "cfg_scale": None, "cfg_interval": None}
         alone = argparse.Namespace(**{**vars(args), **words, "sampler": None, "cfg_channels": None})
         return common.load_model(alone, folder)

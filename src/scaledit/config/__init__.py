@@ -11,7 +11,7 @@
 Imports no torch, so that a wrong name is answered at once.
 """
 
-from scaledit.config.checks import check, check_guidance, check_sampling
+from scaledit.config.checks import check, check_guidance, check_sampling, models_at
 from scaledit.config.compare import (
     Change,
     all_changes,
@@ -86,6 +86,7 @@ __all__ = [
     "flatten",
     "is_override",
     "load",
+    "models_at",
     "override",
     "read_toml",
     "recipe_names",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaledit import averages, checks
 from scaledit.config.sections import DiffusionConfig, EMAConfig, SampleConfig
-from scaledit.diffusion.guidance import Guidance, Target, active
+from scaledit.diffusion.guidance import CFGZeroStar, ClassifierFree, Guidance, Target, active
 from scaledit.diffusion.parameterization import network_times
 from scaledit.diffusion.schedule import Schedule
 from scaledit.errors import UsageError, shown
@@ -50,6 +50,7 @@ def check_run(config: RunConfig) -> None:
                 "evaluate.metrics must be names separated by commas, or a list of names and of tables with a "
                 f"name; got {shown(item)}"
             )
+    check_buckets(config)
     check_averages(config)
     check_learned(config.model, config.diffusion)
     low, high = network_times(config.diffusion.parameterization) or (None, None)
@@ -62,6 +63,31 @@ def check_run(config: RunConfig) -> None:
             "lora.rank adapts a trained one; leave optimizer.base_width out"
         )
     check_sampling(config.sample, config.diffusion, "sample.")
+
+
+def check_buckets(config: RunConfig) -> None:
+    """Raises UsageError if data.buckets are no sizes, or, for a model of pixels, sizes that do not suit
+    it."""
+    sizes = checks.image_sizes(config.data.buckets, "data.buckets")
+    if not config.autoencoder.path and config.data.name != "latents":
+        models_at(config.model, sizes)
+
+
+def models_at(model: DiTConfig, sizes: Sequence[tuple[int, int]], downsampling: int = 1) -> list[DiTConfig]:
+    """The model at each of data.buckets. downsampling: pixels per side of an input. Raises UsageError if the
+    patches do not divide a size, or the position encoding cannot be trained at it."""
+    unit = model.patch_size * downsampling
+    for height, width in sizes:
+        if height % unit or width % unit:
+            raise UsageError(
+                f"data.buckets has {height}x{width}, but both sides must be multiples of {unit}, the model's "
+                f"patch size{'' if downsampling == 1 else ' times the downsampling of the autoencoder'}; use "
+                f"{max(1, round(height / unit)) * unit}x{max(1, round(width / unit)) * unit}"
+            )
+    models = [model.at(height // downsampling, width // downsampling) for height, width in sizes]
+    for one in models:
+        model.position_part.check_trained_at(model, one.grid)
+    return models
 
 
 def check_averages(config: RunConfig) -> None:
@@ -154,6 +180,12 @@ def check_guidance(
 ) -> None:
     """Raises UsageError if guidance would use a null label that was never trained, does not fit the model, or
     changes guidance that is not there, and warns if it has no effect. name: the key, for messages."""
+    kinds = {type(part) for part in active(guidance)}
+    if kinds >= {ClassifierFree, CFGZeroStar}:
+        raise UsageError(
+            f"{name} has classifier_free and cfg_zero_star, which both guide by the class; leave one of them "
+            "out"
+        )
     for i, part in enumerate(guidance):
         if part.idle:
             continue

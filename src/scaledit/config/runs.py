@@ -56,8 +56,8 @@ class Config:
         """Plain values; `from_json` is the inverse. Keys that earlier versions lack are left out at their
         defaults, so that old and new configs of the same run are equal."""
         value = {"name": self.name, **{key: plain(section) for key, section in self.sections().items()}}
-        for key in ("background", "split", "image_key", "holdout", "classes", "changed"):
-            if value["data"].get(key) == getattr(DataConfig, key) and key not in self.data.own:
+        for key in ("background", "split", "image_key", "holdout", "classes", "buckets", "changed"):
+            if value["data"].get(key) == plain(getattr(DataConfig, key)) and key not in self.data.own:
                 value["data"].pop(key, None)
         for key in ("early", "average"):
             if key in value.get("sample", {}) and value["sample"][key] == getattr(SampleConfig, key):

@@ -104,12 +104,17 @@ class DataConfig:
     classes: Literal["category", "subcategory"] = field(
         "category", doc="emoji: what the classes are, ten categories or their 101 subcategories"
     )
+    buckets: tuple[str, ...] = field(
+        (),
+        doc='sizes in pixels, ["24x24", "32x48"] (height x width): each batch has one of them; empty: the '
+        "size of the model",
+    )
     changed: Literal["refuse", "accept"] = field(
         "refuse", doc="what a resumed run does if its data has changed; accept records the change in the log"
     )
     own: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
-    SHARED: ClassVar[tuple[str, ...]] = ("name", "workers", "changed")
+    SHARED: ClassVar[tuple[str, ...]] = ("name", "workers", "buckets", "changed")
     """Keys that every set has; the others are the set's own fields."""
 
     def flat(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 from scaledit import checks
 from scaledit.config.old import ALL, CLASSIFIER_FREE
 from scaledit.config.runs import RunConfig
-from scaledit.diffusion.guidance import ClassifierFree, Guidance, Interval
+from scaledit.diffusion.guidance import CFGZeroStar, ClassifierFree, Guidance, Interval
 from scaledit.diffusion.samplers import Adaptive
 from scaledit.errors import UsageError, shown
 
@@ -40,7 +40,7 @@ def short(
         tolerance = checks.finite(tolerance, "tolerance")
         has = sampler is not None or (config is not None and hasattr(config.sample.sampler, "rtol"))
         sampler = sampler if has else Adaptive.NAME
-    guidance = f"{section}.guidance.{CLASSIFIER_FREE}"
+    guidance = f"{section}.guidance.{_scaled_part(config, section)}"
     keys = {
         "sample.sampler.name": sampler,
         "sample.sampler.steps": None if steps is None else checks.integer(steps, "steps", 1),
@@ -77,10 +77,17 @@ def channels(value: str | int | None) -> str | int | None:
     return checks.integer(int(value) if isinstance(value, str) else value, "cfg_channels", 1)
 
 
+def _scaled_part(config: RunConfig | None, section: str) -> str:
+    """The part whose scale --cfg-scale sets: CFG-Zero* where the config guides with that."""
+    parts = () if config is None else getattr(config, section).guidance
+    zero_star = any(isinstance(part, CFGZeroStar) for part in parts)
+    return CFGZeroStar.NAME if zero_star else CLASSIFIER_FREE
+
+
 def _channels_of(config: RunConfig, section: str) -> str | int | None:
     """The channels that [sample] guides, if `section` has no guidance of its own yet; else None."""
     guidance: Mapping[str, Any] = {"sample": config.sample.guidance, "evaluate": config.evaluate.guidance}
-    if any(isinstance(part, ClassifierFree) for part in guidance[section]):
+    if any(isinstance(part, ClassifierFree | CFGZeroStar) for part in guidance[section]):
         return None
     of_sample = [part for part in guidance["sample"] if isinstance(part, ClassifierFree)]
     return (of_sample[0].channels or ALL) if of_sample else None

@@ -255,9 +255,24 @@ def _set_parts(
     which, *rest = path
     place = _place(kind, items, which, key.removesuffix("." + ".".join(path)), allowed)
     if place == len(items):
-        items.append({"name": which})
+        place = _end(kind, items, which, allowed)
+        items.insert(place, {"name": which})
     items[place] = _set_part(kind, items[place], rest, value, key, allowed)
     return items
+
+
+def _end(kind: type[Part], items: Sequence[Any], which: str, allowed: Allowed) -> int:
+    """Where the part `which` is added to a list: at its end, but guidance goes before the parts at the end
+    that change the guidance before them."""
+    end = len(items)
+    if not _modifies(kind, which, allowed):
+        while end and _modifies(kind, name_of(items[end - 1]), allowed):
+            end -= 1
+    return end
+
+
+def _modifies(kind: type[Part], name: Any, allowed: Allowed) -> bool:
+    return isinstance(name, str) and getattr(part.find(kind, name, allowed), "modifies", False)
 
 
 def _place(kind: type[Part], items: Sequence[Any], which: str, key: str, allowed: Allowed) -> int:

@@ -4,6 +4,7 @@
     v of n bits --> round(255 v / (2^n - 1))
     c, alpha, background b --> round((alpha c + (255 - alpha) b) / 255)
     RGB --halve with BOX while twice too large, then BICUBIC--> shorter side S --center--> (S, S, 3) uint8
+                                                                (or a height and width)
 
 The crop is that of ADM (Dhariwal & Nichol 2021). Like ADM, it ignores an orientation written by a camera.
 """
@@ -231,29 +232,33 @@ def _tag(image: Image.Image, tag: int, default: int) -> tuple[int, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def crop(image: Image.Image, side: int) -> np.ndarray:
-    """ADM's center crop, (side, side, 3) uint8. Smaller images are enlarged.
+def crop(image: Image.Image, height: int, width: int | None = None) -> np.ndarray:
+    """ADM's center crop, (height, width, 3) uint8; a square without a width. Smaller images are enlarged. For
+    other shapes the same is done: halved while both sides are twice too large, then scaled until both sides
+    are large enough, and cropped at the center.
 
-    Equal to ADM's bit for bit up to an aspect ratio of EXTREME. Beyond it, ADM would enlarge the full image
-    (20,000 x 1 pixels to 5,120,000 x 256) and keep its middle. Here only the middle is computed, which rounds
-    some values differently (by 1 or 2 in smooth pictures, tests/test_images.py).
+    A square is equal to ADM's bit for bit up to an aspect ratio of EXTREME. Beyond it, ADM would enlarge the
+    full image (20,000 x 1 pixels to 5,120,000 x 256) and keep its middle. Here only the middle is computed,
+    which rounds some values differently (by 1 or 2 in smooth pictures, tests/test_images.py).
     """
-    while min(image.size) >= 2 * side:
+    width = height if width is None else width
+    while image.width >= 2 * width and image.height >= 2 * height:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = side / min(image.size)
+    scale = max(width / image.width, height / image.height)
     size = (round(image.width * scale), round(image.height * scale))
-    if max(size) > EXTREME * side:
-        return np.asarray(_middle(image, size, side))
+    if size[0] > EXTREME * width or size[1] > EXTREME * height:
+        return np.asarray(_middle(image, size, (width, height)))
     pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC))
-    top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
-    return pixels[top : top + side, left : left + side]
+    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
+    return pixels[top : top + height, left : left + width]
 
 
-def _middle(image: Image.Image, size: tuple[int, int], side: int) -> Image.Image:
-    """The (side, side) center of image.resize(size, BICUBIC). The source is cropped first to the pixels that
-    the filter reaches: Pillow keeps a box in float32, which is exact enough only for small coordinates."""
+def _middle(image: Image.Image, size: tuple[int, int], target: tuple[int, int]) -> Image.Image:
+    """The center of image.resize(size, BICUBIC), of the target's width and height. The source is cropped
+    first to the pixels that the filter reaches: Pillow keeps a box in float32, which is exact enough only for
+    small coordinates."""
     source, box = [], []
-    for length, full in zip(image.size, size, strict=True):
+    for length, full, side in zip(image.size, size, target, strict=True):
         step = length / full
         first = (full - side) // 2
         begin, end = first * step, min((first + side) * step, length)
@@ -264,4 +269,4 @@ def _middle(image: Image.Image, size: tuple[int, int], side: int) -> Image.Image
     (left, right), (top, bottom) = source
     (x0, x1), (y0, y1) = box
     part = image.crop((left, top, right, bottom))
-    return part.resize((side, side), Image.Resampling.BICUBIC, box=(x0, y0, x1, y1))
+    return part.resize(target, Image.Resampling.BICUBIC, box=(x0, y0, x1, y1))

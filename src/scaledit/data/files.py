@@ -1,14 +1,16 @@
 """Image files as a training set: read, decoded and cropped on demand.
 
-indices --read, in threads--> (S, S, 3) uint8 or BadImage --> x_0 = pixels / 127.5 - 1
+indices --read, in threads--> (H, W, 3) uint8 or BadImage --> x_0 = pixels / 127.5 - 1
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 
 from scaledit.data.background import DEFAULT, DROP, background_color
-from scaledit.data.decode import BadImage, crop, decode
+from scaledit.data.decode import BadImage, crop, decode, header
 from scaledit.data.sets import Batch, Images, flipped_at
 from scaledit.data.sources import Source
 from scaledit.errors import RunError
@@ -27,12 +29,13 @@ KEPT = 1 << 28
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """A training set of a Source's images at side x side pixels. threads: for reading and decoding; use only
-    one before a process is forked (training reads in worker processes instead). behind: the color behind
-    transparent images, one of background.BACKGROUNDS. Raises UsageError if it is none of them."""
+    """A training set of a Source's images. side: of the square in pixels, or (height, width). threads: for
+    reading and decoding; use only one before a process is forked (training reads in worker processes
+    instead). behind: the color behind transparent images, one of background.BACKGROUNDS. Raises UsageError if
+    it is none of them."""
 
     source: Source
-    side: int
+    side: int | tuple[int, int]
     flip: bool = False
     threads: int = 1
     behind: str = DEFAULT
@@ -57,7 +60,29 @@ class ImageFiles:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return 3, self.side, self.side
+        height, width = self.side if isinstance(self.side, tuple) else (self.side, self.side)
+        return 3, height, width
+
+    def at(self, height: int, width: int) -> ImageFiles:
+        """The same images scaled and cropped to another size."""
+        return replace(self, side=height if height == width else (height, width))
+
+    @cached_property
+    def ratios(self) -> np.ndarray:
+        """log(width / height) of each image, (N,); nan if it cannot be read. Reads every file once."""
+        return np.array([self._ratio(i) for i in range(len(self))])
+
+    def _ratio(self, i: int) -> float:
+        with suppress(BadImage, OSError):
+            known = header(self.source.read(i), self.names[i])
+            return math.log(known.width / known.height)
+        return math.nan
+
+    def members(self, sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+        """The images whose aspect ratio is nearest to each size."""
+        from scaledit.data.buckets import nearest
+
+        return nearest(self.ratios, sizes)
 
     @property
     def fingerprint(self) -> str:
@@ -75,15 +100,15 @@ class ImageFiles:
         return self.source.remarks()
 
     def read(self, indices: Sequence[int]) -> list[Tensor | BadImage]:
-        """(3, S, S) float32 in [-1, 1] for each index, or the reason why the image cannot be used."""
+        """(3, H, W) float32 in [-1, 1] for each index, or the reason why the image cannot be used."""
         if self.threads == 1:
             return [self._read(i) for i in indices]
         return list(_pool(self.threads).map(self._read, indices))
 
     @cached_property
     def _kept(self) -> dict[int, np.ndarray] | None:
-        """The crops that this process has made, (S, S, 3) uint8; None if not all of the set would fit."""
-        return {} if 3 * self.side**2 * len(self) <= KEPT else None
+        """The crops that this process has made, (H, W, 3) uint8; None if not all of the set would fit."""
+        return {} if math.prod(self.shape) * len(self) <= KEPT else None
 
     def _read(self, i: int, keep: bool = False) -> Tensor | BadImage:
         try:
@@ -102,7 +127,7 @@ class ImageFiles:
 
     def _pixels(self, i: int) -> np.ndarray:
         color = background_color(self.behind)
-        return crop(decode(self.source.read(i), self.names[i], color), self.side)
+        return crop(decode(self.source.read(i), self.names[i], color), *self.shape[1:])
 
     def batch(self, indices: np.ndarray, positions: range, seed: int) -> Batch:
         """Raises RunError naming an image that cannot be used."""

@@ -112,7 +112,7 @@ def write(folder: Path, files: ImageFiles, share: float, on_bad: str = "stop", m
         names=tuple(files.names),
         counts=(),
         class_names=files.class_names,
-        image_size=(files.side, files.side),
+        image_size=files.shape[1:],
         made=MADE,
         background=files.background,
         source=files.fingerprint,
@@ -124,7 +124,7 @@ def write(folder: Path, files: ImageFiles, share: float, on_bad: str = "stop", m
         return stored
     used: list[int] = []
     skipped: list[str] = []
-    pixels = [np.empty((0, files.side, files.side, 3), np.uint8)]
+    pixels = [np.empty((0, *files.shape[1:], 3), np.uint8)]
     for first in range(0, len(chosen), BATCH):
         numbers = chosen[first : first + BATCH].tolist()
         read = _read(files, numbers, on_bad, skipped)

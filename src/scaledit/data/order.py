@@ -13,12 +13,13 @@ import numpy as np
 
 from scaledit.diffusion.noise import permutation
 
-_cached_permutation = lru_cache(maxsize=2)(permutation)
+_cached_permutation = lru_cache(maxsize=16)(permutation)
 
 
-def samples_at(positions: range, size: int, seed: int) -> np.ndarray:
-    """Indices into a set of `size` samples, (len(positions),) int64."""
-    return np.array([_cached_permutation(seed, p // size, size)[p % size] for p in positions])
+def samples_at(positions: range, size: int, seed: int, stream: int = 0) -> np.ndarray:
+    """Indices into a set of `size` samples, (len(positions),) int64. stream: another number has another
+    order."""
+    return np.array([_cached_permutation(seed, p // size, size, stream)[p % size] for p in positions])
 
 
 def paired(positions: range) -> range:

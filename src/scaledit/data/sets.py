@@ -7,11 +7,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -46,6 +47,21 @@ class TrainingSet(Protocol):
         ...
 
     def batch(self, indices: np.ndarray, positions: range, seed: int) -> Batch: ...
+
+
+@runtime_checkable
+class AnySize(TrainingSet, Protocol):
+    """A set whose samples can be had at several sizes."""
+
+    def at(self, height: int, width: int) -> TrainingSet:
+        """The samples at a size in pixels (of the images, also for latents). Raises UsageError for a size
+        that it does not have."""
+        ...
+
+    def members(self, sizes: Sequence[tuple[int, int]]) -> list[np.ndarray] | None:
+        """Which samples of the set at each of these sizes belong to it (see scaledit.data.buckets); None if
+        all do, and indices and labels are the same at every size."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -104,11 +120,16 @@ def digits(*, held_out: bool = False, flip: bool = False) -> Images:
 
 
 def check_fits(
-    dataset: TrainingSet, shape: tuple[int, int, int], num_classes: int, *, may_have_more: bool = False
+    dataset: TrainingSet,
+    shape: tuple[int, int, int],
+    num_classes: int,
+    *,
+    may_have_more: bool = False,
+    any_size: bool = False,
 ) -> None:
     """Raises UsageError if the samples or the labels of a set do not fit a model. may_have_more: the model
-    may have classes without data, as in a run that began so and is resumed."""
-    if dataset.shape != shape:
+    may have classes without data, as in a run that began so and is resumed. any_size: only channels count."""
+    if dataset.shape[0 if any_size else slice(None)] != shape[0 if any_size else slice(None)]:
         raise UsageError(
             f"the data's samples are {'x'.join(map(str, dataset.shape))} (channels x height x width), but "
             f"the model accepts {'x'.join(map(str, shape))}; change model.in_channels and model.input_size"

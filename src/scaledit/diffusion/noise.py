@@ -32,6 +32,7 @@ class Stream(IntEnum):
     EXTRACTOR = 7
     CROP = 8
     TRAIN_NAMED = 9
+    TRAIN_BUCKET = 10
 
 
 _WORD = (1 << 64) - 1
@@ -99,9 +100,9 @@ def named_draws(
     return {name: draw[kind](Stream.TRAIN_NAMED, zlib.crc32(name.encode())) for name, kind in kinds.items()}
 
 
-def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-    """The order of the samples in an epoch."""
-    return generator(seed, epoch, Stream.DATA_ORDER).permutation(size)
+def permutation(seed: int, epoch: int, size: int, stream: int = 0) -> np.ndarray:
+    """The order of the samples in an epoch. stream: of the several that a set with buckets has."""
+    return generator(seed, epoch, Stream.DATA_ORDER, stream).permutation(size)
 
 
 class Noise:

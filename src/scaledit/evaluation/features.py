@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -48,6 +48,15 @@ class Features:
     more: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
+class Computed(NamedTuple):
+    """What extractors return for some images. size: (height, width). brightest: the largest value in them.
+    outputs: of each extractor, by name, (n, ...)."""
+
+    size: tuple[int, int]
+    brightest: int
+    outputs: Sequence[Mapping[str, np.ndarray]]
+
+
 class Extraction:
     """The features of a sample set, batch after batch. name: of the set, for messages."""
 
@@ -58,26 +67,30 @@ class Extraction:
         self._spatial = [Accumulator() for _ in extractors]
         self._labels: list[np.ndarray | None] = []
 
-    def computed(self, images: np.ndarray) -> list[dict[str, np.ndarray]]:
-        """What every extractor returns for images (n, H, W, 3) uint8; several sets may `add` it."""
+    def computed(self, images: np.ndarray) -> Computed:
+        """What `add_computed` takes, of images (n, H, W, 3) uint8; several sets may share it."""
         tensor = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-        return [
+        outputs = [
             {name: value.numpy() for name, value in extractor(tensor).items()}
             for extractor in self.extractors
         ]
+        return Computed((images.shape[1], images.shape[2]), int(images.max()), outputs)
 
-    def add(self, batch: Batch, computed: Sequence[Mapping[str, np.ndarray]] | None = None) -> None:
-        """computed: the features of these images, if they are known."""
-        self.size = (batch.images.shape[1], batch.images.shape[2])
-        self.brightest = max(self.brightest, int(batch.images.max()))
-        for i, values in enumerate(computed or self.computed(batch.images)):
+    def add(self, batch: Batch) -> None:
+        self.add_computed(self.computed(batch.images), batch.labels)
+
+    def add_computed(self, computed: Computed, labels: np.ndarray | None) -> None:
+        self.size, n = computed.size, 0
+        self.brightest = max(self.brightest, computed.brightest)
+        for i, values in enumerate(computed.outputs):
             for name, value in values.items():
+                n = len(value)
                 if name == "spatial":
                     self._spatial[i].add(value)
                 else:
                     self._outputs[i].setdefault(name, []).append(value)
-        self._labels.append(batch.labels)
-        self.done += len(batch.images)
+        self._labels.append(labels)
+        self.done += n
 
     def features(self) -> list[Features]:
         """Of every extractor. Raises UsageError for images that hold only 0 and 1, and for features that are

@@ -225,15 +225,17 @@ def open_run_judge(
     progress: Progress | None = None,
     allowed: Allowed = YOURS,
     allow_jpeg: bool = False,
+    size: tuple[int, int] | None = None,
 ) -> Judge:
     """The judge that config.evaluate describes, for a model with `class_names` that was trained as `config`
     says; its reference may be the held-out images of its own data.
 
-    decoder: of the model's latents. dataset: the open training set, if there is one. Raises UsageError as
-    `open_judge` does, and if a built-in set is named whose classes are not those of the data.
+    decoder: of the model's latents. dataset: the open training set, if there is one. size: height and width
+    of the samples in pixels, None for those of the training. Raises UsageError as `open_judge` does, and if
+    a built-in set is named whose classes are not those of the data.
     """
     if config.evaluate.reference == HELD_OUT:
-        own = own_images(config, class_names, decoder, dataset, allowed)
+        own = own_images(config, class_names, decoder, dataset, allowed, size)
         return _judge_of_own(config.evaluate, own, device, progress, allowed)
     if is_data_set(config.evaluate.reference):
         data_set = _reference_set(config.evaluate.reference, allowed, class_names)

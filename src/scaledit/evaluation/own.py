@@ -26,7 +26,7 @@ from scaledit.data.held_out import MOST, HeldOut
 from scaledit.data.holdout import class_ranks, evenly
 from scaledit.data.latents import Latents
 from scaledit.data.posterior import split
-from scaledit.data.sets import TrainingSet
+from scaledit.data.sets import AnySize, TrainingSet
 from scaledit.errors import RunError, UsageError, counted, listed
 from scaledit.evaluation.samples import BATCH, Batch, StoredSamples, npz_samples
 from scaledit.part import YOURS, Allowed
@@ -98,18 +98,21 @@ def own_images(
     decoder: Decoder | None = None,
     dataset: TrainingSet | None = None,
     allowed: Allowed = YOURS,
+    size: tuple[int, int] | None = None,
 ) -> OwnImages:
     """The images of the data that `config` names. Reads no pixels.
 
     class_names: of the model. decoder: of the model's latents. dataset: the open training set, if there is
-    one. allowed: the modules that a set of the user's may be imported from. Raises UsageError if the data
-    holds fewer than two images out or has other classes than the model, RunError if a file is corrupt.
+    one. allowed: the modules that a set of the user's may be imported from. size: height and width of the
+    images in pixels, None for those of the training. Raises UsageError if the data holds fewer than two
+    images out, has other classes than the model, or has one size only; RunError if a file is corrupt.
     """
     part = assemble.data_part(config.data, allowed)
     dataset = part.open() if dataset is None else dataset
     dataset = dataset.images if isinstance(dataset, EncodedImages) else dataset
     name = str(getattr(part, "path", "") or config.data.name)
-    flip, training, made = bool(getattr(dataset, "flip", False)), _straight(dataset), AS_IN_TRAINING
+    flip, made = bool(getattr(dataset, "flip", False)), AS_IN_TRAINING
+    training = _sized(_straight(dataset), size)
     if isinstance(training, Latents):
         assert decoder is not None
         held_out, total = _beside_latents(training, class_names)
@@ -119,7 +122,7 @@ def own_images(
             DECODED,
         )
     else:
-        pixels = _straight(part.held_out())
+        pixels = _sized(_straight(part.held_out()), size)
         numbers = evenly(_labels(pixels), MOST)
         held_out, total = readable(f"{name}, held out", pixels, class_names).subset(numbers), len(pixels)
         read, labels = _reader(training), _labels(training)
@@ -138,6 +141,18 @@ def _straight(dataset: TrainingSet) -> TrainingSet:
     """The set without mirrored images."""
     has_flip = is_dataclass(dataset) and "flip" in {item.name for item in fields(dataset)}
     return replace(dataset, flip=False) if has_flip else dataset  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def _sized(dataset: TrainingSet, size: tuple[int, int] | None) -> TrainingSet:
+    """The set at another size. Raises UsageError if it has one size only."""
+    if size is None:
+        return dataset
+    if not isinstance(dataset, AnySize):
+        raise UsageError(
+            f"the held-out images of this run's data have one size, which is not {size[0]}x{size[1]}; pass a "
+            "folder of real images of that size with --reference"
+        )
+    return dataset.at(*size)
 
 
 def _labels(dataset: TrainingSet) -> np.ndarray:

@@ -403,6 +403,7 @@ class Description(NamedTuple):
         early = final if config.early_output else {}
         between = design.shared_activations(config).plus(design.activations(config), config.depth)
         between = between.plus(design.final_activations(config), 2 if early else 1)
+        between = between.plus(config.position_part.activations(config), config.depth)
         return cls(ends, first, block, final, early, config.depth, between)
 
     def multiplicities(self) -> Iterator[tuple[Layer, int]]:

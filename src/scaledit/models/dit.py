@@ -20,7 +20,7 @@ from scaledit.errors import UsageError
 from scaledit.models.blocks import Block, Embedded
 from scaledit.models.config import DiTConfig
 from scaledit.models.description import Description, Layers
-from scaledit.models.layers import Derived, patchify, unpatchify
+from scaledit.models.layers import Derived, SelfAttention, patchify, unpatchify
 from scaledit.models.variants import Learned
 
 MOST_TABLES = 64
@@ -128,6 +128,9 @@ class DiT(Derived):
         self.blocks = nn.ModuleList(
             kind(self.design, layers) for kind, layers in zip(kinds, described.blocks(), strict=True)
         )
+        for module in self.blocks.modules():
+            if isinstance(module, SelfAttention):
+                module.needs_places = self.encoding.in_attention
         self.final = FinalModule(self.design, described.final)
         if described.early:
             self.early_final = FinalModule(self.design, described.early)
@@ -187,8 +190,8 @@ class DiT(Derived):
             time = time + self.second_time_embed(second)
         tokens = self.patch_embed(patchify(x, config.patch_size))
         table = self._table(grid, tokens)
-        if table is not None:
-            tokens = tokens + table
+        # The sum of all blocks is kept in the weights' dtype, also under autocast.
+        tokens = tokens.to(self.position.dtype) if table is None else tokens + table
         places = self.encoding.places(self, config, grid, tokens)
         embedded = Embedded(time, *self.conditioner.embed(self, condition), places=places)
         embedded = self.design.prepare(self, embedded)

@@ -65,7 +65,7 @@ def timestep_embedding(t: Tensor, frequencies: Tensor) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def position_table(width: int, rows: int, columns: int, span: tuple[int, int] | None = None) -> Tensor:
+def position_table(width: int, rows: int, columns: int, span: tuple[float, float] | None = None) -> Tensor:
     """Frozen 2-D sin-cos position embedding, (rows * columns, width) float32 on the CPU.
 
     The first half of the channels encodes the column (the official code puts the width grid first), and the
@@ -147,13 +147,32 @@ class TimestepEmbedder(Derived):
         return self.fc2(F.silu(self.fc1(embedding.to(self.fc1.weight.dtype))))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+def rotated(x: Tensor, rotation: Tensor) -> Tensor:
+    """Queries or keys (N, heads, T, head) with the pairs of neighboring channels of the first P tokens
+    rotated; rotation (2, P, head / 2) holds cosines and sines. Computed in the wider of both dtypes."""
+    patches = rotation.shape[1]
+    x = x.transpose(1, 2)  # the order in memory, which the result of attention then has too
+    a, b = x[:, :patches].unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = rotation.unsqueeze(2).unbind(0)
+    turned = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2).to(x.dtype)
+    if x.shape[1] > patches:
+        turned = torch.cat([turned, x[:, patches:]], dim=1)
+    return turned.transpose(1, 2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     """Attention of q (N, heads, T, head) to k and v (N, heads, S, head) -> (N, T, heads * head). mask: (N,
-    S), false at keys to ignore; None if there are none."""
+    S), false at keys to ignore; None if there are none. bias: (heads, P, P), added to the scores of the first
+    P tokens."""
     keys = None if mask is None else mask[:, None, None, :]
-    # The fused kernels have no forward-mode derivative, which both torch.func.jvp and dual_level ask for.
-    forward_mode = forward_ad._current_level >= 0
-    with sdpa_kernel(SDPBackend.MATH) if forward_mode else nullcontext():
+    if bias is not None:
+        more = q.shape[2] - bias.shape[1]
+        bias = F.pad(bias, (0, more, 0, more)).unsqueeze(0).to(q.dtype)
+        keys = bias if keys is None else bias.masked_fill(~keys, -math.inf)
+    # The fused kernels have no forward-mode derivative, which both torch.func.jvp and dual_level ask for, and
+    # the CPU's have none in the bias.
+    learned = bias is not None and bias.device.type == "cpu" and torch.is_grad_enabled()
+    with sdpa_kernel(SDPBackend.MATH) if learned or forward_ad._current_level >= 0 else nullcontext():
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
     n, heads, tokens, head = q.shape
     return out.transpose(1, 2).reshape(n, tokens, heads * head)
@@ -163,7 +182,10 @@ class SelfAttention(nn.Module):
     """Multi-head self-attention with qkv bias: x (N, T, D) -> (N, T, D). qk_norm: whether queries and keys
     are normalized per head. mixes_values: whether the values are l v_1 + (1 - l) v, with those of the first
     block, v_1, and a learned l that starts at 0.5. places: where the tokens are, and v_1. mask: (N, T), as in
-    `attend`."""
+    `attend`. Raises UsageError if a block does not pass on the places and they are needed."""
+
+    needs_places = False
+    """Whether the position encoding acts here; set by the network."""
 
     def __init__(self, width: int, heads: int, qk_norm: bool = False, mixes_values: bool = False):
         super().__init__()
@@ -176,9 +198,18 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, places: Places | None = None, mask: Tensor | None = None) -> Tensor:
         n, tokens, width = x.shape
         q, k, v = self.qkv(x).reshape(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        q, k = self.q_norm(q), self.k_norm(k)
+        q, k = self._placed(self.q_norm(q), places), self._placed(self.k_norm(k), places)
         v = self._mixed(v, places)
-        return self.proj(attend(q, k, v, mask))
+        return self.proj(attend(q, k, v, mask, None if places is None else places.bias))
+
+    def _placed(self, x: Tensor, places: Places | None) -> Tensor:
+        """Queries or keys, rotated if the position encoding is rotary."""
+        if places is None and self.needs_places:
+            raise UsageError(
+                "this block design does not tell attention where the tokens are, which the model's position "
+                "encoding needs; call m.attn(h, embedded.places)"
+            )
+        return x if places is None or places.rotation is None else rotated(x, places.rotation)
 
     def _mixed(self, v: Tensor, places: Places | None) -> Tensor:
         """The values, mixed with those of the first block; in that block, they are handed on."""
@@ -197,6 +228,17 @@ class SelfAttention(nn.Module):
 
 def _qk_norms(head: int, wanted: bool) -> tuple[nn.Module, nn.Module]:
     return (RMSNorm(head), RMSNorm(head)) if wanted else (nn.Identity(), nn.Identity())
+
+
+class BiasTable(nn.Module):
+    """A learned number for each head and relative offset, (heads, offsets of rows, offsets of columns)."""
+
+    def __init__(self, heads: int, rows: int, columns: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(heads, rows, columns))
+
+    def forward(self) -> Tensor:
+        return self.weight
 
 
 class CrossAttention(nn.Module):

@@ -19,7 +19,7 @@ from scaledit.report.figures import ablation as figures
 from scaledit.report.page import Card, Sheet
 from scaledit.scaling import table as tables
 from scaledit.scaling.ablation import BASELINE, FULL
-from scaledit.scaling.ablation_verdicts import RULE, Bar, Compared, Effect, Judged, Reach, Verdict
+from scaledit.scaling.ablation_verdicts import RULE, Bar, Compared, Effect, Judged, Reach, Verdict, percent
 from scaledit.scaling.plan import scientific
 from scaledit.scaling.table import FINAL, Row, Table
 
@@ -73,7 +73,7 @@ def write(table: Table, folder: Path, progress: Progress = lambda done, total: N
 def _head(judged: Judged) -> list[Card]:
     table, about = judged.table, judged.table.about
     outcomes = Counter(verdict.outcome for verdict in judged.verdicts)
-    others = ", ".join(f"{n} {outcome}" for outcome, n in outcomes.items() if outcome != "helps")
+    others = ", ".join(f"{outcome}: {n}" for outcome, n in outcomes.items() if outcome != "helps")
     cards = [Card("Switches that help", f"{outcomes['helps']} of {len(judged.verdicts)}", others)]
     for name, title in ((BASELINE, "Baseline"), (FULL, "Full set")):
         if rows := judged.rows(name, FINAL):
@@ -101,13 +101,13 @@ def _noise(judged: Judged) -> str:
         return "No set was trained with several seeds, so no effect can be distinguished from chance."
     said = (
         f"The logarithm of a result scatters by s = {noise.s:.3f} ({noise.df} degrees of freedom), so the "
-        f"smallest effect that {noise.n} seeds can show is a change by {_percent(noise.least)}."
+        f"smallest effect that {noise.n} seeds can show is a change by {percent(noise.least)}."
     )
     if shared is not None:
         said += (
             " Switches that only change the sampling are compared on the same training runs, with s = "
             f"{shared.s:.3f} ({shared.df} degrees of freedom) and a smallest effect of "
-            f"{_percent(shared.least)}."
+            f"{percent(shared.least)}."
         )
     if judged.chances:
         said += (
@@ -117,26 +117,17 @@ def _noise(judged: Judged) -> str:
     return said
 
 
-def _percent(value: float) -> str:
-    """A logarithm as a change in percent."""
-    return f"{100 * math.expm1(value):.0f} %"
-
-
 def change(compared: Compared | None) -> str:
     """'-18 %': the change of the distance that the switch makes; a sign in either direction."""
     if compared is None:
         return ""
-    return (
-        "not measured"
-        if compared.distance is None
-        else f"{100 * math.expm1(-compared.distance.value):+.0f} %"
-    )
+    return "not measured" if compared.distance is None else percent(-compared.distance.value, True)
 
 
 def least(verdict: Verdict) -> str:
     """'9 %', or '9 %, 2 %' where the two comparisons differ."""
     values = [one.distance.least for one in (verdict.alone, verdict.removed) if one and one.distance]
-    shown = [_percent(value) for value in values if value is not None]
+    shown = [percent(value) for value in values if value is not None]
     return ", ".join(dict.fromkeys(shown)) or "unknown"
 
 
@@ -191,7 +182,8 @@ def _titles(judged: Judged) -> dict[str, str]:
 
 def _bar(judged: Judged, bar: Bar) -> str:
     title = _titles(judged).get(bar.target, bar.target)
-    said = f"The full set with {bar.share:g} of the training compute of {title} reaches its final distance"
+    subject = "The full set" if not bar.switches else f"The set {' '.join(f'+{s}' for s in bar.switches)}"
+    said = f"{subject} with {bar.share:g} of the training compute of {title} reaches its final distance"
     if bar.fd is None or not bar.by_seed:
         return f"{said}."
     found = ", ".join(f"{value:.3g}" for value in bar.by_seed.values())

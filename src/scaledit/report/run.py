@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from scaledit import images
+from scaledit import diffusion, images
 from scaledit.callbacks import Progress
 from scaledit.captions import images_in
 from scaledit.config import RunConfig, scaled, trained
@@ -223,6 +223,16 @@ def _scales(pipeline: Pipeline) -> tuple[float, ...]:
     return GUIDANCE if pipeline.config.model.has_null_label else GUIDANCE[:1]
 
 
+def _guidances(
+    pipeline: Pipeline, guidance: Sequence[diffusion.Guidance]
+) -> dict[str, tuple[diffusion.Guidance, ...]]:
+    """What the report shows, by title: no guidance, and classifier-free guidance at several scales, or the
+    run's own guidance if that is of another kind."""
+    if any(not isinstance(part, diffusion.ClassifierFree) and not part.modifies for part in active(guidance)):
+        return {_title(1): (), " and ".join(part.label() for part in active(guidance)): tuple(guidance)}
+    return {_title(scale): scaled(guidance, scale) for scale in _scales(pipeline)}
+
+
 def _title(scale: float) -> str:
     return "no guidance" if scale == 1 else f"guidance {scale}"
 
@@ -234,10 +244,8 @@ def _samples(pipeline: Pipeline, judge: Judge) -> dict[str, object]:
     classes = settings.grid_classes(pipeline.config.model.num_classes)
     rows = [images.row(real.images[real.labels == c], settings.per_class) for c in dict.fromkeys(classes)]
     sheets = {
-        f"Samples, {_title(scale)}": pipeline(
-            classes, seed=settings.seed, guidance=scaled(settings.guidance, scale)
-        )
-        for scale in _scales(pipeline)
+        f"Samples, {title}": pipeline(classes, seed=settings.seed, guidance=guidance)
+        for title, guidance in _guidances(pipeline, settings.guidance).items()
     } | {"Real images (held out)": np.concatenate(rows)}
     return _sheets(sheets, pipeline)
 
@@ -272,19 +280,18 @@ def _evaluated(pipeline: Pipeline, judge: Judge, events: Events, progress: Progr
         for result in [Result.from_json(event)]
     }
     results, num = [], config.evaluate.num * config.evaluate.seeds
-    scales = _scales(pipeline)
-    for i, scale in enumerate(scales):
-        guidance = scaled(config.evaluate.guidance or config.sample.guidance, scale)
+    shown = _guidances(pipeline, config.evaluate.guidance or config.sample.guidance)
+    for i, (title, guidance) in enumerate(shown.items()):
         result = logged.get(json.dumps([part.to_json() for part in active(pipeline.opened(guidance))]))
         if result is None:
             sets = sample_sets(judge, pipeline, replace(config.evaluate, guidance=guidance))
 
             def on_image(done: int, _: int, before: int = i * num) -> None:
                 if progress is not None:
-                    progress(before + done, len(scales) * num)
+                    progress(before + done, len(shown) * num)
 
             result = judge.evaluate(sets, on_image)
-        results.append(replace(result, name=_title(scale)))
+        results.append(replace(result, name=title))
     return results
 
 

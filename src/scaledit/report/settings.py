@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-
-from markupsafe import Markup
+from typing import Any
 
 from scaledit.errors import RunError, UsageError
 from scaledit.files.atomic import atomic_bytes
@@ -17,30 +16,29 @@ from scaledit.report.figures import settings as figures
 from scaledit.tuning import found as maps
 
 BEGIN, END = "<!-- settings -->", "<!-- end of settings -->"
+"""What run.html has around the section."""
 MOST_ROWS = 30
 """Rows of the table; the files have all."""
 
 
-def section(run: Path) -> Markup:
-    """The section with its comments; only these if the run has no map, or one that cannot be read."""
+def section(run: Path) -> dict[str, Any] | None:
+    """What settings.html shows; None if the run has no map, or one that cannot be read."""
     try:
         found = maps.read(run)
     except (UsageError, RunError, OSError):
         found = None
     if found is None:
-        return Markup(BEGIN + END)
+        return None
     chart, rows = figures.chart(found), found.rows()
-    text = page.render(
-        "settings.html",
-        found=found,
-        chart={} if chart is None else {f"{found.main.title}, the best in bold": chart},
-        header=found.header(),
-        rows=rows[:MOST_ROWS],
-        more=len(rows) - MOST_ROWS,
-        json=maps.JSON,
-        csv=maps.CSV,
-    )
-    return Markup(f"{BEGIN}{text}{END}")
+    return {
+        "found": found,
+        "chart": {} if chart is None else {f"{found.main.title}, the best in bold": chart},
+        "header": found.header(),
+        "rows": rows[:MOST_ROWS],
+        "more": len(rows) - MOST_ROWS,
+        "json": maps.JSON,
+        "csv": maps.CSV,
+    }
 
 
 def insert(run: Path) -> Path | None:
@@ -49,9 +47,11 @@ def insert(run: Path) -> Path | None:
     path = run / page.REPORT
     if not path.is_file():
         return None
+    shown = section(run)
+    text = "" if shown is None else page.render("settings.html", settings=shown)
     html = path.read_text(encoding="utf-8", errors="replace")
     pattern = re.escape(BEGIN) + ".*?" + re.escape(END)
-    changed, count = re.subn(pattern, lambda _: str(section(run)), html, count=1, flags=re.DOTALL)
+    changed, count = re.subn(pattern, lambda _: f"{BEGIN}{text}{END}", html, count=1, flags=re.DOTALL)
     if not count:
         return None
     atomic_bytes(path, changed.encode())

@@ -185,6 +185,13 @@ class Results(NamedTuple):
     rows: list[list[str]]
 
 
+def _guidance(row: Row) -> str:
+    """1.5, 1.5 on all, 1.5 with interval (low 0.0, high 0.9)"""
+    channels = "" if row.guided_channels == "3" else " on all"
+    others = f" with {row.other_guidance}" if row.other_guidance else ""
+    return f"{row.guidance_scale:g}{channels}{others}"
+
+
 def _results(title: str, table: Table, rows: Sequence[Row], guided: bool = False) -> Results | None:
     if not rows:
         return None
@@ -207,7 +214,7 @@ def _results(title: str, table: Table, rows: Sequence[Row], guided: bool = False
     for row in rows:
         spread = f" ± {row.fd_std:.2g}" if row.fd_std else ""
         name = f"{row.name} {row.decoder}" if row.part == tables.DECODER else row.name
-        scale = [f"{row.guidance_scale:g}{'' if row.guided_channels == '3' else ' on all'}"] if guided else []
+        scale = [_guidance(row)] if guided else []
         values = [row.metric(column.key) for column in metrics]
         cells.append(
             [

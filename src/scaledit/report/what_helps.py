@@ -16,6 +16,7 @@ from scaledit.errors import UsageError, reading
 from scaledit.files.reading import read_json
 from scaledit.report.ablation import VERDICTS
 from scaledit.scaling.ablation import Switch, switch_of
+from scaledit.scaling.ablation_verdicts import percent
 from scaledit.scaling.study import STUDIES
 
 STUDY, SECOND = "modern", "modern-emoji"
@@ -85,7 +86,7 @@ def _change(compared: Mapping[str, Any] | None) -> str:
     """'-18 %'"""
     if not compared or compared["ratio"] is None:
         return NOT_YET
-    return f"{100 * (float(compared['ratio']) - 1):+.0f} %"
+    return percent(math.log(float(compared["ratio"])), True)
 
 
 def _least(entry: Mapping[str, Any]) -> str:
@@ -93,7 +94,7 @@ def _least(entry: Mapping[str, Any]) -> str:
     known = [
         one["distance"]["least"] for one in map(entry.get, ("alone", "removed")) if one and one["distance"]
     ]
-    shown = dict.fromkeys(f"{100 * math.expm1(float(value)):.0f} %" for value in known if value is not None)
+    shown = dict.fromkeys(percent(float(value)) for value in known if value is not None)
     return ", ".join(shown) or (NOT_YET if not known else "unknown: one seed")
 
 

@@ -165,15 +165,14 @@ def parts_folder(out: Path) -> Path:
 def _check_disk(pipeline: Pipeline, n: int, folder: Path, merged: bool) -> None:
     """Raises UsageError if `n` images do not fit on the disk, given the parts that are there already; while
     parts are merged, images are there twice."""
-    _, height, width = pipeline.config.model.shape
-    scale = 1 if pipeline.decoder is None else pipeline.decoder.autoencoder_info.downsampling
-    size = 3 * height * width * scale**2
+    height, width = pipeline.image_size
+    size = 3 * height * width
     existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     used = sum(path.stat().st_size for path in folder.glob("part-*.npz")) if existing == folder else 0
     checks.fits(
         size * n * (2 if merged else 1),
         shutil.disk_usage(existing).free + used,
-        f"{counted(n, 'image')} of {width * scale}x{height * scale}",
+        f"{counted(n, 'image')} of {width}x{height}",
         f"free at {existing}",
         "ask for fewer (--num), or choose another --out",
     )

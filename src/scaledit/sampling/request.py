@@ -83,7 +83,8 @@ class Request:
         return labels_at(self.rule, indices, self.classes, self.settings.seed).tolist()
 
     def origin(self, pipeline: Pipeline) -> dict[str, Any]:
-        """How to reproduce these images, for the files that hold them."""
+        """How to reproduce these images, for the files that hold them. size: [height, width] in pixels, only
+        if the model was trained at another one."""
         settings = self.settings
         credit = attribution(pipeline.config.data.name, pipeline.class_names)
         return {
@@ -94,12 +95,13 @@ class Request:
             "start": self.start,
             "seed": settings.seed,
             "sampler": assemble.sampler_json(
-                settings.sampler, pipeline.config.diffusion.schedule, pipeline.config.model.shape
+                settings.sampler, pipeline.config.diffusion.schedule, pipeline.model.shape
             ),
             "guidance": [part.to_json() for part in active(pipeline.opened(settings.guidance))],
             "precision": "fp32",
             "decoder": pipeline.decoder_name,
             "rounding": images.ROUNDING,
+            **({} if pipeline.size is None else {"size": list(pipeline.size)}),
             **({"attribution": credit} if credit else {}),
         }
 

@@ -269,15 +269,20 @@ class Shared:
         return sum(memory.evaluated for memory in self._memories)
 
     def batches(
-        self, labels: Sequence[int], batch_size: int, on_step: Callable[[int], None] = lambda n: None
+        self,
+        labels: Sequence[int],
+        batch_size: int,
+        on_step: Callable[[int], None] = lambda n: None,
+        start: int = 0,
     ) -> Iterator[tuple[slice, list[Images]]]:
-        """Which images of each batch are which settings', for all images 0..len(labels) - 1. on_step: called
-        with the images times the settings that made a step."""
+        """Which images of each batch are which settings', for the images start..start + len(labels) - 1 of
+        these labels, with the rows of `labels` that they have. on_step: called with the images times the
+        settings that made a step."""
         pipeline, samplers = self.pipeline, [one.sampler for one in self.settings]
         y = pipeline.labels(labels)
         for first in range(0, len(y), batch_size):
             rows = slice(first, min(first + batch_size, len(y)))
-            indices = range(rows.start, rows.stop)
+            indices = range(start + rows.start, start + rows.stop)
             shape = pipeline.config.model.shape
             noise = diffusion.Noise(self.settings[0].seed, indices, shape, pipeline.device)
 
@@ -288,7 +293,7 @@ class Shared:
                 drawn = sample_shared(
                     self._denoisers, samplers, noise, y[rows].to(pipeline.device), self._memories, stepped
                 )
-                yield rows, [Images(one.members, self._decoded(one.x, first)) for one in drawn]
+                yield rows, [Images(one.members, self._decoded(one.x, start + first)) for one in drawn]
 
     def _decoded(self, x: Tensor | None, first: int) -> np.ndarray | None:
         return None if x is None else self.pipeline.decoded(x.float().cpu(), first)

@@ -20,7 +20,7 @@
     name = "demo"
     recipe = "digits"
     [[bars]]                           # the full set with this share of a reference's training compute
-    reference = "demo"
+    reference = "demo"                 # switches = [...]: another set
     share = 0.5
     [[measure]]                        # one, of part "final"
     evaluate.seeds = 3
@@ -327,11 +327,11 @@ def _references(plan: _Plan, blocks: Any) -> Iterator[dict[str, Any]]:
 
 
 def _bars(plan: _Plan, blocks: Any, references: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Trains the full set with a share of the compute of each reference."""
+    """Trains the full set, or the set of `switches`, with a share of the compute of each reference."""
     macs = {reference["name"]: reference["train_macs"] for reference in references}
     macs[BASELINE] = plan.budget
     for block in _tables(plan.study, "bars", blocks):
-        table = _keys(plan.study, "bars", block, ("reference", "share"))
+        table = _keys(plan.study, "bars", block, ("reference", "share", "switches"))
         reference, share = table.get("reference"), table.get("share")
         if reference not in macs:
             raise UsageError(
@@ -340,10 +340,33 @@ def _bars(plan: _Plan, blocks: Any, references: Sequence[Mapping[str, Any]]) -> 
             )
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
             raise UsageError(f"{plan.study}: bars: share must be above 0 and at most 1, got {shown(share)}")
+        names, listed_names = plan.ablation.full, table.get("switches", [])
+        if "switches" in table:
+            names = _set(plan, listed_names)
         budget = round(macs[reference] * share)
-        name = f"full at {share:g} of {reference}"
-        plan.add(name, plan.ablation.full, BAR, name, budget)
-        yield {"name": name, "reference": reference, "share": share, "train_macs": budget}
+        name = f"{plan.ablation.name(names)} at {share:g} of {reference}"
+        plan.add(name, names, BAR, name, budget)
+        of = {"switches": plan.ablation.ordered(names)} if "switches" in table else {}
+        yield {"name": name, "reference": reference, "share": share, "train_macs": budget, **of}
+
+
+def _set(plan: _Plan, names: Any) -> Set:
+    """The switches that a bar lists. Raises UsageError if they cannot be one set."""
+    ablation = plan.ablation
+    try:
+        if not isinstance(names, list) or not names:
+            raise UsageError(f"bars: switches must be a list of names, got {shown(names)}")
+        for name in names:
+            if name not in ablation.switches:
+                raise UsageError(
+                    f"bars: unknown switch {shown(name)}{did_you_mean(str(name), ablation.switches)}"
+                )
+            if missing := ablation.requirements(name) - set(names):
+                raise UsageError(f"bars: {name} requires {listed(ablation.ordered(missing), 'and')}")
+        ablation.check_set(frozenset(names), "bars")
+    except UsageError as error:
+        raise UsageError(f"{plan.study}: {error}") from None
+    return frozenset(names)
 
 
 def _final(study: str, table: Mapping[str, Any]) -> dict[str, Any]:

@@ -178,13 +178,15 @@ class Reach(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """Whether the full set reaches a target with a share of its training compute, all seeds counted."""
+    """Whether the full set, or the one of `switches`, reaches a target with a share of its training compute,
+    all seeds counted."""
 
     name: str
     target: str
     share: float
     fd: float | None
     by_seed: Mapping[int, float]
+    switches: tuple[str, ...] = ()
 
     @property
     def outcome(self) -> Literal["holds", "does not hold", "not measured"]:
@@ -340,7 +342,6 @@ class Judged:
     def reached(self) -> tuple[Reach, ...]:
         """When the baseline, the full set and the references that were trained reach each target."""
         names = [BASELINE, FULL, *(one["name"] for one in self.table.about.ablation["references"])]
-        names += [bar["name"] for bar in self.table.about.ablation["bars"]]
         found = []
         for name in names:
             seeds = grouped(self.rows(name, TRAINING), lambda row: row.seed)
@@ -357,7 +358,8 @@ class Judged:
         for bar in self.table.about.ablation["bars"]:
             by_seed = {row.seed: row.distance for row in self.rows(bar["name"], FINAL)}
             target = targets.get(bar["reference"])
-            found.append(Bar(bar["name"], bar["reference"], float(bar["share"]), target, by_seed))
+            switches = tuple(bar.get("switches", ()))
+            found.append(Bar(bar["name"], bar["reference"], float(bar["share"]), target, by_seed, switches))
         return tuple(found)
 
     def to_json(self) -> dict[str, Any]:
@@ -391,6 +393,13 @@ def _value(row: Row, metric: str) -> float | None:
     if metric:
         return row.metric(metric)
     return None if row.fd is None or row.fd <= 0 else math.log(row.fd)
+
+
+def percent(log: float, signed: bool = False) -> str:
+    """A difference of logarithms as a change in percent: '18 %', '4.2 %'; signed: '-18 %', '0.0 %'."""
+    value = 100 * math.expm1(log)
+    text = f"{value:{'+' if signed else ''}.{0 if abs(value) >= 9.95 else 1}f}"
+    return f"{'0.0' if float(text) == 0 else text} %"
 
 
 def points(rows: Sequence[Row]) -> list[tuple[float, float]]:

@@ -92,7 +92,8 @@ class Plan:
     images per device and forward pass. state_bytes: per device, exact. activation_bytes: per device, an
     estimate of what one micro-batch keeps for its backward pass, without temporaries and the allocator's
     overhead. sampling_evaluations: forward passes for one image (guidance takes two per evaluation);
-    sampling_macs: their multiply-adds. warnings: of a peak that does not fit the device.
+    sampling_macs: their multiply-adds. warnings: of a peak that does not fit the device, and of
+    batches of other sizes.
     """
 
     recipe: str
@@ -122,6 +123,16 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "warnings": list(self.warnings)}
+
+
+def _of_sizes(config: RunConfig) -> tuple[str, ...]:
+    """Warns that batches of other sizes cost something else."""
+    if not config.data.buckets:
+        return ()
+    return (
+        f"the costs are those of images of the model's own size, {config.model.height}x{config.model.width} "
+        f"inputs, but data.buckets has {', '.join(config.data.buckets)}",
+    )
 
 
 def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | None = None) -> Plan:
@@ -174,7 +185,11 @@ def plan(config: RunConfig, hardware: Hardware, iterations_per_second: float | N
         activation_bytes=activation_bytes(model, micro_batch, train.precision),
         sampling_evaluations=passes,
         sampling_macs=passes * counts.macs,
-        warnings=(*hardware.warnings(train.precision), *_sampling_warnings(config.sample.sampler)),
+        warnings=(
+            *hardware.warnings(train.precision),
+            *_sampling_warnings(config.sample.sampler),
+            *_of_sizes(config),
+        ),
     )
 
 

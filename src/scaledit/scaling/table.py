@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 from scaledit import part
 from scaledit.config import old
-from scaledit.diffusion import ClassifierFree, Sampler
+from scaledit.diffusion import CFGZeroStar, ClassifierFree, Sampler
 from scaledit.errors import UsageError, reading, shown
 from scaledit.evaluation.metric import Column, built_in_columns, columns
 from scaledit.files.atomic import atomic_bytes, atomic_path
@@ -113,7 +113,7 @@ class Row:
 
     @property
     def guidance_scale(self) -> float:
-        """The scale of classifier-free guidance; 1 without it."""
+        """The scale of classifier-free guidance, or of CFG-Zero*; 1 without it."""
         return float(self._classifier_free.get("scale", 1.0))
 
     @property
@@ -124,7 +124,15 @@ class Row:
     @property
     def _classifier_free(self) -> dict[str, Any]:
         parts = json.loads(self.guidance)
-        return next((entry for entry in parts if entry["name"] == ClassifierFree.NAME), {})
+        return next((entry for entry in parts if entry["name"] == ClassifierFree.NAME), {}) or next(
+            (entry for entry in parts if entry["name"] == CFGZeroStar.NAME), {}
+        )
+
+    @property
+    def other_guidance(self) -> str:
+        """The parts beside classifier-free guidance, in words; "" if there are none."""
+        others = [entry for entry in json.loads(self.guidance) if entry["name"] != ClassifierFree.NAME]
+        return part.in_words(others) if others else ""
 
     @property
     def gflops(self) -> float:

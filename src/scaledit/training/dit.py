@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from scaledit import assemble, captions, checkpoint, images, machine
@@ -23,6 +24,7 @@ from scaledit.config import RunConfig, check_guidance
 from scaledit.config.tables import modules
 from scaledit.config.updates import updates
 from scaledit.data.datasets import attribution
+from scaledit.data.latent_buckets import BucketLatents
 from scaledit.data.latents import Latents
 from scaledit.data.sets import TrainingSet, check_fits
 from scaledit.errors import UsageError, counted
@@ -37,7 +39,7 @@ from scaledit.training.power import Snapshots, remark
 from scaledit.training.ranks import Ranks
 from scaledit.training.same_data import SameData, as_recorded
 from scaledit.training.start import Start, opened
-from scaledit.training.state import TrainState
+from scaledit.training.state import Mixed, TrainState
 
 
 def train(
@@ -76,11 +78,23 @@ def train(
     resumes = resume == "auto" and (out / CONFIG).exists()
     data = SameData(dataset, config.data.changed)
     try:
-        check_fits(dataset, config.model.shape, config.model.num_classes, may_have_more=resumes)
+        check_fits(
+            dataset,
+            config.model.shape,
+            config.model.num_classes,
+            may_have_more=resumes,
+            any_size=isinstance(dataset, BucketLatents),
+        )
     except UsageError:
         if resume == "auto":
             ranks.on_first(lambda: data.check_newest(out))  # says more if the data has changed
         raise
+    mixed = Mixed.of(config, dataset, ranks)
+    if mixed is not None:
+        share = len(ranks.share(config.train.batch_size))
+        _check_sizes(replace(config, model=mixed.largest), share, ranks.device)
+    elif isinstance(dataset, BucketLatents):
+        dataset.batch(np.arange(1), range(1), 0)  # raises: which sizes to choose
     assemble.check_terms(config, dataset)
     decoder = assemble.decoder(config.autoencoder, dataset, ranks.device)
     _check_decoder(config, decoder)
@@ -111,7 +125,7 @@ def train(
 
     with locked(config, out, resume, context, check, changes) as latest:
         context.heartbeat("building the model", 0)
-        state = TrainState.create(config, dataset, ranks, start)
+        state = TrainState.create(config, dataset, ranks, start, mixed)
         snapshots = Snapshots(state.power, config, out, ranks)
         hooks = Hooks(state, out, context, dataset.class_names, decoder, judge, snapshots)
         counts = flops.count(config.model)
@@ -124,7 +138,8 @@ def train(
             yield start.event
         if config.ema.power and ranks.first:
             yield Remarked((remark(config, out),))
-        run = Run(state, out, context, counts.macs, manifest, hooks.stepped, hooks.due, data)
+        macs = counts.macs if mixed is None else mixed.macs
+        run = Run(state, out, context, macs, manifest, hooks.stepped, hooks.due, data)
         yield from run.run(latest, counts.params)
 
 

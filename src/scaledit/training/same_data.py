@@ -27,6 +27,7 @@ from scaledit.autoencoders.encoded import EncodedImages
 from scaledit.checkpoint import Checkpoint, Latest
 from scaledit.data.decode import BadImage
 from scaledit.data.files import ImageFiles
+from scaledit.data.latent_buckets import BucketLatents
 from scaledit.data.latents import Latents
 from scaledit.data.names import encoded, natural_key
 from scaledit.data.sets import Images, TrainingSet
@@ -50,6 +51,8 @@ def fingerprint(dataset: TrainingSet) -> str | None:
     if isinstance(dataset, Images):
         images, labels = (np.ascontiguousarray(t.numpy()) for t in (dataset.images, dataset.labels))
         return _hash([images.data, labels.data])
+    if isinstance(dataset, BucketLatents):
+        return _hash(shard.sha256.encode() for one in dataset.caches for shard in one.index.shards)
     if isinstance(dataset, Latents):
         return _hash(shard.sha256.encode() for shard in dataset.index.shards)
     if isinstance(dataset, ImageFiles):
@@ -152,7 +155,7 @@ def renumbered(dataset: TrainingSet, class_names: tuple[str, ...]) -> TrainingSe
         return replace(dataset, images=renumbered(dataset.images, class_names))
     if isinstance(dataset, ImageFiles):
         return replace(dataset, source=dataset.source.with_classes(class_names))
-    if isinstance(dataset, Latents):
+    if isinstance(dataset, Latents) and not isinstance(dataset, BucketLatents):
         old = {name: i for i, name in enumerate(dataset.class_names)}
         counts = tuple(dataset.index.counts[old[name]] for name in class_names)
         number = torch.tensor([class_names.index(name) for name in dataset.class_names])

@@ -7,12 +7,13 @@ class table:  row of a class  =  the model's row of the class with that name, or
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,10 +30,9 @@ from scaledit.interop.model import Model
 from scaledit.interop.official import LABELS
 from scaledit.models.blocks import Block
 from scaledit.models.conditioners import Conditioner
-from scaledit.models.config import PARTS
+from scaledit.models.config import PARTS, DiTConfig
 from scaledit.models.dit import DiT
 from scaledit.models.positions import Position
-from scaledit.models.positions.sincos import SinCos
 from scaledit.models.shapes import shapes
 from scaledit.part import Allowed, Part, plain
 from scaledit.training.events import Initialized, few
@@ -187,18 +187,30 @@ def _shape(config: RunConfig, other: RunConfig) -> Iterator[Mismatch]:
         yield Mismatch("model.mlp_ratio", theirs.mlp_ratio, ours.mlp_ratio, ratio)
     yield from _part(Block, "model.conditioning", ours.block, theirs.block)
     yield from _part(Conditioner, "model.conditioner", ours.conditioner_part, theirs.conditioner_part)
+    yield from _position(ours, theirs)
     for key in SWITCHED:
         mine, other_part = (getattr(model, f"{key}_part") for model in (ours, theirs))
         yield from _part(PARTS[key], f"model.{key}", mine, other_part)
+
+
+def _position(ours: DiTConfig, theirs: DiTConfig) -> Iterator[Mismatch]:
+    """The position encoding must be the same function of a place, whatever the sizes of the inputs."""
     a, b = ours.position_part, theirs.position_part
-    if not (isinstance(a, SinCos) and isinstance(b, SinCos)):
+    span: Any = getattr(a, "span", None)
+    if span is None or type(a) is not type(b):
         yield from _part(Position, "model.position", a, b)
-    elif not a.span:  # a span that the user sets is used as it is
-        here = (ours.height // theirs.patch_size, ours.width // theirs.patch_size)
-        if (span := b.spanned(theirs)) != here:
-            value = span[0] if span[0] == span[1] else list(span)
-            old, new = (f"{rows}x{columns} tokens" for rows, columns in (span, here))
-            yield Mismatch("the position table", old, new, [override("model.position.span", value)])
+        return
+    changed: Any = dataclasses.replace
+    b = changed(b, span=span)
+    yield from _part(Position, "model.position", a, b)
+    spanned = theirs.position_part.spans(theirs)
+    if spanned is None or span:  # a span that the user sets is used as it is
+        return
+    here = (ours.height // theirs.patch_size, ours.width // theirs.patch_size)
+    if spanned != here:
+        value = spanned[0] if spanned[0] == spanned[1] else list(spanned)
+        old, new = (f"{rows}x{columns} tokens" for rows, columns in (spanned, here))
+        yield Mismatch("the position table", old, new, [override("model.position.span", value)])
 
 
 def _diffusion(config: RunConfig, other: RunConfig) -> Iterator[Mismatch]:

@@ -13,15 +13,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from scaledit import assemble
+from scaledit import assemble, checks
 from scaledit.autoencoders.encoded import EncodedImages
 from scaledit.checkpoint import POWER
 from scaledit.conditions.labels import Labels
-from scaledit.config import RunConfig
+from scaledit.config import RunConfig, models_at
 from scaledit.config.updates import updates
+from scaledit.data.buckets import Buckets, Drawn, bucketed
+from scaledit.data.latents import Latents
 from scaledit.data.loader import PATIENCE, Loader
 from scaledit.data.order import paired, samples_at
 from scaledit.data.sets import Batch, TrainingSet
@@ -29,6 +32,8 @@ from scaledit.diffusion import NetDenoiser, TimeDistribution
 from scaledit.diffusion.noise import TrainingDraws, named_draws, training_draws
 from scaledit.diffusion.objectives import Context, Objective
 from scaledit.diffusion.terms import Partner, Term, all_draws, losses
+from scaledit.models import flops
+from scaledit.models.config import DiTConfig
 from scaledit.models.dit import DiT
 from scaledit.training import ema
 from scaledit.training.learner import REPLICATED, Learner, LossTerms, autocast, make_optimizer
@@ -40,34 +45,89 @@ from scaledit.training.start import Start
 
 class Read(NamedTuple):
     """What a loader reads for some positions of the stream. named: the draws that the objective and the terms
-    of the loss declare. before: number of rows in batch and draws that come before the first position; with
-    partners, batch and draws are of `data.order.paired(positions)`."""
+    of the loss declare. If a term needs partners, batch and draws are of `data.order.paired(positions)`."""
 
     batch: Batch
     draws: TrainingDraws
     named: dict[str, Tensor]
-    before: int = 0
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """The sizes of the batches of a rank. models: the model at each of them. batch_size: over all ranks.
+    offset: of this rank's first image in a batch."""
+
+    buckets: Buckets
+    models: tuple[DiTConfig, ...]
+    batch_size: int
+    offset: int
+
+    @classmethod
+    def of(cls, config: RunConfig, dataset: TrainingSet, ranks: Ranks) -> Mixed | None:
+        """What data.buckets names; None if it is empty. Raises UsageError and RunError as `bucketed` and
+        `models_at` do."""
+        sizes = checks.image_sizes(config.data.buckets, "data.buckets")
+        if not sizes:
+            return None
+        encoder = dataset if isinstance(dataset, EncodedImages) else None
+        factor = 1
+        if encoder is not None:
+            factor = encoder.autoencoder.downsampling
+        elif isinstance(dataset, Latents):
+            factor = dataset.index.autoencoder.downsampling
+        models = tuple(models_at(config.model, sizes, factor))
+        buckets = bucketed(dataset if encoder is None else encoder.images, sizes)
+        size = config.train.batch_size
+        return cls(buckets, models, size, ranks.share(size).start)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """(C, H, W) of the model's inputs in each bucket."""
+        return tuple(model.shape for model in self.models)
+
+    @property
+    def largest(self) -> DiTConfig:
+        """The model at the bucket with the most tokens."""
+        return max(self.models, key=lambda model: model.tokens)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one forward pass of one image, on average over the batches."""
+        counts = self.buckets.counts
+        each = (flops.count(model).macs * count for model, count in zip(self.models, counts, strict=True))
+        return round(sum(each) / sum(counts))
+
+    def drawn(self, positions: range, seed: int, offset: int | None = None) -> Drawn:
+        """offset: of the first position in its batch, by default this rank's."""
+        offset = self.offset if offset is None else offset
+        return self.buckets.drawn(positions, offset, self.batch_size, seed)
 
 
 @dataclass(frozen=True)
 class Reader:
-    """positions -> Read; runs in the loader's processes. named: as `Objective.draws`. partners: whether a
-    term of the loss needs a partner for each sample."""
+    """positions -> Read; runs in the loader's processes. shape: of the model's inputs. named: as
+    `Objective.draws`. partners: whether a term of the loss needs a partner for each sample. mixed: the sizes
+    of the batches, if they have several; a partner has the size of its sample."""
 
     dataset: TrainingSet
     seed: int
     shape: tuple[int, ...]
     named: Mapping[str, str] = field(default_factory=dict)
     partners: bool = False
+    mixed: Mixed | None = None
 
     def __call__(self, positions: range) -> Read:
         read = paired(positions) if self.partners else positions
-        indices = samples_at(read, len(self.dataset), self.seed)
+        dataset, shape, before = self.dataset, self.shape, positions.start - read.start
+        if self.mixed is None:
+            indices = samples_at(read, len(dataset), self.seed)
+        else:
+            bucket, indices = self.mixed.drawn(read, self.seed, self.mixed.offset - before)
+            dataset, shape = self.mixed.buckets.sets[bucket], self.mixed.shapes[bucket]
         return Read(
-            self.dataset.batch(indices, read, self.seed),
-            training_draws(self.seed, read, self.shape),
-            named_draws(self.seed, positions, self.shape, self.named),
-            positions.start - read.start,
+            dataset.batch(indices, read, self.seed),
+            training_draws(self.seed, read, shape),
+            named_draws(self.seed, positions, shape, self.named),
         )
 
 
@@ -78,7 +138,8 @@ class TrainState(Learner[Read]):
 
     objective_modules: the objective's part of `replicated`. term_modules, frozen: what each term trains and
     reads, by its name in the log. encoder: turns images into latents during training; None if the data set
-    holds the model's inputs. images: whether training sees pixels.
+    holds the model's inputs. images: whether training sees pixels. mixed: the sizes of the batches, if they
+    have several.
     """
 
     config: RunConfig  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -92,14 +153,21 @@ class TrainState(Learner[Read]):
     frozen: Mapping[str, Any] = field(default_factory=dict)
     encoder: EncodedImages | None = None
     images: bool = True
+    mixed: Mixed | None = None
 
     @classmethod
     def create(
-        cls, config: RunConfig, dataset: TrainingSet, ranks: Ranks, start: Start | None = None
+        cls,
+        config: RunConfig,
+        dataset: TrainingSet,
+        ranks: Ranks,
+        start: Start | None = None,
+        mixed: Mixed | None = None,
     ) -> TrainState:
         """A fresh state, the same on all ranks. start: the model that the weights and their average start
-        from, instead of random weights. Raises UsageError if there are more ranks than samples in a batch, if
-        modules of the objective or a term cannot be trained exactly, or if a term lacks what it reads."""
+        from, instead of random weights. mixed: as `Mixed.of`, if it is known. Raises UsageError if there are
+        more ranks than samples in a batch, if modules of the objective or a term cannot be trained exactly,
+        or if a term lacks what it reads, and as `Mixed.of`."""
         net, average = (assemble.trainable(config) for _ in range(2))
         if start is not None:
             start.load(net)
@@ -119,8 +187,10 @@ class TrainState(Learner[Read]):
         replicated = _together(own, of_terms)
         encoder = dataset if isinstance(dataset, EncodedImages) else None
         images = dataset if encoder is None else encoder.images
+        if mixed is None:
+            mixed = Mixed.of(config, dataset, ranks)
         partners, draws = any(term.partner for term in terms), all_draws(objective, terms)
-        reader = Reader(images, config.train.seed, config.model.shape, draws, partners)
+        reader = Reader(images, config.train.seed, config.model.shape, draws, partners, mixed)
         workers = 0 if assemble.data_part(config.data).in_memory else config.data.workers
         return cls(
             config=config,
@@ -140,6 +210,7 @@ class TrainState(Learner[Read]):
             samples=len(dataset),
             encoder=encoder,
             images=assemble.gives_images(dataset),
+            mixed=mixed,
         )
 
     def __post_init__(self) -> None:
@@ -157,13 +228,21 @@ class TrainState(Learner[Read]):
         self.ema_denoiser: NetDenoiser = assemble.denoiser(self.config.diffusion, self.ema)
         self.learned_times = self.times.begin()
 
+    def indices(self, step: int) -> np.ndarray:
+        """As for all learners; with buckets, into the set of the bucket of that step."""
+        if self.mixed is None:
+            return super().indices(step)
+        return self.mixed.drawn(self.positions(step), self.config.train.seed, offset=0).indices
+
     def compute_loss(self, item: Read, part: slice, positions: range) -> LossTerms:
         config, device = self.config, self.ranks.device
         has_partners = any(term.partner for term in self.terms)
-        read = paired(positions) if has_partners else positions
-        before = positions.start - read.start
-        first = item.before + part.start - before
-        rows, inside = slice(first, first + len(read)), slice(before, before + len(positions))
+        read, rows, inside = positions, part, slice(None)
+        if has_partners:
+            read = paired(positions)
+            start = positions.start - part.start  # of the item
+            first, before = read.start - (start - start % 2), positions.start - read.start
+            rows, inside = slice(first, first + len(read)), slice(before, before + len(positions))
         x0, y = (column[rows] for column in item.batch)
         time, label_drop, eps = (draw[rows] for draw in item.draws)
         pixels = x0[inside].to(device) if self.images and any(term.images for term in self.terms) else None

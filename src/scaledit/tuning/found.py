@@ -247,7 +247,7 @@ def read(run: Path) -> Finding | None:
             protocol=dict(value["protocol"]),
             work=str(value["work"]),
         )
-        found.rows(), found.header(), found.verdict()
+        _ = found.rows(), found.header(), found.verdict()
         if not found.columns or any(cell.values.keys() != set(found.varied) for cell in cells):
             raise ValueError("its cells do not fit its axes")
     except Exception as error:  # an edited file can raise anything

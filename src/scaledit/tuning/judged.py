@@ -31,17 +31,18 @@ from scaledit.evaluation.features import Extraction
 from scaledit.evaluation.judge import Judge, sample_sets
 from scaledit.evaluation.metric import Column
 from scaledit.evaluation.protocol import describe
-from scaledit.evaluation.samples import Batch, PipelineSamples
+from scaledit.evaluation.samples import PipelineSamples
 from scaledit.files.atomic import atomic_bytes
 from scaledit.files.reading import read_json
 from scaledit.pipeline import Pipeline
 from scaledit.sampling.shared import Shared
 from scaledit.scaling.sweep import badness
+from scaledit.tuning import parts
 from scaledit.tuning.cells import Cell, identity
 
 MARGIN = 4.0
-CACHE = "sweep"
-"""The folder of a run for the results of single cells and seeds."""
+PART = 1_000
+"""Images of each cell after which their features are kept, until the cell has its metrics."""
 NOT_FINITE = "not finite"
 LEFT_OUT = ("sampler", "guidance", "seed", "sample_sets", "samples", "weights", "sha256", "step")
 """Entries of a protocol that differ between the cells of a map."""
@@ -153,10 +154,12 @@ def judge_cells(
                 done += images
                 progress(done, total)
 
-            results, evaluations = _sampled(pipeline, judge, evaluate, sections, on_step)
+            keys = [key_of(section) for section in sections]
+            unit = hashlib.sha256("".join(keys).encode()).hexdigest()
+            results, evaluations = _sampled(run, unit, pipeline, judge, evaluate, sections, on_step)
             work = work._replace(made=work.made + evaluations)
-            for group, section, result in zip(groups, sections, results, strict=True):
-                _write(run, key_of(section), result)
+            for group, key, result in zip(groups, keys, results, strict=True):
+                _write(run, key, result)
                 for one in group:
                     _store(one, result)
         found += own
@@ -171,34 +174,57 @@ def _alone(pipeline: Pipeline, section: SampleConfig) -> int:
 
 
 def _sampled(
+    run: Path,
+    unit: str,
     pipeline: Pipeline,
     judge: Judge,
     evaluate: EvaluateConfig,
     sections: Sequence[SampleConfig],
     on_step: Callable[[int], None],
 ) -> tuple[list[Mapping[str, float]], int]:
-    """The metrics of one sample set of each section, {} where images are not finite, and the evaluations."""
+    """The metrics of one sample set of each section, {} where images are not finite, and the evaluations.
+    unit: the name of these sample sets, by which the features of parts are kept meanwhile."""
     shared = Shared(pipeline, sections)
     [samples] = sample_sets(judge, pipeline, replace(evaluate, seeds=1), sections[0])
     assert isinstance(samples, PipelineSamples)
-    request = replace(samples.request, settings=sections[0])
-    labels = np.array(request.labels())
+    labels = np.array(replace(samples.request, settings=sections[0]).labels())
     networks = [view.network for view in judge.views]
     extractions = [Extraction(f"the samples of setting {i + 1}", networks) for i in range(len(sections))]
+    steps = sum(section.sampler.steps for section in sections)
+    size = -(-PART // evaluate.batch_size) * evaluate.batch_size
     failed: set[int] = set()
-    for rows, drawn in shared.batches(labels.tolist(), evaluate.batch_size, on_step):
-        for one in drawn:
-            if one.images is None:
+    paths = []
+    for start in range(0, len(labels), size):
+        own = labels[start : start + size]
+        paths.append(parts.path(run, unit, range(start, start + len(own))))
+        known = parts.read(paths[-1])
+        if known is None:
+            batches = shared.batches(own.tolist(), evaluate.batch_size, on_step, start)
+            known = [
+                parts.Part(
+                    one.members,
+                    (rows.start, rows.stop),
+                    None if one.images is None else extractions[0].computed(one.images),
+                )
+                for rows, drawn in batches
+                for one in drawn
+            ]
+            if start + size < len(labels):  # what follows may be interrupted
+                parts.write(paths[-1], known)
+        else:
+            on_step(steps * len(own))
+        for one in known:
+            if one.computed is None:
                 failed.update(one.members)
                 continue
-            computed = extractions[0].computed(one.images)
             for member in one.members:
-                if member not in failed:
-                    extractions[member].add(Batch(one.images, labels[rows]), computed)
+                extractions[member].add_computed(one.computed, own[slice(*one.rows)])
     results: list[Mapping[str, float]] = [
         {} if i in failed else judge.compute_metrics(extraction.features())
         for i, extraction in enumerate(extractions)
     ]
+    for path in paths:
+        path.unlink(missing_ok=True)
     return results, shared.evaluated
 
 
@@ -252,7 +278,7 @@ def _store(one: Judged, metrics: Mapping[str, float]) -> None:
 
 
 def _path(run: Path, key: str) -> Path:
-    return run / CACHE / f"{key[:32]}.json"
+    return run / parts.CACHE / f"{key[:32]}.json"
 
 
 def _read(run: Path, key: str) -> Mapping[str, float] | None:

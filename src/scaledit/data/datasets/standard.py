@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from scaledit.data.datasets import DataSet, NothingHeldOut
@@ -114,8 +115,11 @@ class EncodedInFiles(DataSet, name="latents"):
                 "this recipe trains on encoded images; set data.path=FOLDER to a folder that scaledit encode "
                 "wrote"
             )
+        from scaledit.data.latent_buckets import BUCKETS, BucketLatents
         from scaledit.data.latents import Latents
 
+        if (Path(self.path) / BUCKETS).is_file():
+            return BucketLatents.opened(Path(self.path), flip=self.flip)
         return Latents.open(self.path, flip=self.flip)
 
 

@@ -9,6 +9,7 @@ The images are vector graphics, so every size and shape shows the truth. They ar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -48,6 +49,9 @@ class EmojiImages(Images):
         chosen = frozenset(picture.codes for picture in self.pictures)
         rows = np.array([picture.codes in chosen for picture in pictures()])
         return replace(self, images=_scaled(drawing.drawn(height, width), rows))
+
+    def members(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Every emoji can be drawn at every size."""
 
 
 def emoji(

@@ -2,7 +2,7 @@
 
     class AdaLN(Block, name="adaln"):
         def layers(self, config): return {"norm1": norm(config, ...), "attn": attention(config, ...), ...}
-        def forward(self, m, x, embedded): return x + m.attn(...)        m: the module with those layers
+        def forward(self, m, x, embedded): return x + m.attn(m.norm1(x), embedded.places) ...
 
     x <- enter(x);   x <- forward(block_i, x), i = 1..depth;   out <- final(leave(x))
 

@@ -40,7 +40,6 @@ class SwiGLULayer(Layer):
         }
 
     def matrices(self) -> dict[str, int]:
-        """{name: how many matrices lie under each other in it}."""
         return {"fc1.weight": 2, "fc2.weight": 1}
 
     def macs(self) -> int:

@@ -5,16 +5,17 @@ pos[r, c] = [sin(c w), cos(c w), sin(r w), cos(r w)],   w_k = 10000^(-k / (D / 4
 At another resolution the same function is evaluated at scaled coordinates: the token (r, c) of an R x C grid
 has the coordinates (r S / R, c S / C), where S is the number of tokens per side in the original training. A
 model that was trained on 16 x 16 tokens and continues with 32 x 32 has its old positions at even r and c, and
-new ones halfway between them. Sampling at another size without further training does the same.
+new ones halfway between them. Sampling at another size without further training does the same, or, with
+scaling "none", keeps the distance of neighbors and continues beyond the coordinates of training.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
-from scaledit.errors import UsageError, shown
-from scaledit.models.positions import Position
+from scaledit.errors import UsageError
+from scaledit.models.positions import Position, check_span, spanned
 from scaledit.part import field
 
 if TYPE_CHECKING:
@@ -33,11 +34,22 @@ class SinCos(Position, name="sincos"):
         doc="tokens per side, or [rows, columns], that the coordinates span, for a model trained further at "
         "another resolution; 0: those of its own grid",
     )
+    scaling: Literal["interpolate", "none"] = field(
+        "interpolate",
+        doc="how inputs of another size are encoded: interpolate scales their coordinates to span those of "
+        "the training; none continues beyond them",
+    )
 
     def check(self, where: str = "") -> None:
         super().check(where)
-        if isinstance(self.span, tuple) and min(self.span) < 1:
-            raise UsageError(f"{where}span must be at least 1 on both sides, got {shown(list(self.span))}")
+        check_span(self.span, where)
+
+    def to_json(self) -> dict[str, Any]:
+        """Without the scaling at its default, as configs of earlier versions."""
+        value = super().to_json()
+        if self.scaling == "interpolate":
+            del value["scaling"]
+        return value
 
     def fits(self, config: DiTConfig) -> None:
         if config.hidden_size % 4:
@@ -46,19 +58,18 @@ class SinCos(Position, name="sincos"):
                 f"table needs; use {max(4, round(config.hidden_size / 4) * 4)}"
             )
 
-    def spanned(self, config: DiTConfig) -> tuple[int, int]:
-        """The rows and columns that the coordinates span."""
-        if isinstance(self.span, tuple):
-            return self.span
-        return (self.span, self.span) if self.span else config.grid
+    def spans(self, config: DiTConfig) -> tuple[int, int]:
+        return spanned(self.span, config)
 
     def table(self, config: DiTConfig) -> Tensor:
         from scaledit.models.layers import position_table
 
-        return position_table(config.hidden_size, *config.grid, self.spanned(config))
+        return position_table(config.hidden_size, *config.grid, spanned(self.span, config))
 
     def table_at(self, config: DiTConfig, grid: tuple[int, int]) -> Tensor:
-        """Interpolated: the grid's coordinates span what those of the training span."""
         from scaledit.models.layers import position_table
 
-        return position_table(config.hidden_size, *grid, self.spanned(config))
+        rows, columns = spanned(self.span, config)
+        if self.scaling == "none":
+            rows, columns = rows * grid[0] / config.grid[0], columns * grid[1] / config.grid[1]
+        return position_table(config.hidden_size, *grid, (rows, columns))

@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from scaledit.report.figures import axes, labels, style, words
 from scaledit.scaling.ablation import BASELINE, FULL
-from scaledit.scaling.ablation_verdicts import Compared, Judged
+from scaledit.scaling.ablation_verdicts import Compared, Judged, percent
 from scaledit.scaling.table import FINAL, TRAINING, Row, grouped, over_seeds
 
 ROW, MARGINS = 0.24, 1.0
@@ -67,7 +67,7 @@ def effects(judged: Judged) -> style.Plot | None:
     if noise is not None:
         caption += (
             f"Bars are 95 % intervals, and the gray band is what {noise.n} seeds cannot tell from no "
-            f"difference (± {100 * math.expm1(noise.least):.0f} %). "
+            f"difference (± {percent(noise.least)}). "
         )
     caption += "Green switches help, red ones hurt, gray ones make no difference that these seeds can show."
     return style.finish("effects", "What each switch changes", caption, figure)

@@ -23,7 +23,14 @@ def guidance(table: Table) -> style.Plot | None:
     lines = curves(
         table.part(GUIDANCE),
         lambda row: row.guidance_scale,
-        lambda row: (row.model, row.tokens, row.conditioning, row.decoder, row.guided_channels),
+        lambda row: (
+            row.model,
+            row.tokens,
+            row.conditioning,
+            row.decoder,
+            row.guided_channels,
+            row.other_guidance,
+        ),
     )
     if not any(len(line.rows) > 1 for line in lines):
         return None

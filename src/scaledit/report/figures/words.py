@@ -43,6 +43,8 @@ def named(row: Row, among: Sequence[Row]) -> str:
         names.append(row.sampler_title)
     if len({other.guided_channels for other in among}) > 1:
         names.append(f"{row.guided_channels} channels")
+    if len({other.other_guidance for other in among}) > 1 and row.other_guidance:
+        names.append(row.other_guidance)
     return ", ".join(names)
 
 
@@ -54,6 +56,8 @@ def protocol(table: Table, rows: Sequence[Row]) -> str:
     samplers = " or ".join(dict.fromkeys(row.sampler_title for row in rows))
     scales = [row.guidance_scale for row in rows]
     guided = "no guidance" if max(scales) == 1 == min(scales) else f"guidance scale {_between(scales)}"
+    if others := [words for words in dict.fromkeys(row.other_guidance for row in rows) if words]:
+        guided = f"{guided} and {' or '.join(others)}" if max(scales) != 1 else " or ".join(others)
     steps = _between([row.sampling_steps for row in rows])
     measure = re.sub(COUNT, "", table.about.distance)
     return f"{measure} of {images}{each}; sampler {samplers}, {steps} steps; {guided}."
