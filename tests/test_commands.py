@@ -15,6 +15,7 @@ from pathlib import Path
 from select import select
 
 import pytest
+from PIL import Image
 
 import pictures
 from scaledit import terminal
@@ -55,6 +56,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the examples are typed: photographs in class folders, a small autoencoder, the documentation."""
     where = tmp_path_factory.mktemp("workplace")
     pictures.tree(where / "pictures")
+    for name, size in {"wide": (60, 36), "tall": (36, 60)}.items():
+        Image.new("RGB", size, "red").save(where / "pictures" / pictures.CLASSES[0] / f"{name}.png")
     build(AutoencoderConfig(widths=(8, 8, 8)), 64, seed=0).save_pretrained(where / "runs/photos-ae")
     (where / "docs").symlink_to(REPOSITORY / "docs")
     return where
