@@ -49,6 +49,7 @@ from scaledit.diffusion import (
 )
 from scaledit.diffusion.guidance import active, guide, spent
 from scaledit.errors import UsageError
+from scaledit.part import build
 from scaledit.report.run import _guidances
 from scaledit.scaling import printed_table
 from scaledit.scaling.plan import evaluations
@@ -508,3 +509,15 @@ def test_guidance_that_does_not_fit_the_model_is_refused(run: Path, capsys: pyte
     with pytest.raises(UsageError, match="velocities of flows, and this model has a beta schedule"):
         check_guidance(chain.model, chain.diffusion.schedule, [zero])
     check_guidance(chain.model, LinearFlow(), [zero])
+
+
+def test_a_users_guidance_may_inherit_what_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "inherited_guidance.py").write_text(
+        "from dataclasses import dataclass\nfrom scaledit.diffusion import ClassifierFree, Guidance\n"
+        "@dataclass(frozen=True)\nclass Own(ClassifierFree):\n    scale: float = 2.0\n"
+        "@dataclass(frozen=True)\nclass Nothing(Guidance): pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert build(Guidance, "inherited_guidance:Own", "sample.guidance").scale == 2
+    with pytest.raises(UsageError, match="lacks the method __call__ or guide"):
+        build(Guidance, "inherited_guidance:Nothing", "sample.guidance")

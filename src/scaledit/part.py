@@ -29,7 +29,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar, Union, get_args, get_origin
 
-from scaledit.errors import UsageError, did_you_mean, reason, shown
+from scaledit.errors import UsageError, did_you_mean, listed, reason, shown
 from scaledit.values import bounds_in_words, check_bounds, convert, field, hints, own_fields
 
 __all__ = [
@@ -79,7 +79,8 @@ class Part:
     """The base class of all parts. A direct subclass with `kind` is a kind, a subclass with `name` is a part.
 
     kind: the kind's name in messages ("sampler"). home: the package or module that holds the built-in parts.
-    needs: methods that every part must override; a user's class without them is refused before anything runs.
+    needs: methods that every part must override ("a|b": at least one of them); a user's class without them is
+    refused before anything runs.
     title: the part's name in captions and tables; the class name by default.
     """
 
@@ -249,8 +250,9 @@ def _check_class(kind: type[Part], part: Any, name: str) -> None:
     if params is None or not params.frozen:
         raise UsageError(f"{name} is not a frozen dataclass; write @dataclass(frozen=True) above the class")
     for method in kind.NEEDS:
-        if getattr(part, method, None) is getattr(kind, method, None):
-            raise UsageError(f"{name} lacks the method {method}, which each {kind.KIND} needs")
+        either = method.split("|")
+        if all(getattr(part, word, None) is getattr(kind, word, None) for word in either):
+            raise UsageError(f"{name} lacks the method {listed(either, 'or')}, which each {kind.KIND} needs")
 
 
 @contextmanager

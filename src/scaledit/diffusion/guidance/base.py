@@ -56,7 +56,7 @@ class Opened(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Guidance(Part, kind="guidance", home="scaledit.diffusion.guidance", needs=("__call__",)):
+class Guidance(Part, kind="guidance", home="scaledit.diffusion.guidance", needs=("__call__|guide",)):
     """A denoiser that wraps another one, `self.denoiser`.
 
     BY_ROW: names of fields that may be a float64 tensor (N,), one value per row, so that images with
