@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from scaledit.errors import UsageError, did_you_mean, listed, reason, shown
-from scaledit.values import bounds_in_words, check_bounds, convert, field, hints, own_fields
+from scaledit.values import bounds_in_words, check_bounds, convert, field, hints, is_written, own_fields
 
 __all__ = [
     "Allowed",
@@ -123,10 +123,12 @@ class Part:
         return f"{cls.__module__}:{cls.__qualname__}"
 
     def to_json(self) -> dict[str, Any]:
-        """The part with all of its fields as plain values: {"name": ..., field: value, ...}. `build` is the
-        inverse."""
+        """The part with its fields as plain values: {"name": ..., field: value, ...}, without `added` ones at
+        their defaults. `build` is the inverse."""
         values = {
-            item.name: plain(_recipe_value(item, getattr(self, item.name))) for item in own_fields(type(self))
+            item.name: plain(_recipe_value(item, value))
+            for item in own_fields(type(self))
+            if is_written(item, value := getattr(self, item.name))
         }
         return {"name": self.part_name(), **values}
 

@@ -34,6 +34,7 @@ def field(
     none: str = "",
     inner: bool = False,
     path: bool = False,
+    added: bool = False,
 ) -> Any:
     """A field of a part or of a config section.
 
@@ -41,11 +42,13 @@ def field(
     least, above, at most, below); floats must be finite in any case. doc: its meaning and unit, shown by
     --help and the documentation. none: the word for None in recipes, protocols and on the command line, such
     as "all" channels. inner: users cannot set it, and no recipe or protocol holds it (what a part wraps).
+    added: earlier versions lack it, so it is written only where it differs from its default: old and new
+    configs of the same run are then equal.
     """
     bounds = {
         name: bound for name, bound in (("ge", ge), ("gt", gt), ("le", le), ("lt", lt)) if bound is not None
     }
-    metadata = {"bounds": bounds, "doc": doc, "none": none, "inner": inner, "path": path}
+    metadata = {"bounds": bounds, "doc": doc, "none": none, "inner": inner, "path": path, "added": added}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -61,6 +64,11 @@ SATISFIES: Mapping[str, Callable[[Any, float], bool]] = {
 def own_fields(kind: type) -> list[dataclasses.Field[Any]]:
     """The fields that a user may set: all but the inner ones."""
     return [item for item in dataclasses.fields(kind) if not item.metadata.get("inner")]
+
+
+def is_written(item: dataclasses.Field[Any], value: Any) -> bool:
+    """Whether configs hold the value of a field; see `added`."""
+    return not item.metadata.get("added") or value != item.default
 
 
 @functools.cache

@@ -31,7 +31,7 @@ from scaledit.config.tables import Table
 from scaledit.errors import UsageError
 from scaledit.models.config import DiTConfig
 from scaledit.part import Allowed, plain
-from scaledit.values import convert, own_fields
+from scaledit.values import convert, is_written, own_fields
 
 NOTHING = Allowed.only((), "this config")
 """For configs from elsewhere: no module may be imported unless the caller allows it."""
@@ -55,15 +55,15 @@ class Config:
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` is the inverse. Keys that earlier versions lack are left out at their
         defaults, so that old and new configs of the same run are equal."""
-        value = {"name": self.name, **{key: plain(section) for key, section in self.sections().items()}}
-        for key in ("background", "split", "image_key", "holdout", "classes", "buckets", "changed"):
-            if value["data"].get(key) == plain(getattr(DataConfig, key)) and key not in self.data.own:
-                value["data"].pop(key, None)
-        for key in ("early", "average"):
-            if key in value.get("sample", {}) and value["sample"][key] == getattr(SampleConfig, key):
-                del value["sample"][key]
-        if not self.optimizer.base_width:
-            del value["optimizer"]["base_width"]
+        value: dict[str, Any] = {"name": self.name}
+        for key, table in self.sections().items():
+            section, own = getattr(self, key), self.data.own if key == "data" else ()
+            left_out = {
+                item.name
+                for item in own_fields(type(section))
+                if item.name not in own and not is_written(item, getattr(section, item.name))
+            }
+            value[key] = {name: plain(one) for name, one in table.items() if name not in left_out}
         return value
 
     def sections(self) -> dict[str, dict[str, Any]]:
@@ -124,19 +124,10 @@ class RunConfig(Config):
         check_run(self)
 
     def to_json(self) -> dict[str, Any]:
-        """As for all configs, without the keys of fine-tuning, of loss terms and of power-function averages
-        at their defaults."""
+        """As for all configs, without [lora] in a run that has none."""
         value = super().to_json()
-        for key in ("power", "snapshots", "snapshot_precision"):
-            if getattr(self.ema, key) == getattr(EMAConfig, key):
-                del value["ema"][key]
-        for key in ("init", "freeze"):
-            if getattr(self.train, key) == getattr(ModelTrainConfig, key):
-                del value["train"][key]
         if not self.lora.rank:
             del value["lora"]
-        if not self.diffusion.terms:
-            del value["diffusion"]["terms"]
         return value
 
     @classmethod

@@ -37,7 +37,9 @@ class DiffusionConfig:
     prediction: Parameterization = field(Epsilon(), doc="what the network predicts")
     objective: Objective = field(Hybrid(), doc="the loss that training minimizes")
     times: TimeDistribution = field(Uniform(), doc="distribution that training draws its times from")
-    terms: tuple[Term, ...] = field((), doc="further terms of the loss, each added with its weight")
+    terms: tuple[Term, ...] = field(
+        (), doc="further terms of the loss, each added with its weight", added=True
+    )
 
     @property
     def parameterization(self) -> Parameterization:
@@ -89,28 +91,35 @@ class DataConfig:
         "",
         doc='images: shown through transparent pixels: "white", "black", "#rrggbb", or "drop" to ignore '
         "alpha; empty: as the run began, white for a new one",
+        added=True,
     )
     split: str = field(
-        "", doc='images stored in splits: which one; empty: train; "all": all of them together'
+        "", doc='images stored in splits: which one; empty: train; "all": all of them together', added=True
     )
-    image_key: str = field("", doc='WebDataset samples with several images: which file is the image ("jpg")')
+    image_key: str = field(
+        "", doc='WebDataset samples with several images: which file is the image ("jpg")', added=True
+    )
     holdout: float = field(
         0.0,
         ge=0,
         lt=1,
         doc="images: share of each class that training does not see, chosen by their names; 0.1 for "
         "autoencoders",
+        added=True,
     )
     classes: Literal["category", "subcategory"] = field(
-        "category", doc="emoji: what the classes are, ten categories or their 101 subcategories"
+        "category", doc="emoji: what the classes are, ten categories or their 101 subcategories", added=True
     )
     buckets: tuple[str, ...] = field(
         (),
         doc='sizes in pixels, ["24x24", "32x48"] (height x width): each batch has one of them; empty: the '
         "size of the model",
+        added=True,
     )
     changed: Literal["refuse", "accept"] = field(
-        "refuse", doc="what a resumed run does if its data has changed; accept records the change in the log"
+        "refuse",
+        doc="what a resumed run does if its data has changed; accept records the change in the log",
+        added=True,
     )
     own: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
@@ -169,6 +178,7 @@ class OptimizerConfig:
         ge=0,
         doc="the hidden_size that learning_rate was found at; at any other, rates and initial weights are "
         "scaled so that it stays the best one (muP, Yang et al. 2022, table 8); 0: no scaling",
+        added=True,
     )
 
 
@@ -202,10 +212,12 @@ class ModelTrainConfig(TrainConfig):
         "",
         doc="the model whose weights a new run starts from: whatever scaledit sample accepts; empty: random "
         "weights",
+        added=True,
     )
     freeze: tuple[str, ...] = field(
         (),
         doc='names of weights that are not trained, with wildcards: ["blocks.*.attn.*", "patch_embed.*"]',
+        added=True,
     )
 
 
@@ -262,12 +274,16 @@ class EMAConfig:
         (),
         doc="relative lengths of power-function averages kept beside it, such as [0.05, 0.1], from whose "
         "snapshots the average of any length is computed after training; 4 bytes per weight and length",
+        added=True,
     )
     snapshots: int = field(
-        32, ge=1, doc="snapshots of the power-function averages over train.steps, in the run folder"
+        32,
+        ge=1,
+        doc="snapshots of the power-function averages over train.steps, in the run folder",
+        added=True,
     )
     snapshot_precision: Literal["fp16", "fp32"] = field(
-        "fp16", doc="number format of the snapshots; training keeps fp32"
+        "fp16", doc="number format of the snapshots; training keeps fp32", added=True
     )
 
 
@@ -289,7 +305,9 @@ class SampleConfig:
 
     every: int = field(10_000, ge=0, doc="steps between sample grids during training; 0: none")
     early: bool = field(
-        True, doc="also sample after every/8, every/4 and every/2 steps, to show early how the run goes"
+        True,
+        doc="also sample after every/8, every/4 and every/2 steps, to show early how the run goes",
+        added=True,
     )
     per_class: int = field(8, ge=1, doc="images per class")
     classes: int = field(10, ge=1, doc="number of classes that a grid shows, counted from the first")
@@ -301,6 +319,7 @@ class SampleConfig:
         ge=0,
         doc="relative length of the power-function average (ema.power) that the trained run is sampled with; "
         "0: the EMA",
+        added=True,
     )
 
     def due(self, step: int, last: bool) -> bool:

@@ -20,7 +20,7 @@ from scaledit.models.norms import Norm
 from scaledit.models.patch_embeds import PatchEmbed
 from scaledit.models.positions import Position
 from scaledit.models.time_embeddings import TimeEmbedding
-from scaledit.values import check_bounds, field
+from scaledit.values import check_bounds, field, is_written
 
 # Paper, table 1: depth, hidden size, heads.
 SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
@@ -40,19 +40,6 @@ PARTS = {
     "patch_embed": PatchEmbed,
 }
 """Fields of a config that are parts, with their kinds."""
-ADDED = (
-    "conditioner",
-    "second_time",
-    "early_output",
-    "time_embedding",
-    "norm",
-    "mlp",
-    "patch_embed",
-    "qk_norm",
-    "value_residual",
-    "registers",
-)
-"""Fields that old configs lack; defaults are not written, so that old and new configs are equal."""
 
 Kind = TypeVar("Kind", bound=part.Part)
 
@@ -88,41 +75,48 @@ class DiTConfig:
     )
     position: Position | str = field("sincos", doc="position encoding; sincos is the paper's frozen table")
     conditioner: Conditioner | str = field(
-        "labels", doc="embedding of the conditions; labels is the paper's table of classes"
+        "labels", doc="embedding of the conditions; labels is the paper's table of classes", added=True
     )
     second_time: bool = field(
         False,
         doc="whether the network accepts a second time, DiT(config)(x, t, y, second=s); its embedding is "
         "added to that of the first",
+        added=True,
     )
     early_output: int = field(
         0,
         ge=0,
         doc="number of blocks after which a second final layer predicts too, for internal guidance (about a "
         "third of the depth); 0: none",
+        added=True,
     )
     time_embedding: TimeEmbedding | str = field(
-        "sinusoidal", doc="embedding of the times; sinusoidal is the paper's"
+        "sinusoidal", doc="embedding of the times; sinusoidal is the paper's", added=True
     )
-    norm: Norm | str = field("layer", doc="norm of the blocks and of the final layer; layer is the paper's")
-    mlp: MLP | str = field("gelu", doc="MLP of the blocks; gelu is the paper's")
+    norm: Norm | str = field(
+        "layer", doc="norm of the blocks and of the final layer; layer is the paper's", added=True
+    )
+    mlp: MLP | str = field("gelu", doc="MLP of the blocks; gelu is the paper's", added=True)
     patch_embed: PatchEmbed | str = field(
-        "linear", doc="from the numbers of a patch to a token; linear is the paper's"
+        "linear", doc="from the numbers of a patch to a token; linear is the paper's", added=True
     )
     qk_norm: bool = field(
         False,
         doc="whether queries and keys are normalized per head by an RMSNorm with a learned scale, before "
         "they are rotated (Henry et al. 2020; Dehghani et al. 2023)",
+        added=True,
     )
     value_residual: bool = field(
         False,
         doc="whether the values of each attention are mixed with those of the first block: l v_1 + (1 - l) "
         "v, with a learned l per block that starts at 0.5 (Zhou et al. 2024)",
+        added=True,
     )
     registers: int = field(
         0,
         ge=0,
         doc="learned tokens in the sequence beside the patches, dropped at the end (Darcet et al. 2024)",
+        added=True,
     )
 
     def __post_init__(self) -> None:
@@ -218,7 +212,7 @@ class DiTConfig:
         return {
             field.name: part.plain(value)
             for field in dataclasses.fields(self)
-            if (value := getattr(self, field.name)) != field.default or field.name not in ADDED
+            if is_written(field, value := getattr(self, field.name))
         }
 
     @property
@@ -292,6 +286,10 @@ class DiTConfig:
         side = image_size // LATENT_DOWNSAMPLING
         config = cls(side, int(patch), LATENT_CHANNELS, width, depth, heads, IMAGENET_CLASSES)
         return replace(config, **changes)  # type: ignore[arg-type]  # checked by __post_init__
+
+
+ADDED = tuple(item.name for item in dataclasses.fields(DiTConfig) if item.metadata["added"])
+"""Fields that the paper's models do not have."""
 
 
 def _shortened(value: part.Part) -> part.Part | str:

@@ -12,7 +12,7 @@ scaling "none", keeps the distance of neighbors and continues beyond the coordin
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from scaledit.errors import UsageError
 from scaledit.models.positions import Position, check_span, spanned
@@ -38,18 +38,12 @@ class SinCos(Position, name="sincos"):
         "interpolate",
         doc="how inputs of another size are encoded: interpolate scales their coordinates to span those of "
         "the training; none continues beyond them",
+        added=True,
     )
 
     def check(self, where: str = "") -> None:
         super().check(where)
         check_span(self.span, where)
-
-    def to_json(self) -> dict[str, Any]:
-        """Without the scaling at its default, as configs of earlier versions."""
-        value = super().to_json()
-        if self.scaling == "interpolate":
-            del value["scaling"]
-        return value
 
     def fits(self, config: DiTConfig) -> None:
         if config.hidden_size % 4:
