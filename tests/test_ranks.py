@@ -272,7 +272,14 @@ def test_four_ranks_and_hybrid_shards(tmp_path: Path):
         "muon, shards": Job((*rate, FSDP)),
         "muon, hybrid": Job((*rate, hybrid)),
     }
-    four, one = across(4, jobs | muon, tmp_path, per_machine=2), alone(Job())
+
+    def copied(name: str, steps: int) -> Job:
+        return Job((*PAPER_RATE, "checkpoint.every=4", f"train.steps={steps}"), out=str(tmp_path / name))
+
+    resumed = {"whole": copied("whole", 8), "begun": copied("parts", 4), "ended": copied("parts", 8)}
+    four, one = across(4, jobs | muon | resumed, tmp_path, per_machine=2), alone(Job())
+    # From three ranks on, the order of a sum matters: a resumed run must sum as an uninterrupted one.
+    assert identical(weights(tmp_path / "whole", 8), weights(tmp_path / "parts", 8))
     for name in jobs:
         assert off(four[name].losses, one.losses) < 1e-6, name
     one = alone(muon["muon, copies"])

@@ -239,6 +239,11 @@ class Learner(abc.ABC, Generic[Item]):
                 break
             self._halve()
         self._fits = True
+        if not self.parallel.sharded:
+            # After its first sum DDP makes a new layout of its buckets, which changes the order of sums. So
+            # that sum is made here and dropped: a resumed run then sums as an uninterrupted one.
+            self._accumulate(item, positions, len(positions))
+            self.optimizer.zero_grad()
 
     def _accumulate(self, item: Item, positions: range, count: int) -> Tensor | None:
         """Accumulates the gradients of the first `count` samples of this rank, in micro-batches.
