@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import made_tables
+from networks import trained
 from scaledit import DiT, DiTConfig, assemble, config, part
 from scaledit.conditions import Condition
 from scaledit.conditions.labels import Labels
@@ -81,15 +82,6 @@ class Parallel(Block):
 def small(**changes: object) -> DiTConfig:
     made = DiTConfig((4, 6), 2, in_channels=3, hidden_size=16, depth=3, num_heads=4, num_classes=5)
     return replace(made, **changes)  # type: ignore[arg-type]
-
-
-def trained(made: DiTConfig) -> DiT:
-    torch.manual_seed(0)
-    net = DiT(made)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.add_(torch.randn(parameter.shape) * 0.2)
-    return net.eval()
 
 
 def inputs(made: DiTConfig, n: int = 3) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from networks import trained
 from scaledit import DiT, DiTConfig, part
 from scaledit.errors import UsageError
 from scaledit.interop import official
@@ -33,16 +34,6 @@ def small(**changes: object) -> DiTConfig:
     """4x6 pixels in 2x3 patches: no two sizes are equal."""
     config = DiTConfig((4, 6), 2, in_channels=3, hidden_size=16, depth=2, num_heads=4, num_classes=5)
     return replace(config, **changes)  # type: ignore[arg-type]
-
-
-def trained(config: DiTConfig) -> DiT:
-    """Weights away from the zeros of the initialization, as after training."""
-    torch.manual_seed(0)
-    dit = DiT(config)
-    with torch.no_grad():
-        for parameter in dit.parameters():
-            parameter.add_(torch.randn(parameter.shape) * 0.2)
-    return dit.eval()
 
 
 def inputs(config: DiTConfig, n: int = 2) -> tuple[Tensor, Tensor, Tensor]:

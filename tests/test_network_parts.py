@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import network_table
+from networks import EVERY_SWITCH, overrides, trained
 from scaledit import DiT, DiTConfig, config, load, part
 from scaledit.cli import main
 from scaledit.config import RunConfig
@@ -49,30 +50,11 @@ from tiny import TINY, tiny
 
 DESIGNS = part.names(Block)
 every_design = pytest.mark.parametrize("design", DESIGNS)
-EVERYTHING: dict[str, Any] = {
-    "norm": "rms",
-    "mlp": "swiglu",
-    "qk_norm": True,
-    "value_residual": True,
-    "patch_embed": {"name": "bottleneck", "width": 5},
-    "registers": 2,
-    "time_embedding": "fourier",
-}
 
 
 def small(**changes: object) -> DiTConfig:
     made = DiTConfig((4, 6), 2, in_channels=3, hidden_size=16, depth=3, num_heads=4, num_classes=5)
     return replace(made, **changes)  # type: ignore[arg-type]
-
-
-def trained(made: DiTConfig) -> DiT:
-    """Weights away from the zeros of the initialization, as after training."""
-    torch.manual_seed(0)
-    net = DiT(made)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.add_(torch.randn(parameter.shape) * 0.2)
-    return net.eval()
 
 
 def inputs(made: DiTConfig, n: int = 3) -> tuple[Tensor, Tensor, Tensor]:
@@ -378,9 +360,9 @@ def test_any_combination_is_what_its_description_says(made: DiTConfig):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("switch", [*EVERYTHING, "everything"])
+@pytest.mark.parametrize("switch", [*EVERY_SWITCH, "everything"])
 def test_activation_memory_against_autograd(switch: str, precision: str):
-    values = EVERYTHING if switch == "everything" else {switch: EVERYTHING[switch]}
+    values = EVERY_SWITCH if switch == "everything" else {switch: EVERY_SWITCH[switch]}
     for design in ("adaln_single", "context_tokens"):
         odd = DiTConfig((24, 16), 2, 3, 64, 5, 4, 10, conditioning=design, mlp_ratio=2.0, learn_sigma=False)
         made = replace(odd, **values)
@@ -401,7 +383,7 @@ def test_the_table_of_the_documentation_is_what_the_descriptions_say():
 @every_design
 def test_everything_starts_as_it_is_documented(design: str):
     torch.manual_seed(0)
-    made = small(hidden_size=64, conditioning=design, **{**EVERYTHING, "time_embedding": "table"})
+    made = small(hidden_size=64, conditioning=design, **{**EVERY_SWITCH, "time_embedding": "table"})
     net = DiT(made)
     x, t, y = inputs(made)
     assert torch.equal(net(x, t, y), torch.zeros(3, 6, 4, 6))
@@ -421,7 +403,7 @@ def test_everything_starts_as_it_is_documented(design: str):
 
 @every_design
 def test_everything_reaches_the_output_of_its_own_image_only(design: str):
-    net = trained(small(conditioning=design, **EVERYTHING))
+    net = trained(small(conditioning=design, **EVERY_SWITCH))
     x, t, y = inputs(net.config)
     before = net(x, t, y)
     for moved in (net(x, t + torch.tensor([0, 7, 0]), y), net(x, t, torch.tensor([0, 4, 2]))):
@@ -433,7 +415,7 @@ def test_everything_reaches_the_output_of_its_own_image_only(design: str):
 @every_design
 def test_everything_works_with_every_position_and_on_another_grid(design: str, position: str):
     """Recomputed as kept: the first block's values and the places are inputs of the blocks."""
-    net = trained(small(conditioning=design, position=position, **EVERYTHING))
+    net = trained(small(conditioning=design, position=position, **EVERY_SWITCH))
     x, t, y = inputs(net.config)
     assert net(torch.randn(2, 3, 8, 2), t[:2], y[:2]).shape == (2, 6, 8, 2)
 
@@ -449,7 +431,7 @@ def test_everything_works_with_every_position_and_on_another_grid(design: str, p
 @every_design
 def test_everything_has_derivatives_in_time_in_both_modes(design: str):
     """Against central differences in float64."""
-    net = trained(small(conditioning=design, second_time=True, **EVERYTHING)).double()
+    net = trained(small(conditioning=design, second_time=True, **EVERY_SWITCH)).double()
     x, t, y = inputs(net.config)
     x, t = x.double(), t.double()
     at, moving = (x, t, t / 2), (torch.randn_like(x), torch.ones_like(t), -torch.ones_like(t))
@@ -472,7 +454,7 @@ def test_everything_has_derivatives_in_time_in_both_modes(design: str):
 
 def test_everything_is_one_graph():
     made = small(conditioning="context_tokens", depth=2, early_output=1)
-    net = trained(replace(made, **{**EVERYTHING, "time_embedding": "table"}))
+    net = trained(replace(made, **{**EVERY_SWITCH, "time_embedding": "table"}))
     x, t, y = inputs(net.config)
     compiled = torch.compile(net, fullgraph=True, backend="eager")
     found, wanted = (call(x, t, y, hidden=(0, 1), early=True) for call in (compiled, net))
@@ -482,15 +464,7 @@ def test_everything_is_one_graph():
         assert [*compiled(x, t, y, hidden=asked).hidden] == [*asked]
 
 
-SWITCHES = (
-    "model.norm=rms",
-    "model.mlp=swiglu",
-    "model.qk_norm=true",
-    "model.value_residual=true",
-    'model.patch_embed={name="bottleneck", width=5}',
-    "model.registers=2",
-    "model.time_embedding=fourier",
-)
+SWITCHES = overrides(EVERY_SWITCH)
 
 
 def steps(*overrides: str) -> tuple[list[float], dict[str, Tensor]]:
@@ -513,13 +487,13 @@ def test_everything_trains_and_recomputing_changes_nothing(design: str):
 @torch.no_grad()
 def test_everything_is_exported(tmp_path: Path):
     onnxruntime = pytest.importorskip("onnxruntime")
-    net = trained(small(conditioning="adaln_single", **EVERYTHING))
+    net = trained(small(conditioning="adaln_single", **EVERY_SWITCH))
     x, t, y = inputs(net.config)
     program.save(net, tmp_path / "net.pt2")
     made = program.load(tmp_path / "net.pt2", trusted=True)
     assert made.config == net.config
     assert torch.allclose(made(x, t, y), net(x, t, y), atol=1e-5)
-    net = trained(small(conditioning="context_tokens", **{**EVERYTHING, "time_embedding": "table"}))
+    net = trained(small(conditioning="context_tokens", **{**EVERY_SWITCH, "time_embedding": "table"}))
     onnx_file.save(net, tmp_path / "net.onnx")
     session: Any = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
     names = [item.name for item in session.get_inputs()]
@@ -532,7 +506,7 @@ def test_everything_is_in_the_config_and_defaults_are_not():
     said = run.to_json()
     assert RunConfig.from_json(said) == run
     assert said["model"]["norm"] == "rms" and said["model"]["registers"] == 2
-    assert not {*EVERYTHING} & tiny().model.to_json().keys()
+    assert not {*EVERY_SWITCH} & tiny().model.to_json().keys()
     assert "blocks.0.mlp.fc1.weight" in trained_names.shapes(run)
     assert plan_params(run) == sum(p.numel() for p in DiT(run.model).parameters())
 
@@ -744,9 +718,9 @@ def test_a_time_embedding_is_refused_where_the_times_are_others(
     sys.modules.pop("own_times", None)
 
 
-@pytest.mark.parametrize("switch", EVERYTHING)
+@pytest.mark.parametrize("switch", EVERY_SWITCH)
 def test_other_layouts_refuse_each_switch_by_name(switch: str):
-    made = small(**{switch: EVERYTHING[switch]})
+    made = small(**{switch: EVERY_SWITCH[switch]})
     with pytest.raises(UsageError, match=rf"official layout does not support this model's {switch} "):
         official.export(DiT(made))
     with pytest.raises(UsageError, match=rf"diffusers layout does not support this model's {switch} "):

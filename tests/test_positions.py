@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from networks import trained
 from scaledit import DiT, DiTConfig, part
 from scaledit.errors import UsageError
 from scaledit.models.blocks import Block, Embedded
@@ -35,15 +36,6 @@ every_encoding = pytest.mark.parametrize("encoding", RELATIVE, ids=lambda one: o
 def small(**changes: Any) -> DiTConfig:
     made = DiTConfig((4, 6), 2, in_channels=3, hidden_size=16, depth=2, num_heads=2, num_classes=5)
     return replace(made, **changes)
-
-
-def trained(made: DiTConfig) -> DiT:
-    torch.manual_seed(0)
-    net = DiT(made)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.add_(torch.randn(parameter.shape) * 0.2)
-    return net.eval()
 
 
 def inputs(height: int, width: int, n: int = 2) -> tuple[Tensor, Tensor, Tensor]:

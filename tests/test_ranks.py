@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from among import Job, Trained, across, alone
+from networks import EVERY_SWITCH, overrides
 from saved import identical, weights
 from scaledit import checkpoint, load
 from scaledit.data.order import samples_at
@@ -30,16 +31,7 @@ from tiny import TINY, tiny
 
 FSDP = "engine.parallel=fsdp"
 MUON = "optimizer.algorithm=muon"
-EVERY_PART = (
-    "model.conditioning=adaln_single",
-    "model.norm=rms",
-    "model.mlp=swiglu",
-    "model.qk_norm=true",
-    "model.value_residual=true",
-    'model.patch_embed={name="bottleneck", width=5}',
-    "model.registers=2",
-    "model.time_embedding=fourier",
-)
+EVERY_PART = ("model.conditioning=adaln_single", *overrides(EVERY_SWITCH))
 """Of the network, that is not the paper's."""
 PAPER_RATE = ("optimizer.learning_rate=1e-4", "optimizer.warmup_steps=0")
 TIMES = -1
