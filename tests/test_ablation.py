@@ -437,6 +437,9 @@ def page_of(study: Study, out: Path, again: Path) -> tuple[Table, str]:
         assert f"figures/{name}" in page and (out / "figures" / name).is_file()
     assert cli.main(["study", str(out), "--out", str(again)]) == 0
     assert (again / report.REPORT).read_text() == page
+    emoji = {name: {**config, "data": {"name": "emoji"}} for name, config in table.about.configs.items()}
+    credited = replace(table, about=replace(table.about, configs=emoji))
+    assert "OpenMoji" in report.write(credited, out.with_name("credited")).read_text()
     return table, page
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -99,6 +101,25 @@ def test_the_number_of_workers_changes_no_bit_of_training(kind: str, tmp_path: P
     assert len(found[0]) == 8
     assert found[1] == found[0]
     assert found[3] == found[0]
+
+
+def test_workers_end_with_what_they_read_for(tmp_path: Path):
+    """At once, and not when garbage is collected: by then torch cannot reach them, and waits 5 s for each."""
+    others = set(multiprocessing.active_children())
+    gc.disable()
+    try:
+        loader = Loader(reader(tree(tmp_path / "tree")), BATCH, 2, timeout=PATIENCE)
+        loader.take(range(BATCH))
+        assert len(set(multiprocessing.active_children()) - others) == 2
+        del loader
+        assert set(multiprocessing.active_children()) <= others
+        config = tiny("data.name=images", "data.workers=2", "train.steps=4")
+        for event in train(config, tmp_path / "run", device="cpu", dataset=hooked(lambda _: None)):
+            if isinstance(event, Stepped) and event.step == 2:
+                assert len(set(multiprocessing.active_children()) - others) == 2
+        assert set(multiprocessing.active_children()) <= others
+    finally:
+        gc.enable()
 
 
 def test_an_error_of_a_worker_is_that_error(tmp_path: Path):

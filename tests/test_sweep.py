@@ -168,6 +168,11 @@ def test_a_sweep_from_its_lines_to_its_page(tmp_path: Path, capsys):
     assert tables.read(queue.out).about == table.about
     assert main(["study", str(queue.out), "--out", str(tmp_path / "again")]) == 0
     assert (tmp_path / "again" / report.REPORT).read_text() == page
+    # Pictures of a set whose makers must be named name them.
+    emoji = {name: {**config, "data": {"name": "emoji"}} for name, config in table.about.configs.items()}
+    about = replace(table.about, configs=emoji)
+    assert "OpenMoji" not in page
+    assert "OpenMoji" in report.write(replace(table, about=about), tmp_path / "emoji").read_text()
 
 
 def test_a_sweep_without_a_reference_compares_losses(tmp_path: Path):

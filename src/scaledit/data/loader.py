@@ -70,6 +70,12 @@ class Loader(Generic[Item]):
         self._taken += 1
         return item
 
+    def close(self) -> None:
+        """Ends the workers; the next `take` starts others. If they are left to the garbage collector with
+        the rest of a training, torch's queues may be gone before the message to end, and torch then waits
+        5 s for each worker."""
+        self._items = self._next = None
+
     def _wait(self, items: Iterator[Item | _Failed]) -> Item | _Failed:
         waits = 0
         while True:
@@ -100,6 +106,7 @@ class Loader(Generic[Item]):
     def _start(self, first: range) -> Iterator[Item | _Failed]:
         context = get_context("fork")
         pids = self._pids = context.Array("i", self.workers)
+        stride = self.stride  # a generator that held self would be in a cycle with it: see close
 
         def record_pid(worker: int) -> None:
             pids[worker] = os.getpid()
@@ -108,7 +115,7 @@ class Loader(Generic[Item]):
             DataLoader(
                 _Reading(self.read),
                 batch_size=None,
-                sampler=(_shifted(first, step * self.stride) for step in itertools.count()),
+                sampler=(_shifted(first, step * stride) for step in itertools.count()),
                 num_workers=self.workers,
                 prefetch_factor=AHEAD,
                 timeout=self.timeout / SLICES,

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scaledit.callbacks import Progress
+from scaledit.data.datasets import attributions
 from scaledit.errors import counted
 from scaledit.files.atomic import atomic_bytes
 from scaledit.report import page
@@ -63,6 +64,7 @@ def write(table: Table, folder: Path, progress: Progress = lambda done, total: N
         results_header=["", "parameters (M)", "multiply-adds (M)", "steps", "training multiply-adds",
                         "learning rate", "seeds", "loss", table.about.distance, "class accuracy"],
         sheets=sheets,
+        attributions=attributions(table.about.data_sets) if sheets else (),
         left_out=left_out,
     )  # fmt: skip
     path = folder / REPORT

@@ -20,7 +20,7 @@ import numpy as np
 from scaledit import checkpoint, images
 from scaledit.callbacks import Progress
 from scaledit.config import RunConfig, SampleConfig, differing
-from scaledit.data.datasets import attribution
+from scaledit.data.datasets import attributions
 from scaledit.diffusion.guidance import active
 from scaledit.errors import RunError, UsageError, counted, listed, reading
 from scaledit.evaluation import protocol
@@ -456,7 +456,7 @@ def write(comparison: Comparison, samples: ComparedSamples, out: Path, command: 
         costs=comparison.costs,
         left_out=[f"{run.label}: {text}" for run in runs for text in run.foreign],
         samples=_shown(samples, runs),
-        attributions=dict.fromkeys(filter(None, (attribution(run.config.data.name) for run in runs))),
+        attributions=attributions(run.config.data.name for run in runs),
         curves=_curves(runs),
         command=command,
         folders={run.label: str(run.folder.resolve()) for run in runs},

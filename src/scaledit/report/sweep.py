@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from scaledit.callbacks import Progress
+from scaledit.data.datasets import attributions
 from scaledit.errors import counted
 from scaledit.files.atomic import atomic_bytes
 from scaledit.report import page
@@ -50,6 +51,7 @@ def write(table: Table, folder: Path, progress: Progress = lambda done, total: N
         figures=plots,
         folder=FIGURES,
         sheets=sheets,
+        attributions=attributions(table.about.data_sets) if sheets else (),
         left_out=left_out,
     )
     path = folder / REPORT

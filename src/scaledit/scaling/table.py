@@ -182,6 +182,13 @@ class About:
     failed: Mapping[str, str] = field(default_factory=dict)
     ablation: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def data_sets(self) -> tuple[str, ...]:
+        """The names of the sets that runs were trained on (`data.name`)."""
+        data = (config.get("data") for config in self.configs.values() if isinstance(config, Mapping))
+        names = (one.get("name") for one in data if isinstance(one, Mapping))
+        return tuple(dict.fromkeys(name for name in names if isinstance(name, str)))
+
     def to_json(self) -> dict[str, Any]:
         return {
             key: value

@@ -164,6 +164,7 @@ class Run(Generic[State]):
                 stopped = yield from self._steps()
             finally:
                 self.saving.close()
+                self.state.loader.close()
         except RuntimeError as error:
             raise loader.killed(error) or error from error
         if not stopped:

@@ -16,7 +16,7 @@ The code that reads each set is in the modules of scaledit.data. Imports no torc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from scaledit import part
@@ -26,7 +26,7 @@ from scaledit.part import Part
 if TYPE_CHECKING:
     from scaledit.data.sets import TrainingSet
 
-__all__ = ["DataSet", "NothingHeldOut", "attribution"]
+__all__ = ["DataSet", "NothingHeldOut", "attribution", "attributions"]
 
 
 class NothingHeldOut(UsageError):
@@ -79,6 +79,11 @@ def attribution(name: str, class_names: Sequence[str] = ()) -> str:
         ):
             return data_set.attribution
     return ""
+
+
+def attributions(names: Iterable[str]) -> tuple[str, ...]:
+    """`attribution` of each of several sets, without repeats and without ""."""
+    return tuple(dict.fromkeys(filter(None, map(attribution, names))))
 
 
 def _has_classes(data_set: type[DataSet], class_names: Sequence[str]) -> bool:
