@@ -34,6 +34,8 @@ from scaledit.training.state import Mixed, Reader, TrainState
 from tiny import tiny
 
 SIZES = ((8, 8), (8, 16), (12, 8))
+TIMES = -1
+"""The column of a step's table that holds the drawn times."""
 BUCKETS = 'data.buckets=["8x8", "8x16", "12x8"]'
 
 
@@ -193,6 +195,29 @@ def test_micro_batches_and_ranks_see_the_same_batch():
                 assert torch.equal(torch.cat(own), getattr(whole.batch, name))
             own = [half.draws.eps[first : first + 3] for half, first in zip(halves, before, strict=True)]
             assert torch.equal(torch.cat(own), whole.draws.eps)
+
+
+def test_times_are_shifted_for_the_size_of_each_batch():
+    """With s = sqrt(H W / 4096): 1 for the smaller size, 2 for the larger one."""
+    sizes = 'data.buckets=["16x16", "128x128"]'
+    how = (
+        "model.position=rotary",
+        "model.patch_size=8",
+        sizes,
+        "diffusion.times=shifted",
+        "train.batch_size=2",
+    )
+    plain, auto = (
+        TrainState.create(tiny(*how, f"diffusion.times.shift={shift}"), Ramps(), Ranks(torch.device("cpu")))
+        for shift in ("1.0", "auto")
+    )
+    seen = set()
+    for _ in range(6):
+        u, t = (state.train_step().table[:, TIMES] for state in (plain, auto))
+        s = 1 if torch.equal(t, u) else 2
+        torch.testing.assert_close(t, s * u / (1 + (s - 1) * u))
+        seen.add(s)
+    assert seen == {1, 2}
 
 
 def test_the_work_of_a_step_is_that_of_its_sizes():

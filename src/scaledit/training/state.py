@@ -256,6 +256,8 @@ class TrainState(Learner[Read]):
         condition: Any = self.net.drop(self.net.condition(y), label_drop)
         if isinstance(condition, Labels):
             condition = condition.values  # objectives take labels as a tensor
+        if self.mixed is not None:  # a shift may depend on the size, which a batch has only one of
+            self.times = assemble.times(config.diffusion, x0.shape[1:])
         fraction, weight = self.times.draw(time, self.learned_times)
         named = {name: draw[part].to(device) for name, draw in item.named.items()}
         with autocast(config.train.precision, device):
