@@ -1,8 +1,9 @@
 """Other sizes and aspect ratios on emoji, which are known at every size (docs/how-to/resolutions.md).
 
-    python benchmarks/resolutions.py            the pieces that results/resolutions.json lacks, then verdicts
-    python benchmarks/resolutions.py --only T   one piece, such as train-mixed; each takes under 20 minutes
-    python benchmarks/resolutions.py --toy      all pieces with 20 steps of a tiny model, in another folder
+    python benchmarks/resolutions.py              the pieces that results/resolutions.json lacks; verdicts
+    python benchmarks/resolutions.py --workers 2  the same, two pieces at a time with one thread each
+    python benchmarks/resolutions.py --only T     one piece, such as train-mixed; each takes under 20 minutes
+    python benchmarks/resolutions.py --toy        all pieces with 20 steps of a tiny model, in another folder
 
 Written before the runs:
 
@@ -24,11 +25,16 @@ Written before the runs:
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import math
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,8 +114,11 @@ class Experiment:
         self.toy = toy
         self.runs = RUNS.with_name("resolutions-toy") if toy else RUNS
         self.path = self.runs / "results.json" if toy else RESULTS
-        self.found: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        self.found = self.read()
         self._judge: Judge | None = None
+
+    def read(self) -> dict[str, Any]:
+        return json.loads(self.path.read_text()) if self.path.is_file() else {}
 
     def pieces(self) -> dict[str, Callable[[], dict[str, Any]]]:
         pieces: dict[str, Callable[[], dict[str, Any]]] = {}
@@ -120,10 +129,10 @@ class Experiment:
             alone = f"rotary-{words(size)}"
             pieces[f"alone-{words(size)}"] = lambda size=size, alone=alone: self.judged(alone, size)
             for way, position in ELSEWHERE.items():
+                if size == TRAINED and way != "sincos interpolate":
+                    continue  # all scalings are the same function there, and "alone" has the rotary one
                 model = f"{way.partition(' ')[0]}-{words(TRAINED)}"
-                pieces[f"only-32-{way.replace(' ', '-')}-{words(size)}"] = (
-                    lambda m=model, s=size, p=position: self.judged(m, s, p)
-                )
+                pieces[elsewhere(way, size)] = lambda m=model, s=size, p=position: self.judged(m, s, p)
         pieces["picture"] = self.picture
         return pieces
 
@@ -196,34 +205,54 @@ class Experiment:
         canvas.save(path)
         return {"file": path.name}
 
-    def run(self, only: str | None) -> None:
+    def run(self, only: str | None, workers: int) -> None:
         pieces = self.pieces()
         if only is not None and only not in pieces:
             raise SystemExit(f"no piece {only}; there are {', '.join(pieces)}")
-        for name, piece in pieces.items():
-            if name in self.found or only not in (None, name):
-                continue
-            print(name, flush=True)
-            self.found[name] = piece()
+        missing = [name for name in pieces if name not in self.found and only in (None, name)]
+        if workers == 1:
+            for name in missing:
+                print(name, flush=True)
+                self.record(name, pieces[name]())
+            return
+        command = [sys.executable, __file__, *(["--toy"] if self.toy else []), "--only"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        trainings = [name for name in missing if name.startswith("train-")]
+        for group in (trainings, [name for name in missing if name not in trainings]):
+            with ThreadPoolExecutor(workers) as pool:
+                done = pool.map(lambda name: subprocess.run([*command, name], env=environment), group)
+            for process in done:
+                process.check_returncode()
+        self.found = self.read()
+
+    def record(self, name: str, found: dict[str, Any]) -> None:
+        """Adds what a piece found to the file, which other pieces may be writing to."""
+        self.runs.mkdir(parents=True, exist_ok=True)
+        with (self.runs / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.found = {**self.read(), name: found}
+            order = {piece: i for i, piece in enumerate(self.pieces())}
+            ordered = sorted(self.found.items(), key=lambda item: order[item[0]])
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps(self.found, indent=1) + "\n")
+            self.path.write_text(json.dumps(dict(ordered), indent=1) + "\n")
 
     def verdicts(self) -> list[str]:
         """A sentence for each rule, as far as its pieces are there."""
         said = []
         for size in SIZES:
             mixed, alone = (self.found.get(f"{which}-{words(size)}") for which in ("mixed", "alone"))
-            if mixed and alone:
-                ratio = mixed["accuracy"] / alone["accuracy"] if alone["accuracy"] else math.inf
+            if mixed and alone and alone["accuracy"]:
+                ratio = mixed["accuracy"] / alone["accuracy"]
                 verdict = "within 0.9" if ratio >= 0.9 else "BELOW 0.9"
                 said.append(
                     f"{words(size)}: mixed {mixed['accuracy']:.3f}, alone {alone['accuracy']:.3f}: ratio "
                     f"{ratio:.3f}, {verdict}"
                 )
         for size in SIZES:
-            ways = {
-                way: self.found.get(f"only-32-{way.replace(' ', '-')}-{words(size)}") for way in ELSEWHERE
-            }
+            ways = {way: self.found.get(elsewhere(way, size)) for way in ELSEWHERE}
+            if size == TRAINED:
+                alone = self.found.get(f"alone-{words(size)}")
+                ways = {"rotary interpolate": alone, "sincos interpolate": ways["sincos interpolate"]}
             if not all(ways.values()):
                 continue
             a, b = ways["rotary interpolate"], ways["sincos interpolate"]
@@ -246,9 +275,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--only", metavar="PIECE")
     parser.add_argument("--toy", action="store_true")
+    parser.add_argument("--workers", metavar="N", type=int, default=1)
     args = parser.parse_args()
     experiment = Experiment(args.toy)
-    experiment.run(args.only)
+    experiment.run(args.only, 1 if args.only else args.workers)
     print("\n".join(experiment.verdicts()))
 
 
