@@ -444,8 +444,10 @@ def page_of(study: Study, out: Path, again: Path) -> tuple[Table, str]:
 
 
 def test_a_switch_of_sampling_from_its_lines_to_its_page(tmp_path: Path, capsys):
-    """Two trainings, each measured with and without guidance."""
-    text = re.sub(r"\[switches.wide\].*?(?=\[switches.guided\])", "", TOML, flags=re.DOTALL)
+    """Two trainings, each measured with and without guidance, and with an average of the weights."""
+    averaged = '[switches.averaged]\nclass = "average"\nset.sample.average = 0.1\n'
+    text = re.sub(r"\[switches.wide\].*?(?=\[switches.guided\])", averaged, TOML, flags=re.DOTALL)
+    text = text.replace("[common]\n", "[common]\nema.power = [0.05, 0.1]\n")
     study, out = loaded(tmp_path, text.replace("[1e-3, 1e30]", "[1e-3]")), tmp_path / "out"
     assert [run.name for run in study.runs] == ["baseline", "baseline seed 1"]
     list(work(study, Queue(out, jobs(study)), "cpu", StopRequest()))
@@ -455,7 +457,8 @@ def test_a_switch_of_sampling_from_its_lines_to_its_page(tmp_path: Path, capsys)
     assert {*fixed.split(), "class_accuracy", "precision", "recall", "set"} <= set(header)
     read = tables.read(out)
     assert read.about == table.about and tables.to_csv(read.rows) == tables.to_csv(table.rows)
-    [guided] = json.loads((out / report.VERDICTS).read_text())["switches"]
+    averaged, guided = json.loads((out / report.VERDICTS).read_text())["switches"]
+    assert all(averaged["alone"]["distance"]["by_seed"].values())  # 0.0 if it were ignored
     rows = {(row.settings["set"], row.seed): row.distance for row in table.part(FINAL)}
     by_seed = {str(seed): math.log(rows["baseline", seed] / rows["guided", seed]) for seed in (0, 1)}
     assert guided["alone"]["distance"]["by_seed"] == pytest.approx(by_seed)

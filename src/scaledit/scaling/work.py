@@ -252,7 +252,8 @@ def measure(
     a corrupt checkpoint."""
     config = measurement.config
     run = queue.out / RUNS / measurement.run.key
-    pipeline = load(run, device, config.autoencoder, allow_import=config.modules(), average=0)
+    average = config.sample.average
+    pipeline = load(run, device, config.autoencoder, allow_import=config.modules(), average=average)
     evaluate = replace(config.evaluate, num=2, seeds=1, seed=0, every=0)
     judge = (
         open_run_judge(config, pipeline.class_names, pipeline.device, pipeline.decoder)
