@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
 from scaledit.autoencoders.config import AutoencoderRun
 from scaledit.config import RECIPES, RunConfig, load, recipe_names
+from scaledit.config.recipes import override
 from scaledit.diffusion import DDPM, ClassifierFree, Epsilon, Hybrid, LearnedRange, LinearBeta, Uniform
 from scaledit.models.config import DiTConfig
 from scaledit.optimizers import AdamW
 from scaledit.scaling import paper
+from scaledit.scaling import study as studies
 from scaledit.scaling.plan import Hardware, plan, scientific
 
-IMAGENET = [name for name in recipe_names() if name.startswith("imagenet")]
+ROOT = Path(__file__).parent.parent
+MODERN = "imagenet256-xl2-modern"
+IMAGENET = [name for name in recipe_names() if name.startswith("imagenet") and name != MODERN]
+"""The paper's."""
 PAPER = json.loads(files("scaledit.scaling").joinpath("paper.json").read_text())
 
 
@@ -62,6 +69,20 @@ def test_header_of_the_papers_run_is_computed_and_printed(name: str):
     size, block = row.model.removeprefix("DiT-").replace("/", "").lower(), row.block.replace("_", "-")
     expected = f"imagenet{row.image_size}-{size}" + ("" if block == "adaln-zero" else f"-{block}")
     assert name == expected
+
+
+def test_the_modern_recipe_is_the_papers_with_what_helps():
+    """The switches that docs/studies/modern says help, with the values that the study set."""
+    config = load(MODERN)
+    train_macs = plan(config, Hardware(peak=1e12, devices=1, utilization=0.5)).train_macs
+    assert header(MODERN)["cost"] == f"{scientific(train_macs)} multiply-adds (training)"
+    verdicts = json.loads((ROOT / "docs" / "studies" / "modern" / "verdicts.json").read_text())
+    helps = [one["name"] for one in verdicts["switches"] if one["outcome"] == "helps"]
+    switches = studies.load("modern").ablation.switches.switches
+    set_by_study = [override(key, value) for name in helps for key, value in switches[name].set.items()]
+    assert helps and config == replace(
+        load("imagenet256-xl2", set_by_study), sample=config.sample, name=MODERN
+    )
 
 
 def test_each_model_of_the_paper_has_one_recipe():

@@ -69,12 +69,16 @@ def table(
                 *cells,
                 _least(entry),
                 _outcome(entry),
-                _change(emoji) + (f", {emoji['outcome']}" if emoji and emoji["distance"] else ""),
+                "not a finalist" if again and not emoji else _change(emoji) + _outcome_of(emoji),
             ])  # fmt: skip
     lines = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
     measured = [name for name in distances if name != NOT_YET]
     note = f"Changes are of {' and '.join(dict.fromkeys(measured))}; negative is better." if measured else ""
     return "\n".join([*lines, *(["", note] if note else [])])
+
+
+def _outcome_of(compared: Mapping[str, Any] | None) -> str:
+    return f", {compared['outcome']}" if compared and compared["distance"] else ""
 
 
 def _outcome(entry: Mapping[str, Any]) -> str:

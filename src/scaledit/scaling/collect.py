@@ -22,7 +22,7 @@ from scaledit.evaluation.result import Result
 from scaledit.models import flops
 from scaledit.sampling.request import EVALUATIONS, is_stated
 from scaledit.scaling.ablated_runs import RATE_KEY
-from scaledit.scaling.ablation import BAR, REFERENCE
+from scaledit.scaling.ablation import BAR, RATE, REFERENCE
 from scaledit.scaling.compute import train_macs_of
 from scaledit.scaling.plan import evaluations
 from scaledit.scaling.queue import Job, Queue
@@ -64,7 +64,8 @@ def collect(study: Study, queue: Queue, command: str) -> tuple[Table, list[Job]]
                 for step, loss in result["loss_at"].items()
             }
             losses += [Loss(run.name, int(step), float(loss)) for step, loss in result["losses"]]
-            if result["pictures"]:
+            pictured = study.ablation is None or run.settings["role"] != RATE  # no trial is shown
+            if result["pictures"] and pictured:
                 folder = queue.out / RUNS / run.key
                 path = (folder / result["pictures"]).resolve()
                 if not path.is_relative_to(folder.resolve()):

@@ -125,7 +125,10 @@ def compute(judged: Judged) -> style.Plot | None:
     lines = {name: rows for name, rows in curves.items() if len({row.steps for row in rows}) > 1}
     if not lines:
         return None
-    ends = {bar["name"]: judged.rows(bar["name"], FINAL) for bar in declared["bars"]}
+    ends: dict[str, list[Row]] = {}  # by the set of switches
+    for bar in judged.bars:
+        of = " ".join(f"+{switch}" for switch in bar.switches) or "full set"
+        ends.setdefault(of, []).extend(judged.rows(bar.name, FINAL))
     targets = [target for target in judged.targets if target.name not in (BASELINE, *lines)]
     every = [row for rows in (*lines.values(), *ends.values()) for row in rows]
     unit = axes.unit([row.train_macs for row in every], "flops")
@@ -141,12 +144,15 @@ def compute(judged: Judged) -> style.Plot | None:
         handles.append(Line2D([], [], label=titles[name], **look))
         last = mean[-1]
         notes.append(labels.Label(last.train_macs / unit.divisor, last.distance, titles[name], end=True))
-    for rows in ends.values():
-        x = [row.train_macs / unit.divisor for row in rows]
-        plot.plot(x, [row.distance for row in rows], "*", color=style.OKABE_ITO[4], markersize=7)
-    if any(ends.values()):
-        look = {"color": style.OKABE_ITO[4], "marker": "*", "markersize": 7, "linestyle": ""}
-        handles.append(Line2D([], [], label="full set,\nshort training", **look))
+    for i, (of, rows) in enumerate((of, rows) for of, rows in ends.items() if rows):
+        look = {
+            "color": style.OKABE_ITO[(4 + i) % len(style.OKABE_ITO)],
+            "marker": "*P"[i % 2],
+            "markersize": 6,
+            "linestyle": "",
+        }
+        plot.plot([row.train_macs / unit.divisor for row in rows], [row.distance for row in rows], **look)
+        handles.append(Line2D([], [], label=f"{of},\nshort training", **look))
     for target in targets:
         plot.plot([target.macs / unit.divisor], [target.fd], "x", color=style.INK, markersize=5)
         notes.append(labels.Label(target.macs / unit.divisor, target.fd, target.title, end=True))
@@ -162,7 +168,7 @@ def compute(judged: Judged) -> style.Plot | None:
     caption = (
         "Evaluations during training; bands show one standard deviation over training seeds. Learning rates "
         "that fall end at the end of each training, so a point in the middle of a line is not what a shorter "
-        "training would reach; stars are such shorter training runs of the full set."
+        "training would reach; marks without lines are such shorter training runs."
         f"{words.floor(judged.table)} {words.FLOPS} {words.protocol(judged.table, every)}"
     )
     return style.finish("compute", "Distance over training compute", caption, figure)
