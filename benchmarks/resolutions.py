@@ -217,8 +217,8 @@ class Experiment:
             return
         command = [sys.executable, __file__, *(["--toy"] if self.toy else []), "--only"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        trainings = [name for name in missing if name.startswith("train-")]
-        for group in (trainings, [name for name in missing if name not in trainings]):
+        training = [name for name in missing if name.startswith("train-")]
+        for group in (training, [name for name in missing if name not in training]):
             with ThreadPoolExecutor(workers) as pool:
                 done = pool.map(lambda name: subprocess.run([*command, name], env=environment), group)
             for process in done:
