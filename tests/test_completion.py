@@ -20,7 +20,7 @@ from scaledit.config import recipe_names
     [
         ("scaledit tr", ["train"]),
         ("scaledit ", [*COMMANDS, "--help", "--version"]),
-        ("scaledit train dig", ["digits", "digits-paper"]),
+        ("scaledit train dig", ["digits", "digits-modern", "digits-paper"]),
         ("scaledit train --out runs/x ", recipe_names("model")),
         ("scaledit autoencoder ", ["train"]),
         ("scaledit autoencoder train photos-ae-", ["photos-ae-decoder"]),
@@ -102,7 +102,7 @@ done"""
 
 
 def test_bash_completes(path: str):
-    assert shell("bash", BASH, path) == ["train", "digits-paper", "uniform"]
+    assert shell("bash", BASH, path) == ["train", "digits-modern", "digits-paper", "uniform"]
 
 
 FISH = (
@@ -111,7 +111,7 @@ FISH = (
 
 
 def test_fish_completes(path: str):
-    assert shell("fish", FISH, path) == ["train", "digits-paper"]
+    assert shell("fish", FISH, path) == ["train", "digits-modern", "digits-paper"]
 
 
 @pytest.mark.parametrize("name", ["bash", "zsh"])
